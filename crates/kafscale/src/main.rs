@@ -1,0 +1,3 @@
+//! The kafscale binary: arguments -> validated config -> run.
+
+fn main() {}
