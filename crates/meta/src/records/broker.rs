@@ -1,0 +1,76 @@
+//! `brokers/{node_id}`: a live broker. Written by the broker when it starts, bound to its lease, so that it vanishes
+//! when the broker is gone. Never changed afterwards.
+//!
+//! `incarnations/{node_id}`: written before that, not bound to a lease. The revision of this write is the epoch of the
+//! incarnation, which is therefore never used twice.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Keyspace, Record, codec::decode_number};
+
+/// A live broker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerRecord {
+    /// Where clients reach it.
+    pub host: String,
+    pub port: u16,
+    pub rack: Option<String>,
+    /// The release that it runs.
+    pub version: String,
+    /// `host:port` of its metrics, if it serves them.
+    pub metrics_address: Option<String>,
+    /// The epoch of its incarnation: see the file's comment.
+    pub epoch: u64,
+    pub started_ms: i64,
+}
+
+impl Record for BrokerRecord {
+    const KIND: &'static str = "broker";
+    const VERSION: u32 = 1;
+}
+
+impl Keyspace {
+    pub fn brokers_prefix(&self) -> String {
+        self.key(format_args!("brokers/"))
+    }
+
+    pub fn broker(&self, node_id: i32) -> String {
+        self.key(format_args!("brokers/{node_id}"))
+    }
+
+    pub fn parse_broker(&self, key: &str) -> Option<i32> {
+        let [node_id] = self.components(key, "brokers")?;
+        decode_number(node_id)
+    }
+
+    pub fn incarnation(&self, node_id: i32) -> String {
+        self.key(format_args!("incarnations/{node_id}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::records::codec::tests::{any_name, check_encoding, keyspace};
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            (host, version) in (any_name(), any_name()),
+            (rack, metrics_address) in (proptest::option::of(any_name()), proptest::option::of(any_name())),
+            port: u16, epoch: u64, started_ms: i64, node_id: i32,
+        ) {
+            check_encoding(&BrokerRecord { host, port, rack, version, metrics_address, epoch, started_ms });
+            prop_assert_eq!(keyspace().parse_broker(&keyspace().broker(node_id)), Some(node_id));
+        }
+    }
+
+    #[test]
+    fn a_number_has_one_key() {
+        for key in ["01", "+1", "", "x", "-0"] {
+            assert_eq!(keyspace().parse_broker(&format!("/kafscale/test/brokers/{key}")), None);
+        }
+    }
+}

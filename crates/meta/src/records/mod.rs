@@ -1,0 +1,33 @@
+//! What is kept in the metadata store: one file per record type, with its keys, its encoding and who writes it when.
+//!
+//! Keys are `/kafscale/{cluster}/...`; arbitrary strings in them (group ids, topic names) are percent-encoded, which is
+//! injective, so that no name can collide with another one or leave its place.
+//!
+//! Values are JSON objects with a version: `{"v":1,...}`. A reader refuses a higher version and says so, and ignores
+//! fields that it does not know, so that a field may be added within a version. Bytes are base64.
+
+mod assignment;
+mod broker;
+mod broker_config;
+mod cluster;
+mod codec;
+mod controller;
+mod group;
+mod offset;
+mod partition;
+mod producer_ids;
+mod producers;
+mod topic;
+
+pub use assignment::{AssignmentRecord, PartitionAssignment};
+pub use broker::BrokerRecord;
+pub use broker_config::{BrokerConfigRecord, ConfigScope};
+pub use cluster::ClusterRecord;
+pub use codec::{Keyspace, Record, uuid_from_text, uuid_to_text};
+pub use controller::ControllerRecord;
+pub use group::{GroupMember, GroupProtocol, GroupRecord};
+pub use offset::{OffsetKey, OffsetRecord};
+pub use partition::{PartitionRecord, SegmentRecord};
+pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdsRecord};
+pub use producers::{ProducerBatch, ProducerEntry, ProducersRecord};
+pub use topic::TopicRecord;

@@ -1,0 +1,91 @@
+//! `partitions/{topic_id}/{partition}`: the durable state of a partition's log. Written by the owner of the partition
+//! when segments are published or deleted, when records are deleted and when its epoch begins: by compare-and-swap, per
+//! rewrite, never per produce. Absent until the first of these.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    Keyspace, Record,
+    codec::{decode_number, uuid_from_text, uuid_to_text},
+};
+
+/// The durable state of a partition's log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionRecord {
+    pub log_start_offset: i64,
+    /// Each leader epoch with its first offset, ascending in both.
+    pub leader_epochs: Vec<(i32, i64)>,
+    /// Ascending in their offsets.
+    pub segments: Vec<SegmentRecord>,
+}
+
+/// A published segment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentRecord {
+    pub base_offset: i64,
+    pub last_offset: i64,
+    pub size_bytes: u64,
+    pub max_timestamp_ms: i64,
+    pub records: u64,
+    /// The name of the object that holds it.
+    pub object: String,
+}
+
+impl Record for PartitionRecord {
+    const KIND: &'static str = "partition";
+    const VERSION: u32 = 1;
+}
+
+impl Keyspace {
+    pub fn partitions_prefix(&self) -> String {
+        self.key(format_args!("partitions/"))
+    }
+
+    pub fn partitions_of_topic_prefix(&self, topic_id: Uuid) -> String {
+        self.key(format_args!("partitions/{}/", uuid_to_text(topic_id)))
+    }
+
+    pub fn partition(&self, topic_id: Uuid, partition: i32) -> String {
+        self.key(format_args!("partitions/{}/{partition}", uuid_to_text(topic_id)))
+    }
+
+    pub fn parse_partition(&self, key: &str) -> Option<(Uuid, i32)> {
+        let [topic_id, partition] = self.components(key, "partitions")?;
+        Some((uuid_from_text(topic_id)?, decode_number(partition)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::records::codec::tests::{any_name, any_uuid, check_encoding, keyspace};
+
+    fn any_segment() -> impl Strategy<Value = SegmentRecord> {
+        (any::<(i64, i64, u64, i64, u64)>(), any_name()).prop_map(
+            |((base_offset, last_offset, size_bytes, max_timestamp_ms, records), object)| SegmentRecord {
+                base_offset,
+                last_offset,
+                size_bytes,
+                max_timestamp_ms,
+                records,
+                object,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(
+            log_start_offset: i64, leader_epochs in vec(any::<(i32, i64)>(), 0..4),
+            segments in vec(any_segment(), 0..4), topic_id in any_uuid(), partition: i32,
+        ) {
+            check_encoding(&PartitionRecord { log_start_offset, leader_epochs, segments });
+            let key = keyspace().partition(topic_id, partition);
+            prop_assert_eq!(keyspace().parse_partition(&key), Some((topic_id, partition)));
+            prop_assert!(key.starts_with(&keyspace().partitions_of_topic_prefix(topic_id)));
+        }
+    }
+}

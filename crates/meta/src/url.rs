@@ -1,0 +1,161 @@
+//! The address of a metadata store, as given by `--meta`: parsed once, valid afterwards.
+//!
+//! `file:///abs/dir` or `file:relative/dir` (embedded, durable), `memory:` (embedded, nothing kept),
+//! `etcd://host:2379,host:2379`.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use crate::Error;
+
+/// Where the metadata lives.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum MetaUrl {
+    /// The embedded store, in `meta/kafscale.redb` under this directory.
+    File(PathBuf),
+    /// The embedded store without a disk: gone when the process ends.
+    Memory,
+    /// An etcd cluster. Never empty.
+    Etcd(Vec<Endpoint>),
+}
+
+/// A host and port of an etcd member.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: String,
+    pub port: u16,
+}
+
+const EXPECTED: &str =
+    "expected file:///absolute/dir, file:relative/dir, memory: or etcd://host:2379,host:2379";
+
+impl FromStr for MetaUrl {
+    type Err = Error;
+
+    fn from_str(url: &str) -> Result<Self, Error> {
+        if url == "memory:" {
+            return Ok(Self::Memory);
+        }
+        if let Some(rest) = url.strip_prefix("file:") {
+            return parse_file(url, rest);
+        }
+        if let Some(rest) = url.strip_prefix("etcd://") {
+            let endpoints = rest.trim_end_matches('/').split(',').map(|e| parse_endpoint(url, e));
+            return Ok(Self::Etcd(endpoints.collect::<Result<_, _>>()?));
+        }
+        Err(Error::invalid(format!("{url:?} is not the address of a metadata store: {EXPECTED}")))
+    }
+}
+
+fn parse_file(url: &str, rest: &str) -> Result<MetaUrl, Error> {
+    let path = match rest.strip_prefix("//") {
+        // file://host/path names another machine; only the empty host is a local path.
+        Some(absolute) if !absolute.starts_with('/') => {
+            return Err(Error::invalid(format!(
+                "{url:?} names a host: write file:///absolute/dir (three slashes) or file:relative/dir"
+            )));
+        }
+        Some(absolute) => absolute,
+        None => rest,
+    };
+    if path.is_empty() || path.contains('\0') {
+        return Err(Error::invalid(format!("{url:?} names no directory: {EXPECTED}")));
+    }
+    Ok(MetaUrl::File(PathBuf::from(path)))
+}
+
+fn parse_endpoint(url: &str, endpoint: &str) -> Result<Endpoint, Error> {
+    let bad = |why: &str| Error::invalid(format!("{url:?}: the endpoint {endpoint:?} {why}: {EXPECTED}"));
+    let (host, port) = endpoint.rsplit_once(':').ok_or_else(|| bad("has no port"))?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| bad("has no valid port"))?;
+    let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(v6) => {
+            v6.parse::<std::net::Ipv6Addr>().map_err(|_| bad("is no IPv6 address"))?;
+            v6
+        }
+        None => host,
+    };
+    let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.is_empty() || !(host.chars().all(named) || host.parse::<std::net::Ipv6Addr>().is_ok()) {
+        return Err(bad("has no valid host"));
+    }
+    Ok(Endpoint { host: host.to_owned(), port })
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl fmt::Display for MetaUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) if path.is_absolute() => write!(f, "file://{}", path.display()),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Memory => f.write_str("memory:"),
+            Self::Etcd(endpoints) => {
+                f.write_str("etcd://")?;
+                for (i, endpoint) in endpoints.iter().enumerate() {
+                    if i > 0 {
+                        f.write_str(",")?;
+                    }
+                    endpoint.fmt(f)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_parses_and_prints_as_it_was_written() {
+        for url in [
+            "memory:",
+            "file:///var/lib/kafscale",
+            "file:data",
+            "file:./data/x y",
+            "etcd://a:2379",
+            "etcd://a.b-c:2379,10.0.0.1:1,[::1]:2379",
+        ] {
+            let parsed: MetaUrl = url.parse().unwrap();
+            assert_eq!(parsed.to_string(), url);
+            assert_eq!(parsed.to_string().parse::<MetaUrl>().unwrap(), parsed);
+        }
+        assert_eq!("file:/abs".parse::<MetaUrl>().unwrap(), MetaUrl::File("/abs".into()));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused() {
+        for url in [
+            "",
+            "memory",
+            "memory:x",
+            "file:",
+            "file://",
+            "file://host/path",
+            "/var/lib",
+            "etcd://",
+            "etcd://a",
+            "etcd://a:0",
+            "etcd://a:70000",
+            "etcd://a:1,",
+            "etcd://:2379",
+            "etcd://a b:1",
+            "etcd://user@a:1",
+            "http://a:2379",
+            "s3://b",
+        ] {
+            let error = url.parse::<MetaUrl>().unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Invalid, "{url}");
+        }
+    }
+}
