@@ -1,1 +1,12 @@
-//! Placeholder until the first module lands.
+//! Everything that decides: formats, log, producer, group and configuration rules.
+//!
+//! Invariant: no async, no IO, no clock and no randomness in this crate. Time is an argument.
+
+pub mod batch;
+pub mod clock;
+pub mod epochs;
+pub mod ids;
+pub mod names;
+pub mod producer;
+pub mod records;
+pub mod topic_config;

@@ -1,1 +1,7 @@
-//! Placeholder until the first module lands.
+//! The log: one write-ahead chain for all partitions, immutable segments, a read cache, retention.
+//!
+//! Invariant: this is the only crate that names `object_store`.
+
+mod api;
+
+pub use api::*;

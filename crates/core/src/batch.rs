@@ -1,0 +1,415 @@
+//! The v2 record batch (magic 2, KIP-98): its header, and the checks that everything passes before it is stored.
+//!
+//! The base offset and the partition leader epoch stand outside the batch's CRC, so the broker writes them in
+//! place and stores the rest exactly as the producer sent it, still compressed.
+
+use bytes::{Bytes, BytesMut};
+
+use crate::ids::{LeaderEpoch, Offset, ProducerId};
+use crate::producer::{Sequence, sequence_after};
+use crate::records::{self, RecordSummary, RecordsError};
+
+const LENGTH_AT: usize = 8;
+const EPOCH_AT: usize = 12;
+const MAGIC_AT: usize = 16;
+const CRC_AT: usize = 17;
+const ATTRIBUTES_AT: usize = 21;
+const MAX_TIMESTAMP_AT: usize = 35;
+
+const LOG_APPEND_TIME: i16 = 0b1000;
+const TRANSACTIONAL: i16 = 0b1_0000;
+const CONTROL: i16 = 0b10_0000;
+
+/// No timestamp (`RecordBatch.NO_TIMESTAMP`).
+pub const NO_TIMESTAMP: i64 = -1;
+
+/// The compression of a batch, bits 0 to 2 of its attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+/// Where a record's timestamp comes from (`message.timestamp.type`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimestampType {
+    CreateTime,
+    LogAppendTime,
+}
+
+/// The 61 bytes before the records. Integers on the wire are big-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchHeader {
+    pub base_offset: Offset,
+    /// The whole batch, the first 12 bytes included.
+    pub size_bytes: usize,
+    pub leader_epoch: LeaderEpoch,
+    pub crc: u32,
+    pub attributes: i16,
+    pub last_offset_delta: i32,
+    pub base_timestamp_ms: i64,
+    pub max_timestamp_ms: i64,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub base_sequence: i32,
+    pub records_count: i32,
+}
+
+/// Why bytes are not a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    #[error("the batch is cut off: {have} bytes of {need}")]
+    Truncated { have: usize, need: usize },
+    #[error("the batch states an impossible length of {0}")]
+    Length(i32),
+    #[error("message format {0} is not supported, only 2 is")]
+    Magic(i8),
+    #[error("compression codec {0} is not known")]
+    Codec(i16),
+}
+
+fn i16_at(b: &[u8], at: usize) -> i16 {
+    i16::from_be_bytes(b[at..at + 2].try_into().expect("two bytes"))
+}
+
+fn i32_at(b: &[u8], at: usize) -> i32 {
+    i32::from_be_bytes(b[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn i64_at(b: &[u8], at: usize) -> i64 {
+    i64::from_be_bytes(b[at..at + 8].try_into().expect("eight bytes"))
+}
+
+impl BatchHeader {
+    /// Size of the header, and so of the smallest batch.
+    pub const SIZE_BYTES: usize = 61;
+    /// The base offset and the length, which the stated length does not count.
+    pub const PREFIX_BYTES: usize = 12;
+
+    /// Reads the header of the batch at the start of `bytes`, which must hold the whole batch.
+    pub fn parse(bytes: &[u8]) -> Result<BatchHeader, HeaderError> {
+        let header = Self::parse_prefix(bytes)?;
+        if bytes.len() < header.size_bytes {
+            return Err(HeaderError::Truncated { have: bytes.len(), need: header.size_bytes });
+        }
+        Ok(header)
+    }
+
+    /// Reads the header from its own 61 bytes; the records may be missing.
+    pub fn parse_prefix(bytes: &[u8]) -> Result<BatchHeader, HeaderError> {
+        if bytes.len() <= MAGIC_AT {
+            return Err(HeaderError::Truncated { have: bytes.len(), need: Self::SIZE_BYTES });
+        }
+        if bytes[MAGIC_AT] != 2 {
+            return Err(HeaderError::Magic(bytes[MAGIC_AT] as i8));
+        }
+        if bytes.len() < Self::SIZE_BYTES {
+            return Err(HeaderError::Truncated { have: bytes.len(), need: Self::SIZE_BYTES });
+        }
+        let length = i32_at(bytes, LENGTH_AT);
+        if length < (Self::SIZE_BYTES - Self::PREFIX_BYTES) as i32 {
+            return Err(HeaderError::Length(length));
+        }
+        let header = BatchHeader {
+            base_offset: Offset(i64_at(bytes, 0)),
+            size_bytes: length as usize + Self::PREFIX_BYTES,
+            leader_epoch: LeaderEpoch(i32_at(bytes, EPOCH_AT)),
+            crc: i32_at(bytes, CRC_AT) as u32,
+            attributes: i16_at(bytes, ATTRIBUTES_AT),
+            last_offset_delta: i32_at(bytes, 23),
+            base_timestamp_ms: i64_at(bytes, 27),
+            max_timestamp_ms: i64_at(bytes, MAX_TIMESTAMP_AT),
+            producer_id: i64_at(bytes, 43),
+            producer_epoch: i16_at(bytes, 51),
+            base_sequence: i32_at(bytes, 53),
+            records_count: i32_at(bytes, 57),
+        };
+        match header.attributes & 0b111 {
+            0..=4 => Ok(header),
+            codec => Err(HeaderError::Codec(codec)),
+        }
+    }
+
+    pub fn codec(&self) -> Codec {
+        match self.attributes & 0b111 {
+            0 => Codec::None,
+            1 => Codec::Gzip,
+            2 => Codec::Snappy,
+            3 => Codec::Lz4,
+            4 => Codec::Zstd,
+            other => unreachable!("parse refused codec {other}"),
+        }
+    }
+
+    pub fn is_log_append_time(&self) -> bool {
+        self.attributes & LOG_APPEND_TIME != 0
+    }
+
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL != 0
+    }
+
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL != 0
+    }
+
+    pub fn last_offset(&self) -> Offset {
+        self.base_offset.plus(i64::from(self.last_offset_delta))
+    }
+
+    /// The sequence numbers of a batch from an idempotent producer.
+    pub fn sequence(&self) -> Option<Sequence> {
+        (self.producer_id >= 0).then(|| Sequence {
+            producer_id: ProducerId(self.producer_id),
+            epoch: self.producer_epoch,
+            first: self.base_sequence,
+            last: sequence_after(self.base_sequence, self.last_offset_delta),
+        })
+    }
+
+    /// Whether the CRC32C over everything from the attributes on is right.
+    pub fn crc_matches(&self, batch: &[u8]) -> bool {
+        crc32c::crc32c(&batch[ATTRIBUTES_AT..self.size_bytes]) == self.crc
+    }
+}
+
+/// What a topic's configuration demands of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRules {
+    /// `max.message.bytes`: the largest batch, compressed, header included.
+    pub max_message_bytes: usize,
+    pub timestamp_type: TimestampType,
+    /// `message.timestamp.before.max.ms`
+    pub timestamp_before_max_ms: i64,
+    /// `message.timestamp.after.max.ms`
+    pub timestamp_after_max_ms: i64,
+    /// A compacted topic cannot hold a record without a key.
+    pub key_required: bool,
+}
+
+/// Why a batch is not stored. The edge turns each kind into its Kafka error code.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchRejection {
+    #[error("the batch is damaged: {0}")]
+    Corrupt(String),
+    #[error("the batch holds {size} bytes, the topic's max.message.bytes is {max}")]
+    TooLarge { size: usize, max: usize },
+    #[error("{0}")]
+    InvalidBatch(String),
+    #[error("record {index}: {message}")]
+    InvalidRecord { index: i32, message: String },
+    #[error("record {index}: {message}")]
+    InvalidTimestamp { index: i32, message: String },
+}
+
+/// One batch that passed every check, not yet placed in a log.
+#[derive(Debug)]
+pub struct ValidBatch {
+    bytes: BytesMut,
+    header: BatchHeader,
+    timestamp_type: TimestampType,
+    max_timestamp_ms: i64,
+}
+
+/// A batch as the log holds it.
+#[derive(Debug, Clone)]
+pub struct PlacedBatch {
+    pub bytes: Bytes,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub leader_epoch: LeaderEpoch,
+    pub max_timestamp_ms: i64,
+    pub records_count: i32,
+    pub sequence: Option<Sequence>,
+}
+
+impl ValidBatch {
+    /// Checks the one batch that a producer sent for a partition.
+    ///
+    /// The rules are those of Apache Kafka's `LogValidator` and `ProduceRequest.validateRecords`: exactly one batch,
+    /// magic 2, CRC32C, counts that agree, offset deltas 0, 1, 2, …, no control batches, timestamps in bounds.
+    pub fn check(bytes: BytesMut, rules: &BatchRules, now_ms: i64) -> Result<ValidBatch, BatchRejection> {
+        let header = BatchHeader::parse(&bytes).map_err(|e| match e {
+            HeaderError::Magic(_) => BatchRejection::InvalidBatch(e.to_string()),
+            HeaderError::Truncated { .. } | HeaderError::Length(_) | HeaderError::Codec(_) => {
+                BatchRejection::Corrupt(e.to_string())
+            }
+        })?;
+        if bytes.len() > header.size_bytes {
+            let why = "a produce request holds exactly one record batch per partition";
+            return Err(BatchRejection::InvalidBatch(why.into()));
+        }
+        if header.size_bytes > rules.max_message_bytes {
+            return Err(BatchRejection::TooLarge { size: header.size_bytes, max: rules.max_message_bytes });
+        }
+        if !header.crc_matches(&bytes) {
+            return Err(BatchRejection::Corrupt("its CRC32C does not match its contents".into()));
+        }
+        check_header(&header, rules)?;
+        let max_timestamp_ms = check_records(&header, &bytes, rules, now_ms)?;
+        Ok(ValidBatch { bytes, header, timestamp_type: rules.timestamp_type, max_timestamp_ms })
+    }
+
+    pub fn records_count(&self) -> i32 {
+        self.header.records_count
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.header.size_bytes
+    }
+
+    pub fn sequence(&self) -> Option<Sequence> {
+        self.header.sequence()
+    }
+
+    /// Writes the offset, the epoch and, where the topic asks for it, the time of the append into the batch.
+    pub fn place(mut self, base_offset: Offset, leader_epoch: LeaderEpoch, now_ms: i64) -> PlacedBatch {
+        self.bytes[0..8].copy_from_slice(&base_offset.0.to_be_bytes());
+        self.bytes[EPOCH_AT..EPOCH_AT + 4].copy_from_slice(&leader_epoch.0.to_be_bytes());
+        let (attributes, max_timestamp_ms) = match self.timestamp_type {
+            TimestampType::CreateTime => (self.header.attributes, self.max_timestamp_ms),
+            TimestampType::LogAppendTime => (self.header.attributes | LOG_APPEND_TIME, now_ms),
+        };
+        if (attributes, max_timestamp_ms) != (self.header.attributes, self.header.max_timestamp_ms) {
+            self.bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+            self.bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8]
+                .copy_from_slice(&max_timestamp_ms.to_be_bytes());
+            let crc = crc32c::crc32c(&self.bytes[ATTRIBUTES_AT..]);
+            self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
+        }
+        PlacedBatch {
+            bytes: self.bytes.freeze(),
+            base_offset,
+            last_offset: base_offset.plus(i64::from(self.header.last_offset_delta)),
+            leader_epoch,
+            max_timestamp_ms,
+            records_count: self.header.records_count,
+            sequence: self.header.sequence(),
+        }
+    }
+}
+
+impl PlacedBatch {
+    /// Takes a batch that was read back from a log; it was checked when it was written.
+    pub fn from_log(bytes: Bytes) -> Result<PlacedBatch, HeaderError> {
+        let header = BatchHeader::parse(&bytes)?;
+        Ok(PlacedBatch {
+            bytes: bytes.slice(..header.size_bytes),
+            base_offset: header.base_offset,
+            last_offset: header.last_offset(),
+            leader_epoch: header.leader_epoch,
+            max_timestamp_ms: header.max_timestamp_ms,
+            records_count: header.records_count,
+            sequence: header.sequence(),
+        })
+    }
+}
+
+/// Walks the batches that stand one after the other in `bytes`, with the position of each. Ends at the first
+/// thing that is not a whole batch, which it gives as an error.
+pub fn batches(bytes: &[u8]) -> impl Iterator<Item = Result<(usize, BatchHeader), HeaderError>> + '_ {
+    let (mut at, mut failed) = (0, false);
+    std::iter::from_fn(move || {
+        if failed || at >= bytes.len() {
+            return None;
+        }
+        let parsed = BatchHeader::parse(&bytes[at..]).map(|header| (at, header));
+        match &parsed {
+            Ok((_, header)) => at += header.size_bytes,
+            Err(_) => failed = true,
+        }
+        Some(parsed)
+    })
+}
+
+fn check_header(header: &BatchHeader, rules: &BatchRules) -> Result<(), BatchRejection> {
+    let invalid = |why: String| Err(BatchRejection::InvalidBatch(why));
+    if header.records_count <= 0 {
+        return invalid(format!(
+            "a batch holds at least one record, this one states {}",
+            header.records_count
+        ));
+    }
+    if i64::from(header.last_offset_delta) + 1 != i64::from(header.records_count) {
+        let (delta, count) = (header.last_offset_delta, header.records_count);
+        return invalid(format!("the last offset delta {delta} does not fit the record count {count}"));
+    }
+    if header.is_control() {
+        return invalid("clients are not allowed to write control records".into());
+    }
+    if header.is_transactional() {
+        return invalid("transactions are not supported yet".into());
+    }
+    if header.producer_id >= 0 && (header.base_sequence < 0 || header.producer_epoch < 0) {
+        let (sequence, epoch) = (header.base_sequence, header.producer_epoch);
+        return invalid(format!(
+            "sequence {sequence} or epoch {epoch} of an idempotent producer is negative"
+        ));
+    }
+    if header.is_log_append_time() && rules.timestamp_type == TimestampType::CreateTime {
+        let message = "the producer set the timestamp type to LogAppendTime, which is the broker's to set";
+        return Err(BatchRejection::InvalidTimestamp { index: 0, message: message.into() });
+    }
+    Ok(())
+}
+
+/// Checks every record, and gives the largest timestamp.
+fn check_records(
+    header: &BatchHeader,
+    batch: &[u8],
+    rules: &BatchRules,
+    now_ms: i64,
+) -> Result<i64, BatchRejection> {
+    let (mut max_timestamp_ms, mut rejection) = (NO_TIMESTAMP, None);
+    let walked = records::walk(header, batch, |index, record| {
+        let timestamp_ms = header.base_timestamp_ms.saturating_add(record.timestamp_delta);
+        max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
+        rejection = check_record(index, record, timestamp_ms, rules, now_ms).err();
+        rejection.is_none()
+    });
+    if let Some(rejection) = rejection {
+        return Err(rejection);
+    }
+    match walked {
+        Ok(()) => Ok(max_timestamp_ms),
+        Err(RecordsError::Malformed { index, why }) => {
+            Err(BatchRejection::InvalidRecord { index, message: why.into() })
+        }
+        Err(e @ RecordsError::Decompress(_)) => Err(BatchRejection::Corrupt(e.to_string())),
+        Err(e @ (RecordsError::TrailingBytes(_) | RecordsError::TooLarge)) => {
+            Err(BatchRejection::InvalidBatch(e.to_string()))
+        }
+    }
+}
+
+fn check_record(
+    index: i32,
+    record: RecordSummary,
+    timestamp_ms: i64,
+    rules: &BatchRules,
+    now_ms: i64,
+) -> Result<(), BatchRejection> {
+    if record.offset_delta != i64::from(index) {
+        let message = format!("its offset delta is {}, expected {index}", record.offset_delta);
+        return Err(BatchRejection::InvalidRecord { index, message });
+    }
+    if rules.key_required && !record.has_key {
+        let message = "a compacted topic cannot take a record without a key".into();
+        return Err(BatchRejection::InvalidRecord { index, message });
+    }
+    if rules.timestamp_type == TimestampType::CreateTime && timestamp_ms != NO_TIMESTAMP {
+        let early = now_ms.saturating_sub(timestamp_ms) > rules.timestamp_before_max_ms;
+        let late = timestamp_ms.saturating_sub(now_ms) > rules.timestamp_after_max_ms;
+        if early || late {
+            let message = format!("its timestamp {timestamp_ms} is out of the range that the topic accepts");
+            return Err(BatchRejection::InvalidTimestamp { index, message });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! The sequence windows of idempotent producers, per partition (KIP-98).
+//!
+//! A producer may have five batches in flight, so the last five are remembered: a batch that comes again is
+//! answered with the offsets it got the first time. Batches that are not durable yet stay in the window beyond
+//! the five, so that an append that failed can be taken back with [`ProducerWindows::truncate`].
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::ids::{Offset, ProducerId};
+
+/// How many of a producer's batches Apache Kafka remembers (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
+pub const BATCHES_RETAINED: usize = 5;
+
+/// More producers than this on one partition expire the one that was silent longest.
+pub const PRODUCERS_MAX: usize = 10_000;
+
+/// What identifies a batch of an idempotent producer; sequence numbers wrap from `i32::MAX` to 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sequence {
+    pub producer_id: ProducerId,
+    pub epoch: i16,
+    pub first: i32,
+    pub last: i32,
+}
+
+/// A batch that a window remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenBatch {
+    pub epoch: i16,
+    pub first_sequence: i32,
+    pub last_sequence: i32,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    /// Time of the append, in ms since the epoch: expiry and DescribeProducers use it.
+    pub timestamp_ms: i64,
+}
+
+/// Why a batch may not be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SequenceError {
+    #[error("the producer epoch {got} is older than {current}")]
+    Fenced { got: i16, current: i16 },
+    #[error("sequence {got} follows {last}: a batch between them is missing")]
+    OutOfOrder { got: i32, last: i32 },
+}
+
+/// What to do with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Append,
+    /// It was appended before, at these offsets.
+    Duplicate(SeenBatch),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Window {
+    batches: VecDeque<SeenBatch>,
+}
+
+/// The windows of all producers of one partition.
+#[derive(Debug, Clone, Default)]
+pub struct ProducerWindows {
+    windows: HashMap<ProducerId, Window>,
+}
+
+/// The sequence number `count` records after `first`.
+pub fn sequence_after(first: i32, count: i32) -> i32 {
+    let sum = i64::from(first) + i64::from(count);
+    (sum % (i64::from(i32::MAX) + 1)) as i32
+}
+
+impl ProducerWindows {
+    /// Decides on a batch without changing anything.
+    pub fn check(&self, batch: &Sequence) -> Result<Admission, SequenceError> {
+        let Some(window) = self.windows.get(&batch.producer_id) else {
+            // Apache Kafka accepts any first sequence from a producer that it has forgotten (KIP-360), so that
+            // expiry and deleted records never stop a live producer.
+            return Ok(Admission::Append);
+        };
+        let last = window.batches.back().expect("a window holds at least one batch");
+        if batch.epoch < last.epoch {
+            return Err(SequenceError::Fenced { got: batch.epoch, current: last.epoch });
+        }
+        if batch.epoch > last.epoch {
+            return match batch.first {
+                0 => Ok(Admission::Append),
+                got => Err(SequenceError::OutOfOrder { got, last: -1 }),
+            };
+        }
+        let same = |seen: &&SeenBatch| {
+            seen.epoch == batch.epoch
+                && seen.first_sequence == batch.first
+                && seen.last_sequence == batch.last
+        };
+        if let Some(seen) = window.batches.iter().find(same) {
+            return Ok(Admission::Duplicate(*seen));
+        }
+        if batch.first == sequence_after(last.last_sequence, 1) {
+            return Ok(Admission::Append);
+        }
+        Err(SequenceError::OutOfOrder { got: batch.first, last: last.last_sequence })
+    }
+
+    /// Remembers an appended batch. `durable_end` is the offset below which nothing can be taken back.
+    pub fn record(&mut self, producer_id: ProducerId, batch: SeenBatch, durable_end: Offset) {
+        if !self.windows.contains_key(&producer_id) && self.windows.len() >= PRODUCERS_MAX {
+            self.expire_oldest();
+        }
+        let window = self.windows.entry(producer_id).or_default();
+        window.batches.push_back(batch);
+        let durable = |b: &SeenBatch| b.last_offset < durable_end;
+        // The front may go once five durable batches stand behind it.
+        while window.batches.len() > BATCHES_RETAINED && durable(&window.batches[BATCHES_RETAINED]) {
+            window.batches.pop_front();
+        }
+    }
+
+    /// Takes back every batch at or above `end`, after its append failed.
+    pub fn truncate(&mut self, end: Offset) {
+        self.windows.retain(|_, window| {
+            window.batches.retain(|b| b.base_offset < end);
+            !window.batches.is_empty()
+        });
+    }
+
+    /// Forgets producers that have not written since `before_ms` (`producer.id.expiration.ms`).
+    pub fn expire(&mut self, before_ms: i64) {
+        self.windows.retain(|_, w| w.batches.back().is_some_and(|b| b.timestamp_ms >= before_ms));
+    }
+
+    fn expire_oldest(&mut self) {
+        let last_write = |w: &Window| w.batches.back().map(|b| b.timestamp_ms);
+        if let Some(oldest) = self.windows.iter().min_by_key(|(_, w)| last_write(w)).map(|(id, _)| *id) {
+            self.windows.remove(&oldest);
+        }
+    }
+
+    /// Every producer with its remembered batches, oldest first; batches at or above `end` are left out.
+    pub fn snapshot(&self, end: Offset) -> Vec<(ProducerId, Vec<SeenBatch>)> {
+        let below =
+            |w: &Window| w.batches.iter().filter(|b| b.base_offset < end).copied().collect::<Vec<_>>();
+        let mut all: Vec<_> =
+            self.windows.iter().map(|(id, w)| (*id, below(w))).filter(|(_, b)| !b.is_empty()).collect();
+        for (_, batches) in &mut all {
+            let excess = batches.len().saturating_sub(BATCHES_RETAINED);
+            batches.drain(..excess);
+        }
+        all.sort_by_key(|(id, _)| *id);
+        all
+    }
+
+    /// Restores what [`ProducerWindows::snapshot`] gave.
+    pub fn restore(snapshot: Vec<(ProducerId, Vec<SeenBatch>)>) -> ProducerWindows {
+        let windows = snapshot
+            .into_iter()
+            .filter(|(_, batches)| !batches.is_empty())
+            .map(|(id, batches)| (id, Window { batches: batches.into() }))
+            .collect();
+        ProducerWindows { windows }
+    }
+
+    pub fn len(&self) -> usize {
+        self.windows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.windows.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: ProducerId = ProducerId(7);
+
+    fn seq(epoch: i16, first: i32, last: i32) -> Sequence {
+        Sequence { producer_id: P, epoch, first, last }
+    }
+
+    fn append(windows: &mut ProducerWindows, s: Sequence, base: i64, durable: i64) {
+        assert_eq!(windows.check(&s), Ok(Admission::Append));
+        let count = i64::from(s.last) - i64::from(s.first);
+        let seen = SeenBatch {
+            epoch: s.epoch,
+            first_sequence: s.first,
+            last_sequence: s.last,
+            base_offset: Offset(base),
+            last_offset: Offset(base + count),
+            timestamp_ms: base,
+        };
+        windows.record(s.producer_id, seen, Offset(durable));
+    }
+
+    #[test]
+    fn a_duplicate_gets_its_first_offsets() {
+        let mut w = ProducerWindows::default();
+        append(&mut w, seq(0, 0, 9), 100, 0);
+        append(&mut w, seq(0, 10, 19), 110, 0);
+        let Ok(Admission::Duplicate(seen)) = w.check(&seq(0, 0, 9)) else { panic!("not a duplicate") };
+        assert_eq!(seen.base_offset, Offset(100));
+    }
+
+    #[test]
+    fn gaps_and_old_epochs_are_refused() {
+        let mut w = ProducerWindows::default();
+        append(&mut w, seq(1, 0, 9), 0, 0);
+        assert_eq!(w.check(&seq(1, 11, 12)), Err(SequenceError::OutOfOrder { got: 11, last: 9 }));
+        assert_eq!(w.check(&seq(0, 10, 12)), Err(SequenceError::Fenced { got: 0, current: 1 }));
+        assert_eq!(w.check(&seq(2, 5, 6)), Err(SequenceError::OutOfOrder { got: 5, last: -1 }));
+        assert_eq!(w.check(&seq(2, 0, 6)), Ok(Admission::Append));
+    }
+
+    #[test]
+    fn sequences_wrap_to_zero() {
+        let mut w = ProducerWindows::default();
+        append(&mut w, seq(0, i32::MAX - 1, i32::MAX), 0, 0);
+        assert_eq!(w.check(&seq(0, 0, 3)), Ok(Admission::Append));
+        assert_eq!(sequence_after(i32::MAX, 1), 0);
+    }
+
+    #[test]
+    fn an_append_that_failed_leaves_the_window_as_it_was() {
+        let mut w = ProducerWindows::default();
+        for i in 0..5 {
+            append(&mut w, seq(0, i, i), i64::from(i), i64::from(i));
+        }
+        for i in 5..10 {
+            append(&mut w, seq(0, i, i), i64::from(i), 5); // none of these is durable
+        }
+        w.truncate(Offset(5));
+        for i in 0..5 {
+            assert!(matches!(w.check(&seq(0, i, i)), Ok(Admission::Duplicate(_))), "batch {i} forgotten");
+        }
+        assert_eq!(w.check(&seq(0, 5, 5)), Ok(Admission::Append));
+    }
+
+    #[test]
+    fn only_five_durable_batches_are_kept() {
+        let mut w = ProducerWindows::default();
+        for i in 0..20 {
+            append(&mut w, seq(0, i, i), i64::from(i), i64::from(i + 1));
+        }
+        let snapshot = w.snapshot(Offset(i64::MAX));
+        assert_eq!(snapshot[0].1.len(), BATCHES_RETAINED);
+        assert_eq!(w.check(&seq(0, 3, 3)), Err(SequenceError::OutOfOrder { got: 3, last: 19 }));
+        let again = ProducerWindows::restore(snapshot);
+        assert!(matches!(again.check(&seq(0, 17, 17)), Ok(Admission::Duplicate(_))));
+    }
+
+    #[test]
+    fn silent_producers_expire() {
+        let mut w = ProducerWindows::default();
+        append(&mut w, seq(0, 0, 0), 10, 0);
+        w.expire(11);
+        assert!(w.is_empty());
+        assert_eq!(w.check(&seq(0, 44, 44)), Ok(Admission::Append));
+    }
+}
