@@ -1,1 +1,15 @@
-//! Placeholder until the first module lands.
+//! The Kafka TCP edge: framing, one file per API key, the topic registry, metrics.
+//!
+//! Invariants: this is the only crate that names Kafka's messages and error codes. Everything that a peer can make grow
+//! (connections, frames in memory, responses not taken, fetch sessions) has a limit in [`BrokerConfig`].
+
+mod api;
+mod broker;
+mod config;
+mod connection;
+mod node;
+mod server;
+mod wire;
+
+pub use broker::{Broker, StartError};
+pub use config::{Advertised, BrokerConfig};

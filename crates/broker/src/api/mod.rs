@@ -1,0 +1,94 @@
+//! Which requests are served, in which versions, and who handles each.
+//!
+//! A new API is one file, one line in [`SUPPORTED`] and one in [`handle`].
+
+mod api_versions;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes, VersionRange};
+
+use crate::connection::Peer;
+use crate::node::Node;
+use crate::wire::{self, Answer, Frame, Refusal};
+
+/// An answer that is worked out when its turn comes.
+pub type Pending = Pin<Box<dyn Future<Output = Result<Answer, Refusal>> + Send>>;
+
+const fn versions(min: i16, max: i16) -> VersionRange {
+    VersionRange { min, max }
+}
+
+/// What ApiVersions advertises. The versions are those of Apache Kafka 4, less what is not finished there.
+pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[(ApiKey::ApiVersions, versions(0, 4))];
+
+/// What a handler knows of a request besides its body.
+#[derive(Debug)]
+pub struct RequestContext {
+    pub api: ApiKey,
+    pub version: i16,
+    pub correlation_id: i32,
+    pub client_id: Option<StrBytes>,
+    pub peer: Arc<Peer>,
+}
+
+impl RequestContext {
+    /// Counts an error and gives its code. Every code that leaves the broker comes from here.
+    pub fn fail(&self, error: ResponseError) -> i16 {
+        error.code()
+    }
+
+    /// Encodes the response of this request.
+    pub fn answer<M: Encodable + HeaderVersion>(&self, message: &M) -> Result<Answer, Refusal> {
+        Answer::encode(self.correlation_id, self.version, message)
+    }
+}
+
+/// Takes a request in. What must happen in the order of arrival happens here, the rest when the answer is awaited.
+pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending, Refusal> {
+    let Frame { api, version, correlation_id, client_id, body, budget, .. } = frame;
+    let ctx = RequestContext { api, version, correlation_id, client_id, peer: Arc::clone(peer) };
+    let supported = SUPPORTED.iter().find(|(key, _)| *key == api).map(|(_, range)| *range);
+    if !supported.is_some_and(|range| (range.min..=range.max).contains(&version)) {
+        if api == ApiKey::ApiVersions {
+            let answer = api_versions::unsupported_version(&ctx);
+            return Ok(Box::pin(std::future::ready(answer)));
+        }
+        return Err(Refusal::Protocol(format!("{api:?} version {version} is not supported")));
+    }
+    let node = Arc::clone(node);
+    let body = body.freeze();
+    Ok(Box::pin(async move {
+        let answer = handle(&node, &ctx, body).await;
+        drop(budget);
+        answer
+    }))
+}
+
+/// A connection that is closed when this one's turn comes.
+pub fn refuse(why: Refusal) -> Pending {
+    Box::pin(std::future::ready(Err(why)))
+}
+
+async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<Answer, Refusal> {
+    match ctx.api {
+        ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
+        other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
+    }
+}
+
+/// Decodes a request, has it handled, and encodes the response.
+async fn call<Q, F, H>(ctx: &RequestContext, body: Bytes, handler: H) -> Result<Answer, Refusal>
+where
+    Q: Request,
+    F: Future<Output = Q::Response>,
+    H: FnOnce(Q) -> F,
+{
+    let request = wire::decode::<Q>(body, ctx.version)?;
+    ctx.answer(&handler(request).await)
+}

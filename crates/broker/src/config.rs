@@ -1,0 +1,87 @@
+//! What the broker must be told. The binary fills this in from flags, variables and files.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kafscale_core::ids::NodeId;
+
+/// The address that clients are told to connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    pub host: String,
+    pub port: u16,
+}
+
+/// Settings of the Kafka edge. Names follow Apache Kafka's broker settings where there is one.
+#[derive(Debug, Clone)]
+pub struct BrokerConfig {
+    pub cluster_id: String,
+    pub node_id: NodeId,
+    pub rack: Option<String>,
+    /// Where the Kafka protocol is served; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `None`: the address that `listen` was bound to.
+    pub advertised: Option<Advertised>,
+    /// Where /metrics, /healthz and /readyz are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// `max.connections`: more wait in the listen queue.
+    pub max_connections: usize,
+    /// `connections.max.idle.ms`
+    pub connections_max_idle: Duration,
+    /// `socket.request.max.bytes`: a larger frame closes the connection.
+    pub socket_request_max_bytes: usize,
+    /// `queued.max.request.bytes`: requests of all connections that are being read or handled.
+    pub request_memory_bytes: usize,
+    /// Fetched records of all connections that were read but not taken by the client yet.
+    pub response_memory_bytes: usize,
+    /// A peer that takes no byte of its response for this long is disconnected.
+    pub write_stall_timeout: Duration,
+    /// How long a shutdown waits for requests that are being handled.
+    pub drain_timeout: Duration,
+
+    /// `fetch.max.bytes`: the most that one Fetch response holds.
+    pub fetch_max_bytes: usize,
+    /// `max.incremental.fetch.session.cache.slots`
+    pub fetch_session_slots: usize,
+
+    /// `auto.create.topics.enable`
+    pub auto_create_topics: bool,
+    /// `num.partitions`: of topics that are created without a count.
+    pub num_partitions: i32,
+    /// The most partitions that one topic may have.
+    pub max_partitions_per_topic: i32,
+    /// The most partitions that all topics together may have.
+    pub max_partitions: i32,
+    /// Defaults of topic settings, by the names of the topic settings (`retention.ms`).
+    pub topic_defaults: BTreeMap<String, String>,
+}
+
+impl BrokerConfig {
+    /// The defaults, for a broker of a cluster.
+    pub fn new(cluster_id: impl Into<String>, node_id: NodeId) -> BrokerConfig {
+        BrokerConfig {
+            cluster_id: cluster_id.into(),
+            node_id,
+            rack: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
+            advertised: None,
+            metrics_listen: None,
+            max_connections: 10_000,
+            connections_max_idle: Duration::from_secs(600),
+            socket_request_max_bytes: 100 << 20,
+            request_memory_bytes: 512 << 20,
+            response_memory_bytes: 512 << 20,
+            write_stall_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(10),
+            fetch_max_bytes: 55 << 20,
+            fetch_session_slots: 1000,
+            auto_create_topics: true,
+            num_partitions: 1,
+            max_partitions_per_topic: 10_000,
+            max_partitions: 200_000,
+            topic_defaults: BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! One client connection: frames in, answers out, in order.
+//!
+//! Requests wait in a bounded queue and are handled one at a time when they reach its head, as in Apache Kafka. Produce is the
+//! exception: its batches are checked and appended as soon as they are read, so that many produce requests of one
+//! connection are on their way to the disk at once; only its answer waits for its turn.
+//!
+//! A peer that disconnects cancels what it waits for.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Buf;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::api::{self, Pending};
+use crate::node::Node;
+use crate::wire::{Answer, FrameError, FrameReader, Refusal};
+
+/// Requests of one connection that may be under way. Clients have 5 by default.
+const PIPELINE_MAX: usize = 64;
+
+/// What a connection knows of its peer.
+#[derive(Debug)]
+pub struct Peer {
+    pub address: SocketAddr,
+    /// Set when the reader has seen the end, for handlers that look before they wait.
+    pub gone: AtomicBool,
+}
+
+enum ReadEnd {
+    Stopping,
+    Gone(FrameError),
+}
+
+/// Serves a connection until the peer goes, misbehaves, or the broker stops.
+pub async fn serve(node: Arc<Node>, stream: TcpStream, address: SocketAddr) {
+    let (read_half, write_half) = stream.into_split();
+    let peer = Arc::new(Peer { address, gone: AtomicBool::new(false) });
+    let (queue, pending) = mpsc::channel(PIPELINE_MAX);
+    let reading = read_requests(&node, &peer, read_half, queue);
+    let writing = write_answers(&node, write_half, pending);
+    tokio::pin!(reading, writing);
+    let ended = tokio::select! {
+        end = &mut reading => match end {
+            // The queue is closed, so that writing ends when everything was answered.
+            ReadEnd::Stopping => timeout(node.config.drain_timeout, writing).await.unwrap_or(Ok(())),
+            ReadEnd::Gone(error) => {
+                peer.gone.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+        },
+        end = &mut writing => end,
+    };
+    match ended {
+        Ok(()) | Err(FrameError::Closed) => debug!(%address, "connection closed"),
+        Err(e @ (FrameError::Idle | FrameError::Stalled | FrameError::Io(_))) => {
+            debug!(%address, reason = %e, "connection closed");
+        }
+        Err(FrameError::Refused(why)) => info!(%address, reason = %why, "connection closed by the broker"),
+    }
+}
+
+async fn read_requests(
+    node: &Arc<Node>,
+    peer: &Arc<Peer>,
+    input: OwnedReadHalf,
+    queue: mpsc::Sender<Pending>,
+) -> ReadEnd {
+    let config = &node.config;
+    let memory = Arc::clone(&node.request_memory);
+    let mut frames =
+        FrameReader::new(input, config.socket_request_max_bytes, config.connections_max_idle, memory);
+    loop {
+        let frame = tokio::select! {
+            biased;
+            () = node.stopping.cancelled() => return ReadEnd::Stopping,
+            frame = frames.next() => frame,
+        };
+        let admitted = match frame {
+            Ok(frame) => api::admit(node, peer, frame),
+            Err(FrameError::Refused(why)) => Err(why),
+            Err(end) => return ReadEnd::Gone(end),
+        };
+        // A request that is refused closes the connection when its turn comes: what was asked before is answered.
+        let (pending, refused) = match admitted {
+            Ok(pending) => (pending, false),
+            Err(why) => (api::refuse(why), true),
+        };
+        if queue.send(pending).await.is_err() || refused {
+            drop(queue);
+            // The writer ends this connection, after the answers that stand before.
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn write_answers(
+    node: &Arc<Node>,
+    mut output: OwnedWriteHalf,
+    mut pending: mpsc::Receiver<Pending>,
+) -> Result<(), FrameError> {
+    while let Some(next) = pending.recv().await {
+        let answer = next.await.map_err(FrameError::Refused)?;
+        write_answer(node, &mut output, answer).await?;
+    }
+    Ok(())
+}
+
+/// Writes an answer without copying its records together.
+async fn write_answer(
+    node: &Arc<Node>,
+    output: &mut OwnedWriteHalf,
+    mut answer: Answer,
+) -> Result<(), FrameError> {
+    while answer.has_remaining() {
+        match timeout(node.config.write_stall_timeout, output.write_buf(&mut answer)).await {
+            Ok(written) => written?,
+            Err(_) => return Err(Refusal::SlowPeer.into()),
+        };
+    }
+    Ok(())
+}

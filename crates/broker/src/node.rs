@@ -1,0 +1,26 @@
+//! What all connections and handlers of one broker share.
+
+use std::sync::Arc;
+
+use kafscale_core::clock::Clock;
+use kafscale_storage::Log;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Advertised, BrokerConfig};
+
+/// One broker process, as its handlers see it.
+#[derive(Debug)]
+pub struct Node {
+    pub config: BrokerConfig,
+    /// What clients are told to connect to.
+    pub advertised: Advertised,
+    pub log: Log,
+    pub clock: Arc<dyn Clock>,
+    /// Bytes of requests in memory.
+    pub request_memory: Arc<Semaphore>,
+    /// Bytes of fetched records in memory.
+    pub response_memory: Arc<Semaphore>,
+    /// Cancelled when the broker begins to stop: nothing waits any longer.
+    pub stopping: CancellationToken,
+}
