@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod clock;
 pub mod epochs;
+pub mod group;
 pub mod ids;
 pub mod names;
 pub mod producer;
