@@ -4,12 +4,16 @@
 //! Invariant: this is the only crate that names a metadata backend.
 //! Invariant: nothing here is written per produce request.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
+mod embedded;
 mod error;
 mod ext;
 pub mod records;
 mod store;
 mod url;
 
+pub use embedded::EmbeddedStore;
 pub use error::{Error, ErrorKind, Result};
 pub use ext::{Listing, MetaStoreExt};
 pub use store::{
@@ -18,3 +22,17 @@ pub use store::{
     WatchBatch,
 };
 pub use url::{Endpoint, MetaUrl};
+
+use std::sync::Arc;
+
+/// Opens the metadata store at an address. Must be called within a tokio runtime.
+pub async fn open(url: &MetaUrl) -> Result<Arc<dyn MetaStore>> {
+    match url {
+        MetaUrl::File(dir) => Ok(Arc::new(EmbeddedStore::file(dir).await?)),
+        MetaUrl::Memory => Ok(Arc::new(EmbeddedStore::memory())),
+        MetaUrl::Etcd(_) => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("{url}: this build has no etcd backend yet; use file:///absolute/dir for one process"),
+        )),
+    }
+}

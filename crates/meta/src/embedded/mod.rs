@@ -1,0 +1,299 @@
+//! The embedded store: one process, no server. In memory only, or durable in a file.
+//!
+//! All reads and watches are served from an image in memory ([`image`]). With a file, one thread commits the transactions
+//! that are waiting together ([`writer`]) to the disk ([`disk`]) and applies them to the image in that order; an answer
+//! means that the commit is durable. In memory, a transaction is applied where it is called, without a thread, so that a
+//! simulation with a paused clock is exact.
+//!
+//! Leases run on tokio's clock and do not survive the store: its only client is the process that opened it, so keys that
+//! were bound to a lease are removed when the file is opened again.
+
+mod disk;
+mod image;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::Instant,
+};
+
+use self::{disk::Disk, image::Image, writer::Mailbox};
+use crate::{
+    Error, KeyValue, LeaseId, MetaStore, RangePage, RangeRequest, Result, Revision, Txn, TxnOutcome, Watch,
+    WatchBatch,
+    store::{MAX_LEASE_TTL, validate_key},
+};
+
+/// After a lease's keys could not be removed because the disk failed, try again so much later.
+const EXPIRY_RETRY: Duration = Duration::from_secs(1);
+
+/// What changes the state: staged, committed and applied in one order.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Txn(Txn),
+    Revoke(LeaseId),
+}
+
+/// The embedded metadata store.
+#[derive(Debug)]
+pub struct EmbeddedStore {
+    core: Arc<Core>,
+    expiry: JoinHandle<()>,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Core {
+    shared: Arc<Shared>,
+    engine: Engine,
+    lease_changed: Notify,
+}
+
+/// How a command is made durable.
+#[derive(Debug)]
+enum Engine {
+    Memory,
+    File(Arc<Mailbox>),
+}
+
+/// What readers, watchers and the writer share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    image: RwLock<Image>,
+    /// Wakes watchers; the value is the revision, for nobody to read.
+    changed: watch::Sender<Revision>,
+}
+
+impl Shared {
+    fn new(image: Image) -> Arc<Self> {
+        let changed = watch::Sender::new(image.revision());
+        Arc::new(Self { image: RwLock::new(image), changed })
+    }
+
+    fn apply(&self, staged: image::Staged) {
+        let revision = staged.revision();
+        self.image.write().apply(staged);
+        self.changed.send_replace(revision);
+    }
+}
+
+impl EmbeddedStore {
+    /// A store that is gone when it is dropped. Must be called within a tokio runtime.
+    pub fn memory() -> Self {
+        let image = Image::new(Revision(0), BTreeMap::new());
+        Self::start(Shared::new(image), Engine::Memory, None)
+    }
+
+    /// Opens or creates the store in `meta/kafscale.redb` under a directory. Must be called within a tokio runtime.
+    pub async fn file(dir: &Path) -> Result<Self> {
+        let dir = dir.to_owned();
+        let opened = tokio::task::spawn_blocking(move || disk::open(&dir)).await;
+        let (disk, image) =
+            opened.map_err(|panic| Error::corrupt(format!("opening the metadata store: {panic}")))??;
+        Self::with_disk(disk, image)
+    }
+
+    fn with_disk(disk: Disk, image: Image) -> Result<Self> {
+        let shared = Shared::new(image);
+        let mailbox = Arc::new(Mailbox::new());
+        let writer = writer::spawn(Arc::clone(&mailbox), Arc::clone(&shared), disk)?;
+        Ok(Self::start(shared, Engine::File(mailbox), Some(writer)))
+    }
+
+    fn start(shared: Arc<Shared>, engine: Engine, writer: Option<std::thread::JoinHandle<()>>) -> Self {
+        let core = Arc::new(Core { shared, engine, lease_changed: Notify::new() });
+        let expiry = tokio::spawn(expire_leases(Arc::clone(&core)));
+        Self { core, expiry, writer: Mutex::new(writer) }
+    }
+
+    /// Refuses further calls. What was accepted is still committed.
+    fn shut(&self) {
+        self.core.shared.image.write().closed = true;
+        self.core.shared.changed.send_modify(|_| {});
+        self.expiry.abort();
+        if let Engine::File(mailbox) = &self.core.engine {
+            mailbox.close();
+        }
+    }
+}
+
+impl Drop for EmbeddedStore {
+    fn drop(&mut self) {
+        self.shut();
+        // Wait for the last commit, which is short: the file can be opened again when this returns.
+        if let Some(writer) = self.writer.lock().take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Core {
+    async fn submit(&self, command: Command) -> Result<TxnOutcome> {
+        match &self.engine {
+            Engine::Memory => {
+                let mut image = self.shared.image.write();
+                image.check_open()?;
+                let mut staged = image::Staged::new(&image);
+                let outcome = staged.stage(&image, &command)?;
+                let revision = staged.revision();
+                image.apply(staged);
+                drop(image);
+                self.shared.changed.send_replace(revision);
+                Ok(outcome)
+            }
+            Engine::File(mailbox) => mailbox.submit(command).await,
+        }
+    }
+
+    /// Marks the leases that have run out, so that nothing more is done under them, and returns them with the time of
+    /// the next one.
+    fn run_out_leases(&self, now: Instant) -> (Vec<LeaseId>, Option<Instant>) {
+        let mut image = self.shared.image.write();
+        let mut expired = Vec::new();
+        let mut next = None;
+        for (id, lease) in &mut image.leases {
+            if lease.deadline <= now {
+                lease.expired = true;
+                lease.deadline = now + EXPIRY_RETRY;
+                expired.push(*id);
+            }
+            next = Some(next.map_or(lease.deadline, |next: Instant| next.min(lease.deadline)));
+        }
+        expired.sort_unstable();
+        (expired, next)
+    }
+}
+
+async fn expire_leases(core: Arc<Core>) {
+    loop {
+        let (expired, next) = core.run_out_leases(Instant::now());
+        for lease in expired {
+            tracing::info!(lease = lease.0, "lease expired");
+            if let Err(error) = core.submit(Command::Revoke(lease)).await {
+                tracing::warn!(lease = lease.0, %error, "the keys of an expired lease remain for now");
+            }
+        }
+        let timer = async {
+            match next {
+                Some(next) => tokio::time::sleep_until(next).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = timer => {}
+            () = core.lease_changed.notified() => {}
+        }
+    }
+}
+
+#[async_trait]
+impl MetaStore for EmbeddedStore {
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>> {
+        validate_key(key)?;
+        let image = self.core.shared.image.read();
+        image.check_open()?;
+        Ok(image.get(key))
+    }
+
+    async fn range(&self, request: RangeRequest) -> Result<RangePage> {
+        validate_key(&request.prefix)?;
+        let image = self.core.shared.image.read();
+        image.check_open()?;
+        Ok(image.range(&request))
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
+        txn.validate()?;
+        self.core.submit(Command::Txn(txn)).await
+    }
+
+    async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>> {
+        validate_key(prefix)?;
+        let shared = Arc::clone(&self.core.shared);
+        let changed = shared.changed.subscribe();
+        let next = {
+            let image = shared.image.read();
+            image.check_open()?;
+            if from == Revision(0) { image.revision().next() } else { from }
+        };
+        Ok(Box::new(EmbeddedWatch { shared, changed, prefix: prefix.to_owned(), next }))
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId> {
+        if ttl.is_zero() || ttl > MAX_LEASE_TTL {
+            return Err(Error::invalid(format!("a lease may live up to {MAX_LEASE_TTL:?}, not {ttl:?}")));
+        }
+        let id = {
+            let mut image = self.core.shared.image.write();
+            image.check_open()?;
+            image.grant(ttl, Instant::now())
+        };
+        self.core.lease_changed.notify_one();
+        Ok(id)
+    }
+
+    async fn lease_keepalive(&self, lease: LeaseId) -> Result<()> {
+        let now = Instant::now();
+        let mut image = self.core.shared.image.write();
+        image.check_open()?;
+        match image.leases.get_mut(&lease) {
+            // A lease ends at its deadline, also when the task that removes its keys is late.
+            Some(known) if !known.expired && known.deadline > now => {
+                known.deadline = now + known.ttl;
+                Ok(())
+            }
+            _ => Err(image::lease_gone(lease)),
+        }
+    }
+
+    async fn lease_revoke(&self, lease: LeaseId) -> Result<()> {
+        self.core.submit(Command::Revoke(lease)).await.map(|_| ())
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.shut();
+        let writer = self.writer.lock().take();
+        if let Some(writer) = writer {
+            let joined = tokio::task::spawn_blocking(move || writer.join()).await;
+            if !matches!(joined, Ok(Ok(()))) {
+                return Err(writer::stopped());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A cursor into the history of the image: it holds nothing, so a slow watcher costs nothing.
+#[derive(Debug)]
+struct EmbeddedWatch {
+    shared: Arc<Shared>,
+    changed: watch::Receiver<Revision>,
+    prefix: String,
+    next: Revision,
+}
+
+#[async_trait]
+impl Watch for EmbeddedWatch {
+    async fn next(&mut self) -> Result<WatchBatch> {
+        loop {
+            // Before looking, so that a change right after the look wakes us.
+            self.changed.mark_unchanged();
+            {
+                let image = self.shared.image.read();
+                if let Some(batch) = image.changes(&self.prefix, &mut self.next)? {
+                    return Ok(batch);
+                }
+                image.check_open()?;
+            }
+            self.changed.changed().await.map_err(|_| writer::stopped())?;
+        }
+    }
+}
