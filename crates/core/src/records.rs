@@ -79,7 +79,9 @@ pub fn first_at_or_after(
     walk(header, batch, |_, record| {
         let timestamp_ms = header.base_timestamp_ms.saturating_add(record.timestamp_delta);
         if timestamp_ms >= target_ms {
-            found = Some((header.base_offset.plus(record.offset_delta), timestamp_ms));
+            // A damaged object may claim any delta.
+            let offset = Offset(header.base_offset.0.saturating_add(record.offset_delta));
+            found = Some((offset, timestamp_ms));
         }
         found.is_none()
     })?;
