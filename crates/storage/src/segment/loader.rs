@@ -1,0 +1,220 @@
+//! Fetches and keeps what readers need of segments: their indexes, and blocks of their batches.
+//!
+//! Cold reads have a pool of their own: a reader that lags waits here and nowhere else. Read-ahead has another, and does
+//! without when it is busy.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use kafscale_core::ids::Offset;
+use object_store::{ObjectStore, ObjectStoreExt};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::format::{FOOTER_BYTES, FOOTER_MAGIC, Footer, IndexEntry};
+use super::{ReadLimits, SegmentError, SegmentRef, v1};
+use crate::block_cache::{BLOCK_BYTES, BlockCache, BlockKey};
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The first guess at how much of an object's end holds its footer and index.
+const TAIL_BYTES: u64 = 64 << 10;
+
+/// What is known of a segment without its batches.
+#[derive(Debug)]
+pub(super) struct SegmentIndex {
+    pub entries: Vec<IndexEntry>,
+    /// Where the batches begin and end in the object.
+    pub body: Range<u64>,
+    /// Absent in version 1.
+    pub footer: Option<Footer>,
+    /// Where the last read ended: one that goes on from there is sequential, and worth reading ahead for.
+    pub next_position: AtomicU64,
+}
+
+impl SegmentIndex {
+    pub fn group_end(&self, group: usize) -> u64 {
+        self.entries.get(group + 1).map_or(self.body.end, |next| next.position)
+    }
+
+    /// The group that holds `offset`, where the segment has it.
+    pub fn group_of(&self, offset: Offset) -> usize {
+        self.entries.partition_point(|e| e.base_offset <= offset).saturating_sub(1)
+    }
+}
+
+#[derive(Debug, Clone)]
+struct ByEntries;
+
+impl Weighter<Arc<str>, Arc<SegmentIndex>> for ByEntries {
+    fn weight(&self, path: &Arc<str>, index: &Arc<SegmentIndex>) -> u64 {
+        (size_of::<SegmentIndex>() + path.len() + index.entries.len() * size_of::<IndexEntry>()) as u64
+    }
+}
+
+pub(super) struct Loader {
+    store: Arc<dyn ObjectStore>,
+    pub(super) blocks: BlockCache,
+    indexes: Cache<Arc<str>, Arc<SegmentIndex>, ByEntries>,
+    cold_reads: Semaphore,
+    read_ahead: Arc<Semaphore>,
+    tasks: TaskTracker,
+    cancelled: CancellationToken,
+}
+
+impl Loader {
+    pub fn new(store: Arc<dyn ObjectStore>, limits: ReadLimits) -> Loader {
+        // An index has 32 bytes for 4 KiB of batches at the usual interval: an eighth of the budget covers far more
+        // segments than the blocks do.
+        let index_bytes = limits.cache_bytes / 8;
+        let index_options = quick_cache::OptionsBuilder::new()
+            .shards(1)
+            .estimated_items_capacity(1024)
+            .weight_capacity(index_bytes as u64)
+            .build()
+            .expect("capacity and weight are both given");
+        Loader {
+            store,
+            blocks: BlockCache::new((limits.cache_bytes - index_bytes) as u64),
+            indexes: Cache::with_options(index_options, ByEntries, Default::default(), Default::default()),
+            cold_reads: Semaphore::new(limits.cold_reads.max(1)),
+            read_ahead: Arc::new(Semaphore::new(limits.read_ahead)),
+            tasks: TaskTracker::new(),
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    pub async fn index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
+        self.indexes.get_or_insert_async(&segment.path, self.load_index(segment)).await
+    }
+
+    pub fn forget(&self, segment: &SegmentRef) {
+        self.indexes.remove(&segment.path);
+        self.blocks.forget(&segment.path, segment.size_bytes);
+    }
+
+    pub async fn shutdown(&self) {
+        self.cancelled.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// The block around `position`, and where it begins. It ends where the batches do.
+    pub async fn block_at(
+        &self,
+        segment: &SegmentRef,
+        position: u64,
+        body_end: u64,
+    ) -> Result<(Bytes, u64), SegmentError> {
+        let key = BlockKey { object: Arc::clone(&segment.path), index: position / BLOCK_BYTES };
+        let range = block_range(key.index, body_end);
+        let start = range.start;
+        let block = self.blocks.get_or_load(&key, self.fetch_cold(segment, range)).await?;
+        Ok((block, start))
+    }
+
+    /// Begins to load blocks that a reader will want next, as far as the pool for that allows.
+    pub fn read_ahead(self: &Arc<Self>, segment: &SegmentRef, blocks: Range<u64>, body_end: u64) {
+        for index in blocks {
+            let key = BlockKey { object: Arc::clone(&segment.path), index };
+            if index * BLOCK_BYTES >= body_end || self.blocks.contains(&key) {
+                continue;
+            }
+            let Ok(permit) = Arc::clone(&self.read_ahead).try_acquire_owned() else { return };
+            let (loader, segment) = (Arc::clone(self), segment.clone());
+            self.tasks.spawn(async move {
+                let _permit = permit;
+                let range = block_range(index, body_end);
+                let load = loader.blocks.get_or_load(&key, loader.fetch(&segment, range));
+                // A failure is met again by the reader that comes here, who reports it.
+                let _ = loader.cancelled.run_until_cancelled(load).await;
+            });
+        }
+    }
+
+    async fn load_index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
+        let size_bytes = segment.size_bytes;
+        let tail_start = size_bytes.saturating_sub(TAIL_BYTES);
+        if size_bytes - tail_start < v1::FOOTER_BYTES + v1::HEADER_BYTES {
+            return Err(SegmentError::corrupt(segment, 0, "it is too short to be a segment"));
+        }
+        let tail = self.fetch_cold(segment, tail_start..size_bytes).await?;
+        let index = match tail.last_chunk() {
+            Some(&FOOTER_MAGIC) => self.load_v2(segment, &tail).await?,
+            Some(&v1::FOOTER_MAGIC) => v1::scan(self, segment, &tail).await?,
+            Some(_) | None => {
+                return Err(SegmentError::corrupt(
+                    segment,
+                    size_bytes - 4,
+                    "it does not end as a segment does",
+                ));
+            }
+        };
+        Ok(Arc::new(index))
+    }
+
+    async fn load_v2(&self, segment: &SegmentRef, tail: &Bytes) -> Result<SegmentIndex, SegmentError> {
+        let footer = tail
+            .last_chunk()
+            .ok_or_else(|| SegmentError::corrupt(segment, 0, "it is too short to be a segment"))?;
+        let footer =
+            Footer::decode(footer, segment.size_bytes).map_err(|e| SegmentError::format(segment, e))?;
+        if footer.last_offset != segment.last_offset {
+            let why = format!("it ends at offset {}, not {}", footer.last_offset, segment.last_offset);
+            return Err(SegmentError::corrupt(segment, segment.size_bytes - FOOTER_BYTES, why));
+        }
+        let range = footer.index_position..footer.index_position + u64::from(footer.index_bytes);
+        let tail_start = segment.size_bytes - tail.len() as u64;
+        let bytes = match range.start.checked_sub(tail_start) {
+            Some(at) => tail.slice(at as usize..at as usize + footer.index_bytes as usize),
+            None => self.fetch_cold(segment, range).await?,
+        };
+        let entries = footer.decode_index(&bytes).map_err(|e| SegmentError::format(segment, e))?;
+        if entries.first().is_some_and(|e| e.base_offset < segment.base_offset) {
+            let why = format!("it begins before offset {}", segment.base_offset);
+            return Err(SegmentError::corrupt(segment, footer.index_position, why));
+        }
+        let body = super::format::HEADER_BYTES..footer.table_position;
+        let next_position = AtomicU64::new(body.start);
+        Ok(SegmentIndex { entries, body, footer: Some(footer), next_position })
+    }
+
+    pub async fn fetch_cold(&self, segment: &SegmentRef, range: Range<u64>) -> Result<Bytes, SegmentError> {
+        let _permit = self.cold_reads.acquire().await.expect("the pool is never closed");
+        self.fetch(segment, range).await
+    }
+
+    async fn fetch(&self, segment: &SegmentRef, range: Range<u64>) -> Result<Bytes, SegmentError> {
+        let location = segment.location()?;
+        let wanted = range.end - range.start;
+        // A list of one range costs the local store one trip to its threads, a single range two.
+        let error = match self.store.get_ranges(&location, &[range]).await {
+            Ok(mut parts) => match parts.pop() {
+                Some(part) if part.len() as u64 == wanted => return Ok(part),
+                Some(_) | None => None,
+            },
+            Err(e) => Some(StoreError::from(e)),
+        };
+        if let Some(error) = error.as_ref().filter(|e| e.kind() != StoreErrorKind::Internal) {
+            return Err(error.clone().into());
+        }
+        // A store says in its own way that an object is shorter than we think; its size says it plainly.
+        let size_bytes = self.store.head(&location).await.map_err(StoreError::from)?.size;
+        match error {
+            Some(error) if size_bytes == segment.size_bytes => Err(error.into()),
+            Some(_) | None => {
+                let why = format!("it has {size_bytes} bytes, expected {}", segment.size_bytes);
+                Err(SegmentError::corrupt(segment, size_bytes, why))
+            }
+        }
+    }
+}
+
+fn block_range(index: u64, body_end: u64) -> Range<u64> {
+    let start = index * BLOCK_BYTES;
+    start..body_end.min(start + BLOCK_BYTES)
+}

@@ -1,0 +1,93 @@
+//! Segments: immutable objects, each a stretch of one partition's batches with an index over them.
+//!
+//! docs/format.md specifies both versions to the byte. Version 2 is written and read, version 1 is only read.
+//! [`SegmentBuilder`] writes, [`SegmentReader`] reads, [`merge`](merge::merge) makes one segment of several.
+//! Which segments a partition has is not known here: the caller's [`SegmentRef`] names them.
+//!
+//! Invariants: an object is never changed once it is written. Every byte that a reader serves was compared with a
+//! checksum after it left the store. Stored bytes are not trusted: every length is checked against the object's size,
+//! and what is allocated is bounded by that size.
+
+mod builder;
+mod format;
+mod loader;
+mod merge;
+mod reader;
+mod span;
+mod table;
+mod v1;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafscale_core::ids::{Offset, PartitionId};
+use object_store::path::Path;
+
+use crate::store::{StoreError, StoreErrorKind};
+
+pub use builder::{BuildError, EncodedSegment, SegmentBuilder};
+pub use format::{FormatError, Header};
+pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
+pub use reader::{ReadLimits, SegmentRead, SegmentReader};
+pub use table::BatchEntry;
+
+/// A segment as the partition's record names it. Its version is found in the object itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRef {
+    pub path: Arc<str>,
+    pub size_bytes: u64,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+}
+
+/// Where a segment is kept: `topics/{topic}/{topic_id}/{partition}/segment-{base_offset:020}.kfs`.
+///
+/// A segment that replaces others has a `rewrite` number above 0, which stands before the ending: its base offset is that
+/// of an object that readers may still be using.
+pub fn segment_path(topic: &str, id: PartitionId, base_offset: Offset, rewrite: u64) -> String {
+    let PartitionId { topic: topic_id, index } = id;
+    let rewrite = if rewrite == 0 { String::new() } else { format!("-{rewrite}") };
+    format!("topics/{topic}/{topic_id}/{index}/segment-{base_offset:020}{rewrite}.kfs")
+}
+
+/// Why a segment cannot be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SegmentError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{object} is damaged at byte {position}: {why}")]
+    Corrupt { object: Arc<str>, position: u64, why: String },
+}
+
+impl SegmentError {
+    /// Whether the object is gone: it was deleted after its name was looked up.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, SegmentError::Store(e) if e.kind() == StoreErrorKind::NotFound)
+    }
+
+    fn corrupt(segment: &SegmentRef, position: u64, why: impl std::fmt::Display) -> SegmentError {
+        SegmentError::Corrupt { object: Arc::clone(&segment.path), position, why: why.to_string() }
+    }
+
+    fn format(segment: &SegmentRef, error: FormatError) -> SegmentError {
+        SegmentError::corrupt(segment, error.position, error.why)
+    }
+}
+
+impl SegmentRef {
+    fn location(&self) -> Result<Path, SegmentError> {
+        Path::parse(&*self.path)
+            .map_err(|e| SegmentError::Store(StoreError::from(object_store::Error::from(e))))
+    }
+}
+
+/// The offset after `offset`; stored bytes may claim the very last one.
+fn after(offset: Offset) -> Offset {
+    Offset(offset.0.saturating_add(1))
+}
+
+/// Bytes that follow each other, in several pieces.
+type Pieces = Vec<Bytes>;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! A local directory as an object store whose puts survive a power cut.
+//!
+//! The `object_store` crate's local store renames or links a finished file into place, but syncs nothing: after a power
+//! cut an object that was put may be empty, short or gone. Here a put writes to a staging file, syncs it, moves it into
+//! place and syncs the directory, in this order. So an object is whole whenever its name exists, and its name stays once
+//! the put has returned. That is two syncs for a put, and one more for each directory that it creates.
+//!
+//! Deletes are not synced: an object that was deleted may come back after a power cut. Directories that a delete leaves
+//! empty are removed with it.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
+use std::ops::Range;
+use std::path::{Path as FsPath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use parking_lot::RwLock;
+
+/// Files that are not objects yet. Names with `#` and a number are never listed as objects.
+const STAGING: &str = ".staging";
+
+/// How often a put creates its directory anew when deletes keep removing it.
+const PLACE_ATTEMPTS: usize = 16;
+
+#[derive(Debug)]
+pub struct DurableLocal {
+    inner: LocalFileSystem,
+    staging: Arc<Staging>,
+}
+
+#[derive(Debug)]
+struct Staging {
+    directory: PathBuf,
+    next: AtomicU64,
+    /// Held for writing while directories are created, until they are durable: who puts an object into a directory that
+    /// another put has just created must not return before that directory is sure to stay.
+    directories: RwLock<()>,
+}
+
+impl std::fmt::Display for DurableLocal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Durable{}", self.inner)
+    }
+}
+
+fn io_error(source: io::Error, action: &'static str, path: &FsPath) -> Error {
+    let kind = source.kind();
+    let path = path.display().to_string();
+    let source = Box::new(Failed { action, path: path.clone(), source });
+    match kind {
+        ErrorKind::NotFound => Error::NotFound { path, source },
+        ErrorKind::AlreadyExists => Error::AlreadyExists { path, source },
+        _ => Error::Generic { store: "local", source },
+    }
+}
+
+/// What was tried, so that an operator knows which file to look at.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path}: {source}")]
+struct Failed {
+    action: &'static str,
+    path: String,
+    source: io::Error,
+}
+
+impl DurableLocal {
+    /// Opens a directory, which is created when it is missing, and clears away what unfinished puts left in it.
+    pub fn open(directory: &FsPath) -> Result<DurableLocal> {
+        create_dirs(directory).map_err(|e| io_error(e, "create", directory))?;
+        let inner = LocalFileSystem::new_with_prefix(directory)?.with_automatic_cleanup(true);
+        let staging = inner.path_to_filesystem(&Path::from(STAGING))?;
+        match fs::remove_dir_all(&staging) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(io_error(e, "clear", &staging)),
+            Ok(()) | Err(_) => {}
+        }
+        create_dirs(&staging).map_err(|e| io_error(e, "create", &staging))?;
+        let staging = Staging { directory: staging, next: AtomicU64::new(0), directories: RwLock::new(()) };
+        Ok(DurableLocal { inner, staging: Arc::new(staging) })
+    }
+}
+
+impl Staging {
+    fn put(&self, target: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
+        let staged = self.directory.join(format!("put#{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        let placed = write_synced(&staged, payload)
+            .map_err(|e| io_error(e, "write", &staged))
+            .and_then(|()| self.place(&staged, target, mode).map_err(|e| io_error(e, "create", target)));
+        // A rename took the staging file away; a link, or a failure, left it.
+        if placed.is_err() || matches!(mode, PutMode::Create) {
+            let _ = fs::remove_file(&staged);
+        }
+        placed
+    }
+
+    fn place(&self, staged: &FsPath, target: &FsPath, mode: &PutMode) -> io::Result<()> {
+        let parent = target.parent().unwrap_or(target);
+        for _ in 0..PLACE_ATTEMPTS {
+            match self.move_to(staged, target, mode) {
+                // A delete may remove the directory, or one above it, as often as it finds it empty.
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    let _creating = self.directories.write();
+                    match create_dirs(parent) {
+                        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
+                        Ok(()) | Err(_) => {}
+                    }
+                }
+                Err(e) => return Err(e),
+                Ok(()) => return sync_directory(parent),
+            }
+        }
+        Err(ErrorKind::ResourceBusy.into())
+    }
+
+    fn move_to(&self, staged: &FsPath, target: &FsPath, mode: &PutMode) -> io::Result<()> {
+        let _using = self.directories.read();
+        match mode {
+            PutMode::Create => fs::hard_link(staged, target),
+            PutMode::Overwrite | PutMode::Update(_) => fs::rename(staged, target),
+        }
+    }
+}
+
+fn write_synced(path: &FsPath, payload: &PutPayload) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    payload.iter().try_for_each(|piece| file.write_all(piece))?;
+    file.sync_data()
+}
+
+fn sync_directory(directory: &FsPath) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+/// Creates a directory and those above it, durably.
+fn create_dirs(directory: &FsPath) -> io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().unwrap_or(directory);
+    create_dirs(parent)?;
+    match fs::create_dir(directory) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && directory.is_dir() => {}
+        created => created?,
+    }
+    sync_directory(if parent.as_os_str().is_empty() { FsPath::new(".") } else { parent })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+#[async_trait]
+impl ObjectStore for DurableLocal {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if matches!(options.mode, PutMode::Update(_)) || !options.attributes.is_empty() {
+            return Err(Error::NotImplemented {
+                operation: "`put_opts` with a version or with attributes".into(),
+                implementer: self.to_string(),
+            });
+        }
+        let target = self.inner.path_to_filesystem(location)?;
+        let staging = Arc::clone(&self.staging);
+        blocking(move || staging.put(&target, &payload, &options.mode)).await?;
+        Ok(PutResult { e_tag: None, version: None })
+    }
+
+    /// Segments are put whole, so that none is ever seen in parts.
+    async fn put_multipart_opts(
+        &self,
+        _location: &Path,
+        _options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Err(Error::NotImplemented { operation: "`put_multipart_opts`".into(), implementer: self.to_string() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    fn list_with_offset(
+        &self,
+        prefix: Option<&Path>,
+        offset: &Path,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list_with_offset(prefix, offset)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let mut found = self.inner.list_with_delimiter(prefix).await?;
+        found.common_prefixes.retain(|p| p.as_ref() != STAGING);
+        Ok(found)
+    }
+
+    /// Nothing copies objects; a copy that is not durable would be a trap.
+    async fn copy_opts(&self, _from: &Path, _to: &Path, _options: CopyOptions) -> Result<()> {
+        Err(Error::NotImplemented { operation: "`copy_opts`".into(), implementer: self.to_string() })
+    }
+}
+
+#[cfg(test)]
+#[path = "durable_tests.rs"]
+mod tests;
