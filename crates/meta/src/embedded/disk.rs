@@ -45,7 +45,15 @@ pub(super) struct Disk {
 
 /// Opens or creates the store under a directory. Blocks.
 pub(super) fn open(dir: &Path) -> Result<(Disk, Image)> {
-    open_with(dir, Box::new(|path| Database::builder().set_cache_size(CACHE_BYTES).create(path)))
+    open_with(dir, Box::new(|path| builder().create(path)))
+}
+
+/// Checksums are verified at every opening: everything is read then anyway, and without it redb trusts a file that was
+/// closed cleanly, so that damage would be served as metadata.
+pub(super) fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    builder
 }
 
 pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, StorageBackend, backends::FileBackend};
+use redb::{StorageBackend, backends::FileBackend};
 
 use crate::{EmbeddedStore, ErrorKind, MetaStore, MetaStoreExt, Result, Revision, embedded::disk};
 
@@ -102,7 +102,7 @@ fn open(dir: &Path, faults: &Faults) -> Result<EmbeddedStore> {
         faults.read()?;
         let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let inner = FileBackend::new(file)?;
-        Database::builder().create_with_backend(FaultyFile { inner, faults: faults.clone() })
+        disk::builder().create_with_backend(FaultyFile { inner, faults: faults.clone() })
     };
     let (disk, image) = disk::open_with(dir, Box::new(opener))?;
     EmbeddedStore::with_disk(disk, image)

@@ -1,0 +1,107 @@
+//! The cluster itself: its identity, its brokers, the controller, producer ids, dynamic broker configs.
+
+use std::ops::Range;
+
+use super::{Metadata, Records, Versioned};
+use crate::{
+    Compare, Error, ErrorKind, LeaseId, MetaStoreExt, Op, Result, Revision, Txn,
+    records::{
+        BrokerConfigRecord, BrokerRecord, ClusterRecord, ConfigScope, ControllerRecord, PRODUCER_ID_BLOCK,
+        ProducerIdsRecord, Record,
+    },
+};
+
+impl Metadata {
+    /// The identity of the cluster, if a broker has started already.
+    pub async fn load_cluster(&self) -> Result<Option<Versioned<ClusterRecord>>> {
+        self.load(&self.keys.cluster()).await
+    }
+
+    /// Founds the cluster, unless it exists already. Returns what it is either way.
+    pub async fn found_cluster(&self, new: &ClusterRecord) -> Result<ClusterRecord> {
+        self.swap(&self.keys.cluster(), None, new).await?;
+        let founded = self.load_cluster().await?;
+        founded
+            .map(|cluster| cluster.record)
+            .ok_or_else(|| Error::new(ErrorKind::Retry, "the cluster record was removed while it was read"))
+    }
+
+    /// Registers a broker under its lease, in a new incarnation; fills in and returns the incarnation's epoch. `None` means
+    /// that a broker with this node id is registered and alive, or died less than a lease ago.
+    pub async fn register_broker(
+        &self,
+        node_id: i32,
+        lease: LeaseId,
+        mut record: BrokerRecord,
+    ) -> Result<Option<u64>> {
+        // The revision of this write is the epoch: whoever writes later has a higher one.
+        let epoch = self.store.put(&self.keys.incarnation(node_id), bytes::Bytes::new()).await?.0;
+        record.epoch = epoch;
+        let key = self.keys.broker(node_id);
+        let txn =
+            Txn::new().when(Compare::absent(&key)).and_then(Op::put_leased(&key, record.encode(), lease));
+        Ok(self.store.txn(txn).await?.succeeded.then_some(epoch))
+    }
+
+    /// The brokers that are alive.
+    pub async fn list_brokers(&self) -> Result<Records<i32, BrokerRecord>> {
+        self.list(&self.keys.brokers_prefix(), |key| self.keys.parse_broker(key)).await
+    }
+
+    /// The controller. Its create revision guards what it writes.
+    pub async fn load_controller(&self) -> Result<Option<Versioned<ControllerRecord>>> {
+        self.load(&self.keys.controller()).await
+    }
+
+    /// Takes the controller's office under a lease if nobody has it. Returns the create revision of the office.
+    pub async fn elect_controller(
+        &self,
+        lease: LeaseId,
+        record: &ControllerRecord,
+    ) -> Result<Option<Revision>> {
+        let key = self.keys.controller();
+        let txn =
+            Txn::new().when(Compare::absent(&key)).and_then(Op::put_leased(&key, record.encode(), lease));
+        let outcome = self.store.txn(txn).await?;
+        Ok(outcome.succeeded.then_some(outcome.revision))
+    }
+
+    /// Takes the next block of producer ids, which nobody else gets, ever.
+    pub async fn allocate_producer_id_block(&self) -> Result<Range<i64>> {
+        let key = self.keys.producer_ids();
+        loop {
+            let current = self.load::<ProducerIdsRecord>(&key).await?;
+            let first = current.as_ref().map_or(0, |ids| ids.record.next);
+            let next = first
+                .checked_add(PRODUCER_ID_BLOCK)
+                .filter(|_| first >= 0)
+                .ok_or_else(|| Error::corrupt(format!("{key} says that the next producer id is {first}")))?;
+            let expected = current.map(|ids| ids.mod_revision);
+            // Whoever loses has let another one win, so that this ends.
+            if self.swap(&key, expected, &ProducerIdsRecord { next }).await?.is_some() {
+                return Ok(first..next);
+            }
+        }
+    }
+
+    pub async fn load_broker_config(
+        &self,
+        scope: ConfigScope,
+    ) -> Result<Option<Versioned<BrokerConfigRecord>>> {
+        self.load(&self.keys.broker_config(scope)).await
+    }
+
+    pub async fn list_broker_configs(&self) -> Result<Records<ConfigScope, BrokerConfigRecord>> {
+        self.list(&self.keys.broker_configs_prefix(), |key| self.keys.parse_broker_config(key)).await
+    }
+
+    /// See [`Metadata::swap`].
+    pub async fn swap_broker_config(
+        &self,
+        scope: ConfigScope,
+        expected: Option<Revision>,
+        record: &BrokerConfigRecord,
+    ) -> Result<Option<Revision>> {
+        self.swap(&self.keys.broker_config(scope), expected, record).await
+    }
+}
