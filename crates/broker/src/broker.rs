@@ -8,12 +8,16 @@ use kafscale_core::clock::Clock;
 use kafscale_storage::Log;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::config::{Advertised, BrokerConfig};
+use crate::fetch_sessions::FetchSessions;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::server;
+use crate::topics::Topics;
 
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
 #[derive(Debug)]
@@ -47,6 +51,9 @@ impl Broker {
             request_memory: Arc::new(Semaphore::new(config.request_memory_bytes)),
             response_memory: Arc::new(Semaphore::new(config.response_memory_bytes)),
             stopping: CancellationToken::new(),
+            topics: Topics::default(),
+            fetch_sessions: FetchSessions::new(config.fetch_session_slots),
+            metrics: Arc::new(Metrics::new(Instant::now())),
             advertised,
             config,
             log,

@@ -8,13 +8,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Buf;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -29,8 +28,8 @@ const PIPELINE_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Peer {
     pub address: SocketAddr,
-    /// Set when the reader has seen the end, for handlers that look before they wait.
-    pub gone: AtomicBool,
+    /// Wakes the long poll of this connection; there is one at a time.
+    pub wake: Arc<Notify>,
 }
 
 enum ReadEnd {
@@ -40,29 +39,36 @@ enum ReadEnd {
 
 /// Serves a connection until the peer goes, misbehaves, or the broker stops.
 pub async fn serve(node: Arc<Node>, stream: TcpStream, address: SocketAddr) {
-    let (read_half, write_half) = stream.into_split();
-    let peer = Arc::new(Peer { address, gone: AtomicBool::new(false) });
-    let (queue, pending) = mpsc::channel(PIPELINE_MAX);
-    let reading = read_requests(&node, &peer, read_half, queue);
-    let writing = write_answers(&node, write_half, pending);
-    tokio::pin!(reading, writing);
-    let ended = tokio::select! {
-        end = &mut reading => match end {
-            // The queue is closed, so that writing ends when everything was answered.
-            ReadEnd::Stopping => timeout(node.config.drain_timeout, writing).await.unwrap_or(Ok(())),
-            ReadEnd::Gone(error) => {
-                peer.gone.store(true, Ordering::Relaxed);
-                Err(error)
-            }
-        },
-        end = &mut writing => end,
-    };
+    node.metrics.connections_accepted.inc();
+    node.metrics.connections.inc();
+    let ended = exchange(&node, stream, address).await;
+    node.metrics.connections.dec();
     match ended {
         Ok(()) | Err(FrameError::Closed) => debug!(%address, "connection closed"),
         Err(e @ (FrameError::Idle | FrameError::Stalled | FrameError::Io(_))) => {
             debug!(%address, reason = %e, "connection closed");
         }
-        Err(FrameError::Refused(why)) => info!(%address, reason = %why, "connection closed by the broker"),
+        Err(FrameError::Refused(why)) => {
+            node.metrics.connections_refused.inc();
+            info!(%address, reason = %why, "connection closed by the broker");
+        }
+    }
+}
+
+async fn exchange(node: &Arc<Node>, stream: TcpStream, address: SocketAddr) -> Result<(), FrameError> {
+    let (read_half, write_half) = stream.into_split();
+    let peer = Arc::new(Peer { address, wake: Arc::new(Notify::new()) });
+    let (queue, pending) = mpsc::channel(PIPELINE_MAX);
+    let reading = read_requests(node, &peer, read_half, queue);
+    let writing = write_answers(node, write_half, pending);
+    tokio::pin!(reading, writing);
+    tokio::select! {
+        end = &mut reading => match end {
+            // The queue is closed, so that writing ends when everything was answered.
+            ReadEnd::Stopping => timeout(node.config.drain_timeout, writing).await.unwrap_or(Ok(())),
+            ReadEnd::Gone(error) => Err(error),
+        },
+        end = &mut writing => end,
     }
 }
 
@@ -83,7 +89,10 @@ async fn read_requests(
             frame = frames.next() => frame,
         };
         let admitted = match frame {
-            Ok(frame) => api::admit(node, peer, frame),
+            Ok(frame) => {
+                node.metrics.received_bytes.inc_by(frame.size_bytes as u64 + 4);
+                api::admit(node, peer, frame)
+            }
             Err(FrameError::Refused(why)) => Err(why),
             Err(end) => return ReadEnd::Gone(end),
         };
@@ -120,9 +129,9 @@ async fn write_answer(
 ) -> Result<(), FrameError> {
     while answer.has_remaining() {
         match timeout(node.config.write_stall_timeout, output.write_buf(&mut answer)).await {
-            Ok(written) => written?,
+            Ok(written) => node.metrics.sent_bytes.inc_by(written? as u64),
             Err(_) => return Err(Refusal::SlowPeer.into()),
-        };
+        }
     }
     Ok(())
 }

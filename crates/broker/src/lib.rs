@@ -7,8 +7,11 @@ mod api;
 mod broker;
 mod config;
 mod connection;
+mod fetch_sessions;
+mod metrics;
 mod node;
 mod server;
+mod topics;
 mod wire;
 
 pub use broker::{Broker, StartError};

@@ -8,6 +8,9 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Advertised, BrokerConfig};
+use crate::fetch_sessions::FetchSessions;
+use crate::metrics::Metrics;
+use crate::topics::Topics;
 
 /// One broker process, as its handlers see it.
 #[derive(Debug)]
@@ -17,6 +20,9 @@ pub struct Node {
     pub advertised: Advertised,
     pub log: Log,
     pub clock: Arc<dyn Clock>,
+    pub topics: Topics,
+    pub fetch_sessions: FetchSessions,
+    pub metrics: Arc<Metrics>,
     /// Bytes of requests in memory.
     pub request_memory: Arc<Semaphore>,
     /// Bytes of fetched records in memory.

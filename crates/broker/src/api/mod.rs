@@ -3,6 +3,11 @@
 //! A new API is one file, one line in [`SUPPORTED`] and one in [`handle`].
 
 mod api_versions;
+mod fetch;
+mod list_offsets;
+mod lookup;
+mod offset_for_leader_epoch;
+mod produce;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +17,10 @@ use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes, VersionRange};
+use tokio::time::Instant;
 
 use crate::connection::Peer;
+use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::wire::{self, Answer, Frame, Refusal};
 
@@ -25,7 +32,13 @@ const fn versions(min: i16, max: i16) -> VersionRange {
 }
 
 /// What ApiVersions advertises. The versions are those of Apache Kafka 4, less what is not finished there.
-pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[(ApiKey::ApiVersions, versions(0, 4))];
+pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
+    (ApiKey::Produce, versions(0, 13)),
+    (ApiKey::Fetch, versions(4, 18)),
+    (ApiKey::ListOffsets, versions(1, 10)),
+    (ApiKey::ApiVersions, versions(0, 4)),
+    (ApiKey::OffsetForLeaderEpoch, versions(2, 4)),
+];
 
 /// What a handler knows of a request besides its body.
 #[derive(Debug)]
@@ -35,11 +48,13 @@ pub struct RequestContext {
     pub correlation_id: i32,
     pub client_id: Option<StrBytes>,
     pub peer: Arc<Peer>,
+    metrics: Arc<Metrics>,
 }
 
 impl RequestContext {
     /// Counts an error and gives its code. Every code that leaves the broker comes from here.
     pub fn fail(&self, error: ResponseError) -> i16 {
+        self.metrics.failed(self.api, error);
         error.code()
     }
 
@@ -52,7 +67,8 @@ impl RequestContext {
 /// Takes a request in. What must happen in the order of arrival happens here, the rest when the answer is awaited.
 pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending, Refusal> {
     let Frame { api, version, correlation_id, client_id, body, budget, .. } = frame;
-    let ctx = RequestContext { api, version, correlation_id, client_id, peer: Arc::clone(peer) };
+    let (peer, metrics) = (Arc::clone(peer), Arc::clone(&node.metrics));
+    let ctx = RequestContext { api, version, correlation_id, client_id, peer, metrics };
     let supported = SUPPORTED.iter().find(|(key, _)| *key == api).map(|(_, range)| *range);
     if !supported.is_some_and(|range| (range.min..=range.max).contains(&version)) {
         if api == ApiKey::ApiVersions {
@@ -61,10 +77,15 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending
         }
         return Err(Refusal::Protocol(format!("{api:?} version {version} is not supported")));
     }
+    if api == ApiKey::Produce {
+        return produce::admit(node, ctx, body, budget);
+    }
     let node = Arc::clone(node);
     let body = body.freeze();
     Ok(Box::pin(async move {
+        let started = Instant::now();
         let answer = handle(&node, &ctx, body).await;
+        node.metrics.handled(api, started.elapsed());
         drop(budget);
         answer
     }))
@@ -77,6 +98,11 @@ pub fn refuse(why: Refusal) -> Pending {
 
 async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<Answer, Refusal> {
     match ctx.api {
+        ApiKey::Fetch => fetch::handle(node, ctx, body).await,
+        ApiKey::ListOffsets => call(ctx, body, |q| list_offsets::handle(node, ctx, q)).await,
+        ApiKey::OffsetForLeaderEpoch => {
+            call(ctx, body, |q| offset_for_leader_epoch::handle(node, ctx, q)).await
+        }
         ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
         other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
     }

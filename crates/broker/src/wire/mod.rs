@@ -3,10 +3,13 @@
 mod answer;
 mod bounded;
 mod cursor;
+pub mod fetch;
 mod frame;
+pub mod produce;
 
 pub use answer::Answer;
 pub use frame::{DECODING_MAX_BYTES, Frame, FrameError, FrameReader};
+pub use produce::TopicRef;
 
 use bytes::Bytes;
 use kafka_protocol::protocol::Decodable;

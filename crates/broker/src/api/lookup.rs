@@ -1,0 +1,56 @@
+//! From what a request names to the partition that this broker serves, with the error that says why not.
+
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafscale_core::ids::{LeaderEpoch, TopicId};
+use kafscale_core::producer::SequenceError;
+use kafscale_storage::{AppendError, Partition, ReadError};
+
+use crate::node::Node;
+use crate::topics::Topic;
+use crate::wire::TopicRef;
+
+/// The topic that a request means.
+pub fn topic(node: &Node, topic: &TopicRef) -> Result<Arc<Topic>, ResponseError> {
+    match topic {
+        TopicRef::Name(name) => node.topics.get(name).ok_or(ResponseError::UnknownTopicOrPartition),
+        TopicRef::Id(id) => node.topics.get_by_id(TopicId(*id)).ok_or(ResponseError::UnknownTopicId),
+    }
+}
+
+/// A partition that this broker serves.
+pub fn partition(node: &Node, topic: &Topic, index: i32) -> Result<Partition, ResponseError> {
+    let id = topic.partition_id(index).ok_or(ResponseError::UnknownTopicOrPartition)?;
+    node.log.partition(id).ok_or(ResponseError::NotLeaderOrFollower)
+}
+
+/// Compares the epoch that a client believes in with the partition's (KIP-320). -1 is no belief.
+pub fn check_leader_epoch(partition: &Partition, believed: i32) -> Result<(), ResponseError> {
+    let LeaderEpoch(current) = partition.leader_epoch();
+    match believed {
+        ..0 => Ok(()),
+        _ if believed < current => Err(ResponseError::FencedLeaderEpoch),
+        _ if believed > current => Err(ResponseError::UnknownLeaderEpoch),
+        _ => Ok(()),
+    }
+}
+
+/// The code for a failed read.
+pub fn read_error(error: &ReadError) -> ResponseError {
+    match error {
+        ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
+        ReadError::Unavailable(_) | ReadError::Corrupt(_) => ResponseError::KafkaStorageError,
+        ReadError::Gone => ResponseError::NotLeaderOrFollower,
+    }
+}
+
+/// The code for a failed append.
+pub fn append_error(error: &AppendError) -> ResponseError {
+    match error {
+        AppendError::Sequence(SequenceError::Fenced { .. }) => ResponseError::InvalidProducerEpoch,
+        AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ResponseError::OutOfOrderSequenceNumber,
+        AppendError::Unavailable(_) => ResponseError::KafkaStorageError,
+        AppendError::Gone => ResponseError::NotLeaderOrFollower,
+    }
+}

@@ -1,0 +1,185 @@
+//! The counters, and the places that bump them.
+
+use std::time::Duration;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::ApiKey;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+use tokio::time::Instant;
+
+use super::rate::Rate;
+
+/// Half a millisecond to half a minute.
+const LATENCY_SECONDS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const LATENCY_MS: &[f64] =
+    &[0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0];
+
+/// All counters of a broker.
+#[derive(Debug)]
+pub struct Metrics {
+    pub registry: Registry,
+    pub started: Instant,
+    requests: IntCounterVec,
+    errors: IntCounterVec,
+    durations: HistogramVec,
+    produce_latency_ms: Histogram,
+    produce_timeouts: IntCounter,
+    produce_rate: Rate,
+    fetch_rate: Rate,
+    pub connections: IntGauge,
+    pub connections_accepted: IntCounter,
+    pub connections_refused: IntCounter,
+    pub received_bytes: IntCounter,
+    pub sent_bytes: IntCounter,
+    topic_received_bytes: IntCounterVec,
+    topic_received_records: IntCounterVec,
+    topic_sent_bytes: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn new(now: Instant) -> Metrics {
+        let registry = Registry::new();
+        let made = Maker { registry: &registry };
+        Metrics {
+            started: now,
+            requests: made.counters("kafscale_requests_total", "Kafka requests handled.", &["api"]),
+            errors: made.counters(
+                "kafscale_request_errors_total",
+                "Kafka error codes answered, by API and code.",
+                &["api", "error"],
+            ),
+            durations: made.histograms(
+                "kafscale_request_duration_seconds",
+                "Time from a request's turn to its answer, waits of long polls included.",
+                LATENCY_SECONDS,
+                &["api"],
+            ),
+            produce_latency_ms: made.histogram(
+                "kafscale_produce_latency_ms",
+                "Produce request latency in milliseconds.",
+                LATENCY_MS,
+            ),
+            produce_timeouts: made.counter(
+                "kafscale_produce_timeouts_total",
+                "Appends not durable within the request's timeout.",
+            ),
+            produce_rate: Rate::new(now),
+            fetch_rate: Rate::new(now),
+            connections: made.gauge("kafscale_connections", "Open Kafka connections."),
+            connections_accepted: made
+                .counter("kafscale_connections_accepted_total", "Kafka connections accepted."),
+            connections_refused: made.counter(
+                "kafscale_connections_refused_total",
+                "Kafka connections closed by the broker for what they sent.",
+            ),
+            received_bytes: made.counter("kafscale_received_bytes_total", "Bytes of Kafka requests."),
+            sent_bytes: made.counter("kafscale_sent_bytes_total", "Bytes of Kafka responses."),
+            topic_received_bytes: made.counters(
+                "kafscale_topic_received_bytes_total",
+                "Bytes of batches appended.",
+                &["topic"],
+            ),
+            topic_received_records: made.counters(
+                "kafscale_topic_received_records_total",
+                "Records appended.",
+                &["topic"],
+            ),
+            topic_sent_bytes: made.counters(
+                "kafscale_topic_sent_bytes_total",
+                "Bytes of batches fetched.",
+                &["topic"],
+            ),
+            registry,
+        }
+    }
+
+    /// A request was handled.
+    pub fn handled(&self, api: ApiKey, took: Duration) {
+        let api = api_name(api);
+        self.requests.with_label_values(&[&api]).inc();
+        self.durations.with_label_values(&[&api]).observe(took.as_secs_f64());
+    }
+
+    /// An error code is answered.
+    pub fn failed(&self, api: ApiKey, error: ResponseError) {
+        self.errors.with_label_values(&[&api_name(api), &format!("{error:?}")]).inc();
+    }
+
+    /// A Produce request was answered.
+    pub fn produced(&self, took: Duration) {
+        self.produce_rate.count(Instant::now());
+        self.produce_latency_ms.observe(took.as_secs_f64() * 1000.0);
+    }
+
+    pub fn produce_timed_out(&self) {
+        self.produce_timeouts.inc();
+    }
+
+    /// A batch was appended.
+    pub fn appended(&self, topic: &str, records: i32, size_bytes: usize) {
+        self.topic_received_bytes.with_label_values(&[topic]).inc_by(size_bytes as u64);
+        self.topic_received_records.with_label_values(&[topic]).inc_by(u64::from(records.unsigned_abs()));
+    }
+
+    /// A Fetch request was answered.
+    pub fn fetched(&self) {
+        self.fetch_rate.count(Instant::now());
+    }
+
+    /// Batches go out.
+    pub fn sent(&self, topic: &str, size_bytes: usize) {
+        self.topic_sent_bytes.with_label_values(&[topic]).inc_by(size_bytes as u64);
+    }
+
+    /// A topic is gone, and so are its series.
+    pub fn forget_topic(&self, topic: &str) {
+        for series in [&self.topic_received_bytes, &self.topic_received_records, &self.topic_sent_bytes] {
+            // An error says that there was no such series.
+            let _ = series.remove_label_values(&[topic]);
+        }
+    }
+
+    /// Produce and Fetch requests per second.
+    pub fn rates(&self, now: Instant) -> (f64, f64) {
+        (self.produce_rate.per_second(now), self.fetch_rate.per_second(now))
+    }
+}
+
+fn api_name(api: ApiKey) -> String {
+    format!("{api:?}")
+}
+
+struct Maker<'a> {
+    registry: &'a Registry,
+}
+
+impl Maker<'_> {
+    fn register<C: prometheus::core::Collector + Clone + 'static>(&self, made: prometheus::Result<C>) -> C {
+        let collector = made.expect("the names above are valid");
+        self.registry.register(Box::new(collector.clone())).expect("the names above are distinct");
+        collector
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.register(IntCounter::new(name, help))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.register(IntCounterVec::new(Opts::new(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.register(IntGauge::new(name, help))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+        self.register(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    }
+
+    fn histograms(&self, name: &str, help: &str, buckets: &[f64], labels: &[&str]) -> HistogramVec {
+        self.register(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels))
+    }
+}
