@@ -2,10 +2,17 @@
 //!
 //! Invariant: this is the only crate that names `object_store`.
 
-mod api;
 mod block_cache;
+mod error;
+mod log;
 pub mod segment;
 pub mod store;
+#[cfg(test)]
+mod testing;
+mod wal;
 
-pub use api::*;
 pub use block_cache::CacheStats;
+pub use error::{AppendError, OpenError, ReadError};
+pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
+pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats};
+pub use log::{HostedTopic, Log, LogConfig, StoreUrl};

@@ -1,0 +1,161 @@
+//! What metadata knows of a partition: its log start, its segments, its epochs and its producers. Published by
+//! compare-and-swap, so that a process that lost the partition cannot overwrite its successor's record.
+
+use std::sync::Arc;
+
+use kafscale_core::epochs::EpochCache;
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId};
+use kafscale_core::producer::{ProducerWindows, SeenBatch};
+use kafscale_meta::records::{
+    Keyspace, PartitionRecord, ProducerBatch, ProducerEntry, ProducersRecord, Record, SegmentRecord,
+};
+use kafscale_meta::{Compare, MetaStore, Op, Revision, Txn};
+
+use crate::segment::SegmentRef;
+
+/// A segment in a partition's manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSegment {
+    pub at: SegmentRef,
+    pub max_timestamp_ms: i64,
+    pub records: u64,
+}
+
+impl StoredSegment {
+    pub fn last_offset(&self) -> Offset {
+        self.at.last_offset
+    }
+}
+
+/// The durable description of a partition.
+#[derive(Debug, Clone, Default)]
+pub struct Manifest {
+    pub log_start: Offset,
+    pub segments: Vec<StoredSegment>,
+    pub epochs: EpochCache,
+    pub producers: ProducerWindows,
+    /// When the record was last written; `None` when there is none yet.
+    pub revision: Option<Revision>,
+}
+
+/// Why a manifest was not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// Somebody else wrote the record: this process does not own the partition any more.
+    #[error("the partition's record was changed by another broker")]
+    Conflict,
+    #[error(transparent)]
+    Meta(#[from] kafscale_meta::Error),
+}
+
+/// The directory of a partition's segments in the store.
+pub fn directory(topic_name: &str, id: PartitionId) -> String {
+    format!("topics/{topic_name}/{}/{}", id.topic, id.index)
+}
+
+impl Manifest {
+    /// Reads what two records say.
+    pub fn from_records(
+        directory: &str,
+        partition: Option<(PartitionRecord, Revision)>,
+        producers: Option<ProducersRecord>,
+    ) -> Manifest {
+        let (record, revision) = match partition {
+            Some((record, revision)) => (record, Some(revision)),
+            None => (PartitionRecord::default(), None),
+        };
+        let starts = record.leader_epochs.iter().map(|(e, o)| (LeaderEpoch(*e), Offset(*o))).collect();
+        Manifest {
+            log_start: Offset(record.log_start_offset),
+            segments: record.segments.into_iter().map(|s| stored_segment(directory, s)).collect(),
+            epochs: EpochCache::from_starts(starts),
+            producers: ProducerWindows::restore(
+                producers.unwrap_or_default().producers.into_iter().map(windows).collect(),
+            ),
+            revision,
+        }
+    }
+
+    /// Writes the record. Gives the revision to guard the next write with.
+    pub async fn publish(
+        &self,
+        meta: &dyn MetaStore,
+        keys: &Keyspace,
+        id: PartitionId,
+        producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
+    ) -> Result<Revision, PublishError> {
+        let key = keys.partition(id.topic.0, id.index);
+        let guard = match self.revision {
+            Some(revision) => Compare::mod_revision(&key, revision),
+            None => Compare::absent(&key),
+        };
+        let mut txn = Txn::new().when(guard).and_then(Op::put(&key, self.record().encode()));
+        if let Some(producers) = producers {
+            let producers = producers.into_iter().map(producer_entry).collect();
+            let key = keys.producers(id.topic.0, id.index);
+            txn = txn.and_then(Op::put(key, ProducersRecord { producers }.encode()));
+        }
+        let outcome = meta.txn(txn).await?;
+        if outcome.succeeded { Ok(outcome.revision) } else { Err(PublishError::Conflict) }
+    }
+
+    fn record(&self) -> PartitionRecord {
+        PartitionRecord {
+            log_start_offset: self.log_start.0,
+            leader_epochs: self.epochs.starts().iter().map(|(e, o)| (e.0, o.0)).collect(),
+            segments: self.segments.iter().map(segment_record).collect(),
+        }
+    }
+}
+
+fn stored_segment(directory: &str, record: SegmentRecord) -> StoredSegment {
+    StoredSegment {
+        at: SegmentRef {
+            path: Arc::from(format!("{directory}/{}", record.object)),
+            size_bytes: record.size_bytes,
+            base_offset: Offset(record.base_offset),
+            last_offset: Offset(record.last_offset),
+        },
+        max_timestamp_ms: record.max_timestamp_ms,
+        records: record.records,
+    }
+}
+
+fn segment_record(segment: &StoredSegment) -> SegmentRecord {
+    let path = &segment.at.path;
+    SegmentRecord {
+        base_offset: segment.at.base_offset.0,
+        last_offset: segment.at.last_offset.0,
+        size_bytes: segment.at.size_bytes,
+        max_timestamp_ms: segment.max_timestamp_ms,
+        records: segment.records,
+        object: path.rsplit('/').next().unwrap_or(path).to_owned(),
+    }
+}
+
+fn windows(entry: ProducerEntry) -> (ProducerId, Vec<SeenBatch>) {
+    let seen = |b: &ProducerBatch| SeenBatch {
+        epoch: entry.epoch,
+        first_sequence: b.first_seq,
+        last_sequence: b.last_seq,
+        base_offset: Offset(b.base_offset),
+        last_offset: Offset(b.last_offset),
+        timestamp_ms: b.timestamp_ms,
+    };
+    (ProducerId(entry.producer_id), entry.batches.iter().map(seen).collect())
+}
+
+/// Batches of earlier epochs of the producer are left out: they can never be asked for again.
+fn producer_entry((id, batches): (ProducerId, Vec<SeenBatch>)) -> ProducerEntry {
+    let last = batches.last().expect("a snapshot has no empty windows");
+    let (epoch, last_timestamp_ms) = (last.epoch, last.timestamp_ms);
+    let batch = |b: &SeenBatch| ProducerBatch {
+        first_seq: b.first_sequence,
+        last_seq: b.last_sequence,
+        base_offset: b.base_offset.0,
+        last_offset: b.last_offset.0,
+        timestamp_ms: b.timestamp_ms,
+    };
+    let batches = batches.iter().filter(|b| b.epoch == epoch).map(batch).collect();
+    ProducerEntry { producer_id: id.0, epoch, last_timestamp_ms, batches }
+}

@@ -1,0 +1,244 @@
+//! Dropping old records: by time, by size, on request (DeleteRecords), and with their topic.
+//!
+//! The log start moves in metadata first; objects are deleted afterwards, so that a crash between the two leaves
+//! an orphan, never a manifest that names what is gone. Orphans are removed when the log is opened next.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use futures_util::TryStreamExt;
+use kafscale_core::ids::{Offset, TopicId};
+use kafscale_core::topic_config::TopicConfig;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::manifest::{PublishError, directory};
+use super::partition::{PartitionInner, State, TailBatch};
+use super::shared::Shared;
+use crate::error::ReadError;
+
+/// Runs until the log is shut down.
+pub async fn run(shared: Arc<Shared>) {
+    remove_orphans(&shared).await;
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            () = tokio::time::sleep(shared.config.retention_check_interval) => {}
+        }
+        enforce(&shared).await;
+    }
+}
+
+/// One round over all partitions.
+async fn enforce(shared: &Shared) {
+    let now_ms = shared.clock.now_ms();
+    let expired_ms =
+        now_ms - i64::try_from(shared.config.producer_expiration.as_millis()).unwrap_or(i64::MAX);
+    for partition in shared.all_partitions() {
+        if shared.stopping.is_cancelled() {
+            return;
+        }
+        let config = partition.config.read().clone();
+        let target = {
+            let mut state = partition.state.lock();
+            state.producers.expire(expired_ms);
+            state.retention_target(&config, now_ms)
+        };
+        let Some(target) = target else { continue };
+        let (topic, index) = (&partition.topic_name, partition.id.index);
+        match move_log_start(shared, &partition, target).await {
+            Ok(log_start) => tracing::info!(%topic, partition = index, %log_start, "dropped old records"),
+            Err(error) => tracing::warn!(%topic, partition = index, %error, "cannot drop old records"),
+        }
+    }
+    shared.files.free_unused();
+}
+
+impl State {
+    /// The log start that the topic's retention asks for, when that is above the present one.
+    ///
+    /// Whole segments go, and above them whole batches of the write-ahead log: by time when their largest
+    /// timestamp is too old, by size while the rest is still at least `retention.bytes`.
+    fn retention_target(&self, config: &TopicConfig, now_ms: i64) -> Option<Offset> {
+        if !config.cleanup_delete {
+            return None;
+        }
+        let mut rest = self.segment_bytes + self.tail_bytes;
+        let mut drops = |size: u64, timestamp_ms: i64| {
+            let old = config.retention_ms.is_some_and(|keep| now_ms.saturating_sub(timestamp_ms) > keep);
+            let large = config.retention_bytes.is_some_and(|keep| rest.saturating_sub(size) >= keep);
+            rest = rest.saturating_sub(size);
+            old || large
+        };
+        let mut target = self.log_start;
+        for segment in &self.segments {
+            if !drops(segment.at.size_bytes, segment.max_timestamp_ms) {
+                return Some(target).filter(|t| *t > self.log_start);
+            }
+            target = segment.last_offset().plus(1);
+        }
+        for batch in self.tail.range(..self.durable) {
+            // Records without a timestamp age from their append.
+            let timestamp_ms =
+                if batch.max_timestamp_ms < 0 { batch.appended_ms } else { batch.max_timestamp_ms };
+            if !drops(u64::from(batch.size_bytes), timestamp_ms) {
+                break;
+            }
+            target = batch.last_offset.plus(1);
+        }
+        Some(target).filter(|t| *t > self.log_start)
+    }
+
+    /// Moves the log start, and gives what is wholly below it.
+    fn advance_log_start(&mut self, target: Offset) -> (Vec<Arc<str>>, Vec<TailBatch>) {
+        self.log_start = self.log_start.max(target);
+        self.epochs.truncate_from_start(self.log_start);
+        let count = self.segments.partition_point(|s| s.last_offset() < self.log_start);
+        let dropped: Vec<_> = self.segments.drain(..count).collect();
+        self.segment_bytes -= dropped.iter().map(|s| s.at.size_bytes).sum::<u64>();
+        let objects = dropped.into_iter().map(|s| s.at.path).collect();
+        let batches = self.tail.range(..self.durable).take_while(|b| b.last_offset < self.log_start).count();
+        (objects, self.drop_front(batches))
+    }
+}
+
+/// DeleteRecords: everything below `before` goes.
+pub async fn delete_records(
+    shared: &Shared,
+    partition: &PartitionInner,
+    before: Offset,
+) -> Result<Offset, ReadError> {
+    {
+        let state = partition.state.lock();
+        if state.gone {
+            return Err(ReadError::Gone);
+        }
+        if before > state.high_watermark || before < Offset::ZERO {
+            let (log_start, high_watermark) = (state.log_start, state.high_watermark);
+            return Err(ReadError::OutOfRange { offset: before, log_start, high_watermark });
+        }
+        if before <= state.log_start {
+            return Ok(state.log_start);
+        }
+    }
+    let log_start = move_log_start(shared, partition, before).await.map_err(|e| match e {
+        PublishError::Conflict => ReadError::Gone,
+        PublishError::Meta(e) => ReadError::Unavailable(e.to_string()),
+    })?;
+    shared.files.free_unused();
+    Ok(log_start)
+}
+
+/// Publishes a log start, then frees what is below.
+async fn move_log_start(
+    shared: &Shared,
+    partition: &PartitionInner,
+    target: Offset,
+) -> Result<Offset, PublishError> {
+    let _guard = partition.maintenance.lock().await;
+    let mut manifest = {
+        let state = partition.state.lock();
+        if target <= state.log_start {
+            return Ok(state.log_start);
+        }
+        state.manifest()
+    };
+    manifest.log_start = target;
+    manifest.epochs.truncate_from_start(target);
+    manifest.segments.retain(|s| s.last_offset() >= target);
+    let revision = manifest.publish(&*shared.meta, &shared.keys, partition.id, None).await?;
+    let (objects, batches) = {
+        let mut state = partition.state.lock();
+        if state.gone {
+            return Ok(target);
+        }
+        state.revision = Some(revision);
+        let freed = state.advance_log_start(target);
+        state.wake();
+        freed
+    };
+    shared.release(&batches);
+    for object in objects {
+        delete_object(shared, &object).await;
+    }
+    Ok(target)
+}
+
+pub async fn delete_object(shared: &Shared, object: &str) {
+    let began = Instant::now();
+    let deleted = shared.store.delete(&Path::from(object)).await;
+    let deleted = match deleted {
+        Err(object_store::Error::NotFound { .. }) => Ok(()),
+        other => other,
+    };
+    shared.counters.deletes.observe(began.elapsed(), deleted.is_ok());
+    shared.counters.segments_deleted.fetch_add(1, Ordering::Relaxed);
+    if let Err(error) = deleted {
+        tracing::warn!(object, %error, "cannot delete an object; it is removed at the next start");
+    }
+}
+
+/// Stops to serve a topic, wakes whoever waits on it, and deletes its objects.
+pub async fn drop_topic(shared: &Shared, topic: TopicId) {
+    let dropped: Vec<_> = {
+        let mut partitions = shared.partitions.write();
+        let ids: Vec<_> = partitions.keys().filter(|id| id.topic == topic).copied().collect();
+        ids.iter().filter_map(|id| partitions.remove(id)).collect()
+    };
+    for partition in &dropped {
+        let tail = {
+            let mut state = partition.state.lock();
+            state.gone = true;
+            state.wake();
+            let durable = state.durable;
+            let tail = state.drop_front(durable);
+            state.tail.clear();
+            tail
+        };
+        shared.release(&tail);
+    }
+    shared.files.free_unused();
+    for partition in &dropped {
+        // Whoever rewrites it now may still put an object; the list must come after that.
+        let _guard = partition.maintenance.lock().await;
+        let prefix = Path::from(directory(&partition.topic_name, partition.id));
+        let objects: Result<Vec<_>, _> = shared.store.list(Some(&prefix)).try_collect().await;
+        match objects {
+            Ok(objects) => {
+                for object in objects {
+                    delete_object(shared, object.location.as_ref()).await;
+                }
+            }
+            Err(error) => tracing::warn!(%prefix, %error, "cannot list the objects of a deleted topic"),
+        }
+    }
+}
+
+/// Deletes objects that no manifest names: left by a crash between a PUT and its publication, or by a topic's
+/// deletion that was cut off.
+async fn remove_orphans(shared: &Shared) {
+    let known: HashSet<Arc<str>> = shared
+        .all_partitions()
+        .iter()
+        .flat_map(|p| p.state.lock().segments.iter().map(|s| s.at.path.clone()).collect::<Vec<_>>())
+        .collect();
+    let began_ms = shared.clock.now_ms();
+    let listed: Result<Vec<_>, _> = shared.store.list(Some(&Path::from("topics"))).try_collect().await;
+    let objects = match listed {
+        Ok(objects) => objects,
+        Err(error) => {
+            tracing::warn!(%error, "cannot look for orphaned objects");
+            return;
+        }
+    };
+    for object in objects {
+        // What was written since the start may be on its way into a manifest.
+        let old = object.last_modified.timestamp_millis() < began_ms - 1000;
+        if old && !known.contains(object.location.as_ref()) {
+            tracing::info!(object = %object.location, "removed an orphaned object");
+            delete_object(shared, object.location.as_ref()).await;
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Rewriting: what the write-ahead files hold becomes segments, so that the files can be freed.
+//!
+//! It begins when the files hold more than their limit, takes the oldest file first, and takes from each partition
+//! in it everything durable, also from younger files: few large segments rather than many small ones. It never
+//! stands in the way of an append: the chain goes on in new files.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use kafscale_core::batch::PlacedBatch;
+use kafscale_core::ids::Offset;
+use object_store::path::Path;
+use object_store::{ObjectStoreExt, PutPayload};
+
+use super::manifest::{Manifest, PublishError, StoredSegment};
+use super::partition::{PartitionInner, State, TailBatch};
+use super::shared::Shared;
+use crate::error::ReadError;
+use crate::segment::{EncodedSegment, SegmentBuilder, SegmentRef, segment_path};
+
+/// At most this much of a partition is held in memory to make one segment.
+const PIECE_BYTES: u64 = 64 << 20;
+
+/// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
+const TAIL_BATCHES_MAX: usize = 1_000_000;
+
+/// Why a partition was not rewritten; the next round tries again.
+#[derive(Debug, thiserror::Error)]
+pub enum RewriteError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the segment cannot be built: {0}")]
+    Build(#[from] crate::segment::BuildError),
+    #[error("a stored batch is unreadable: {0}")]
+    Batch(#[from] kafscale_core::batch::HeaderError),
+    #[error("the store refused the segment: {0}")]
+    Store(#[from] object_store::Error),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+}
+
+/// Runs until the log is shut down.
+pub async fn run(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            () = shared.file_closed.notified() => {}
+            () = tokio::time::sleep(shared.config.retention_check_interval) => {}
+        }
+        rewrite_aged(&shared).await;
+        while over_limit(&shared) && !shared.stopping.is_cancelled() {
+            if !rewrite_oldest_file(&shared).await {
+                break;
+            }
+        }
+    }
+}
+
+fn over_limit(shared: &Shared) -> bool {
+    let (bytes, _) = shared.files.usage();
+    let batches: usize = shared.all_partitions().iter().map(|p| p.state.lock().tail.len()).sum();
+    shared.files.oldest_closed().is_some()
+        && (bytes > shared.config.wal_max_bytes || batches > TAIL_BATCHES_MAX)
+}
+
+/// Partitions whose oldest batch waits longer than the topic's `segment.ms`.
+async fn rewrite_aged(shared: &Shared) {
+    let now_ms = shared.clock.now_ms();
+    for partition in shared.all_partitions() {
+        let segment_ms = partition.config.read().segment_ms;
+        let aged = |b: &TailBatch| now_ms.saturating_sub(b.appended_ms) > segment_ms;
+        if partition.state.lock().tail.front().is_some_and(aged) {
+            rewrite_logged(shared, &partition).await;
+        }
+    }
+    shared.files.free_unused();
+}
+
+/// Rewrites every partition that has a batch in the oldest file. `false` when that did not free it.
+async fn rewrite_oldest_file(shared: &Shared) -> bool {
+    let Some(oldest) = shared.files.oldest_closed() else { return false };
+    for partition in shared.all_partitions() {
+        if shared.stopping.is_cancelled() {
+            return false;
+        }
+        let concerned = partition.state.lock().tail.front().is_some_and(|b| b.place.file_no <= oldest);
+        if concerned {
+            rewrite_logged(shared, &partition).await;
+        }
+    }
+    shared.files.free_unused();
+    shared.files.oldest_closed() != Some(oldest)
+}
+
+async fn rewrite_logged(shared: &Shared, partition: &PartitionInner) {
+    if let Err(error) = rewrite(shared, partition).await {
+        let (topic, partition) = (&partition.topic_name, partition.id.index);
+        tracing::warn!(%topic, partition, %error, "cannot write a segment; will try again");
+    }
+}
+
+/// Moves everything durable of a partition from the write-ahead log into segments.
+pub async fn rewrite(shared: &Shared, partition: &PartitionInner) -> Result<(), RewriteError> {
+    let _guard = partition.maintenance.lock().await;
+    let end = partition.state.lock().high_watermark;
+    while let Some((encoded, count)) = next_piece(shared, partition, end).await? {
+        let segment = store_segment(shared, partition, encoded).await?;
+        publish(shared, partition, segment, count).await?;
+    }
+    Ok(())
+}
+
+/// Builds the next segment from the front of the tail, up to `end`. Gives it with the number of its batches.
+async fn next_piece(
+    shared: &Shared,
+    partition: &PartitionInner,
+    end: Offset,
+) -> Result<Option<(EncodedSegment, usize)>, RewriteError> {
+    let config = partition.config.read().clone();
+    let limit = config.segment_bytes.min(PIECE_BYTES);
+    let sources: Vec<_> = {
+        let state = partition.state.lock();
+        let mut size = 0;
+        let fits = |b: &&TailBatch| {
+            size += u64::from(b.size_bytes);
+            b.last_offset < end && (size <= limit || size == u64::from(b.size_bytes))
+        };
+        state.tail.range(..state.durable).take_while(fits).map(TailBatch::source).collect()
+    };
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let count = sources.len();
+    let mut builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
+    for bytes in shared.load(sources).await? {
+        builder.append(PlacedBatch::from_log(bytes)?)?;
+    }
+    Ok(builder.finish().map(|encoded| (encoded, count)))
+}
+
+/// Writes a segment under a name that nothing else has, so that no other process can ever be overwritten.
+pub async fn store_segment(
+    shared: &Shared,
+    partition: &PartitionInner,
+    encoded: EncodedSegment,
+) -> Result<StoredSegment, RewriteError> {
+    let path = segment_path(&partition.topic_name, partition.id, encoded.base_offset, shared.next_rewrite());
+    let segment = StoredSegment {
+        at: SegmentRef {
+            path: Arc::from(path.as_str()),
+            size_bytes: encoded.size_bytes,
+            base_offset: encoded.base_offset,
+            last_offset: encoded.last_offset,
+        },
+        max_timestamp_ms: encoded.max_timestamp_ms,
+        records: encoded.records,
+    };
+    let began = Instant::now();
+    let put = shared.store.put(&Path::from(path), PutPayload::from(encoded)).await;
+    shared.counters.puts.observe(began.elapsed(), put.is_ok());
+    put?;
+    shared.counters.segments_written.fetch_add(1, Ordering::Relaxed);
+    Ok(segment)
+}
+
+/// Makes a stored segment part of the partition, in metadata first, and takes its batches off the tail.
+async fn publish(
+    shared: &Shared,
+    partition: &PartitionInner,
+    segment: StoredSegment,
+    count: usize,
+) -> Result<(), RewriteError> {
+    let end = segment.last_offset().plus(1);
+    let (mut manifest, producers) = {
+        let state = partition.state.lock();
+        if state.gone {
+            return Err(ReadError::Gone.into());
+        }
+        (state.manifest(), state.producers.snapshot(end))
+    };
+    manifest.segments.push(segment.clone());
+    let revision = manifest.publish(&*shared.meta, &shared.keys, partition.id, Some(producers)).await?;
+    let dropped = {
+        let mut state = partition.state.lock();
+        if state.gone {
+            return Err(ReadError::Gone.into());
+        }
+        state.revision = Some(revision);
+        state.segment_bytes += segment.at.size_bytes;
+        state.segments.push(segment);
+        state.drop_front(count)
+    };
+    shared.release(&dropped);
+    Ok(())
+}
+
+impl State {
+    /// What the partition's record should say now. Only what is durable counts.
+    pub fn manifest(&self) -> Manifest {
+        Manifest {
+            log_start: self.log_start,
+            segments: self.segments.clone(),
+            epochs: {
+                let mut epochs = self.epochs.clone();
+                epochs.truncate_from_end(self.high_watermark);
+                epochs
+            },
+            producers: kafscale_core::producer::ProducerWindows::default(),
+            revision: self.revision,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! What all partitions share: the buffer in front of the writer, the files, the caches, the store and metadata.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use kafscale_core::batch::BatchHeader;
+use kafscale_core::clock::Clock;
+use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_meta::MetaStore;
+use kafscale_meta::records::Keyspace;
+use object_store::ObjectStore;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::LogConfig;
+use super::flush::{Flush, WalBuffer};
+use super::manifest::StoredSegment;
+use super::partition::{PartitionInner, Source, TailBatch};
+use super::stats::Counters;
+use crate::error::ReadError;
+use crate::segment::{SegmentError, SegmentReader};
+use crate::wal::files::{Place, WalFiles};
+
+/// Recent objects kept in memory for tailing readers, oldest first, up to a budget.
+#[derive(Debug, Default)]
+struct TailCache {
+    flushes: VecDeque<Arc<Flush>>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub struct Shared {
+    pub config: LogConfig,
+    pub clock: Arc<dyn Clock>,
+    pub meta: Arc<dyn MetaStore>,
+    pub keys: Keyspace,
+    pub store: Arc<dyn ObjectStore>,
+    pub segments: SegmentReader,
+    pub buffer: WalBuffer,
+    pub files: Arc<WalFiles>,
+    pub partitions: RwLock<HashMap<PartitionId, Arc<PartitionInner>>>,
+    /// Wakes the rewriter when a write-ahead file was closed.
+    pub file_closed: Notify,
+    pub stopping: CancellationToken,
+    pub counters: Counters,
+    tail_cache: Mutex<TailCache>,
+    rewrites: AtomicU64,
+    /// The write-ahead file that the last object went to.
+    pub last_file: AtomicU64,
+}
+
+impl Shared {
+    #[allow(clippy::too_many_arguments, reason = "called once, by open, which names each of them")]
+    pub fn new(
+        config: LogConfig,
+        clock: Arc<dyn Clock>,
+        meta: Arc<dyn MetaStore>,
+        keys: Keyspace,
+        store: Arc<dyn ObjectStore>,
+        segments: SegmentReader,
+        files: Arc<WalFiles>,
+    ) -> Shared {
+        Shared {
+            config,
+            clock,
+            meta,
+            keys,
+            store,
+            segments,
+            buffer: WalBuffer::default(),
+            files,
+            partitions: RwLock::default(),
+            file_closed: Notify::new(),
+            stopping: CancellationToken::new(),
+            counters: Counters::default(),
+            tail_cache: Mutex::default(),
+            rewrites: AtomicU64::new(0),
+            last_file: AtomicU64::new(0),
+        }
+    }
+
+    pub fn partition(&self, id: PartitionId) -> Option<Arc<PartitionInner>> {
+        self.partitions.read().get(&id).cloned()
+    }
+
+    pub fn all_partitions(&self) -> Vec<Arc<PartitionInner>> {
+        self.partitions.read().values().cloned().collect()
+    }
+
+    /// A number for a segment's name that no other process and no earlier segment has.
+    pub fn next_rewrite(&self) -> u64 {
+        let n = self.rewrites.fetch_add(1, Ordering::Relaxed);
+        (self.config.incarnation << 32) | (n & 0xffff_ffff)
+    }
+
+    /// Keeps an object in memory for readers, and lets the oldest go when the budget is spent.
+    pub fn remember(&self, flush: Arc<Flush>) {
+        let mut cache = self.tail_cache.lock();
+        cache.bytes += flush.size_bytes();
+        cache.flushes.push_back(flush);
+        while cache.bytes > self.config.tail_cache_bytes {
+            let Some(oldest) = cache.flushes.pop_front() else { break };
+            cache.bytes -= oldest.size_bytes();
+        }
+    }
+
+    pub fn tail_cache_bytes(&self) -> usize {
+        self.tail_cache.lock().bytes
+    }
+
+    /// Gives batches of the tail back to the files that hold them.
+    pub fn release(&self, batches: &[TailBatch]) {
+        let mut run: Option<(u64, u64)> = None;
+        for batch in batches {
+            match &mut run {
+                Some((file_no, count)) if *file_no == batch.place.file_no => *count += 1,
+                Some((file_no, count)) => {
+                    self.files.release(*file_no, *count);
+                    run = Some((batch.place.file_no, 1));
+                }
+                None => run = Some((batch.place.file_no, 1)),
+            }
+        }
+        if let Some((file_no, count)) = run {
+            self.files.release(file_no, count);
+        }
+    }
+
+    /// The bytes of batches of the tail: most are in memory, the others are read back.
+    pub async fn load(&self, sources: Vec<Source>) -> Result<Vec<Bytes>, ReadError> {
+        let wanted: Vec<(Place, u32)> = sources.iter().filter_map(Source::wal_place).collect();
+        if wanted.is_empty() {
+            self.counters.tail_hits.fetch_add(sources.len() as u64, Ordering::Relaxed);
+        } else {
+            self.counters.tail_misses.fetch_add(wanted.len() as u64, Ordering::Relaxed);
+        }
+        let mut read = if wanted.is_empty() {
+            Vec::new().into_iter()
+        } else {
+            let files = self.files.clone();
+            tokio::task::spawn_blocking(move || files.read(&wanted))
+                .await
+                .map_err(|e| ReadError::Unavailable(e.to_string()))?
+                .map_err(|e| ReadError::Unavailable(format!("the write-ahead log: {e}")))?
+                .into_iter()
+        };
+        let bytes_of = |source| match source {
+            Source::Memory(bytes) => Ok(bytes),
+            Source::Wal(_, _, base_offset) => {
+                check_read_back(read.next().expect("one for each that was wanted"), base_offset)
+            }
+        };
+        sources.into_iter().map(bytes_of).collect()
+    }
+
+    pub async fn read_segment(
+        &self,
+        segment: &StoredSegment,
+        from: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<Vec<Bytes>, ReadError> {
+        self.segments.read(&segment.at, from, max_bytes, min_one).await.map(|r| r.chunks).map_err(read_error)
+    }
+
+    pub async fn find_in_segment(
+        &self,
+        segment: &StoredSegment,
+        target_ms: i64,
+        log_start: Offset,
+    ) -> Result<Option<(Offset, i64)>, ReadError> {
+        let found = self.segments.find_timestamp(&segment.at, target_ms).await.map_err(read_error)?;
+        Ok(found.map(|(offset, timestamp_ms, _)| (offset.max(log_start), timestamp_ms)))
+    }
+}
+
+impl Source {
+    fn wal_place(&self) -> Option<(Place, u32)> {
+        match self {
+            Source::Memory(_) => None,
+            Source::Wal(place, size_bytes, _) => Some((*place, *size_bytes)),
+        }
+    }
+}
+
+/// What was read back must be the batch that was written: the disk may have lost bits since the last start.
+fn check_read_back(bytes: Bytes, base_offset: Offset) -> Result<Bytes, ReadError> {
+    let damaged = || ReadError::Corrupt(format!("the write-ahead log at offset {base_offset}"));
+    let header = BatchHeader::parse(&bytes).map_err(|_| damaged())?;
+    let sound = header.base_offset == base_offset && header.crc_matches(&bytes);
+    if sound { Ok(bytes) } else { Err(damaged()) }
+}
+
+fn read_error(e: SegmentError) -> ReadError {
+    match e {
+        SegmentError::Corrupt { .. } => ReadError::Corrupt(e.to_string()),
+        SegmentError::Store(_) => ReadError::Unavailable(e.to_string()),
+    }
+}

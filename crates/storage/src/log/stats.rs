@@ -1,0 +1,138 @@
+//! Counters of the log, for metrics. Plain atomics: the hot path adds to them, a scrape reads them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the latency buckets, in microseconds.
+pub const LATENCY_BUCKETS_US: [u64; 14] =
+    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000];
+
+/// A latency histogram with cumulative reading.
+#[derive(Debug, Default)]
+pub struct Latency {
+    buckets: [AtomicU64; LATENCY_BUCKETS_US.len()],
+    count: AtomicU64,
+    sum_us: AtomicU64,
+}
+
+/// A reading of a [`Latency`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LatencySnapshot {
+    /// How many observations were at most each of [`LATENCY_BUCKETS_US`].
+    pub cumulative: [u64; LATENCY_BUCKETS_US.len()],
+    pub count: u64,
+    pub sum_us: u64,
+}
+
+impl Latency {
+    pub fn observe(&self, took: Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        if let Some(bucket) = LATENCY_BUCKETS_US.iter().position(|bound| us <= *bound) {
+            self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    pub fn snapshot(&self) -> LatencySnapshot {
+        let mut cumulative = [0; LATENCY_BUCKETS_US.len()];
+        let mut total = 0;
+        for (bucket, out) in self.buckets.iter().zip(&mut cumulative) {
+            total += bucket.load(Ordering::Relaxed);
+            *out = total;
+        }
+        let (count, sum_us) = (self.count.load(Ordering::Relaxed), self.sum_us.load(Ordering::Relaxed));
+        LatencySnapshot { cumulative, count, sum_us }
+    }
+}
+
+/// Objects written to the write-ahead chain.
+#[derive(Debug, Default)]
+pub struct FlushCounters {
+    pub latency: Latency,
+    pub failures: AtomicU64,
+    pub bytes: AtomicU64,
+    pub batches: AtomicU64,
+}
+
+impl FlushCounters {
+    pub fn observe(&self, took: Duration, bytes: u64, batches: u64, ok: bool) {
+        self.latency.observe(took);
+        if ok {
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            self.batches.fetch_add(batches, Ordering::Relaxed);
+        } else {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Operations on the object store, of one kind.
+#[derive(Debug, Default)]
+pub struct StoreCounters {
+    pub latency: Latency,
+    pub failures: AtomicU64,
+}
+
+impl StoreCounters {
+    pub fn observe(&self, took: Duration, ok: bool) {
+        self.latency.observe(took);
+        if !ok {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub flushes: FlushCounters,
+    pub puts: StoreCounters,
+    pub deletes: StoreCounters,
+    pub tail_hits: AtomicU64,
+    pub tail_misses: AtomicU64,
+    pub segments_written: AtomicU64,
+    pub segments_deleted: AtomicU64,
+}
+
+/// One reading of everything.
+#[derive(Debug, Clone, Default)]
+pub struct LogStats {
+    /// Time from the start of a write to the end of its fdatasync.
+    pub flush_latency: LatencySnapshot,
+    pub flush_failures: u64,
+    pub flushed_bytes: u64,
+    pub flushed_batches: u64,
+    pub put_latency: LatencySnapshot,
+    pub put_failures: u64,
+    pub delete_latency: LatencySnapshot,
+    pub delete_failures: u64,
+    /// Batches of recent reads found in memory, and read back from the write-ahead log.
+    pub tail_hits: u64,
+    pub tail_misses: u64,
+    pub segments_written: u64,
+    pub segments_deleted: u64,
+    pub wal_bytes: u64,
+    pub wal_files: u64,
+    pub tail_cache_bytes: u64,
+}
+
+impl Counters {
+    pub fn read(&self) -> LogStats {
+        let get = |a: &AtomicU64| a.load(Ordering::Relaxed);
+        LogStats {
+            flush_latency: self.flushes.latency.snapshot(),
+            flush_failures: get(&self.flushes.failures),
+            flushed_bytes: get(&self.flushes.bytes),
+            flushed_batches: get(&self.flushes.batches),
+            put_latency: self.puts.latency.snapshot(),
+            put_failures: get(&self.puts.failures),
+            delete_latency: self.deletes.latency.snapshot(),
+            delete_failures: get(&self.deletes.failures),
+            tail_hits: get(&self.tail_hits),
+            tail_misses: get(&self.tail_misses),
+            segments_written: get(&self.segments_written),
+            segments_deleted: get(&self.segments_deleted),
+            ..LogStats::default()
+        }
+    }
+}

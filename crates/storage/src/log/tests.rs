@@ -1,0 +1,406 @@
+//! The log as a whole, over real files: what was acknowledged is there after every kind of stop.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use kafscale_core::batch::{self, BatchHeader};
+use kafscale_core::clock::Clock;
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
+use kafscale_core::topic_config::TopicConfig;
+use kafscale_meta::records::Keyspace;
+use kafscale_meta::{EmbeddedStore, MetaStore};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::partition::Partition;
+use super::{HostedTopic, Log, LogConfig, StoreUrl};
+use crate::error::{AppendError, OpenError, ReadError};
+use crate::testing::{NOW_MS, Producer, valid_batch};
+
+#[derive(Debug)]
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+const TOPIC: TopicId = TopicId(Uuid::from_u128(1));
+
+/// A log that can be closed and opened again over the same directory and metadata.
+struct Fixture {
+    config: LogConfig,
+    meta: Arc<dyn MetaStore>,
+    clock: Arc<TestClock>,
+    partitions: i32,
+    topic: Arc<TopicConfig>,
+}
+
+impl Fixture {
+    fn new(store: StoreUrl) -> Fixture {
+        let mut config = LogConfig::new(store, 1, 1);
+        config.wal_file_bytes = 64 << 10;
+        config.wal_max_bytes = 128 << 10;
+        config.retention_check_interval = Duration::from_millis(20);
+        Fixture {
+            config,
+            meta: Arc::new(EmbeddedStore::memory()),
+            clock: Arc::new(TestClock(AtomicI64::new(NOW_MS))),
+            partitions: 3,
+            topic: Arc::default(),
+        }
+    }
+
+    fn file(dir: &Path) -> Fixture {
+        Fixture::new(StoreUrl::File(dir.to_owned()))
+    }
+
+    fn with_topic(mut self, overrides: &[(&str, &str)]) -> Fixture {
+        let map: BTreeMap<_, _> = overrides.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        self.topic = Arc::new(TopicConfig::resolve(&map, &BTreeMap::new()).unwrap());
+        self
+    }
+
+    fn hosted(&self) -> HostedTopic {
+        HostedTopic {
+            name: "orders".into(),
+            id: TOPIC,
+            partitions: self.partitions,
+            leader_epoch: LeaderEpoch(0),
+            config: self.topic.clone(),
+        }
+    }
+
+    async fn try_open(&mut self) -> Result<Log, OpenError> {
+        self.config.incarnation += 1;
+        let keys = Keyspace::new("test").unwrap();
+        Log::open(self.config.clone(), self.meta.clone(), keys, self.clock.clone(), vec![self.hosted()]).await
+    }
+
+    async fn open(&mut self) -> Log {
+        self.try_open().await.unwrap()
+    }
+}
+
+fn partition(log: &Log, index: i32) -> Partition {
+    log.partition(PartitionId { topic: TOPIC, index }).unwrap()
+}
+
+async fn append(p: &Partition, records: i32, tag: u8) -> Offset {
+    append_from(p, records, tag, None).await.unwrap()
+}
+
+async fn append_from(
+    p: &Partition,
+    records: i32,
+    tag: u8,
+    producer: Producer,
+) -> Result<Offset, AppendError> {
+    let appended = p.append(valid_batch(records, 100, tag, p.log.clock.now_ms(), producer))?;
+    appended.durable.wait().await?;
+    Ok(appended.base_offset)
+}
+
+/// Reads everything from `from` on: the offset of every record with the tag of its batch.
+async fn read_all(p: &Partition, from: i64) -> Vec<(i64, u8)> {
+    let (mut at, mut found) = (Offset(from), Vec::new());
+    while at < p.offsets().high_watermark {
+        let read = p.read(at, 20_000, true).await.unwrap();
+        let bytes = read.chunks.concat();
+        for parsed in batch::batches(&bytes) {
+            let (position, header): (usize, BatchHeader) = parsed.unwrap();
+            assert!(header.crc_matches(&bytes[position..]));
+            let tag = bytes[position + header.size_bytes - 2];
+            let first = header.base_offset.0.max(at.0);
+            found.extend((first..=header.last_offset().0).map(|o| (o, tag)));
+            at = header.last_offset().plus(1);
+        }
+    }
+    found
+}
+
+fn expected(counts: &[(i32, u8)]) -> Vec<(i64, u8)> {
+    let tags = counts.iter().flat_map(|(n, tag)| std::iter::repeat_n(*tag, *n as usize));
+    tags.enumerate().map(|(i, tag)| (i as i64, tag)).collect()
+}
+
+/// Waits until `condition` holds, driven by the background tasks of the log.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn records_survive_a_restart_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let mut wrote = Vec::new();
+    for round in 0..4u8 {
+        let log = fixture.open().await;
+        let p = partition(&log, 0);
+        for i in 0..5u8 {
+            let records = i32::from(i) + 1;
+            append(&p, records, round * 10 + i).await;
+            wrote.push((records, round * 10 + i));
+        }
+        assert_eq!(read_all(&p, 0).await, expected(&wrote));
+        log.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn many_appends_become_segments_and_free_the_chain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let mut wrote = vec![Vec::new(); 3];
+    for i in 0..400 {
+        let tag = (i % 251) as u8;
+        append(&partition(&log, i % 3), 10, tag).await;
+        wrote[(i % 3) as usize].push((10, tag));
+    }
+    eventually("rewriting", || log.stats().wal_bytes <= 256 << 10 && log.stats().segments_written > 0).await;
+    for (index, wrote) in wrote.iter().enumerate() {
+        assert_eq!(read_all(&partition(&log, index as i32), 0).await, expected(wrote));
+    }
+    log.shutdown().await;
+    let log = fixture.open().await;
+    for (index, wrote) in wrote.iter().enumerate() {
+        let p = partition(&log, index as i32);
+        assert_eq!(read_all(&p, 7).await, expected(wrote)[7..]);
+        assert_eq!(p.offsets().log_end.0, 10 * wrote.len() as i64);
+    }
+    let files = std::fs::read_dir(dir.path().join("wal/1")).unwrap().count();
+    assert!(files < 9, "{files} write-ahead files are left");
+}
+
+#[tokio::test]
+async fn reads_from_the_disk_give_the_same_as_reads_from_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.tail_cache_bytes = 0;
+    fixture.config.wal_max_bytes = 1 << 30;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for tag in 0..50 {
+        append(&p, 3, tag).await;
+    }
+    let wrote: Vec<_> = (0..50).map(|tag| (3, tag)).collect();
+    assert_eq!(read_all(&p, 0).await, expected(&wrote));
+    assert!(log.stats().tail_misses > 0 && log.stats().tail_hits == 0);
+}
+
+#[tokio::test]
+async fn concurrent_appends_share_flushes_and_keep_their_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    let appended: Vec<_> =
+        (0..500).map(|i| p.append(valid_batch(1, 10, (i % 250) as u8, NOW_MS, None)).unwrap()).collect();
+    for (i, a) in appended.into_iter().enumerate() {
+        assert_eq!(a.base_offset, Offset(i as i64));
+        a.durable.wait().await.unwrap();
+    }
+    assert!(log.stats().flush_latency.count < 250, "{:?}", log.stats());
+    assert_eq!(read_all(&p, 0).await.len(), 500);
+}
+
+#[tokio::test]
+async fn duplicates_are_answered_with_their_first_offsets_across_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..300 {
+        // Enough for the producer's windows to move into metadata with the segments.
+        assert_eq!(append_from(&p, 10, 1, Some((77, 0, i * 10))).await, Ok(Offset(i64::from(i) * 10)));
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    log.shutdown().await;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    assert_eq!(append_from(&p, 10, 1, Some((77, 0, 2990))).await, Ok(Offset(2990)));
+    assert_eq!(append_from(&p, 10, 1, Some((77, 0, 2950))).await, Ok(Offset(2950)));
+    assert_eq!(p.offsets().log_end, Offset(3000));
+    assert!(matches!(append_from(&p, 1, 1, Some((77, 0, 5000))).await, Err(AppendError::Sequence(_))));
+    assert_eq!(append_from(&p, 1, 1, Some((77, 0, 3000))).await, Ok(Offset(3000)));
+}
+
+#[tokio::test]
+async fn old_records_are_dropped_by_time_and_their_space_is_freed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path()).with_topic(&[("retention.ms", "60000")]);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for _ in 0..300 {
+        append(&p, 10, 1).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    fixture.clock.0.fetch_add(61_000, Ordering::Relaxed);
+    eventually("retention", || p.offsets().log_start == Offset(3000)).await;
+    append(&p, 10, 2).await;
+    assert_eq!(read_all(&p, 3000).await.len(), 10);
+    assert!(matches!(p.read(Offset(5), 100, true).await, Err(ReadError::OutOfRange { .. })));
+    eventually("deletion of objects", || count_files(&dir.path().join("topics")) == 0).await;
+    log.shutdown().await;
+    let log = fixture.open().await;
+    assert_eq!(partition(&log, 0).offsets().log_start, Offset(3000));
+    assert_eq!(partition(&log, 0).offsets().log_end, Offset(3010));
+}
+
+#[tokio::test]
+async fn old_records_are_dropped_by_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture =
+        Fixture::file(dir.path()).with_topic(&[("retention.bytes", "50000"), ("segment.bytes", "20000")]);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for _ in 0..300 {
+        append(&p, 10, 1).await;
+    }
+    eventually("retention", || p.size_bytes() < 80_000).await;
+    assert!(p.size_bytes() >= 50_000);
+    assert!(p.offsets().log_start > Offset(0));
+}
+
+#[tokio::test]
+async fn delete_records_is_durable_and_cuts_inside_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for tag in 0..10 {
+        append(&p, 10, tag).await;
+    }
+    assert_eq!(p.delete_records(Offset(25)).await, Ok(Offset(25)));
+    assert_eq!(p.delete_records(Offset(7)).await, Ok(Offset(25)));
+    assert!(matches!(p.delete_records(Offset(101)).await, Err(ReadError::OutOfRange { .. })));
+    log.shutdown().await;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    assert_eq!(p.offsets().log_start, Offset(25));
+    assert_eq!(read_all(&p, 25).await.len(), 75);
+    assert_eq!(p.delete_records(Offset(100)).await, Ok(Offset(100)));
+    log.shutdown().await;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    assert_eq!((p.offsets().log_start, p.offsets().log_end), (Offset(100), Offset(100)));
+    assert_eq!(append(&p, 1, 9).await, Offset(100));
+}
+
+#[tokio::test]
+async fn records_are_found_by_their_timestamps() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..300 {
+        fixture.clock.0.store(NOW_MS + i * 1000, Ordering::Relaxed);
+        append(&p, 10, 1).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    let find =
+        async |ms| p.offset_for_timestamp(NOW_MS + ms).await.unwrap().map(|(o, t, _)| (o.0, t - NOW_MS));
+    assert_eq!(find(-1).await, Some((0, 0)));
+    assert_eq!(find(1).await, Some((10, 1000)));
+    assert_eq!(find(299_000).await, Some((2990, 299_000)));
+    assert_eq!(find(299_001).await, None);
+    assert_eq!(p.max_timestamp().await.unwrap().map(|(o, _, _)| o.0), Some(2990));
+}
+
+#[tokio::test]
+async fn a_waiting_reader_is_woken_by_the_append_and_by_deletion() {
+    let mut fixture = Fixture::new(StoreUrl::Memory);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    let woken = Arc::new(Notify::new());
+    p.wake_on_change(&woken);
+    append(&p, 1, 1).await;
+    woken.notified().await;
+    p.wake_on_change(&woken);
+    log.drop_topic(TOPIC).await;
+    woken.notified().await;
+    assert_eq!(p.read(Offset(0), 1, true).await.unwrap_err(), ReadError::Gone);
+    assert_eq!(append_from(&p, 1, 1, None).await, Err(AppendError::Gone));
+}
+
+#[tokio::test]
+async fn a_deleted_topic_frees_its_space_and_does_not_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    for i in 0..400 {
+        append(&partition(&log, i % 3), 10, 1).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    log.drop_topic(TOPIC).await;
+    assert_eq!(count_files(&dir.path().join("topics")), 0);
+    assert_eq!(log.stats().wal_files, 1);
+    log.shutdown().await;
+}
+
+#[tokio::test]
+async fn orphans_are_removed_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.clock.0.store(i64::MAX / 2, Ordering::Relaxed); // everything on the disk is old
+    let orphan = dir.path().join("topics/gone/x/0/segment-0.kfs");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, b"left over").unwrap();
+    let log = fixture.open().await;
+    eventually("removal", || !orphan.exists()).await;
+    log.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_directory_in_use_or_of_a_newer_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    assert!(matches!(fixture.try_open().await, Err(OpenError::InUse { .. })));
+    log.shutdown().await;
+    drop(log);
+    std::fs::write(dir.path().join("VERSION"), "99\n").unwrap();
+    assert!(matches!(fixture.try_open().await, Err(OpenError::NewerVersion { found: 99, .. })));
+}
+
+#[tokio::test]
+async fn memory_serves_more_than_its_cache() {
+    let mut fixture = Fixture::new(StoreUrl::Memory);
+    fixture.config.tail_cache_bytes = 0;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..300 {
+        append(&p, 10, (i % 200) as u8).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    assert_eq!(read_all(&p, 0).await.len(), 3000);
+}
+
+#[tokio::test]
+async fn a_batch_larger_than_the_limit_is_given_only_when_asked_for() {
+    let mut fixture = Fixture::new(StoreUrl::Memory);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    append(&p, 10, 1).await;
+    append(&p, 10, 2).await;
+    assert_eq!(p.read(Offset(0), 10, false).await.unwrap().size_bytes, 0);
+    let one = p.read(Offset(0), 10, true).await.unwrap();
+    assert_eq!(one.chunks.len(), 1);
+    assert_eq!(p.read(Offset(20), 10, true).await.unwrap().size_bytes, 0);
+    assert_eq!(p.available_bytes(Offset(0), usize::MAX), 2 * one.size_bytes);
+    assert_eq!(p.available_bytes(Offset(20), 1), 0);
+}
+
+fn count_files(dir: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().map(|e| if e.path().is_dir() { count_files(&e.path()) } else { 1 }).sum()
+}

@@ -1,0 +1,220 @@
+//! Appending objects to the chain. One writer owns it; every call returns when its object is durable.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::file::{self, FILE_HEADER_BYTES, FileHeader};
+use super::files::WalFiles;
+use super::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
+
+/// Who writes, and how.
+#[derive(Debug, Clone)]
+pub struct ChainConfig {
+    pub node_id: i32,
+    pub incarnation: u64,
+    /// A file is closed when the next object would make it larger than this; a larger object gets its own file.
+    pub file_bytes: u64,
+}
+
+/// What became of an object.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// Nothing of it counts; the next object takes its place. Worth another try.
+    #[error("{0}")]
+    Retry(io::Error),
+    /// fdatasync failed: what the disk holds is unknown until the process starts again and reads it back.
+    #[error("fdatasync failed ({0}); the log takes no writes until kafscale is restarted on a sound disk")]
+    Poisoned(io::Error),
+}
+
+/// The end of a chain.
+#[derive(Debug)]
+pub enum Chain {
+    Local(LocalChain),
+    /// Nothing is kept; objects get places all the same, so that the rest works alike.
+    Memory {
+        files: Arc<WalFiles>,
+        config: ChainConfig,
+        file_no: u64,
+        position: u64,
+    },
+}
+
+/// The chain on a local disk.
+#[derive(Debug)]
+pub struct LocalChain {
+    dir: PathBuf,
+    config: ChainConfig,
+    files: Arc<WalFiles>,
+    current: Option<Current>,
+    next_file_no: u64,
+    next_seq: u64,
+    previous: Option<(u64, u64)>,
+    poisoned: bool,
+}
+
+#[derive(Debug)]
+struct Current {
+    file: Arc<File>,
+    header: FileHeader,
+    position: u64,
+    size_bytes: u64,
+}
+
+impl Chain {
+    pub fn memory(files: Arc<WalFiles>, config: ChainConfig) -> Chain {
+        files.add_memory(0);
+        Chain::Memory { files, config, file_no: 0, position: 0 }
+    }
+
+    /// Makes one object durable. Gives the number of its file and the position of its body.
+    pub fn append(&mut self, index: &[IndexEntry], batches: &[Bytes]) -> Result<(u64, u64), ChainError> {
+        match self {
+            Chain::Local(chain) => chain.append(index, batches),
+            Chain::Memory { files, config, file_no, position } => {
+                let size: u64 = batches.iter().map(|b| b.len() as u64).sum();
+                if *position > 0 && *position + size > config.file_bytes {
+                    *file_no += 1;
+                    *position = 0;
+                    files.add_memory(*file_no);
+                }
+                let at = *position;
+                *position += size;
+                Ok((*file_no, at))
+            }
+        }
+    }
+
+    /// Whether the chain can take objects again after [`ChainError::Retry`].
+    pub fn probe(&mut self) -> Result<(), ChainError> {
+        self.append(&[], &[]).map(|_| ())
+    }
+}
+
+impl LocalChain {
+    /// A chain that goes on after `previous`, the last file found and the end of its objects.
+    pub fn new(
+        dir: &Path,
+        config: ChainConfig,
+        files: Arc<WalFiles>,
+        previous: Option<(u64, u64)>,
+    ) -> LocalChain {
+        LocalChain {
+            dir: dir.to_owned(),
+            config,
+            files,
+            current: None,
+            next_file_no: previous.map_or(0, |p| p.0 + 1),
+            next_seq: 0,
+            previous,
+            poisoned: false,
+        }
+    }
+
+    /// Creates the first file of this incarnation, so that the first append does not wait for it.
+    pub fn open_file(&mut self) -> Result<(), ChainError> {
+        self.roll(0).map_err(ChainError::Retry)
+    }
+
+    fn append(&mut self, index: &[IndexEntry], batches: &[Bytes]) -> Result<(u64, u64), ChainError> {
+        if self.poisoned {
+            let error = io::Error::other("an earlier fdatasync failed");
+            return Err(ChainError::Poisoned(error));
+        }
+        let body_bytes = batches.iter().map(|b| b.len() as u64).sum();
+        let id = ObjectId {
+            node_id: self.config.node_id,
+            incarnation: self.config.incarnation,
+            seq: self.next_seq,
+            salt: 0,
+        };
+        let mut header = ObjectHeader { id, body_bytes, entries: index.len() as u32 };
+        let object_bytes = header.object_bytes();
+        let fits = |c: &Current| c.position == FILE_HEADER_BYTES || c.position + object_bytes <= c.size_bytes;
+        if !self.current.as_ref().is_some_and(fits) {
+            self.roll(object_bytes).map_err(ChainError::Retry)?;
+        }
+        let current = self.current.as_mut().expect("a file was just opened");
+        header.id.salt = current.header.salt;
+        let (front, tail) = (header.encode(), encode_tail(&header, index));
+        current.write(&front, batches, &tail).map_err(ChainError::Retry)?;
+        if let Err(e) = current.file.sync_data() {
+            self.poisoned = true;
+            return Err(ChainError::Poisoned(e));
+        }
+        let body_at = current.position + HEADER_BYTES as u64;
+        current.position += object_bytes;
+        self.next_seq += 1;
+        Ok((current.header.file_no, body_at))
+    }
+
+    /// Closes the current file and opens the next: a recycled one if there is one.
+    fn roll(&mut self, object_bytes: u64) -> io::Result<()> {
+        let size_bytes = self.config.file_bytes.max(object_bytes + FILE_HEADER_BYTES);
+        let spare = (size_bytes == self.config.file_bytes).then(|| self.files.take_spare()).flatten();
+        let prepared = match &spare {
+            Some(path) => path.clone(),
+            None => self.dir.join("next.tmp"),
+        };
+        let file = match &spare {
+            Some(path) => File::options().read(true).write(true).open(path)?,
+            None => file::create(&prepared, size_bytes, false)?,
+        };
+        if let Some(closed) = &self.current {
+            self.previous = Some((closed.header.file_no, closed.position));
+        }
+        let header = FileHeader {
+            file_no: self.next_file_no,
+            node_id: self.config.node_id,
+            incarnation: self.config.incarnation,
+            salt: rand::random(),
+            first_seq: self.next_seq,
+            previous: self.previous,
+        };
+        let path = file::install(&prepared, &file, &header, &self.dir)?;
+        let file = Arc::new(file);
+        self.files.add_disk(header.file_no, path, file.clone(), size_bytes);
+        self.current = Some(Current { file, header, position: FILE_HEADER_BYTES, size_bytes });
+        self.next_file_no += 1;
+        Ok(())
+    }
+}
+
+impl Current {
+    fn write(&self, front: &[u8], batches: &[Bytes], tail: &[u8]) -> io::Result<()> {
+        // Few small batches are cheaper copied into one buffer than named to the kernel one by one.
+        const COPY_BELOW_BYTES: usize = 4096;
+        let body_bytes: usize = batches.iter().map(Bytes::len).sum();
+        if body_bytes < COPY_BELOW_BYTES {
+            let mut whole = Vec::with_capacity(front.len() + body_bytes + tail.len());
+            whole.extend_from_slice(front);
+            batches.iter().for_each(|b| whole.extend_from_slice(b));
+            whole.extend_from_slice(tail);
+            return self.file.write_all_at(&whole, self.position);
+        }
+        let mut file = &*self.file;
+        file.seek(SeekFrom::Start(self.position))?;
+        let mut slices = Vec::with_capacity(batches.len() + 2);
+        slices.push(IoSlice::new(front));
+        slices.extend(batches.iter().map(|b| IoSlice::new(b)));
+        slices.push(IoSlice::new(tail));
+        write_all_vectored(&mut file, &mut slices)
+    }
+}
+
+fn write_all_vectored(file: &mut &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !slices.is_empty() {
+        match file.write_vectored(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut slices, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! The write-ahead files that still hold batches which no segment holds: reading them, and freeing them in order.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::log::flush::Flush;
+
+/// Where a durable batch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub file_no: u64,
+    pub position: u64,
+}
+
+/// How many freed files are kept for the next roll; a recycled file needs no block allocation.
+const SPARES_MAX: usize = 2;
+
+#[derive(Debug)]
+enum Medium {
+    Disk {
+        path: PathBuf,
+        file: Arc<File>,
+        size_bytes: u64,
+    },
+    /// Nothing durable: the batches stay in memory until they are rewritten.
+    Memory(Vec<Arc<Flush>>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    file_no: u64,
+    medium: Medium,
+    /// Batches in this file that are still read from here.
+    live: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: VecDeque<Entry>,
+    spares: Vec<PathBuf>,
+}
+
+/// The files of the chain, oldest first. The last one is being written.
+#[derive(Debug, Default)]
+pub struct WalFiles {
+    inner: Mutex<Inner>,
+}
+
+impl WalFiles {
+    pub fn add_disk(&self, file_no: u64, path: PathBuf, file: Arc<File>, size_bytes: u64) {
+        let medium = Medium::Disk { path, file, size_bytes };
+        self.inner.lock().entries.push_back(Entry { file_no, medium, live: 0, bytes: 0 });
+    }
+
+    pub fn add_memory(&self, file_no: u64) {
+        let medium = Medium::Memory(Vec::new());
+        self.inner.lock().entries.push_back(Entry { file_no, medium, live: 0, bytes: 0 });
+    }
+
+    /// Keeps a flush alive for as long as its file, where that is memory.
+    pub fn hold(&self, file_no: u64, flush: &Arc<Flush>) {
+        let mut inner = self.inner.lock();
+        if let Some(Entry { medium: Medium::Memory(held), .. }) = inner.entry(file_no) {
+            held.push(flush.clone());
+        }
+    }
+
+    /// A batch at this place is now read from here.
+    pub fn retain(&self, file_no: u64, batches: u64, bytes: u64) {
+        if let Some(entry) = self.inner.lock().entry(file_no) {
+            entry.live += batches;
+            entry.bytes += bytes;
+        }
+    }
+
+    /// Batches of this file are not needed from here any more.
+    pub fn release(&self, file_no: u64, batches: u64) {
+        if let Some(entry) = self.inner.lock().entry(file_no) {
+            entry.live = entry.live.checked_sub(batches).expect("a batch is released once");
+        }
+    }
+
+    /// Frees files from the oldest on, as long as nothing in them is needed; the one being written stays.
+    pub fn free_unused(&self) {
+        let mut freed = Vec::new();
+        let spares = {
+            let mut inner = self.inner.lock();
+            while inner.entries.len() > 1 && inner.entries[0].live == 0 {
+                freed.extend(inner.entries.pop_front());
+            }
+            inner.spares.len()
+        };
+        for (i, entry) in freed.into_iter().enumerate() {
+            let Medium::Disk { path, file, size_bytes } = entry.medium else { continue };
+            // A file that a reader still has open must not be written again under it.
+            let recycle = spares + i < SPARES_MAX && Arc::strong_count(&file) == 1;
+            if let Err(error) = self.retire(&path, recycle && file_is(&file, size_bytes)) {
+                tracing::warn!(file = %path.display(), %error, "cannot remove a write-ahead file");
+            }
+        }
+    }
+
+    fn retire(&self, path: &Path, recycle: bool) -> io::Result<()> {
+        if !recycle {
+            return std::fs::remove_file(path);
+        }
+        let spare = path.with_extension("spare.tmp");
+        std::fs::rename(path, &spare)?;
+        self.inner.lock().spares.push(spare);
+        Ok(())
+    }
+
+    pub fn take_spare(&self) -> Option<PathBuf> {
+        self.inner.lock().spares.pop()
+    }
+
+    /// Gives back the disk space of files kept for reuse: on a full disk they may be all that is left.
+    pub fn drop_spares(&self) {
+        for spare in std::mem::take(&mut self.inner.lock().spares) {
+            let _ = std::fs::remove_file(spare);
+        }
+    }
+
+    /// The oldest file when more than one is in use: the next to be rewritten.
+    pub fn oldest_closed(&self) -> Option<u64> {
+        let inner = self.inner.lock();
+        (inner.entries.len() > 1).then(|| inner.entries[0].file_no)
+    }
+
+    /// Bytes of batches in all files, and how many files there are.
+    pub fn usage(&self) -> (u64, usize) {
+        let inner = self.inner.lock();
+        (inner.entries.iter().map(|e| e.bytes).sum(), inner.entries.len())
+    }
+
+    /// Reads batches back. Blocking.
+    pub fn read(&self, wanted: &[(Place, u32)]) -> io::Result<Vec<Bytes>> {
+        let mut files: Vec<(u64, Arc<File>)> = Vec::new();
+        {
+            let mut inner = self.inner.lock();
+            for (place, _) in wanted {
+                if files.iter().any(|(no, _)| *no == place.file_no) {
+                    continue;
+                }
+                match inner.entry(place.file_no) {
+                    Some(Entry { medium: Medium::Disk { file, .. }, .. }) => {
+                        files.push((place.file_no, file.clone()));
+                    }
+                    Some(_) | None => return Err(io::ErrorKind::NotFound.into()),
+                }
+            }
+        }
+        let read_one = |(place, size): &(Place, u32)| {
+            let (_, file) = files.iter().find(|(no, _)| *no == place.file_no).expect("collected above");
+            let mut buffer = vec![0; *size as usize];
+            file.read_exact_at(&mut buffer, place.position)?;
+            Ok(Bytes::from(buffer))
+        };
+        wanted.iter().map(read_one).collect()
+    }
+}
+
+impl Inner {
+    fn entry(&mut self, file_no: u64) -> Option<&mut Entry> {
+        let first = self.entries.front()?.file_no;
+        let index = usize::try_from(file_no.checked_sub(first)?).ok()?;
+        self.entries.get_mut(index).filter(|e| e.file_no == file_no)
+    }
+}
+
+/// Only files of the size that the chain uses now are worth keeping.
+fn file_is(file: &File, size_bytes: u64) -> bool {
+    file.metadata().is_ok_and(|m| m.len() == size_bytes)
+}

@@ -1,0 +1,257 @@
+//! The bytes of one write-ahead object: the unit that becomes durable, and that an acknowledgement waits for.
+//!
+//! ```text
+//! header (64) | body: the batches, one after the other | index (96 per batch) | footer (32)
+//! ```
+//!
+//! An object holds batches of many partitions. The index at its end says what is where, so that recovery from an
+//! object store needs no more than a suffix of each object. Integers are big-endian, CRCs are CRC32C. The body
+//! carries no CRC of its own: each batch has one, and its first 21 bytes, which that does not cover, are repeated
+//! in the index. docs/format.md has the tables.
+
+use bytes::{Buf, BufMut, Bytes};
+use kafscale_core::batch::{BatchHeader, PlacedBatch};
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId, TopicId};
+use kafscale_core::producer::Sequence;
+use uuid::Uuid;
+
+pub const HEADER_BYTES: usize = 64;
+pub const INDEX_ENTRY_BYTES: usize = 96;
+pub const FOOTER_BYTES: usize = 32;
+pub const VERSION: u16 = 1;
+
+pub const HEADER_MAGIC: [u8; 4] = *b"KAFW";
+const FOOTER_MAGIC: [u8; 4] = *b"KAFE";
+
+/// Who wrote an object, and where it stands in the chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectId {
+    pub node_id: i32,
+    /// The epoch of the writing broker process; never reused.
+    pub incarnation: u64,
+    pub seq: u64,
+    /// Ties an object to the file that holds it, so that neither an object left over in a recycled file nor bytes
+    /// that a producer made up can be taken for one. 0 in an object store.
+    pub salt: u64,
+}
+
+/// The fixed front of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectHeader {
+    pub id: ObjectId,
+    pub body_bytes: u64,
+    pub entries: u32,
+}
+
+/// One batch of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry {
+    pub partition: PartitionId,
+    pub leader_epoch: LeaderEpoch,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    /// Where the batch begins, counted from the start of the body.
+    pub position: u64,
+    pub size_bytes: u32,
+    pub records_count: i32,
+    pub max_timestamp_ms: i64,
+    pub appended_ms: i64,
+    pub sequence: Option<Sequence>,
+}
+
+/// Why bytes are not a whole object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ObjectError {
+    #[error("no object begins here")]
+    NoMagic,
+    #[error("format version {0} is newer than this program knows ({VERSION})")]
+    NewerVersion(u16),
+    #[error("the object is cut off or damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl ObjectHeader {
+    /// The whole object: header, body, index and footer.
+    pub fn object_bytes(&self) -> u64 {
+        (HEADER_BYTES + FOOTER_BYTES) as u64
+            + self.body_bytes
+            + u64::from(self.entries) * INDEX_ENTRY_BYTES as u64
+    }
+
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        let mut b = &mut out[..];
+        b.put_slice(&HEADER_MAGIC);
+        b.put_u16(VERSION);
+        b.put_u16(0); // flags
+        b.put_i32(self.id.node_id);
+        b.put_u32(self.entries);
+        b.put_u64(self.id.incarnation);
+        b.put_u64(self.id.seq);
+        b.put_u64(self.id.salt);
+        b.put_u64(self.body_bytes);
+        let crc = crc32c::crc32c(&out[..HEADER_BYTES - 4]);
+        out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<ObjectHeader, ObjectError> {
+        let Some(mut b) = bytes.get(..HEADER_BYTES) else {
+            return Err(ObjectError::Damaged("the header is cut off"));
+        };
+        if b[..4] != HEADER_MAGIC {
+            return Err(ObjectError::NoMagic);
+        }
+        let crc = u32::from_be_bytes(b[HEADER_BYTES - 4..].try_into().expect("four bytes"));
+        if crc32c::crc32c(&b[..HEADER_BYTES - 4]) != crc {
+            return Err(ObjectError::Damaged("the CRC of the header does not match"));
+        }
+        b.advance(4);
+        let version = b.get_u16();
+        if version != VERSION {
+            return Err(ObjectError::NewerVersion(version));
+        }
+        b.advance(2);
+        let node_id = b.get_i32();
+        let entries = b.get_u32();
+        let id = ObjectId { node_id, incarnation: b.get_u64(), seq: b.get_u64(), salt: b.get_u64() };
+        Ok(ObjectHeader { id, body_bytes: b.get_u64(), entries })
+    }
+}
+
+impl IndexEntry {
+    pub fn of(partition: PartitionId, batch: &PlacedBatch, position: u64, appended_ms: i64) -> IndexEntry {
+        IndexEntry {
+            partition,
+            leader_epoch: batch.leader_epoch,
+            base_offset: batch.base_offset,
+            last_offset: batch.last_offset,
+            position,
+            size_bytes: batch.bytes.len() as u32,
+            records_count: batch.records_count,
+            max_timestamp_ms: batch.max_timestamp_ms,
+            appended_ms,
+            sequence: batch.sequence,
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_slice(self.partition.topic.0.as_bytes());
+        out.put_i32(self.partition.index);
+        out.put_i32(self.leader_epoch.0);
+        out.put_i64(self.base_offset.0);
+        out.put_i64(self.last_offset.0);
+        out.put_u64(self.position);
+        out.put_u32(self.size_bytes);
+        out.put_i32(self.records_count);
+        out.put_i64(self.max_timestamp_ms);
+        out.put_i64(self.appended_ms);
+        match self.sequence {
+            Some(s) => {
+                out.put_i64(s.producer_id.0);
+                out.put_i32(s.first);
+                out.put_i32(s.last);
+                out.put_i16(s.epoch);
+            }
+            None => {
+                out.put_i64(-1);
+                out.put_i32(-1);
+                out.put_i32(-1);
+                out.put_i16(-1);
+            }
+        }
+        out.put_bytes(0, 6);
+    }
+
+    fn decode(mut b: &[u8]) -> IndexEntry {
+        let mut topic = [0; 16];
+        b.copy_to_slice(&mut topic);
+        let partition = PartitionId { topic: TopicId(Uuid::from_bytes(topic)), index: b.get_i32() };
+        let leader_epoch = LeaderEpoch(b.get_i32());
+        let (base_offset, last_offset) = (Offset(b.get_i64()), Offset(b.get_i64()));
+        let (position, size_bytes, records_count) = (b.get_u64(), b.get_u32(), b.get_i32());
+        let (max_timestamp_ms, appended_ms) = (b.get_i64(), b.get_i64());
+        let (producer_id, first, last, epoch) =
+            (ProducerId(b.get_i64()), b.get_i32(), b.get_i32(), b.get_i16());
+        let sequence = (producer_id.0 >= 0).then_some(Sequence { producer_id, epoch, first, last });
+        IndexEntry {
+            partition,
+            leader_epoch,
+            base_offset,
+            last_offset,
+            position,
+            size_bytes,
+            records_count,
+            max_timestamp_ms,
+            appended_ms,
+            sequence,
+        }
+    }
+}
+
+/// The index and the footer, which follow the body.
+pub fn encode_tail(header: &ObjectHeader, index: &[IndexEntry]) -> Bytes {
+    let mut out = Vec::with_capacity(index.len() * INDEX_ENTRY_BYTES + FOOTER_BYTES);
+    for entry in index {
+        entry.encode(&mut out);
+    }
+    let index_crc = crc32c::crc32c(&out);
+    let footer_at = out.len();
+    out.put_slice(&FOOTER_MAGIC);
+    out.put_u32(header.entries);
+    out.put_u64(header.body_bytes);
+    out.put_u64(header.id.seq);
+    out.put_u32(index_crc);
+    let crc = crc32c::crc32c(&out[footer_at..]);
+    out.put_u32(crc);
+    out.into()
+}
+
+/// Reads a whole object and checks everything in it, the batches' CRCs included.
+pub fn decode(bytes: &[u8]) -> Result<(ObjectHeader, Vec<IndexEntry>), ObjectError> {
+    let header = ObjectHeader::decode(bytes)?;
+    let whole = usize::try_from(header.object_bytes()).ok().filter(|n| *n <= bytes.len());
+    let Some(whole) = whole else { return Err(ObjectError::Damaged("it is cut off")) };
+    let body_end = HEADER_BYTES + header.body_bytes as usize;
+    let (body, tail) = (&bytes[HEADER_BYTES..body_end], &bytes[body_end..whole]);
+    let (index, mut footer) = tail.split_at(tail.len() - FOOTER_BYTES);
+    let footer_crc = u32::from_be_bytes(footer[FOOTER_BYTES - 4..].try_into().expect("four bytes"));
+    if crc32c::crc32c(&footer[..FOOTER_BYTES - 4]) != footer_crc || footer[..4] != FOOTER_MAGIC {
+        return Err(ObjectError::Damaged("the CRC of the footer does not match"));
+    }
+    footer.advance(4);
+    let stated = (footer.get_u32(), footer.get_u64(), footer.get_u64());
+    if stated != (header.entries, header.body_bytes, header.id.seq) {
+        return Err(ObjectError::Damaged("header and footer disagree"));
+    }
+    if crc32c::crc32c(index) != footer.get_u32() {
+        return Err(ObjectError::Damaged("the CRC of the index does not match"));
+    }
+    let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
+    for entry in &entries {
+        check_batch(body, entry)?;
+    }
+    Ok((header, entries))
+}
+
+/// A batch must be whole, and say of itself what the index says of it.
+fn check_batch(body: &[u8], entry: &IndexEntry) -> Result<(), ObjectError> {
+    let batch = usize::try_from(entry.position)
+        .ok()
+        .and_then(|at| body.get(at..))
+        .and_then(|rest| rest.get(..entry.size_bytes as usize))
+        .ok_or(ObjectError::Damaged("an index entry points outside the body"))?;
+    let header =
+        BatchHeader::parse(batch).map_err(|_| ObjectError::Damaged("a batch header is unreadable"))?;
+    let same = header.size_bytes == batch.len()
+        && header.base_offset == entry.base_offset
+        && header.last_offset() == entry.last_offset
+        && header.leader_epoch == entry.leader_epoch;
+    if !same {
+        return Err(ObjectError::Damaged("a batch does not match its index entry"));
+    }
+    if !header.crc_matches(batch) {
+        return Err(ObjectError::Damaged("the CRC of a batch does not match"));
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! Reading a chain of write-ahead files back after a start.
+//!
+//! The last file may end in a torn object: it was never acknowledged, and is left out. Damage anywhere else means
+//! that acknowledged records are lost, and is refused with the file and the position.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
+use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
+
+/// A file with the batches that it holds.
+#[derive(Debug)]
+pub struct RecoveredFile {
+    pub path: PathBuf,
+    pub file: Arc<File>,
+    pub header: FileHeader,
+    /// Where its objects end.
+    pub end: u64,
+    /// Its batches in order, each with its position in the file.
+    pub batches: Vec<(u64, IndexEntry)>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    #[error("cannot read {path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error(
+        "the write-ahead file {path} is damaged at byte {position} ({why}), and acknowledged records follow. \
+         Restore the file from a copy; kafscale does not start on a log with a hole"
+    )]
+    Damaged { path: PathBuf, position: u64, why: String },
+    #[error("the write-ahead file {path}: {why}")]
+    Header { path: PathBuf, why: FileHeaderError },
+    #[error("the write-ahead file {0} is missing: its records are not in any segment yet")]
+    Missing(PathBuf),
+}
+
+/// Reads every file of a chain directory, oldest first. Files that were prepared but never used are removed.
+pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
+    let io_at = |path: &Path| {
+        let path = path.to_owned();
+        move |error| RecoveryError::Io { path, error }
+    };
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(io_at(dir))? {
+        let path = entry.map_err(io_at(dir))?.path();
+        match file::file_no(&path) {
+            Some(no) => paths.push((no, path)),
+            None if path.extension().is_some_and(|e| e == "tmp") => {
+                std::fs::remove_file(&path).map_err(io_at(&path))?;
+            }
+            None => tracing::warn!(file = %path.display(), "ignored: not a write-ahead file"),
+        }
+    }
+    paths.sort();
+    let mut opened = Vec::new();
+    for (no, path) in paths {
+        let file = File::options().read(true).write(true).open(&path).map_err(io_at(&path))?;
+        match FileHeader::read(&file).map_err(io_at(&path))? {
+            Ok(header) if header.file_no == no => opened.push((path, file, header)),
+            Ok(_) => return Err(RecoveryError::Header { path, why: FileHeaderError::Damaged }),
+            Err(why) => return Err(RecoveryError::Header { path, why }),
+        }
+    }
+    let mut recovered = Vec::new();
+    for i in 0..opened.len() {
+        let next = opened.get(i + 1).map(|(_, _, header)| header);
+        let (path, file, header) = &opened[i];
+        // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
+        if let Some(next) = next
+            && next.file_no != header.file_no + 1
+        {
+            return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
+        }
+        let known_end = next.and_then(|n| n.previous).map(|p| p.1);
+        let (end, batches) = scan(path, file, header, known_end)?;
+        let file = Arc::new(file.try_clone().map_err(io_at(path))?);
+        recovered.push(RecoveredFile { path: path.clone(), file, header: *header, end, batches });
+    }
+    Ok(recovered)
+}
+
+/// Reads the objects of one file. `known_end` is where the next file says that this one ends.
+fn scan(
+    path: &Path,
+    file: &File,
+    header: &FileHeader,
+    known_end: Option<u64>,
+) -> Result<(u64, Vec<(u64, IndexEntry)>), RecoveryError> {
+    let io = |error| RecoveryError::Io { path: path.to_owned(), error };
+    let file_bytes = file.metadata().map_err(io)?.len();
+    let (mut position, mut seq, mut batches) = (FILE_HEADER_BYTES, header.first_seq, Vec::new());
+    loop {
+        if known_end == Some(position) {
+            return Ok((position, batches));
+        }
+        match read_object(file, position, file_bytes, header, seq).map_err(io)? {
+            Ok((object, index)) => {
+                let body_at = position + HEADER_BYTES as u64;
+                batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
+                position += object.object_bytes();
+                seq += 1;
+            }
+            Err(why) => {
+                if known_end.is_some() || find_object(file, position, file_bytes, header, seq).map_err(io)? {
+                    let why = why.to_string();
+                    return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
+                }
+                if !matches!(why, ObjectError::NoMagic) {
+                    let file = path.display();
+                    tracing::warn!(%file, position, %why, "left out a torn write at the end of the log");
+                }
+                return Ok((position, batches));
+            }
+        }
+    }
+}
+
+type Object = (ObjectHeader, Vec<IndexEntry>);
+
+fn read_object(
+    file: &File,
+    position: u64,
+    file_bytes: u64,
+    owner: &FileHeader,
+    seq: u64,
+) -> io::Result<Result<Object, ObjectError>> {
+    if position + HEADER_BYTES as u64 > file_bytes {
+        return Ok(Err(ObjectError::NoMagic));
+    }
+    let mut front = [0; HEADER_BYTES];
+    file.read_exact_at(&mut front, position)?;
+    let header = match ObjectHeader::decode(&front) {
+        Ok(header) => header,
+        Err(e) => return Ok(Err(e)),
+    };
+    if header.id.salt != owner.salt || header.id.seq != seq {
+        return Ok(Err(ObjectError::NoMagic));
+    }
+    if header.object_bytes() > file_bytes - position {
+        return Ok(Err(ObjectError::Damaged("it is cut off")));
+    }
+    let mut whole = vec![0; header.object_bytes() as usize];
+    file.read_exact_at(&mut whole, position)?;
+    Ok(object::decode(&whole))
+}
+
+/// Whether a later object of this file begins anywhere after `from`: then what is at `from` is no torn tail,
+/// because an object is written only when all before it are durable.
+fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq: u64) -> io::Result<bool> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let mut buffer = vec![0; CHUNK_BYTES + HEADER_BYTES];
+    let mut at = from + 1;
+    while at < file_bytes {
+        let n = buffer.len().min((file_bytes - at) as usize);
+        file.read_exact_at(&mut buffer[..n], at)?;
+        let starts = buffer[..n].windows(HEADER_MAGIC.len()).enumerate().filter(|(_, w)| *w == HEADER_MAGIC);
+        for (start, _) in starts {
+            if let Ok(header) = ObjectHeader::decode(&buffer[start..n])
+                && header.id.salt == owner.salt
+                && header.id.seq > seq
+            {
+                return Ok(true);
+            }
+        }
+        at += CHUNK_BYTES as u64;
+    }
+    Ok(false)
+}

@@ -1,0 +1,228 @@
+//! The chain survives whatever a crash or a damaged disk leaves behind, or says what is wrong.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kafscale_core::batch::BatchHeader;
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::chain::{Chain, ChainConfig, LocalChain};
+use super::file::{FILE_HEADER_BYTES, file_name};
+use super::files::WalFiles;
+use super::object::{self, IndexEntry, ObjectHeader, ObjectId, encode_tail};
+use super::recovery::{RecoveredFile, RecoveryError, recover};
+use crate::testing::batch_bytes;
+
+const PARTITION: PartitionId = PartitionId { topic: TopicId(Uuid::from_u128(7)), index: 3 };
+
+fn config(file_bytes: u64) -> ChainConfig {
+    ChainConfig { node_id: 1, incarnation: 9, file_bytes }
+}
+
+/// An object of one batch with `records` records from `base` on.
+fn one(base: i64, records: i32) -> (Vec<IndexEntry>, Vec<Bytes>) {
+    let bytes = batch_bytes(base, records, 100);
+    let header = BatchHeader::parse(&bytes).unwrap();
+    let entry = IndexEntry {
+        partition: PARTITION,
+        leader_epoch: LeaderEpoch(header.leader_epoch.0),
+        base_offset: Offset(base),
+        last_offset: header.last_offset(),
+        position: 0,
+        size_bytes: bytes.len() as u32,
+        records_count: records,
+        max_timestamp_ms: header.max_timestamp_ms,
+        appended_ms: 5,
+        sequence: header.sequence(),
+    };
+    (vec![entry], vec![bytes])
+}
+
+/// A directory with `count` objects, each of one batch of ten records.
+fn written(dir: &Path, count: i64, file_bytes: u64) -> Arc<WalFiles> {
+    let files = Arc::new(WalFiles::default());
+    let mut chain = Chain::Local(LocalChain::new(dir, config(file_bytes), files.clone(), None));
+    for i in 0..count {
+        let (index, batches) = one(i * 10, 10);
+        chain.append(&index, &batches).unwrap();
+    }
+    files
+}
+
+fn offsets(recovered: &[RecoveredFile]) -> Vec<i64> {
+    recovered.iter().flat_map(|f| f.batches.iter().map(|(_, e)| e.base_offset.0)).collect()
+}
+
+fn expect(count: i64) -> Vec<i64> {
+    (0..count).map(|i| i * 10).collect()
+}
+
+#[test]
+fn everything_written_is_recovered_over_several_files() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 50, 16 << 10);
+    let recovered = recover(dir.path()).unwrap();
+    assert!(recovered.len() > 3, "the files did not roll");
+    assert_eq!(offsets(&recovered), expect(50));
+    for file in &recovered {
+        for (position, entry) in &file.batches {
+            let mut bytes = vec![0; entry.size_bytes as usize];
+            file.file.read_exact_at(&mut bytes, *position).unwrap();
+            assert_eq!(BatchHeader::parse(&bytes).unwrap().base_offset, entry.base_offset);
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_left_out_and_stays_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 10, 1 << 20);
+    let first = recover(dir.path()).unwrap().pop().unwrap();
+    let last_batch = first.batches.last().unwrap().0;
+    first.file.write_all_at(&[0xff; 40], last_batch + 70).unwrap();
+    let recovered = recover(dir.path()).unwrap();
+    assert_eq!(offsets(&recovered), expect(9));
+    // The chain goes on in a new file, which remembers where the old one ends.
+    let (end, file_no) = (recovered[0].end, recovered[0].header.file_no);
+    let files = Arc::new(WalFiles::default());
+    let mut chain = LocalChain::new(dir.path(), config(1 << 20), files, Some((file_no, end)));
+    chain.open_file().unwrap();
+    let (index, batches) = one(90, 10);
+    Chain::Local(chain).append(&index, &batches).unwrap();
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(10));
+}
+
+#[test]
+fn a_damaged_middle_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 10, 1 << 20);
+    let sound = recover(dir.path()).unwrap().pop().unwrap();
+    for (at, byte) in
+        [(sound.batches[4].0 + 70, 0xffu8), (sound.batches[4].0 - 60, 0xff), (sound.batches[0].0, 9)]
+    {
+        let mut before = [0];
+        sound.file.read_exact_at(&mut before, at).unwrap();
+        sound.file.write_all_at(&[byte], at).unwrap();
+        let Err(RecoveryError::Damaged { path, position, .. }) = recover(dir.path()) else {
+            panic!("damage at {at} was not refused")
+        };
+        assert_eq!(path, dir.path().join(file_name(0)));
+        assert!(position <= at && at < position + 2000);
+        sound.file.write_all_at(&before, at).unwrap();
+    }
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(10));
+}
+
+#[test]
+fn damage_in_a_closed_file_is_never_taken_for_a_torn_tail() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 50, 16 << 10);
+    let recovered = recover(dir.path()).unwrap();
+    let (position, _) = *recovered[1].batches.last().unwrap();
+    recovered[1].file.write_all_at(&[0xff; 8], position + 30).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+}
+
+#[test]
+fn a_missing_file_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 50, 16 << 10);
+    std::fs::remove_file(dir.path().join(file_name(1))).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Missing(_))));
+}
+
+#[test]
+fn a_cut_off_file_keeps_what_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 10, 1 << 20);
+    let file = recover(dir.path()).unwrap().pop().unwrap();
+    for cut in 1..10 {
+        file.file.set_len(file.batches[10 - cut].0 + 50).unwrap();
+        assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(10 - cut as i64));
+    }
+}
+
+#[test]
+fn freed_files_are_recycled_and_their_old_objects_are_not_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = Arc::new(WalFiles::default());
+    let mut chain = Chain::Local(LocalChain::new(dir.path(), config(16 << 10), files.clone(), None));
+    for i in 0..500 {
+        let (index, batches) = one(i * 10, 10);
+        let (file_no, _) = chain.append(&index, &batches).unwrap();
+        files.retain(file_no, 1, 1);
+        files.release(file_no, 1);
+        files.free_unused();
+    }
+    assert!(std::fs::read_dir(dir.path()).unwrap().count() <= 4, "files were not freed");
+    let recovered = recover(dir.path()).unwrap();
+    let found = offsets(&recovered);
+    assert_eq!(found.last(), Some(&4990));
+    assert!(found.is_sorted() && found.len() < 40, "old objects came back: {found:?}");
+}
+
+#[test]
+fn an_object_made_up_by_a_producer_is_not_taken_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 3, 1 << 20);
+    let file = recover(dir.path()).unwrap().pop().unwrap();
+    // A forged header with a right CRC, but without the file's salt, behind the torn tail.
+    let id = ObjectId { node_id: 1, incarnation: 9, seq: 77, salt: 0 };
+    let forged = ObjectHeader { id, body_bytes: 0, entries: 0 };
+    let mut bytes = forged.encode().to_vec();
+    bytes.extend_from_slice(&encode_tail(&forged, &[]));
+    file.file.write_all_at(&bytes, file.end + 100).unwrap();
+    file.file.write_all_at(b"KAFWgarbage", file.end).unwrap();
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(3));
+}
+
+#[test]
+fn a_file_header_of_a_newer_version_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 3, 1 << 20);
+    let path = dir.path().join(file_name(0));
+    let file = File::options().write(true).read(true).open(&path).unwrap();
+    let mut header = vec![0; 80];
+    file.read_exact_at(&mut header, 0).unwrap();
+    header[9] = 200;
+    let crc = crc32c::crc32c(&header[..76]);
+    header[76..].copy_from_slice(&crc.to_be_bytes());
+    file.write_all_at(&header, 0).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Header { .. })));
+    assert_eq!(FILE_HEADER_BYTES, 4096);
+}
+
+fn encoded() -> Vec<u8> {
+    let (index, batches) = one(0, 10);
+    let id = ObjectId { node_id: 1, incarnation: 2, seq: 3, salt: 4 };
+    let header = ObjectHeader { id, body_bytes: batches[0].len() as u64, entries: 1 };
+    [header.encode().to_vec(), batches[0].to_vec(), encode_tail(&header, &index).to_vec()].concat()
+}
+
+proptest! {
+    #[test]
+    fn a_flipped_bit_in_an_object_is_noticed(at in 0usize..1300, bit in 0u8..8) {
+        let mut bytes = encoded();
+        let at = at % bytes.len();
+        let sound = object::decode(&bytes).unwrap();
+        bytes[at] ^= 1 << bit;
+        match object::decode(&bytes) {
+            Err(_) => {}
+            Ok(read) => prop_assert_eq!(read, sound, "byte {} carries nothing", at),
+        }
+    }
+
+    #[test]
+    fn hostile_objects_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), body in any::<u64>(), entries in any::<u32>()) {
+        let _ = object::decode(&bytes);
+        let id = ObjectId { node_id: 1, incarnation: 2, seq: 3, salt: 4 };
+        let mut forged = ObjectHeader { id, body_bytes: body >> 20, entries }.encode().to_vec();
+        forged.extend(bytes);
+        let _ = object::decode(&forged);
+    }
+}
