@@ -14,10 +14,16 @@ use std::sync::Arc;
 
 pub use topics::NewTopic;
 
+use tokio::task::{JoinError, JoinSet};
+
 use crate::{
-    Compare, Error, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, Result, Revision, Txn,
+    Compare, Error, ErrorKind, KeyValue, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, Result,
+    Revision, Txn,
     records::{Keyspace, Record},
 };
+
+/// Transactions of one call that are under way at a time.
+const TXNS_AT_ONCE: usize = 32;
 
 /// The metadata of one cluster.
 #[derive(Clone, Debug)]
@@ -114,32 +120,47 @@ impl Metadata {
         Ok(Records { items, revision: listing.revision })
     }
 
-    /// Does operations in as few transactions as the limits allow, in order.
+    /// Does operations on different keys in as few transactions as the limits allow, several at once.
     async fn apply_all(&self, ops: Vec<Op>) -> Result<()> {
-        for then in in_batches(ops, |op| (1, op_bytes(op))) {
-            let outcome = self.store.txn(Txn { compares: Vec::new(), then }).await?;
-            assert!(outcome.succeeded, "a transaction without compares succeeds");
-        }
-        Ok(())
+        let batches = in_batches(ops, |op| (1, op_bytes(op)));
+        let metadata = self.clone();
+        at_once(batches, move |then| {
+            let store = Arc::clone(&metadata.store);
+            async move {
+                let outcome = store.txn(Txn { compares: Vec::new(), then }).await?;
+                assert!(outcome.succeeded, "a transaction without compares succeeds");
+                Ok(())
+            }
+        })
+        .await
+        .map(|_| ())
     }
 
-    /// Does each item whose condition holds, several in a transaction. Returns the revision of each that was done.
+    /// Does each item whose condition holds, several in a transaction and several transactions at once. Returns the
+    /// revision of each that was done, in the order of the items.
     async fn apply_guarded(&self, items: Vec<Guarded>) -> Result<Vec<Option<Revision>>> {
         let weight = |item: &Guarded| {
             (item.then.len(), item.when.key.len() + item.then.iter().map(op_bytes).sum::<usize>())
         };
-        let mut done = Vec::with_capacity(items.len());
-        for batch in in_batches(items, weight) {
-            if batch.len() > 1
-                && let Some(revision) = self.try_together(&batch).await?
-            {
-                done.resize(done.len() + batch.len(), Some(revision));
-                continue;
-            }
-            // One of them does not hold: find out which.
-            for item in batch {
-                done.push(self.try_together(std::slice::from_ref(&item)).await?);
-            }
+        let batches = in_batches(items, weight);
+        let metadata = self.clone();
+        let done = at_once(batches, move |batch| {
+            let metadata = metadata.clone();
+            async move { metadata.apply_guarded_batch(batch).await }
+        });
+        Ok(done.await?.concat())
+    }
+
+    async fn apply_guarded_batch(&self, batch: Vec<Guarded>) -> Result<Vec<Option<Revision>>> {
+        if batch.len() > 1
+            && let Some(revision) = self.try_together(&batch).await?
+        {
+            return Ok(vec![Some(revision); batch.len()]);
+        }
+        // One of them does not hold: find out which.
+        let mut done = Vec::with_capacity(batch.len());
+        for item in batch {
+            done.push(self.try_together(std::slice::from_ref(&item)).await?);
         }
         Ok(done)
     }
@@ -153,6 +174,41 @@ impl Metadata {
         let outcome = self.store.txn(txn).await?;
         Ok(outcome.succeeded.then_some(outcome.revision))
     }
+}
+
+/// Runs `run` on each item, some at a time, so that the store can commit them together. Results are in the items' order.
+async fn at_once<T, R, F>(items: Vec<T>, run: impl Fn(T) -> F) -> Result<Vec<R>>
+where
+    R: Send + 'static,
+    F: Future<Output = Result<R>> + Send + 'static,
+{
+    if items.len() == 1 {
+        let only = items.into_iter().map(run).next().expect("there is one");
+        return Ok(vec![only.await?]);
+    }
+    let mut results: Vec<Option<R>> = items.iter().map(|_| None).collect();
+    let mut tasks = JoinSet::new();
+    for (i, item) in items.into_iter().enumerate() {
+        if tasks.len() == TXNS_AT_ONCE {
+            store_result(&mut results, tasks.join_next().await)?;
+        }
+        let task = run(item);
+        tasks.spawn(async move { (i, task.await) });
+    }
+    while !tasks.is_empty() {
+        store_result(&mut results, tasks.join_next().await)?;
+    }
+    Ok(results.into_iter().map(|result| result.expect("every task was joined")).collect())
+}
+
+type Joined<R> = Option<std::result::Result<(usize, Result<R>), JoinError>>;
+
+fn store_result<R>(results: &mut [Option<R>], joined: Joined<R>) -> Result<()> {
+    let (i, result) = joined
+        .expect("there are tasks")
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("a metadata transaction ended early: {e}")))?;
+    results[i] = Some(result?);
+    Ok(())
 }
 
 fn op_bytes(op: &Op) -> usize {
