@@ -383,7 +383,7 @@ pub async fn a_revoked_lease_takes_its_keys(s: &Subject) {
 
 pub async fn an_expired_lease_takes_its_keys(s: &Subject) {
     let mut watch = s.store.watch(&s.root, Revision(0)).await.unwrap();
-    let short = s.store.lease_grant(Duration::from_secs(1)).await.unwrap();
+    let short = s.store.lease_grant(Duration::from_secs(3)).await.unwrap();
     let long = s.store.lease_grant(Duration::from_secs(600)).await.unwrap();
     let txn = Txn::new()
         .and_then(Op::put_leased(s.key("a"), "", short))
