@@ -20,6 +20,7 @@ use crate::error::OpenError;
 
 pub mod flush;
 pub mod manifest;
+mod merging;
 pub mod partition;
 mod recover;
 mod retention;

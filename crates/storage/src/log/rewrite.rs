@@ -14,10 +14,11 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 
 use super::manifest::{Manifest, PublishError, StoredSegment};
+use super::merging::merge_small;
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
 use crate::error::ReadError;
-use crate::segment::{EncodedSegment, SegmentBuilder, SegmentRef, segment_path};
+use crate::segment::{EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
 
 /// At most this much of a partition is held in memory to make one segment.
 const PIECE_BYTES: u64 = 64 << 20;
@@ -36,6 +37,8 @@ pub enum RewriteError {
     Batch(#[from] kafscale_core::batch::HeaderError),
     #[error("the store refused the segment: {0}")]
     Store(#[from] object_store::Error),
+    #[error(transparent)]
+    Merge(#[from] MergeError),
     #[error(transparent)]
     Publish(#[from] PublishError),
 }
@@ -108,7 +111,7 @@ pub async fn rewrite(shared: &Shared, partition: &PartitionInner) -> Result<(), 
         let segment = store_segment(shared, partition, encoded).await?;
         publish(shared, partition, segment, count).await?;
     }
-    Ok(())
+    merge_small(shared, partition).await
 }
 
 /// Builds the next segment from the front of the tail, up to `end`. Gives it with the number of its batches.

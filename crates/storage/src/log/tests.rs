@@ -182,6 +182,33 @@ async fn many_appends_become_segments_and_free_the_chain() {
 }
 
 #[tokio::test]
+async fn small_segments_are_merged_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.wal_file_bytes = 8 << 10;
+    fixture.config.wal_max_bytes = 8 << 10;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    let mut wrote = Vec::new();
+    for i in 0..400u32 {
+        append(&p, 10, (i % 251) as u8).await;
+        wrote.push((10, (i % 251) as u8));
+        if i % 50 == 0 {
+            assert_eq!(read_all(&p, 0).await, expected(&wrote), "while segments are merged");
+        }
+    }
+    eventually("merging", || p.inner.state.lock().segments.len() < 16).await;
+    assert!(log.stats().segments_written > 40, "{:?}", log.stats());
+    assert_eq!(read_all(&p, 0).await, expected(&wrote));
+    log.shutdown().await;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    assert_eq!(read_all(&p, 0).await, expected(&wrote));
+    let objects = p.inner.state.lock().segments.len();
+    assert_eq!(count_files(&dir.path().join("topics")), objects, "merged objects are deleted");
+}
+
+#[tokio::test]
 async fn reads_from_the_disk_give_the_same_as_reads_from_memory() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::file(dir.path());
