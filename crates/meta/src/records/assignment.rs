@@ -63,7 +63,7 @@ mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_uuid, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_uuid, check_bytes, check_encoding, keyspace};
 
     proptest! {
         #[test]
@@ -80,5 +80,11 @@ mod tests {
         let one = PartitionAssignment { owner: Some(1000), leader_epoch: 10 };
         let record = AssignmentRecord { partitions: vec![one; 100_000] };
         assert!(record.encode().len() < crate::MAX_TXN_BYTES);
+    }
+
+    #[test]
+    fn bytes() {
+        let record = AssignmentRecord { partitions: vec![(Some(1), 4).into(), (None, 5).into()] };
+        check_bytes(&record, r#"{"v":1,"partitions":[[1,4],[null,5]]}"#);
     }
 }

@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::records::codec::tests::{any_name, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_name, check_bytes, check_encoding, keyspace};
 
     proptest! {
         #[test]
@@ -72,5 +72,25 @@ mod tests {
         for key in ["01", "+1", "", "x", "-0"] {
             assert_eq!(keyspace().parse_broker(&format!("/kafscale/test/brokers/{key}")), None);
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = BrokerRecord {
+            host: "broker-1".into(),
+            port: 9092,
+            rack: None,
+            version: "0.1.0".into(),
+            metrics_address: Some("broker-1:9093".into()),
+            epoch: 7,
+            started_ms: 1,
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"host":"broker-1","port":9092,"rack":null,"version":"0.1.0","#,
+                r#""metrics_address":"broker-1:9093","epoch":7,"started_ms":1}"#
+            ),
+        );
     }
 }

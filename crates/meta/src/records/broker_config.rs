@@ -53,7 +53,7 @@ mod tests {
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_name, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_name, check_bytes, check_encoding, keyspace};
 
     proptest! {
         #[test]
@@ -63,5 +63,11 @@ mod tests {
                 prop_assert_eq!(keyspace().parse_broker_config(&keyspace().broker_config(scope)), Some(scope));
             }
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = BrokerConfigRecord { configs: [("log.retention.ms".into(), "1000".into())].into() };
+        check_bytes(&record, r#"{"v":1,"configs":{"log.retention.ms":"1000"}}"#);
     }
 }

@@ -28,12 +28,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::records::codec::tests::{any_name, check_encoding};
+    use crate::records::codec::tests::{any_name, check_bytes, check_encoding};
 
     proptest! {
         #[test]
         fn round_trip(cluster_id in any_name(), created_ms: i64) {
             check_encoding(&ClusterRecord { cluster_id, created_ms });
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = ClusterRecord { cluster_id: "MkU3OEVBNTcwNTJENDM2Qg".into(), created_ms: 1 };
+        check_bytes(&record, r#"{"v":1,"cluster_id":"MkU3OEVBNTcwNTJENDM2Qg","created_ms":1}"#);
     }
 }

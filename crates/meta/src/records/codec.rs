@@ -213,6 +213,12 @@ pub(super) mod tests {
         }
     }
 
+    /// Pins the bytes of a record: stores that exist hold such ones, so this example may only ever get company.
+    pub(in super::super) fn check_bytes<T: Record + PartialEq + std::fmt::Debug>(record: &T, bytes: &str) {
+        assert_eq!(std::str::from_utf8(&record.encode()).unwrap(), bytes);
+        assert_eq!(&T::decode("k", bytes.as_bytes()).unwrap(), record);
+    }
+
     /// Any string, with those that have hurt key builders before.
     pub(in super::super) fn any_name() -> impl Strategy<Value = String> {
         prop_oneof![

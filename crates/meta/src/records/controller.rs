@@ -29,12 +29,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::records::codec::tests::check_encoding;
+    use crate::records::codec::tests::{check_bytes, check_encoding};
 
     proptest! {
         #[test]
         fn round_trip(node_id: i32, epoch: u64) {
             check_encoding(&ControllerRecord { node_id, epoch });
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = ControllerRecord { node_id: 1, epoch: 7 };
+        check_bytes(&record, r#"{"v":1,"node_id":1,"epoch":7}"#);
     }
 }

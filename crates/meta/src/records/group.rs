@@ -75,7 +75,7 @@ mod tests {
     use proptest::{collection::vec, option, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_bytes, any_name, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_bytes, any_name, check_bytes, check_encoding, keyspace};
 
     fn any_member() -> impl Strategy<Value = GroupMember> {
         let protocol =
@@ -109,5 +109,39 @@ mod tests {
             });
             prop_assert_eq!(keyspace().parse_group(&keyspace().group(&group)), Some(group));
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = GroupRecord {
+            protocol_type: "consumer".into(),
+            protocol_name: Some("range".into()),
+            generation: 3,
+            leader: Some("m-1".into()),
+            state_timestamp_ms: 1,
+            members: vec![GroupMember {
+                member_id: "m-1".into(),
+                instance_id: None,
+                client_id: "m".into(),
+                client_host: "/127.0.0.1".into(),
+                session_timeout_ms: 45000,
+                rebalance_timeout_ms: 300_000,
+                protocols: vec![GroupProtocol {
+                    name: "range".into(),
+                    metadata: Bytes::from_static(&[0, 255]),
+                }],
+                assignment: Bytes::from_static(&[0, 1]),
+            }],
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"protocol_type":"consumer","protocol_name":"range","generation":3,"#,
+                r#""leader":"m-1","state_timestamp_ms":1,"members":[{"member_id":"m-1","#,
+                r#""instance_id":null,"client_id":"m","client_host":"/127.0.0.1","#,
+                r#""session_timeout_ms":45000,"rebalance_timeout_ms":300000,"#,
+                r#""protocols":[{"name":"range","metadata":"AP8="}],"assignment":"AAE="}]}"#
+            ),
+        );
     }
 }

@@ -69,7 +69,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::records::codec::tests::{any_name, any_uuid, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_name, any_uuid, check_bytes, check_encoding, keyspace};
 
     proptest! {
         #[test]
@@ -85,5 +85,23 @@ mod tests {
             prop_assert!(text.starts_with(&keys.offsets_of_group_prefix(&key.group)));
             prop_assert_eq!(keys.parse_offset(&text), Some(key));
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = OffsetRecord {
+            offset: 42,
+            leader_epoch: -1,
+            metadata: "note".into(),
+            commit_time_ms: 1,
+            topic_id: Uuid::from_u128(1),
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"offset":42,"leader_epoch":-1,"metadata":"note","commit_time_ms":1,"#,
+                r#""topic_id":"AAAAAAAAAAAAAAAAAAAAAQ"}"#
+            ),
+        );
     }
 }

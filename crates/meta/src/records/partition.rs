@@ -61,7 +61,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_name, any_uuid, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_name, any_uuid, check_bytes, check_encoding, keyspace};
 
     fn any_segment() -> impl Strategy<Value = SegmentRecord> {
         (any::<(i64, i64, u64, i64, u64)>(), any_name()).prop_map(
@@ -87,5 +87,29 @@ mod tests {
             prop_assert_eq!(keyspace().parse_partition(&key), Some((topic_id, partition)));
             prop_assert!(key.starts_with(&keyspace().partitions_of_topic_prefix(topic_id)));
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = PartitionRecord {
+            log_start_offset: 5,
+            leader_epochs: vec![(0, 0), (1, 7)],
+            segments: vec![SegmentRecord {
+                base_offset: 5,
+                last_offset: 9,
+                size_bytes: 1000,
+                max_timestamp_ms: 2,
+                records: 5,
+                object: "a/segment-5.kfs".into(),
+            }],
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"log_start_offset":5,"leader_epochs":[[0,0],[1,7]],"#,
+                r#""segments":[{"base_offset":5,"last_offset":9,"size_bytes":1000,"max_timestamp_ms":2,"#,
+                r#""records":5,"object":"a/segment-5.kfs"}]}"#
+            ),
+        );
     }
 }

@@ -31,12 +31,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::records::codec::tests::check_encoding;
+    use crate::records::codec::tests::{check_bytes, check_encoding};
 
     proptest! {
         #[test]
         fn round_trip(next: i64) {
             check_encoding(&ProducerIdsRecord { next });
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = ProducerIdsRecord { next: 2000 };
+        check_bytes(&record, r#"{"v":1,"next":2000}"#);
     }
 }

@@ -79,7 +79,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_uuid, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_uuid, check_bytes, check_encoding, keyspace};
 
     fn any_producer() -> impl Strategy<Value = ProducerEntry> {
         (any::<(i64, i16, i64)>(), vec(any::<(i32, i32, i64, i64, i64)>(), 0..6)).prop_map(
@@ -100,5 +100,24 @@ mod tests {
             prop_assert_eq!(keyspace().parse_producers(&key), Some((topic_id, partition)));
             prop_assert!(key.starts_with(&keyspace().producers_of_topic_prefix(topic_id)));
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = ProducersRecord {
+            producers: vec![ProducerEntry {
+                producer_id: 1000,
+                epoch: 0,
+                last_timestamp_ms: 2,
+                batches: vec![(0, 9, 100, 109, 2).into()],
+            }],
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"producers":[{"producer_id":1000,"epoch":0,"last_timestamp_ms":2,"#,
+                r#""batches":[[0,9,100,109,2]]}]}"#
+            ),
+        );
     }
 }

@@ -50,7 +50,7 @@ mod tests {
     use proptest::{collection::btree_map, prelude::*};
 
     use super::*;
-    use crate::records::codec::tests::{any_name, any_uuid, check_encoding, keyspace};
+    use crate::records::codec::tests::{any_name, any_uuid, check_bytes, check_encoding, keyspace};
 
     proptest! {
         #[test]
@@ -61,5 +61,23 @@ mod tests {
             check_encoding(&TopicRecord { topic_id, partitions, configs, created_ms, internal });
             prop_assert_eq!(keyspace().parse_topic(&keyspace().topic(&name)), Some(name));
         }
+    }
+
+    #[test]
+    fn bytes() {
+        let record = TopicRecord {
+            topic_id: Uuid::from_u128(1),
+            partitions: 3,
+            configs: [("retention.ms".into(), "1000".into())].into(),
+            created_ms: 1,
+            internal: false,
+        };
+        check_bytes(
+            &record,
+            concat!(
+                r#"{"v":1,"topic_id":"AAAAAAAAAAAAAAAAAAAAAQ","partitions":3,"#,
+                r#""configs":{"retention.ms":"1000"},"created_ms":1,"internal":false}"#
+            ),
+        );
     }
 }
