@@ -6,7 +6,7 @@ use kafscale_core::ids::{Offset, PartitionId};
 use object_store::PutPayload;
 
 use super::format::{FOOTER_BYTES, Footer, HEADER_BYTES, Header, INDEX_ENTRY_BYTES, IndexEntry};
-use super::table::{self, BatchEntry};
+use super::statistics::{self, BatchEntry};
 
 /// Bounds the index that a reader must hold: groups grow beyond the asked interval in a large segment.
 const INDEX_MAX_ENTRIES: u64 = 1 << 16;
@@ -144,14 +144,14 @@ impl SegmentBuilder {
         let ends = self.entries.first().zip(self.entries.last());
         let (base_offset, last_offset) =
             self.covers.or_else(|| ends.map(|(first, last)| (first.base_offset, last.last_offset)))?;
-        let (table, index) = self.encode_index();
-        let table_position = HEADER_BYTES + self.body_bytes;
-        let index_position = table_position + table.len() as u64;
+        let (statistics, index) = self.encode_index();
+        let statistics_position = HEADER_BYTES + self.body_bytes;
+        let index_position = statistics_position + statistics.len() as u64;
         let size_bytes = index_position + index.len() as u64 + FOOTER_BYTES;
         let footer = Footer {
-            table_position,
-            table_bytes: u32::try_from(table.len()).expect("bounded by the body"),
-            table_crc: crc32c::crc32c(&table),
+            statistics_position,
+            statistics_bytes: u32::try_from(statistics.len()).expect("bounded by the body"),
+            statistics_crc: crc32c::crc32c(&statistics),
             index_position,
             index_bytes: u32::try_from(index.len()).expect("bounded by its entries"),
             index_crc: crc32c::crc32c(&index),
@@ -160,7 +160,7 @@ impl SegmentBuilder {
             body_crc: crc_of(&self.batches),
         };
         let header = Header { partition: self.partition, base_offset, created_ms: self.created_ms };
-        let tail = [table, index, footer.encode()].concat();
+        let tail = [statistics, index, footer.encode()].concat();
         let mut payload = Vec::with_capacity(self.batches.len() + 2);
         payload.push(Bytes::from(header.encode()));
         payload.extend(self.batches);
@@ -176,12 +176,15 @@ impl SegmentBuilder {
         })
     }
 
-    /// The table and the index, encoded.
+    /// The statistics and the index, encoded.
     fn encode_index(&self) -> (Vec<u8>, Vec<u8>) {
         let interval = (self.index_interval_bytes as u64)
             .max(INDEX_INTERVAL_MIN_BYTES)
             .max(self.body_bytes.div_ceil(INDEX_MAX_ENTRIES));
-        let (mut table, mut index) = (Vec::new(), Vec::new());
+        let count = u32::try_from(self.entries.len()).expect("a batch has more bytes than one");
+        let mut statistics =
+            statistics::encode_summary(self.records, count, self.min_timestamp_ms, self.max_timestamp_ms);
+        let mut index = Vec::new();
         let mut from = 0;
         while from < self.entries.len() {
             let end = self.entries[from].position + interval;
@@ -193,14 +196,14 @@ impl SegmentBuilder {
                 position: group[0].position,
                 max_timestamp_ms,
                 crc: crc_of(&self.batches[from..from + len]),
-                table_position: u32::try_from(table.len()).expect("bounded by the body"),
+                table_position: u32::try_from(statistics.len()).expect("bounded by the body"),
             };
             entry.encode(&mut index);
-            table::encode_group(group, max_timestamp_ms, &mut table);
+            statistics::encode_group(group, max_timestamp_ms, &mut statistics);
             from += len;
         }
         debug_assert!(index.len() as u64 <= (INDEX_MAX_ENTRIES + 1) * INDEX_ENTRY_BYTES);
-        (table, index)
+        (statistics, index)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The fixed parts of format version 2: header, index entries, footer. Integers are big-endian, as in Kafka's batches.
 //!
-//! Object = header (64) · batches · table · index (32 per entry) · footer (64). See docs/format.md, "Segment version 2".
+//! Object = header (64) · batches · statistics · index (32 per entry) · footer (64). See docs/format.md, "Segment version 2".
 
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use uuid::Uuid;
@@ -11,6 +11,7 @@ pub(super) const VERSION: u16 = 2;
 pub(super) const HEADER_BYTES: u64 = 64;
 pub(super) const FOOTER_BYTES: u64 = 64;
 pub(super) const INDEX_ENTRY_BYTES: u64 = 32;
+pub(super) const SUMMARY_BYTES: u64 = 32;
 
 /// Flags in the upper half change what the bytes mean: a reader that does not know one refuses the object.
 const INCOMPATIBLE_FLAGS: u16 = 0xff00;
@@ -127,7 +128,7 @@ pub(super) struct IndexEntry {
     pub max_timestamp_ms: i64,
     /// CRC32C of the group's bytes, the parts of the batches that their own CRC leaves out included.
     pub crc: u32,
-    /// Where the group's entries begin in the table.
+    /// Where the group's entries begin, from the start of the statistics.
     pub table_position: u32,
 }
 
@@ -156,9 +157,9 @@ impl IndexEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Footer {
     /// The end of the batches.
-    pub table_position: u64,
-    pub table_bytes: u32,
-    pub table_crc: u32,
+    pub statistics_position: u64,
+    pub statistics_bytes: u32,
+    pub statistics_crc: u32,
     pub index_position: u64,
     pub index_bytes: u32,
     pub index_crc: u32,
@@ -171,9 +172,9 @@ pub(super) struct Footer {
 impl Footer {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(FOOTER_BYTES as usize);
-        out.extend(self.table_position.to_be_bytes());
-        out.extend(self.table_bytes.to_be_bytes());
-        out.extend(self.table_crc.to_be_bytes());
+        out.extend(self.statistics_position.to_be_bytes());
+        out.extend(self.statistics_bytes.to_be_bytes());
+        out.extend(self.statistics_crc.to_be_bytes());
         out.extend(self.index_position.to_be_bytes());
         out.extend(self.index_bytes.to_be_bytes());
         out.extend(self.index_crc.to_be_bytes());
@@ -197,9 +198,9 @@ impl Footer {
         let bad = |why: &str| FormatError::new(position, why);
         let mut fields = Fields(bytes);
         let footer = Footer {
-            table_position: fields.u64(),
-            table_bytes: fields.u32(),
-            table_crc: fields.u32(),
+            statistics_position: fields.u64(),
+            statistics_bytes: fields.u32(),
+            statistics_crc: fields.u32(),
             index_position: fields.u64(),
             index_bytes: fields.u32(),
             index_crc: fields.u32(),
@@ -225,10 +226,11 @@ impl Footer {
             );
             return Err(bad(&why));
         }
-        let table_end = footer.table_position.checked_add(footer.table_bytes.into());
+        let statistics_end = footer.statistics_position.checked_add(footer.statistics_bytes.into());
         let index_end = footer.index_position.checked_add(footer.index_bytes.into());
-        let fits = footer.table_position >= HEADER_BYTES
-            && table_end == Some(footer.index_position)
+        let fits = footer.statistics_position >= HEADER_BYTES
+            && u64::from(footer.statistics_bytes) >= SUMMARY_BYTES
+            && statistics_end == Some(footer.index_position)
             && index_end == Some(position)
             && u64::from(footer.index_bytes) % INDEX_ENTRY_BYTES == 0;
         if fits { Ok(footer) } else { Err(bad("the footer's positions do not fit together")) }
@@ -246,10 +248,10 @@ impl Footer {
                 && w[0].position < w[1].position
                 && w[0].table_position < w[1].table_position
         });
-        let begins = index.first().map_or(self.table_position, |e| e.position) == HEADER_BYTES;
+        let begins = index.first().map_or(self.statistics_position, |e| e.position) == HEADER_BYTES;
         let ends = index.last().is_none_or(|e| {
-            e.position < self.table_position
-                && e.table_position < self.table_bytes
+            e.position < self.statistics_position
+                && e.table_position < self.statistics_bytes
                 && e.base_offset <= self.last_offset
         });
         if rising && begins && ends { Ok(index) } else { Err(bad("the index is out of order")) }

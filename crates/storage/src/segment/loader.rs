@@ -178,7 +178,7 @@ impl Loader {
             let why = format!("it begins before offset {}", segment.base_offset);
             return Err(SegmentError::corrupt(segment, footer.index_position, why));
         }
-        let body = super::format::HEADER_BYTES..footer.table_position;
+        let body = super::format::HEADER_BYTES..footer.statistics_position;
         let next_position = AtomicU64::new(body.start);
         Ok(SegmentIndex { entries, body, footer: Some(footer), next_position })
     }

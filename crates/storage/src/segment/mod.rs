@@ -14,7 +14,7 @@ mod loader;
 mod merge;
 mod reader;
 mod span;
-mod table;
+mod statistics;
 mod v1;
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub use builder::{BuildError, EncodedSegment, SegmentBuilder};
 pub use format::{FormatError, Header};
 pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
 pub use reader::{ReadLimits, SegmentRead, SegmentReader};
-pub use table::BatchEntry;
+pub use statistics::{BatchEntry, Statistics};
 
 /// A segment as the partition's record names it. Its version is found in the object itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use object_store::ObjectStore;
 
 use super::loader::{Loader, SegmentIndex};
 use super::span::{BatchAt, Span};
-use super::table::{self, BatchEntry};
+use super::statistics::{self, Statistics};
 use super::{FormatError, Header, SegmentError, SegmentRef, format};
 use crate::block_cache::{BLOCK_BYTES, CacheStats};
 use crate::store::StoreError;
@@ -159,17 +159,14 @@ impl SegmentReader {
         }
     }
 
-    /// The table of a segment's batches; `None` for version 1, which has none.
-    pub async fn batches(&self, segment: &SegmentRef) -> Result<Option<Vec<BatchEntry>>, SegmentError> {
+    /// A segment's statistics; `None` for version 1, which has none.
+    pub async fn statistics(&self, segment: &SegmentRef) -> Result<Option<Statistics>, SegmentError> {
         let index = self.loader.index(segment).await?;
         let Some(footer) = index.footer else { return Ok(None) };
-        let range = footer.table_position..footer.index_position;
-        let bytes = match range.is_empty() {
-            true => Bytes::new(),
-            false => self.loader.fetch_cold(segment, range).await?,
-        };
-        let batches = table::decode(&footer, &index.entries, &bytes);
-        batches.map(Some).map_err(|e| SegmentError::format(segment, e))
+        let bytes =
+            self.loader.fetch_cold(segment, footer.statistics_position..footer.index_position).await?;
+        let statistics = statistics::decode(&footer, &index.entries, &bytes);
+        statistics.map(Some).map_err(|e| SegmentError::format(segment, e))
     }
 
     /// The header of a version 2 segment: whose records these are.

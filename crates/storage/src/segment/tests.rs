@@ -22,6 +22,7 @@ use crate::block_cache::BLOCK_BYTES;
 
 mod cache;
 mod damage;
+mod vectors;
 
 const NOW: i64 = 1_700_000_000_000;
 const PARTITION: PartitionId =
@@ -228,7 +229,7 @@ fn any_shapes() -> impl Strategy<Value = Vec<(i64, i32, usize)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn every_offset_and_size_reads_as_it_was_written(
@@ -255,7 +256,9 @@ proptest! {
             let batches = batches(&shapes);
             let bucket = Bucket::new(1 << 20);
             let segment = bucket.put_segment(build(&batches, interval)).await;
-            let table = bucket.reader.batches(&segment).await.unwrap().unwrap();
+            let statistics = bucket.reader.statistics(&segment).await.unwrap().unwrap();
+            let table = &statistics.batches;
+            assert_eq!(statistics.min_timestamp_ms, NOW);
             assert_eq!(table.len(), batches.len());
             let mut position = 64;
             for (entry, batch) in table.iter().zip(&batches) {
@@ -350,7 +353,8 @@ fn a_segment_may_stand_for_offsets_that_are_gone() {
         let empty = bucket.put_segment(empty.finish().unwrap()).await;
         let read = bucket.reader.read(&empty, Offset(6), 100, true).await.unwrap();
         assert_eq!((read.size_bytes, read.next), (0, Offset(10)));
-        assert_eq!(bucket.reader.batches(&empty).await.unwrap(), Some(vec![]));
+        let nothing = Statistics { records: 0, min_timestamp_ms: -1, max_timestamp_ms: -1, batches: vec![] };
+        assert_eq!(bucket.reader.statistics(&empty).await.unwrap(), Some(nothing));
         assert_eq!(bucket.reader.max_timestamp(&empty).await.unwrap(), None);
 
         let mut wide = SegmentBuilder::new(PARTITION, NOW, 4096).covering(Offset(10), Offset(99));

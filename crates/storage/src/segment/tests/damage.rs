@@ -7,7 +7,7 @@ async fn read_all(bytes: Vec<u8>, base: Offset, last: Offset) -> Result<Vec<u8>,
     let bucket = Bucket::new(8 << 20);
     let segment = bucket.put(base, last, bytes).await;
     let _ = bucket.reader.header(&segment).await;
-    let _ = bucket.reader.batches(&segment).await;
+    let _ = bucket.reader.statistics(&segment).await;
     let _ = bucket.reader.max_timestamp(&segment).await;
     let _ = bucket.reader.find_timestamp(&segment, NOW + 500).await;
     let (mut all, mut from) = (Vec::new(), base);
@@ -60,7 +60,7 @@ fn version_1_is_read_without_its_index() {
         }
         let found = bucket.reader.find_timestamp(&segment, NOW + 1500).await.unwrap();
         assert_eq!(found, Some((Offset(106), NOW + 2000, LeaderEpoch(3))));
-        assert_eq!(bucket.reader.batches(&segment).await.unwrap(), None);
+        assert_eq!(bucket.reader.statistics(&segment).await.unwrap(), None);
     });
 }
 
@@ -88,7 +88,7 @@ fn every_flipped_bit_is_noticed_or_harmless() {
                 let mut bad = bytes.clone();
                 bad[at] ^= 1 << (at % 8);
                 match read_all(bad, base, last).await {
-                    // The header and the table of version 2 are not on the way of a read, nor is most of version 1's header.
+                    // The header and the statistics of version 2 are not on the way of a read, nor is most of version 1's header.
                     Ok(read) => assert!(read == good, "byte {at}"),
                     Err(SegmentError::Corrupt { object, .. }) => assert!(object.ends_with(".kfs")),
                     Err(other @ SegmentError::Store(_)) => panic!("byte {at}: {other}"),
@@ -179,30 +179,33 @@ proptest! {
             let bucket = Bucket::new(1 << 20);
             let segment = bucket.put(Offset(0), Offset(last), bytes).await;
             let _ = bucket.reader.read(&segment, Offset(0), 1 << 20, true).await;
-            let _ = bucket.reader.batches(&segment).await;
+            let _ = bucket.reader.statistics(&segment).await;
         });
     }
 
     #[test]
     fn hostile_indexes_never_panic(
         table in prop::collection::vec(any::<u8>(), 0..60),
-        entries in prop::collection::vec((0i64..200, 0u64..2000, any::<i64>(), 0u32..60), 1..4),
+        with_summary: bool,
+        entries in prop::collection::vec((0i64..200, 0u64..2000, any::<i64>(), 0u32..92), 1..4),
         body in 0u64..400,
     ) {
         let (batches, bytes) = small();
-        let object = forge(&bytes[..64 + body as usize], &table, &entries, batches[4].last_offset);
+        let summary: &[u8] = if with_summary { &[0; 32] } else { &[] };
+        let statistics = [summary, &table].concat();
+        let object = forge(&bytes[..64 + body as usize], &statistics, &entries, batches[4].last_offset);
         run(async {
             let bucket = Bucket::new(1 << 20);
             let segment = bucket.put(Offset(100), batches[4].last_offset, object).await;
             let _ = bucket.reader.read(&segment, Offset(0), 1 << 20, true).await;
             let _ = bucket.reader.find_timestamp(&segment, i64::MIN).await;
-            let _ = bucket.reader.batches(&segment).await;
+            let _ = bucket.reader.statistics(&segment).await;
         });
     }
 }
 
-/// Puts a table and index around a body with checksums that are right.
-fn forge(body: &[u8], table: &[u8], entries: &[(i64, u64, i64, u32)], last_offset: Offset) -> Vec<u8> {
+/// Puts statistics and an index around a body with checksums that are right.
+fn forge(body: &[u8], statistics: &[u8], entries: &[(i64, u64, i64, u32)], last_offset: Offset) -> Vec<u8> {
     use super::super::format::{Footer, IndexEntry};
     let mut index = Vec::new();
     for (i, (base, position, max_timestamp_ms, table_position)) in entries.iter().enumerate() {
@@ -212,16 +215,16 @@ fn forge(body: &[u8], table: &[u8], entries: &[(i64, u64, i64, u32)], last_offse
             position,
             max_timestamp_ms: *max_timestamp_ms,
             crc: crc32c::crc32c(&body[64..]),
-            table_position: *table_position,
+            table_position: if i == 0 { 32 } else { *table_position },
         };
         entry.encode(&mut index);
     }
-    let table_position = body.len() as u64;
-    let index_position = table_position + table.len() as u64;
+    let statistics_position = body.len() as u64;
+    let index_position = statistics_position + statistics.len() as u64;
     let footer = Footer {
-        table_position,
-        table_bytes: table.len() as u32,
-        table_crc: crc32c::crc32c(table),
+        statistics_position,
+        statistics_bytes: statistics.len() as u32,
+        statistics_crc: crc32c::crc32c(statistics),
         index_position,
         index_bytes: index.len() as u32,
         index_crc: crc32c::crc32c(&index),
@@ -229,5 +232,5 @@ fn forge(body: &[u8], table: &[u8], entries: &[(i64, u64, i64, u32)], last_offse
         last_offset,
         body_crc: 0,
     };
-    [body, table, &index, &footer.encode()].concat()
+    [body, statistics, &index, &footer.encode()].concat()
 }

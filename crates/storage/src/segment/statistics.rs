@@ -1,9 +1,23 @@
-//! The table of a version 2 segment: one entry per batch, so that other programs plan their reads without touching
-//! the batches. Entries are varints relative to the entry before, starting anew with every group of the index.
+//! The statistics of a version 2 segment: a summary, and a table with one entry per batch, so that other programs plan
+//! their reads without touching the batches. The table's entries are varints relative to the entry before, and start anew
+//! with every group of the index.
 
+use kafscale_core::batch::NO_TIMESTAMP;
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
-use super::format::{Footer, FormatError, IndexEntry};
+use super::format::{Fields, Footer, FormatError, IndexEntry, SUMMARY_BYTES};
+
+/// What a segment says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statistics {
+    pub records: u64,
+    /// The smallest timestamp that a batch begins with; -1 when none has any. Later records of a batch may have smaller
+    /// ones.
+    pub min_timestamp_ms: i64,
+    /// The largest timestamp; -1 when no record has any.
+    pub max_timestamp_ms: i64,
+    pub batches: Vec<BatchEntry>,
+}
 
 /// One batch of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,29 +51,52 @@ pub(super) fn encode_group(group: &[BatchEntry], max_timestamp_ms: i64, out: &mu
     }
 }
 
-/// Reads the whole table, `bytes`, of a segment with this footer and index.
-pub(super) fn decode(
-    footer: &Footer,
-    index: &[IndexEntry],
-    bytes: &[u8],
-) -> Result<Vec<BatchEntry>, FormatError> {
-    let bad = |why: &str| FormatError::new(footer.table_position, why);
-    if bytes.len() != footer.table_bytes as usize || crc32c::crc32c(bytes) != footer.table_crc {
-        return Err(bad("the table's CRC32C does not match"));
+/// The summary, which stands before the table.
+pub(super) fn encode_summary(
+    records: u64,
+    batches: u32,
+    min_timestamp_ms: i64,
+    max_timestamp_ms: i64,
+) -> Vec<u8> {
+    let mut out = Vec::with_capacity(SUMMARY_BYTES as usize);
+    out.extend(records.to_be_bytes());
+    out.extend(batches.to_be_bytes());
+    out.extend([0; 4]); // reserved
+    out.extend(min_timestamp_ms.to_be_bytes());
+    out.extend(max_timestamp_ms.to_be_bytes());
+    out
+}
+
+/// Reads the statistics, `bytes`, of a segment with this footer and index.
+pub(super) fn decode(footer: &Footer, index: &[IndexEntry], bytes: &[u8]) -> Result<Statistics, FormatError> {
+    let bad = |why: &str| FormatError::new(footer.statistics_position, why);
+    if bytes.len() != footer.statistics_bytes as usize || crc32c::crc32c(bytes) != footer.statistics_crc {
+        return Err(bad("the CRC32C of the statistics does not match"));
     }
-    if index.first().map_or(0, |e| e.table_position as usize) != 0 || index.is_empty() != bytes.is_empty() {
-        return Err(bad("the table does not begin with the index"));
-    }
+    let summary = bytes.get(..SUMMARY_BYTES as usize).ok_or_else(|| bad("the summary is cut off"))?;
+    let mut fields = Fields(summary);
+    let (records, count, _reserved) = (fields.u64(), fields.u32(), fields.u32());
+    let (min_timestamp_ms, max_timestamp_ms) = (fields.i64(), fields.i64());
     let mut batches = Vec::new();
+    let mut expected_from = SUMMARY_BYTES as usize;
     for (i, group) in index.iter().enumerate() {
         let next = index.get(i + 1);
         let (from, to) =
             (group.table_position as usize, next.map_or(bytes.len(), |n| n.table_position as usize));
-        let entries = bytes.get(from..to).ok_or_else(|| bad("the index points outside the table"))?;
-        let end = next.map_or(footer.table_position, |n| n.position);
+        let entries = bytes.get(from..to).filter(|_| from == expected_from);
+        let entries = entries.ok_or_else(|| bad("the index does not fit the table"))?;
+        let end = next.map_or(footer.statistics_position, |n| n.position);
         decode_group(group, end, entries, &mut batches).ok_or_else(|| bad("the table is malformed"))?;
+        expected_from = to;
     }
-    Ok(batches)
+    let latest = batches.iter().map(|b| b.max_timestamp_ms).max().unwrap_or(NO_TIMESTAMP);
+    let sum = batches.iter().map(|b| u64::from(b.records_count)).sum::<u64>();
+    if expected_from != bytes.len()
+        || (sum, batches.len(), latest) != (records, count as usize, max_timestamp_ms)
+    {
+        return Err(bad("the summary does not fit the table"));
+    }
+    Ok(Statistics { records, min_timestamp_ms, max_timestamp_ms, batches })
 }
 
 /// `None` when the bytes are not the entries of the batches from the group's position to `end`.
