@@ -5,19 +5,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use kafscale_core::clock::Clock;
-use kafscale_storage::Log;
-use tokio::sync::Semaphore;
+use kafscale_core::ids::LeaderEpoch;
+use kafscale_core::topic_config::{ConfigError, check_overrides};
+use kafscale_meta::Metadata;
+use kafscale_meta::records::ConfigScope;
+use kafscale_storage::{HostedTopic, Log};
+use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+use crate::admin::{self, TopicAdmin};
 use crate::config::{Advertised, BrokerConfig};
 use crate::fetch_sessions::FetchSessions;
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::producer_ids::ProducerIds;
 use crate::server;
-use crate::topics::Topics;
+use crate::settings::Settings;
+use crate::topics::{Topic, Topics};
 
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
 #[derive(Debug)]
@@ -32,13 +39,66 @@ pub struct Broker {
 pub enum StartError {
     #[error("cannot listen on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
-    #[error("request_memory_bytes is {have}, but a single request may need {need}")]
+    #[error("the memory for requests is {have} bytes, but a single request may need {need}")]
     RequestMemory { have: usize, need: usize },
+    #[error("a default for topics is not valid: {0}")]
+    TopicDefaults(ConfigError),
+    #[error("the stored settings of topic {name} are not valid: {error}")]
+    StoredTopic { name: String, error: ConfigError },
+    #[error("the metadata store: {0}")]
+    Metadata(#[from] kafscale_meta::Error),
+}
+
+/// What the metadata store says that this broker serves.
+async fn stored_topics(settings: &Settings, metadata: &Metadata) -> Result<Vec<Topic>, StartError> {
+    let defaults = settings.topic_defaults();
+    let assignments = metadata.list_assignments().await?.items;
+    let mut epochs: std::collections::HashMap<_, _> = assignments
+        .into_iter()
+        .map(|(id, read)| (id, read.record.partitions.iter().map(|p| p.leader_epoch).max().unwrap_or(0)))
+        .collect();
+    let topic = |(name, read): (String, kafscale_meta::Versioned<kafscale_meta::records::TopicRecord>)| {
+        let epoch = LeaderEpoch(epochs.remove(&read.record.topic_id).unwrap_or(0));
+        admin::resolve(&name, &read.record, epoch, &defaults)
+            .map_err(|error| StartError::StoredTopic { name: name.clone(), error })
+    };
+    metadata.list_topics().await?.items.into_iter().map(topic).collect()
+}
+
+/// The settings of a broker, the dynamic ones included.
+async fn stored_settings(
+    config: &BrokerConfig,
+    advertised: &Advertised,
+    metadata: &Metadata,
+) -> Result<Settings, StartError> {
+    check_overrides(&config.topic_defaults).map_err(StartError::TopicDefaults)?;
+    let settings = Settings::new(config, advertised);
+    for scope in [ConfigScope::Broker(config.node_id.0), ConfigScope::Default] {
+        if let Some(read) = metadata.load_broker_config(scope).await? {
+            settings.set_dynamic(scope, read.record.configs);
+        }
+    }
+    Ok(settings)
+}
+
+/// The topics to open the log with: all that are stored, with the settings that this broker gives them.
+pub async fn hosted_topics(
+    config: &BrokerConfig,
+    metadata: &Metadata,
+) -> Result<Vec<HostedTopic>, StartError> {
+    let settings = stored_settings(config, &reachable(config.listen), metadata).await?;
+    let topics = stored_topics(&settings, metadata).await?;
+    Ok(topics.iter().map(admin::hosted).collect())
 }
 
 impl Broker {
-    /// Binds the listeners and serves. The log must be open and must host the topics of this broker.
-    pub async fn start(config: BrokerConfig, log: Log, clock: Arc<dyn Clock>) -> Result<Broker, StartError> {
+    /// Binds the listeners and serves. The log must have been opened with [`hosted_topics`].
+    pub async fn start(
+        config: BrokerConfig,
+        log: Log,
+        metadata: Metadata,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Broker, StartError> {
         let need = config.socket_request_max_bytes.max(crate::wire::DECODING_MAX_BYTES);
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
@@ -47,13 +107,22 @@ impl Broker {
         let listener = server::bind(address).map_err(|error| StartError::Listen { address, error })?;
         let kafka_addr = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
         let advertised = config.advertised.clone().unwrap_or_else(|| reachable(kafka_addr));
+        let settings = stored_settings(&config, &advertised, &metadata).await?;
+        let topics = Topics::default();
+        for topic in stored_topics(&settings, &metadata).await? {
+            topics.put(topic);
+        }
         let node = Arc::new(Node {
             request_memory: Arc::new(Semaphore::new(config.request_memory_bytes)),
             response_memory: Arc::new(Semaphore::new(config.response_memory_bytes)),
             stopping: CancellationToken::new(),
-            topics: Topics::default(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
+            admin: Mutex::new(TopicAdmin::new(metadata.clone())),
+            producer_ids: ProducerIds::new(metadata.clone()),
+            metadata,
+            topics,
+            settings,
             advertised,
             config,
             log,

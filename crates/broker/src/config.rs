@@ -23,6 +23,8 @@ pub struct BrokerConfig {
     pub listen: SocketAddr,
     /// `None`: the address that `listen` was bound to.
     pub advertised: Option<Advertised>,
+    /// The address of the store, as DescribeLogDirs tells it.
+    pub store: String,
     /// Where /metrics, /healthz and /readyz are served, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
 
@@ -67,6 +69,7 @@ impl BrokerConfig {
             rack: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
             advertised: None,
+            store: String::new(),
             metrics_listen: None,
             max_connections: 10_000,
             connections_max_idle: Duration::from_secs(600),

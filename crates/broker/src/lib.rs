@@ -3,6 +3,7 @@
 //! Invariants: this is the only crate that names Kafka's messages and error codes. Everything that a peer can make grow
 //! (connections, frames in memory, responses not taken, fetch sessions) has a limit in [`BrokerConfig`].
 
+mod admin;
 mod api;
 mod broker;
 mod config;
@@ -10,9 +11,11 @@ mod connection;
 mod fetch_sessions;
 mod metrics;
 mod node;
+mod producer_ids;
 mod server;
+mod settings;
 mod topics;
 mod wire;
 
-pub use broker::{Broker, StartError};
+pub use broker::{Broker, StartError, hosted_topics};
 pub use config::{Advertised, BrokerConfig};

@@ -3,13 +3,17 @@
 use std::sync::Arc;
 
 use kafscale_core::clock::Clock;
+use kafscale_meta::Metadata;
 use kafscale_storage::Log;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::admin::TopicAdmin;
 use crate::config::{Advertised, BrokerConfig};
 use crate::fetch_sessions::FetchSessions;
 use crate::metrics::Metrics;
+use crate::producer_ids::ProducerIds;
+use crate::settings::Settings;
 use crate::topics::Topics;
 
 /// One broker process, as its handlers see it.
@@ -20,7 +24,12 @@ pub struct Node {
     pub advertised: Advertised,
     pub log: Log,
     pub clock: Arc<dyn Clock>,
+    pub metadata: Metadata,
     pub topics: Topics,
+    pub settings: Settings,
+    /// Changes of topics and settings, one at a time.
+    pub admin: Mutex<TopicAdmin>,
+    pub producer_ids: ProducerIds,
     pub fetch_sessions: FetchSessions,
     pub metrics: Arc<Metrics>,
     /// Bytes of requests in memory.

@@ -2,10 +2,24 @@
 //!
 //! A new API is one file, one line in [`SUPPORTED`] and one in [`handle`].
 
+mod alter_configs;
 mod api_versions;
+mod config_resource;
+mod create_partitions;
+mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_cluster;
+mod describe_configs;
+mod describe_log_dirs;
+mod describe_producers;
+mod describe_topic_partitions;
 mod fetch;
+mod incremental_alter_configs;
+mod init_producer_id;
 mod list_offsets;
 mod lookup;
+mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
 
@@ -36,8 +50,21 @@ pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
     (ApiKey::Produce, versions(0, 13)),
     (ApiKey::Fetch, versions(4, 18)),
     (ApiKey::ListOffsets, versions(1, 10)),
+    (ApiKey::Metadata, versions(0, 13)),
     (ApiKey::ApiVersions, versions(0, 4)),
+    (ApiKey::CreateTopics, versions(2, 7)),
+    (ApiKey::DeleteTopics, versions(1, 6)),
+    (ApiKey::DeleteRecords, versions(0, 2)),
+    (ApiKey::InitProducerId, versions(0, 5)),
     (ApiKey::OffsetForLeaderEpoch, versions(2, 4)),
+    (ApiKey::DescribeConfigs, versions(1, 4)),
+    (ApiKey::AlterConfigs, versions(0, 2)),
+    (ApiKey::DescribeLogDirs, versions(1, 4)),
+    (ApiKey::CreatePartitions, versions(0, 3)),
+    (ApiKey::IncrementalAlterConfigs, versions(0, 1)),
+    (ApiKey::DescribeCluster, versions(0, 2)),
+    (ApiKey::DescribeProducers, versions(0, 0)),
+    (ApiKey::DescribeTopicPartitions, versions(0, 0)),
 ];
 
 /// What a handler knows of a request besides its body.
@@ -100,10 +127,27 @@ async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<A
     match ctx.api {
         ApiKey::Fetch => fetch::handle(node, ctx, body).await,
         ApiKey::ListOffsets => call(ctx, body, |q| list_offsets::handle(node, ctx, q)).await,
+        ApiKey::Metadata => call(ctx, body, |q| metadata::handle(node, ctx, q)).await,
+        ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
+        ApiKey::CreateTopics => call(ctx, body, |q| create_topics::handle(node, ctx, q)).await,
+        ApiKey::DeleteTopics => call(ctx, body, |q| delete_topics::handle(node, ctx, q)).await,
+        ApiKey::DeleteRecords => call(ctx, body, |q| delete_records::handle(node, ctx, q)).await,
+        ApiKey::InitProducerId => call(ctx, body, |q| init_producer_id::handle(node, ctx, q)).await,
         ApiKey::OffsetForLeaderEpoch => {
             call(ctx, body, |q| offset_for_leader_epoch::handle(node, ctx, q)).await
         }
-        ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
+        ApiKey::DescribeConfigs => call(ctx, body, |q| describe_configs::handle(node, ctx, q)).await,
+        ApiKey::AlterConfigs => call(ctx, body, |q| alter_configs::handle(node, ctx, q)).await,
+        ApiKey::DescribeLogDirs => call(ctx, body, |q| describe_log_dirs::handle(node, ctx, q)).await,
+        ApiKey::CreatePartitions => call(ctx, body, |q| create_partitions::handle(node, ctx, q)).await,
+        ApiKey::IncrementalAlterConfigs => {
+            call(ctx, body, |q| incremental_alter_configs::handle(node, ctx, q)).await
+        }
+        ApiKey::DescribeCluster => call(ctx, body, |q| describe_cluster::handle(node, ctx, q)).await,
+        ApiKey::DescribeProducers => call(ctx, body, |q| describe_producers::handle(node, ctx, q)).await,
+        ApiKey::DescribeTopicPartitions => {
+            call(ctx, body, |q| describe_topic_partitions::handle(node, ctx, q)).await
+        }
         other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
     }
 }
@@ -117,4 +161,9 @@ where
 {
     let request = wire::decode::<Q>(body, ctx.version)?;
     ctx.answer(&handler(request).await)
+}
+
+/// Text as the messages hold it.
+pub fn str_bytes(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
 }

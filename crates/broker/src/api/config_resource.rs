@@ -1,0 +1,118 @@
+//! What a configuration request is about, and how its changes are made; shared by the requests that describe and alter.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafscale_core::names::check_topic_name;
+use kafscale_core::topic_config::check_overrides;
+use kafscale_meta::records::{BrokerConfigRecord, ConfigScope};
+
+use crate::admin::{AdminError, TopicAdmin};
+use crate::node::Node;
+use crate::settings::{by_synonym, check_dynamic};
+use crate::topics::Topic;
+
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+
+/// A resource that has settings.
+#[derive(Debug, Clone)]
+pub enum ConfigResource {
+    Topic(Arc<Topic>),
+    ThisBroker,
+    /// The defaults that hold for brokers without a value of their own.
+    AllBrokers,
+}
+
+impl ConfigResource {
+    pub fn parse(node: &Node, resource_type: i8, name: &str) -> Result<ConfigResource, AdminError> {
+        let invalid = |message: String| Err(AdminError::new(ResponseError::InvalidRequest, message));
+        match resource_type {
+            TOPIC => {
+                check_topic_name(name)
+                    .map_err(|e| AdminError::new(ResponseError::InvalidTopicException, e.to_string()))?;
+                let unknown = || {
+                    let message = format!("The topic '{name}' does not exist.");
+                    AdminError::new(ResponseError::UnknownTopicOrPartition, message)
+                };
+                node.topics.get(name).map(ConfigResource::Topic).ok_or_else(unknown)
+            }
+            BROKER if name.is_empty() => Ok(ConfigResource::AllBrokers),
+            BROKER if name.parse() == Ok(node.config.node_id.0) => Ok(ConfigResource::ThisBroker),
+            BROKER => invalid(format!(
+                "Unexpected broker id, expected {} or empty string, but received {name}",
+                node.config.node_id
+            )),
+            other => {
+                invalid(format!("Unsupported resource type {other}: only topics and brokers have settings."))
+            }
+        }
+    }
+
+    /// What was altered so far.
+    pub fn altered(&self, node: &Node) -> BTreeMap<String, String> {
+        match self {
+            ConfigResource::Topic(topic) => topic.overrides.clone(),
+            ConfigResource::ThisBroker => node.settings.dynamic(ConfigScope::Broker(node.config.node_id.0)),
+            ConfigResource::AllBrokers => node.settings.dynamic(ConfigScope::Default),
+        }
+    }
+
+    /// Whether a setting of this name holds a list, to which can be added.
+    pub fn is_list(&self, name: &str) -> bool {
+        let definition = match self {
+            ConfigResource::Topic(_) => kafscale_core::topic_config::definition(name),
+            ConfigResource::ThisBroker | ConfigResource::AllBrokers => by_synonym(name),
+        };
+        definition.is_some_and(|d| d.value_type == kafscale_core::topic_config::ValueType::List)
+    }
+
+    /// The default of a list to which is added.
+    pub fn default_of(&self, node: &Node, name: &str) -> String {
+        let entries = match self {
+            ConfigResource::Topic(_) => node.settings.describe_topic(&BTreeMap::new()),
+            ConfigResource::ThisBroker | ConfigResource::AllBrokers => node.settings.describe_broker(),
+        };
+        entries.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.value).unwrap_or_default()
+    }
+
+    /// Checks new values without setting them.
+    pub fn check(&self, node: &Node, values: &BTreeMap<String, String>) -> Result<(), AdminError> {
+        match self {
+            ConfigResource::Topic(_) => Ok(check_overrides(values)?),
+            ConfigResource::ThisBroker | ConfigResource::AllBrokers => {
+                if let Some(fixed) = values.keys().find(|name| node.settings.is_fixed(name)) {
+                    let message = format!("Cannot update these configs dynamically: [{fixed}]");
+                    return Err(AdminError::new(ResponseError::InvalidRequest, message));
+                }
+                Ok(check_dynamic(values)?)
+            }
+        }
+    }
+
+    /// Sets the altered values to exactly these.
+    pub async fn replace(
+        &self,
+        node: &Node,
+        admin: &TopicAdmin,
+        values: BTreeMap<String, String>,
+    ) -> Result<(), AdminError> {
+        self.check(node, &values)?;
+        let scope = match self {
+            ConfigResource::Topic(topic) => return admin.set_configs(node, topic, values).await,
+            ConfigResource::ThisBroker => ConfigScope::Broker(node.config.node_id.0),
+            ConfigResource::AllBrokers => ConfigScope::Default,
+        };
+        let current = node.metadata.load_broker_config(scope).await?;
+        let record = BrokerConfigRecord { configs: values };
+        let expected = current.map(|read| read.mod_revision);
+        if node.metadata.swap_broker_config(scope, expected, &record).await?.is_none() {
+            let message = "The broker's settings were changed at the same time.";
+            return Err(AdminError::new(ResponseError::RequestTimedOut, message));
+        }
+        node.settings.set_dynamic(scope, record.configs);
+        admin.refresh_defaults(node);
+        Ok(())
+    }
+}

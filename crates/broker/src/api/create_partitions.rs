@@ -1,0 +1,73 @@
+//! CreatePartitions (37), versions 0–3: adds partitions to topics; their number never falls.
+//!
+//! Differs from Apache Kafka: a manual assignment may name this broker only.
+
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
+
+use super::{RequestContext, str_bytes};
+use crate::admin::{AdminError, TopicAdmin, check_partition_count};
+use crate::node::Node;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    ctx: &RequestContext,
+    request: CreatePartitionsRequest,
+) -> CreatePartitionsResponse {
+    let admin = node.admin.lock().await;
+    let mut results = Vec::with_capacity(request.topics.len());
+    for (place, asked) in request.topics.iter().enumerate() {
+        let again = request.topics[..place].iter().any(|other| other.name == asked.name);
+        let outcome = if again {
+            Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        } else {
+            add(node, &admin, asked, request.validate_only).await
+        };
+        let result = CreatePartitionsTopicResult::default().with_name(asked.name.clone());
+        results.push(match outcome {
+            Ok(()) => result,
+            Err(AdminError { error, message }) => {
+                result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+            }
+        });
+    }
+    CreatePartitionsResponse::default().with_results(results)
+}
+
+async fn add(
+    node: &Node,
+    admin: &TopicAdmin,
+    asked: &CreatePartitionsTopic,
+    validate_only: bool,
+) -> Result<(), AdminError> {
+    let unknown = || {
+        let message = "This server does not host this topic-partition.";
+        AdminError::new(ResponseError::UnknownTopicOrPartition, message)
+    };
+    let topic = node.topics.get(&asked.name).ok_or_else(unknown)?;
+    let invalid = |message| Err(AdminError::new(ResponseError::InvalidPartitions, message));
+    if asked.count == topic.partitions {
+        return invalid(format!("Topic already has {} partition(s).", topic.partitions));
+    }
+    if asked.count < topic.partitions {
+        return invalid(format!(
+            "The topic {} currently has {} partition(s); {} would not be an increase.",
+            topic.name, topic.partitions, asked.count
+        ));
+    }
+    check_partition_count(node, asked.count, i64::from(asked.count - topic.partitions))?;
+    if let Some(assignments) = &asked.assignments {
+        let here = node.config.node_id.0;
+        let fits = assignments.len() as i64 == i64::from(asked.count - topic.partitions)
+            && assignments.iter().all(|a| a.broker_ids.len() == 1 && a.broker_ids[0].0 == here);
+        if !fits {
+            let message = format!("Each new partition may be assigned to broker {here} only.");
+            return Err(AdminError::new(ResponseError::InvalidReplicaAssignment, message));
+        }
+    }
+    if validate_only { Ok(()) } else { admin.add_partitions(node, &topic, asked.count).await }
+}

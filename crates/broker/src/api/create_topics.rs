@@ -1,0 +1,145 @@
+//! CreateTopics (19), versions 2–7.
+//!
+//! Each topic succeeds or fails for itself, with a message. `validate_only` checks everything and creates nothing.
+//!
+//! Differs from Apache Kafka: any replication factor from 1 on is accepted, and one replica is reported, because durability is the
+//! object store's; scripts that ask for 3 work unchanged. A manual assignment may name this broker only.
+//! The number of partitions of a topic and of the cluster is limited by configuration.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use uuid::Uuid;
+
+use super::{RequestContext, str_bytes};
+use crate::admin::{AdminError, TopicSpec};
+use crate::node::Node;
+use crate::settings::ConfigEntry;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    ctx: &RequestContext,
+    request: CreateTopicsRequest,
+) -> CreateTopicsResponse {
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for topic in &request.topics {
+        *seen.entry(&topic.name).or_default() += 1;
+    }
+    let admin = node.admin.lock().await;
+    let mut planned = 0;
+    let mut checked = Vec::with_capacity(request.topics.len());
+    for topic in &request.topics {
+        let spec = if seen[topic.name.as_str()] > 1 {
+            Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        } else {
+            read_spec(node, topic).and_then(|spec| admin.check(node, &spec, planned).map(|_| spec))
+        };
+        planned += spec.as_ref().map_or(0, |spec| i64::from(spec.partitions));
+        checked.push(spec);
+    }
+    let wanted: Vec<TopicSpec> = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
+    let mut created = if request.validate_only || wanted.is_empty() {
+        Vec::new()
+    } else {
+        let failed = |error: AdminError| wanted.iter().map(|_| Err(error.clone())).collect();
+        admin.create(node, wanted.clone()).await.unwrap_or_else(failed)
+    }
+    .into_iter();
+    let results = request.topics.iter().zip(checked).map(|(topic, spec)| {
+        let outcome = spec.and_then(|spec| match created.next() {
+            Some(created) => created.map(|topic| (spec, topic.id.0)),
+            None => Ok((spec, Uuid::nil())),
+        });
+        let result = CreatableTopicResult::default().with_name(topic.name.clone());
+        match outcome {
+            Ok((spec, id)) => succeeded(node, ctx.version, result, &spec, id),
+            Err(AdminError { error, message }) => {
+                let result =
+                    result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)));
+                if ctx.version >= 5 {
+                    result.with_num_partitions(-1).with_replication_factor(-1)
+                } else {
+                    result
+                }
+            }
+        }
+    });
+    CreateTopicsResponse::default().with_topics(results.collect())
+}
+
+fn read_spec(node: &Node, topic: &CreatableTopic) -> Result<TopicSpec, AdminError> {
+    let partitions = if topic.assignments.is_empty() {
+        if topic.replication_factor == 0 || topic.replication_factor < -1 {
+            let message = "Replication factor must be larger than 0, or -1 to use the default value.";
+            return Err(AdminError::new(ResponseError::InvalidReplicationFactor, message));
+        }
+        if topic.num_partitions == -1 { node.config.num_partitions } else { topic.num_partitions }
+    } else {
+        assigned_partitions(node, topic)?
+    };
+    let mut configs = BTreeMap::new();
+    for config in &topic.configs {
+        let value = config.value.as_ref().ok_or_else(|| {
+            let message = format!("Null value not supported for topic configs: {}", config.name.as_str());
+            AdminError::new(ResponseError::InvalidConfig, message)
+        })?;
+        configs.insert(config.name.to_string(), value.to_string());
+    }
+    Ok(TopicSpec { name: topic.name.to_string(), partitions, configs })
+}
+
+fn assigned_partitions(node: &Node, topic: &CreatableTopic) -> Result<i32, AdminError> {
+    if topic.num_partitions != -1 || topic.replication_factor != -1 {
+        let message = "A manual partition assignment was specified, but numPartitions or replicationFactor was not set to -1.";
+        return Err(AdminError::new(ResponseError::InvalidRequest, message));
+    }
+    let invalid = |message: String| AdminError::new(ResponseError::InvalidReplicaAssignment, message);
+    let mut indexes: Vec<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
+    indexes.sort_unstable();
+    if !indexes.iter().copied().eq(0..indexes.len() as i32) {
+        return Err(invalid("Partitions should be a consecutive 0-based integer sequence.".into()));
+    }
+    for assignment in &topic.assignments {
+        if assignment.broker_ids.is_empty() {
+            return Err(invalid(format!("Partition {} has no replicas.", assignment.partition_index)));
+        }
+        if let Some(other) = assignment.broker_ids.iter().find(|b| b.0 != node.config.node_id.0) {
+            return Err(invalid(format!(
+                "The manual partition assignment includes broker {}, but no such broker is registered.",
+                other.0
+            )));
+        }
+    }
+    Ok(indexes.len() as i32)
+}
+
+fn succeeded(
+    node: &Node,
+    version: i16,
+    result: CreatableTopicResult,
+    spec: &TopicSpec,
+    id: Uuid,
+) -> CreatableTopicResult {
+    if version < 5 {
+        return result;
+    }
+    let described = node.settings.describe_topic(&spec.configs);
+    let result = result
+        .with_num_partitions(spec.partitions)
+        .with_replication_factor(1)
+        .with_configs(Some(described.into_iter().map(config).collect()));
+    if version >= 7 { result.with_topic_id(id) } else { result }
+}
+
+fn config(entry: ConfigEntry) -> CreatableTopicConfigs {
+    CreatableTopicConfigs::default()
+        .with_name(str_bytes(entry.name))
+        .with_value(entry.value.as_deref().map(str_bytes))
+        .with_read_only(entry.read_only)
+        .with_config_source(entry.source as i8)
+        .with_is_sensitive(false)
+}

@@ -1,0 +1,70 @@
+//! DescribeConfigs (32), versions 1–4: the settings of topics and brokers, with their sources, synonyms and documentation.
+//!
+//! The empty broker name describes what was altered for all brokers.
+//!
+//! Differs from Apache Kafka: loggers, client metrics and group settings do not exist; asking for them is INVALID_REQUEST.
+//! Settings that have no effect here say so in their documentation.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+
+use super::config_resource::ConfigResource;
+use super::{RequestContext, str_bytes};
+use crate::admin::AdminError;
+use crate::node::Node;
+use crate::settings::ConfigEntry;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    ctx: &RequestContext,
+    request: DescribeConfigsRequest,
+) -> DescribeConfigsResponse {
+    let row = |entry: ConfigEntry| {
+        let synonyms = entry.synonyms.into_iter().filter(|_| request.include_synonyms).map(|synonym| {
+            DescribeConfigsSynonym::default()
+                .with_name(str_bytes(synonym.name))
+                .with_value(synonym.value.as_deref().map(str_bytes))
+                .with_source(synonym.source as i8)
+        });
+        let result = DescribeConfigsResourceResult::default()
+            .with_name(str_bytes(entry.name))
+            .with_value(entry.value.as_deref().map(str_bytes))
+            .with_read_only(entry.read_only)
+            .with_config_source(entry.source as i8)
+            .with_synonyms(synonyms.collect());
+        if ctx.version < 3 {
+            return result;
+        }
+        let documentation = request.include_documentation.then(|| str_bytes(entry.documentation));
+        result.with_config_type(entry.config_type as i8).with_documentation(documentation)
+    };
+    let describe = |resource: &DescribeConfigsResource| {
+        let result = DescribeConfigsResult::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        match entries(node, resource) {
+            Ok(entries) => result.with_configs(entries.into_iter().map(row).collect()),
+            Err(AdminError { error, message }) => {
+                result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+            }
+        }
+    };
+    DescribeConfigsResponse::default().with_results(request.resources.iter().map(describe).collect())
+}
+
+fn entries(node: &Node, resource: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, AdminError> {
+    let all = match ConfigResource::parse(node, resource.resource_type, &resource.resource_name)? {
+        ConfigResource::Topic(topic) => node.settings.describe_topic(&topic.overrides),
+        ConfigResource::ThisBroker => node.settings.describe_broker(),
+        ConfigResource::AllBrokers => node.settings.describe_all_brokers(),
+    };
+    Ok(match &resource.configuration_keys {
+        Some(keys) => all.into_iter().filter(|e| keys.iter().any(|key| key.as_str() == e.name)).collect(),
+        None => all,
+    })
+}

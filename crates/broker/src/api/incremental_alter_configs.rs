@@ -1,0 +1,134 @@
+//! IncrementalAlterConfigs (44), versions 0–1: sets, resets, and adds to settings of topics and brokers (KIP-339).
+//!
+//! Differs from Apache Kafka in what DescribeConfigs says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+
+use super::config_resource::ConfigResource;
+use super::{RequestContext, str_bytes};
+use crate::admin::{AdminError, TopicAdmin};
+use crate::node::Node;
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    ctx: &RequestContext,
+    request: IncrementalAlterConfigsRequest,
+) -> IncrementalAlterConfigsResponse {
+    let admin = node.admin.lock().await;
+    let mut responses = Vec::with_capacity(request.resources.len());
+    for resource in &request.resources {
+        let same = |other: &&AlterConfigsResource| {
+            other.resource_type == resource.resource_type && other.resource_name == resource.resource_name
+        };
+        let altered = if request.resources.iter().filter(same).count() > 1 {
+            let message = "Each resource must appear at most once.";
+            Err(AdminError::new(ResponseError::InvalidRequest, message))
+        } else {
+            alter(node, &admin, resource, request.validate_only).await
+        };
+        let response = AlterConfigsResourceResponse::default()
+            .with_resource_type(resource.resource_type)
+            .with_resource_name(resource.resource_name.clone());
+        responses.push(match altered {
+            Ok(()) => response,
+            Err(AdminError { error, message }) => {
+                response.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+            }
+        });
+    }
+    IncrementalAlterConfigsResponse::default().with_responses(responses)
+}
+
+async fn alter(
+    node: &Node,
+    admin: &TopicAdmin,
+    resource: &AlterConfigsResource,
+    validate_only: bool,
+) -> Result<(), AdminError> {
+    let target = ConfigResource::parse(node, resource.resource_type, &resource.resource_name)?;
+    let mut values = target.altered(node);
+    for (place, change) in resource.configs.iter().enumerate() {
+        if resource.configs[..place].iter().any(|other| other.name == change.name) {
+            let message = format!("Error due to duplicate config keys: {}", change.name.as_str());
+            return Err(AdminError::new(ResponseError::InvalidRequest, message));
+        }
+        apply(node, &target, &mut values, change)?;
+    }
+    if validate_only { target.check(node, &values) } else { target.replace(node, admin, values).await }
+}
+
+fn apply(
+    node: &Node,
+    target: &ConfigResource,
+    values: &mut BTreeMap<String, String>,
+    change: &AlterableConfig,
+) -> Result<(), AdminError> {
+    let name = change.name.as_str();
+    let invalid = |message: String| Err(AdminError::new(ResponseError::InvalidRequest, message));
+    let Some(value) = change.value.as_deref().or((change.config_operation == DELETE).then_some("")) else {
+        return invalid(format!("Null value not supported for : {name}"));
+    };
+    match change.config_operation {
+        SET => {
+            values.insert(name.to_owned(), value.to_owned());
+        }
+        DELETE => {
+            if node.settings.is_fixed(name) && !matches!(target, ConfigResource::Topic(_)) {
+                return invalid(format!("Cannot update these configs dynamically: [{name}]"));
+            }
+            values.remove(name);
+        }
+        APPEND | SUBTRACT => {
+            let what = if change.config_operation == APPEND { "APPEND to" } else { "SUBTRACT from" };
+            if !target.is_list(name) {
+                let message = format!("Can't {what} key {name} because its type is not LIST.");
+                return Err(AdminError::new(ResponseError::InvalidConfig, message));
+            }
+            let current = values.get(name).cloned().unwrap_or_else(|| target.default_of(node, name));
+            values.insert(name.to_owned(), change_list(&current, value, change.config_operation == APPEND));
+        }
+        other => return invalid(format!("Unknown operation {other} for key {name}.")),
+    }
+    Ok(())
+}
+
+fn change_list(current: &str, change: &str, append: bool) -> String {
+    let items = |text: &str| -> Vec<String> {
+        text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
+    };
+    let (mut list, change) = (items(current), items(change));
+    if append {
+        for item in change {
+            if !list.contains(&item) {
+                list.push(item);
+            }
+        }
+    } else {
+        list.retain(|item| !change.contains(item));
+    }
+    list.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_grow_and_shrink() {
+        assert_eq!(change_list("delete", "compact", true), "delete,compact");
+        assert_eq!(change_list("delete", "delete", true), "delete");
+        assert_eq!(change_list("delete, compact", "delete", false), "compact");
+        assert_eq!(change_list("delete", "delete", false), "");
+    }
+}

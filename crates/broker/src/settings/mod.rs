@@ -1,0 +1,261 @@
+//! The settings of topics and brokers as Kafka's tools see them: values, where each comes from, and what may change while
+//! the broker runs.
+//!
+//! A topic setting is looked up in the topic's own overrides, then in the dynamic settings of this broker, then in those of all
+//! brokers, then in what the broker was started with, then in the built-in default. The broker's name for a topic's
+//! default is the "synonym" (`log.retention.ms` for `retention.ms`).
+
+mod fixed;
+
+use std::collections::BTreeMap;
+
+use kafscale_core::topic_config::{ConfigError, DEFINITIONS, Definition, ValueType};
+use kafscale_meta::records::ConfigScope;
+use parking_lot::RwLock;
+
+pub use fixed::FixedSetting;
+
+use crate::config::{Advertised, BrokerConfig};
+
+/// Where a value comes from (`DescribeConfigsResponse.ConfigSource`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigSource {
+    Topic = 1,
+    DynamicBroker = 2,
+    DynamicDefaultBroker = 3,
+    StaticBroker = 4,
+    Default = 5,
+}
+
+/// The type of a value (`DescribeConfigsResponse.ConfigType`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConfigType {
+    Boolean = 1,
+    String = 2,
+    Int = 3,
+    Long = 5,
+    Double = 6,
+    List = 7,
+}
+
+/// One row of DescribeConfigs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConfigEntry {
+    pub name: &'static str,
+    pub value: Option<String>,
+    pub read_only: bool,
+    pub source: ConfigSource,
+    pub config_type: ConfigType,
+    pub documentation: &'static str,
+    pub synonyms: Vec<Synonym>,
+}
+
+/// A place where a value was looked for and found, best first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Synonym {
+    pub name: &'static str,
+    pub value: Option<String>,
+    pub source: ConfigSource,
+}
+
+/// The settings of this broker.
+#[derive(Debug)]
+pub struct Settings {
+    /// Defaults of topics that the broker was started with, by the topic's names.
+    started_with: BTreeMap<String, String>,
+    fixed: Vec<FixedSetting>,
+    dynamic: RwLock<Dynamic>,
+}
+
+/// Settings that were altered while brokers run, by the broker's names.
+#[derive(Debug, Default)]
+struct Dynamic {
+    this_broker: BTreeMap<String, String>,
+    all_brokers: BTreeMap<String, String>,
+}
+
+impl Settings {
+    pub fn new(config: &BrokerConfig, advertised: &Advertised) -> Settings {
+        Settings {
+            started_with: config.topic_defaults.clone(),
+            fixed: fixed::settings(config, advertised),
+            dynamic: RwLock::default(),
+        }
+    }
+
+    /// Replaces the dynamic settings of a scope.
+    pub fn set_dynamic(&self, scope: ConfigScope, values: BTreeMap<String, String>) {
+        let mut dynamic = self.dynamic.write();
+        match scope {
+            ConfigScope::Broker(_) => dynamic.this_broker = values,
+            ConfigScope::Default => dynamic.all_brokers = values,
+        }
+    }
+
+    /// The dynamic settings of a scope.
+    pub fn dynamic(&self, scope: ConfigScope) -> BTreeMap<String, String> {
+        let dynamic = self.dynamic.read();
+        match scope {
+            ConfigScope::Broker(_) => dynamic.this_broker.clone(),
+            ConfigScope::Default => dynamic.all_brokers.clone(),
+        }
+    }
+
+    /// The defaults of topics, by the topic's names.
+    pub fn topic_defaults(&self) -> BTreeMap<String, String> {
+        let dynamic = self.dynamic.read();
+        let mut defaults = self.started_with.clone();
+        for layer in [&dynamic.all_brokers, &dynamic.this_broker] {
+            for (name, value) in layer {
+                if let Some(definition) = by_synonym(name) {
+                    defaults.insert(definition.name.to_owned(), value.clone());
+                }
+            }
+        }
+        defaults
+    }
+
+    /// Every setting of a topic with these overrides.
+    pub fn describe_topic(&self, overrides: &BTreeMap<String, String>) -> Vec<ConfigEntry> {
+        let describe = |definition: &'static Definition| {
+            let own = overrides.get(definition.name).map(|value| Synonym {
+                name: definition.name,
+                value: Some(value.clone()),
+                source: ConfigSource::Topic,
+            });
+            let synonyms: Vec<_> = own.into_iter().chain(self.broker_values(definition)).collect();
+            entry(definition.name, definition, synonyms)
+        };
+        DEFINITIONS.iter().map(describe).collect()
+    }
+
+    /// Every setting of this broker, ordered by name.
+    pub fn describe_broker(&self) -> Vec<ConfigEntry> {
+        let defaults = DEFINITIONS
+            .iter()
+            .map(|definition| entry(definition.broker_synonym, definition, self.broker_values(definition)));
+        let mut all: Vec<_> = defaults.chain(self.fixed.iter().map(FixedSetting::entry)).collect();
+        all.sort_by_key(|entry| entry.name);
+        all
+    }
+
+    /// Only what was altered for all brokers, as Kafka answers for the default entity.
+    pub fn describe_all_brokers(&self) -> Vec<ConfigEntry> {
+        let dynamic = self.dynamic.read();
+        let altered = dynamic.all_brokers.iter().filter_map(|(name, value)| {
+            let definition = by_synonym(name)?;
+            let source = ConfigSource::DynamicDefaultBroker;
+            let synonym = Synonym { name: definition.broker_synonym, value: Some(value.clone()), source };
+            Some(entry(definition.broker_synonym, definition, vec![synonym]))
+        });
+        altered.collect()
+    }
+
+    /// Whether a broker has a setting of this name at all.
+    pub fn is_fixed(&self, name: &str) -> bool {
+        self.fixed.iter().any(|setting| setting.name == name)
+    }
+
+    /// The values that a broker gives for a topic setting, best first.
+    fn broker_values(&self, definition: &'static Definition) -> Vec<Synonym> {
+        let dynamic = self.dynamic.read();
+        let name = definition.broker_synonym;
+        let found = |value: Option<&String>, source| {
+            value.map(|value| Synonym { name, value: Some(value.clone()), source })
+        };
+        let default =
+            Synonym { name, value: Some(definition.default.to_owned()), source: ConfigSource::Default };
+        [
+            found(dynamic.this_broker.get(name), ConfigSource::DynamicBroker),
+            found(dynamic.all_brokers.get(name), ConfigSource::DynamicDefaultBroker),
+            found(self.started_with.get(definition.name), ConfigSource::StaticBroker),
+            Some(default),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// Checks the dynamic settings of a broker, by the broker's names.
+pub fn check_dynamic(values: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, value) in values {
+        by_synonym(name).ok_or_else(|| ConfigError::UnknownKey(name.clone()))?.check(value)?;
+    }
+    Ok(())
+}
+
+/// The topic setting whose default a broker setting gives.
+pub fn by_synonym(name: &str) -> Option<&'static Definition> {
+    DEFINITIONS.iter().find(|definition| definition.broker_synonym == name)
+}
+
+fn entry(name: &'static str, definition: &'static Definition, synonyms: Vec<Synonym>) -> ConfigEntry {
+    let best = synonyms.first().expect("the default is always there");
+    ConfigEntry {
+        name,
+        value: best.value.clone(),
+        read_only: false,
+        source: best.source,
+        config_type: match definition.value_type {
+            ValueType::Boolean => ConfigType::Boolean,
+            ValueType::Int => ConfigType::Int,
+            ValueType::Long => ConfigType::Long,
+            ValueType::Double => ConfigType::Double,
+            ValueType::String => ConfigType::String,
+            ValueType::List => ConfigType::List,
+        },
+        documentation: definition.documentation,
+        synonyms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafscale_core::ids::NodeId;
+
+    use super::*;
+
+    fn settings() -> Settings {
+        let mut config = BrokerConfig::new("c", NodeId(1));
+        config.topic_defaults.insert("retention.ms".into(), "4".into());
+        Settings::new(&config, &Advertised { host: "h".into(), port: 1 })
+    }
+
+    fn map(name: &str, value: &str) -> BTreeMap<String, String> {
+        [(name.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn the_nearest_source_wins_and_all_are_listed() {
+        let settings = settings();
+        let retention = |overrides: &BTreeMap<String, String>| {
+            settings.describe_topic(overrides).into_iter().find(|e| e.name == "retention.ms").unwrap()
+        };
+        assert_eq!(retention(&BTreeMap::new()).source, ConfigSource::StaticBroker);
+        settings.set_dynamic(ConfigScope::Default, map("log.retention.ms", "3"));
+        settings.set_dynamic(ConfigScope::Broker(1), map("log.retention.ms", "2"));
+        let described = retention(&map("retention.ms", "1"));
+        let sources: Vec<_> =
+            described.synonyms.iter().map(|s| (s.name, s.value.as_deref(), s.source as i8)).collect();
+        assert_eq!(
+            sources,
+            [
+                ("retention.ms", Some("1"), 1),
+                ("log.retention.ms", Some("2"), 2),
+                ("log.retention.ms", Some("3"), 3),
+                ("log.retention.ms", Some("4"), 4),
+                ("log.retention.ms", Some("604800000"), 5),
+            ]
+        );
+        assert_eq!(settings.topic_defaults()["retention.ms"], "2");
+        assert_eq!(settings.describe_all_brokers().len(), 1);
+    }
+
+    #[test]
+    fn a_broker_has_each_setting_once() {
+        let all = settings().describe_broker();
+        assert!(all.windows(2).all(|pair| pair[0].name < pair[1].name), "not strictly ordered");
+        assert!(all.iter().any(|e| e.name == "log.retention.ms" && e.value.as_deref() == Some("4")));
+    }
+}
