@@ -1,0 +1,306 @@
+//! The command line: subcommands, their help, and the raw arguments of each.
+//!
+//! Stage one of two. clap settles flag over variable over TOML (see `settings_file`) over default and checks
+//! each value alone; `config` then checks the values together. Every setting is declared here once: its
+//! variable is `KAFSCALE_` and its TOML key is the name of the flag, which a test and docs/configuration.md hold to.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use kafscale_meta::MetaUrl;
+
+use crate::backend::{StoreUrl, parse_meta};
+use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  kafscale demo                   a broker with sample topics and groups, to look around
+  kafscale broker                 a broker for development, data in ./kafscale-data
+  kafscale broker --data-dir /var/lib/kafscale \\
+      --listen 0.0.0.0:9092 --advertise kafka.example:9092
+  kafscale broker --config kafscale.toml
+  kcat -b 127.0.0.1:9092 -L       ask a running broker for its topics
+
+Where to look next:
+  kafscale broker --help          every setting, with defaults
+  docs/configuration.md           the settings as a table: flag, variable, TOML key
+  docs/operations.md              metrics, health, data directory, troubleshooting";
+
+const BROKER_EXAMPLES: &str = "\
+Every setting can be given in three ways; the first one found wins:
+  a flag         --wal-max-bytes 2GiB
+  a variable     KAFSCALE_WAL_MAX_BYTES=2GiB
+  a TOML key     wal-max-bytes = \"2GiB\"        (in the file named by --config or KAFSCALE_CONFIG)
+
+Sizes: 1048576, 64MiB, 1GB. Times: 500ms, 5s, 10m, 12h, 7d.
+
+Exit status: 0 stopped cleanly, 1 failed at run time, 2 a wrong setting.";
+
+const DEMO_EXAMPLES: &str = "\
+All settings of `kafscale broker` hold here too. Stop with Ctrl-C; start again to go on with the same data;
+remove the data directory to begin anew.";
+
+/// A Kafka-compatible broker in one binary: no JVM, no ZooKeeper, no setup.
+///
+/// Ordinary Kafka clients connect to it as they are. The log and the metadata are kept in a local directory,
+/// and a record is acknowledged only when it is on disk.
+#[derive(Debug, Parser)]
+#[command(name = "kafscale", version, after_help = TOP_EXAMPLES, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The command line with the variables left out of the help: the rule for their names is told once, below it.
+pub fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env(true)))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a broker with sample topics, records and consumer groups, to try things out
+    #[command(after_help = DEMO_EXAMPLES)]
+    Demo(Box<DemoArgs>),
+    /// Run a broker
+    #[command(after_help = BROKER_EXAMPLES)]
+    Broker(Box<BrokerArgs>),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  kafscale completions bash > /etc/bash_completion.d/kafscale")]
+    Completions { shell: Shell },
+    /// Print the table of settings for docs/configuration.md
+    #[command(hide = true)]
+    ConfigDocs,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Run the broker alone, without sample topics and clients
+    #[arg(long, env = "KAFSCALE_NO_WORKLOAD", help_heading = "Demo")]
+    pub no_workload: bool,
+
+    /// How many orders the sample workload makes in a second
+    #[arg(long, env = "KAFSCALE_ORDERS_PER_SECOND", value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000), help_heading = "Demo")]
+    pub orders_per_second: u32,
+
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct BrokerArgs {
+    /// Read settings from this TOML file
+    #[arg(long, env = "KAFSCALE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub network: NetworkArgs,
+    #[command(flatten)]
+    pub limits: LimitArgs,
+    #[command(flatten)]
+    pub topics: TopicArgs,
+    #[command(flatten)]
+    pub log: LogArgs,
+    #[command(flatten)]
+    pub groups: GroupArgs,
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Identity and data")]
+pub struct DataArgs {
+    /// Directory for the log and the metadata, unless --store and --meta say otherwise
+    #[arg(long, env = "KAFSCALE_DATA_DIR", value_name = "DIR", default_value = "./kafscale-data")]
+    pub data_dir: PathBuf,
+
+    /// Where the log is kept: file:///path, or memory: to keep nothing [default: the data directory]
+    #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
+    pub store: Option<StoreUrl>,
+
+    /// Where the metadata is kept: file:///path, or memory: to keep nothing [default: the data directory]
+    #[arg(long, env = "KAFSCALE_META", value_name = "URL", value_parser = parse_meta)]
+    pub meta: Option<MetaUrl>,
+
+    /// Number of this broker, unique in its cluster
+    #[arg(long, env = "KAFSCALE_NODE_ID", value_name = "ID", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(i32).range(0..))]
+    pub node_id: i32,
+
+    /// Name of the cluster: letters, digits, dots, dashes and underscores
+    #[arg(long, env = "KAFSCALE_CLUSTER_NAME", value_name = "NAME", default_value = "kafscale")]
+    pub cluster_name: String,
+
+    /// Rack or availability zone of this broker, told to clients
+    #[arg(long, env = "KAFSCALE_RACK", value_name = "NAME")]
+    pub rack: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
+pub struct NetworkArgs {
+    /// Address for Kafka clients to connect to
+    #[arg(long, env = "KAFSCALE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:9092")]
+    pub listen: ListenAddr,
+
+    /// Name and port that clients are told to use [default: the listen address, or this host's name if that is 0.0.0.0]
+    #[arg(long, env = "KAFSCALE_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<HostPort>,
+
+    /// Address for /metrics, /healthz and /readyz
+    #[arg(long, env = "KAFSCALE_METRICS_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:9093")]
+    pub metrics_listen: ListenAddr,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Largest request that a client may send
+    #[arg(long, env = "KAFSCALE_SOCKET_REQUEST_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(100))]
+    pub socket_request_max_bytes: ByteSize,
+
+    /// Memory for requests that are being received and processed; more wait on their connections
+    #[arg(long, env = "KAFSCALE_REQUEST_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(512))]
+    pub request_memory: ByteSize,
+
+    /// Memory for fetched records that clients have not taken yet; more wait to be read
+    #[arg(long, env = "KAFSCALE_RESPONSE_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(512))]
+    pub response_memory: ByteSize,
+
+    /// Most records, in bytes, that one fetch gets
+    #[arg(long, env = "KAFSCALE_FETCH_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(55))]
+    pub fetch_max_bytes: ByteSize,
+
+    /// Fetch sessions that are remembered at once; a client without one sends its partitions each time
+    #[arg(long, env = "KAFSCALE_FETCH_SESSION_SLOTS", value_name = "N", default_value_t = 1_000)]
+    pub fetch_session_slots: u32,
+
+    /// Client connections open at once; more wait to be accepted
+    #[arg(long, env = "KAFSCALE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+
+    /// A connection without a request for this long is closed
+    #[arg(long, env = "KAFSCALE_CONNECTIONS_MAX_IDLE", value_name = "TIME", default_value_t = Span::seconds(600))]
+    pub connections_max_idle: Span,
+
+    /// A client that takes no byte of its answer for this long is disconnected
+    #[arg(long, env = "KAFSCALE_WRITE_STALL_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(60))]
+    pub write_stall_timeout: Span,
+
+    /// How long a stopping broker waits for requests under way
+    #[arg(long, env = "KAFSCALE_DRAIN_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(10))]
+    pub drain_timeout: Span,
+
+    /// Most partitions that one topic may have
+    #[arg(long, env = "KAFSCALE_MAX_PARTITIONS_PER_TOPIC", value_name = "N", default_value_t = 10_000)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub max_partitions_per_topic: i32,
+
+    /// Most partitions that all topics together may have
+    #[arg(long, env = "KAFSCALE_MAX_PARTITIONS", value_name = "N", default_value_t = 200_000)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub max_partitions: i32,
+
+    /// Memory for batches: half for the newest, half for what is read from segments
+    #[arg(long, env = "KAFSCALE_CACHE_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(256))]
+    pub cache_bytes: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Topics")]
+pub struct TopicArgs {
+    /// Create a topic when a client asks for one that does not exist: true or false
+    #[arg(long, env = "KAFSCALE_AUTO_CREATE_TOPICS", value_name = "BOOL", default_value_t = true)]
+    #[arg(action = clap::ArgAction::Set)]
+    pub auto_create_topics: bool,
+
+    /// Partitions of a topic whose creator does not say
+    #[arg(long, env = "KAFSCALE_NUM_PARTITIONS", value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..=100_000))]
+    pub num_partitions: i32,
+
+    /// How long records are kept, for topics without retention.ms
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_TIME", value_name = "TIME", default_value_t = Limit::At(Span::days(7)))]
+    #[arg(allow_negative_numbers = true)]
+    pub log_retention_time: Limit<Span>,
+
+    /// How many bytes of a partition are kept, for topics without retention.bytes
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_BYTES", value_name = "SIZE", default_value_t = Limit::Unlimited)]
+    #[arg(allow_negative_numbers = true)]
+    pub log_retention_bytes: Limit<ByteSize>,
+
+    /// Size of a segment, for topics without segment.bytes
+    #[arg(long, env = "KAFSCALE_SEGMENT_BYTES", value_name = "SIZE", default_value_t = ByteSize::gib(1))]
+    pub segment_bytes: ByteSize,
+
+    /// Largest batch of records, for topics without max.message.bytes
+    #[arg(long, env = "KAFSCALE_MAX_MESSAGE_BYTES", value_name = "SIZE", default_value_t = ByteSize(1_048_588))]
+    pub max_message_bytes: ByteSize,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub struct LogArgs {
+    /// Size of the write-ahead log at which rewriting into segments begins
+    #[arg(long, env = "KAFSCALE_WAL_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(256))]
+    pub wal_max_bytes: ByteSize,
+
+    /// Size of one file of the write-ahead log
+    #[arg(long, env = "KAFSCALE_WAL_FILE_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(64))]
+    pub wal_file_bytes: ByteSize,
+
+    /// Least time between two writes; 0 writes at once, more gathers batches and costs latency
+    #[arg(long, env = "KAFSCALE_WAL_MIN_INTERVAL", value_name = "TIME", default_value_t = Span::ms(0))]
+    pub wal_min_interval: Span,
+
+    /// How often retention is applied
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_CHECK_INTERVAL", value_name = "TIME", default_value_t = Span::seconds(300))]
+    pub log_retention_check_interval: Span,
+
+    /// How long an idle idempotent producer is remembered, for the recognition of duplicates
+    #[arg(long, env = "KAFSCALE_PRODUCER_ID_EXPIRATION", value_name = "TIME", default_value_t = Span::days(1))]
+    pub producer_id_expiration: Span,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Consumer groups")]
+pub struct GroupArgs {
+    /// How long committed offsets are kept after their group has become empty
+    #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION", value_name = "TIME", default_value_t = Span::days(7))]
+    pub offsets_retention: Span,
+
+    /// How long a new group waits for more members before its first assignment
+    #[arg(long, env = "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY", value_name = "TIME", default_value_t = Span::seconds(3))]
+    pub group_initial_rebalance_delay: Span,
+
+    /// Shortest session timeout that a member may ask for
+    #[arg(long, env = "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(6))]
+    pub group_min_session_timeout: Span,
+
+    /// Longest session timeout that a member may ask for
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SESSION_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(1800))]
+    pub group_max_session_timeout: Span,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct LoggingArgs {
+    /// Form of the log lines on standard error
+    #[arg(long, env = "KAFSCALE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// What is logged: error, warn, info, debug, trace, or filters such as info,kafscale_storage=debug
+    #[arg(long, env = "KAFSCALE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,46 @@
+//! What `kafscale demo` prints once it is ready: what is where, and the first commands to try.
+
+use std::net::SocketAddr;
+
+use crate::config::Config;
+
+pub fn banner(config: &Config, kafka: SocketAddr, metrics: SocketAddr, has_workload: bool) -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let data = if config.forgets() { "kept in memory only".to_owned() } else { config.store.to_string() };
+    let workload = if has_workload { WORKLOAD } else { "" };
+    let topic = if has_workload { "orders" } else { "my-topic" };
+    let host_port = format!("{}:{}", reachable(kafka), kafka.port());
+    format!(
+        "\
+KafScale {version} is running.
+
+  Kafka      {host_port}
+  Metrics    http://{metrics}/metrics   (also /healthz, /readyz)
+  Data       {data}
+{workload}
+Try it:
+  kcat -b {host_port} -L
+  echo 'hello' | kcat -b {host_port} -t my-topic -P
+  kcat -b {host_port} -t {topic} -C -o beginning -c 5
+  python3 -c 'from confluent_kafka import Consumer as C; c = C({{\"bootstrap.servers\": \"{host_port}\", \"group.id\": \"me\", \"auto.offset.reset\": \"earliest\"}}); c.subscribe([\"{topic}\"]); print(c.poll(10).value())'
+  curl -s http://{metrics}/metrics | grep kafscale_consumer_lag
+
+Stop with Ctrl-C. Start again to go on with the same data.
+"
+    )
+}
+
+const WORKLOAD: &str = "
+Sample workload:
+  topics     orders (6 partitions), payments (4 partitions): JSON, a few records a second
+  groups     orders, payments-worker keep up; analytics is paused, more than 10,000 records behind
+";
+
+/// A wildcard address is not one to connect to.
+fn reachable(addr: SocketAddr) -> String {
+    match addr {
+        _ if addr.ip().is_unspecified() => "127.0.0.1".to_owned(),
+        SocketAddr::V4(v4) => v4.ip().to_string(),
+        SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
+    }
+}

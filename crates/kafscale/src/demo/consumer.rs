@@ -1,0 +1,244 @@
+//! A group member that reads what it is assigned and commits how far it came.
+//!
+//! It looks at batch headers only: what the records hold does not matter to the demo, and other programs may have
+//! written records into the topic that are compressed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::{BrokerId, FetchRequest, OffsetCommitRequest, OffsetFetchRequest};
+use kafscale_core::batch::batches;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{ClientError, Connection, check};
+use super::group::Membership;
+use super::topics::{EARLIEST, offsets_at, topic_name};
+
+const FETCH_WAIT_MS: i32 = 500;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+const COMMIT_INTERVAL: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many bytes of a partition one fetch may bring.
+const PARTITION_MAX_BYTES: i32 = 1 << 20;
+/// What a paused group has read before it stopped: some hundred records of a partition.
+const FIRST_GLANCE_BYTES: i32 = 64 << 10;
+
+pub struct Consumer {
+    broker: SocketAddr,
+    membership: Membership,
+    /// By partition: the next offset to read.
+    positions: BTreeMap<i32, i64>,
+}
+
+impl Consumer {
+    pub fn new(broker: SocketAddr, membership: Membership) -> Self {
+        Self { broker, membership, positions: BTreeMap::new() }
+    }
+
+    /// Reads and commits until it is told to stop; then leaves its group.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                ended = self.session() => {
+                    let Err(error) = ended;
+                    tracing::debug!(group = self.membership.group, %error, "demo consumer connects again");
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(RETRY_PAUSE) => {}
+            }
+        }
+        if let Err(error) = self.membership.leave(self.broker).await {
+            tracing::debug!(group = self.membership.group, %error, "demo consumer could not leave its group");
+        }
+    }
+
+    /// Joins, reads the beginning of every partition, commits that, and leaves: a group that stands still from then on.
+    /// Does nothing when the group has committed before.
+    pub async fn glance_and_leave(mut self) -> Result<(), ClientError> {
+        let mut connection = Connection::open(self.broker, self.membership.client_id).await?;
+        self.membership.find_coordinator(&mut connection).await?;
+        let partitions = offsets_at(&mut connection, self.membership.topic, EARLIEST).await?;
+        let committed = self.committed(&mut connection, partitions.keys().copied().collect()).await?;
+        if !committed.is_empty() {
+            return Ok(());
+        }
+        let assigned = self.membership.join(&mut connection).await?;
+        self.positions = assigned.iter().map(|index| (*index, partitions[index])).collect();
+        self.poll(&mut connection, FIRST_GLANCE_BYTES).await?;
+        self.commit(&mut connection).await?;
+        self.membership.leave(self.broker).await
+    }
+
+    /// Works until an error that needs a new connection.
+    async fn session(&mut self) -> Result<std::convert::Infallible, ClientError> {
+        let mut connection = Connection::open(self.broker, self.membership.client_id).await?;
+        self.membership.find_coordinator(&mut connection).await?;
+        loop {
+            let error = match self.generation(&mut connection).await {
+                Ok(never) => match never {},
+                Err(error) => error,
+            };
+            match error.code() {
+                Some(ResponseError::RebalanceInProgress | ResponseError::IllegalGeneration) => {}
+                Some(ResponseError::UnknownMemberId) => self.membership.forget(),
+                Some(_) | None => return Err(error),
+            }
+        }
+    }
+
+    /// Works until the group rebalances.
+    async fn generation(
+        &mut self,
+        connection: &mut Connection,
+    ) -> Result<std::convert::Infallible, ClientError> {
+        let assigned = self.membership.join(connection).await?;
+        self.positions = self.start_positions(connection, assigned).await?;
+        let mut heartbeat_due = Instant::now() + HEARTBEAT_INTERVAL;
+        let mut commit_due = Instant::now() + COMMIT_INTERVAL;
+        loop {
+            let moved = self.poll(connection, PARTITION_MAX_BYTES).await?;
+            let now = Instant::now();
+            if now >= commit_due && moved {
+                self.commit(connection).await?;
+                commit_due = now + COMMIT_INTERVAL;
+            }
+            if now >= heartbeat_due {
+                heartbeat_due = now + HEARTBEAT_INTERVAL;
+                if let Err(error) = self.membership.heartbeat(connection).await {
+                    if error.code() == Some(ResponseError::RebalanceInProgress) {
+                        // The next owner goes on where this one stopped.
+                        self.commit(connection).await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Where the group stopped, or else the beginning.
+    async fn start_positions(
+        &self,
+        connection: &mut Connection,
+        assigned: Vec<i32>,
+    ) -> Result<BTreeMap<i32, i64>, ClientError> {
+        let earliest = offsets_at(connection, self.membership.topic, EARLIEST).await?;
+        let committed = self.committed(connection, assigned.clone()).await?;
+        let start = |index: &i32| committed.get(index).or(earliest.get(index)).copied();
+        Ok(assigned.iter().filter_map(|index| Some((*index, start(index)?))).collect())
+    }
+
+    /// Offsets that the group has committed; partitions without one are left out.
+    async fn committed(
+        &self,
+        connection: &mut Connection,
+        partitions: Vec<i32>,
+    ) -> Result<BTreeMap<i32, i64>, ClientError> {
+        let topic = OffsetFetchRequestTopics::default()
+            .with_name(topic_name(self.membership.topic))
+            .with_partition_indexes(partitions);
+        let group = OffsetFetchRequestGroup::default()
+            .with_group_id(self.membership.group_id())
+            .with_topics(Some(vec![topic]));
+        let request = OffsetFetchRequest::default().with_groups(vec![group]);
+        let answer = connection.call("OffsetFetch", request, 8..=9).await?;
+        let mut offsets = BTreeMap::new();
+        for group in answer.groups {
+            check("OffsetFetch", group.error_code)?;
+            for partition in group.topics.iter().flat_map(|topic| &topic.partitions) {
+                check("OffsetFetch", partition.error_code)?;
+                if partition.committed_offset >= 0 {
+                    offsets.insert(partition.partition_index, partition.committed_offset);
+                }
+            }
+        }
+        Ok(offsets)
+    }
+
+    /// One fetch of everything assigned. True when a position moved.
+    async fn poll(&mut self, connection: &mut Connection, max_bytes: i32) -> Result<bool, ClientError> {
+        if self.positions.is_empty() {
+            // A member without partitions still has to live; there is nothing to wait for but its heartbeat.
+            tokio::time::sleep(Duration::from_millis(FETCH_WAIT_MS as u64)).await;
+            return Ok(false);
+        }
+        let answer = connection.call("Fetch", self.fetch_request(max_bytes), 7..=12).await?;
+        check("Fetch", answer.error_code)?;
+        let mut moved = false;
+        for partition in answer.responses.iter().flat_map(|topic| &topic.partitions) {
+            let index = partition.partition_index;
+            if partition.error_code == ResponseError::OffsetOutOfRange.code() {
+                // Retention has removed what came next.
+                let earliest = offsets_at(connection, self.membership.topic, EARLIEST).await?;
+                self.positions.insert(index, earliest.get(&index).copied().unwrap_or(0));
+                continue;
+            }
+            check("Fetch", partition.error_code)?;
+            for batch in batches(partition.records.as_deref().unwrap_or_default()) {
+                let (_, header) = batch.map_err(|e| ClientError::Protocol(e.to_string()))?;
+                self.positions.insert(index, header.last_offset().0 + 1);
+                moved = true;
+            }
+        }
+        Ok(moved)
+    }
+
+    fn fetch_request(&self, max_bytes: i32) -> FetchRequest {
+        let partitions = self
+            .positions
+            .iter()
+            .map(|(index, offset)| {
+                FetchPartition::default()
+                    .with_partition(*index)
+                    .with_fetch_offset(*offset)
+                    .with_current_leader_epoch(-1)
+                    .with_partition_max_bytes(max_bytes)
+            })
+            .collect();
+        let topic =
+            FetchTopic::default().with_topic(topic_name(self.membership.topic)).with_partitions(partitions);
+        FetchRequest::default()
+            .with_replica_id(BrokerId(-1))
+            .with_max_wait_ms(FETCH_WAIT_MS)
+            .with_min_bytes(1)
+            .with_max_bytes(max_bytes.saturating_mul(16))
+            .with_session_epoch(-1)
+            .with_topics(vec![topic])
+    }
+
+    async fn commit(&self, connection: &mut Connection) -> Result<(), ClientError> {
+        let partitions = self
+            .positions
+            .iter()
+            .map(|(index, offset)| {
+                OffsetCommitRequestPartition::default()
+                    .with_partition_index(*index)
+                    .with_committed_offset(*offset)
+            })
+            .collect();
+        let topic = OffsetCommitRequestTopic::default()
+            .with_name(topic_name(self.membership.topic))
+            .with_partitions(partitions);
+        let request = OffsetCommitRequest::default()
+            .with_group_id(self.membership.group_id())
+            .with_generation_id_or_member_epoch(self.membership.generation())
+            .with_member_id(self.membership.member_id())
+            .with_topics(vec![topic]);
+        let answer = connection.call("OffsetCommit", request, 7..=9).await?;
+        for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+            check("OffsetCommit", partition.error_code)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,47 @@
+//! How the program ends when it cannot go on: one readable paragraph on standard error, and an exit status.
+
+use std::process::ExitCode;
+
+/// Why the program stops. `Usage` (status 2) is for what the user wrote, `Runtime` (status 1) for what happened.
+#[derive(Debug)]
+pub enum Failure {
+    Usage(String),
+    Runtime(String),
+    /// clap has its own way to print: help and version go to standard output with status 0.
+    Clap(Box<clap::Error>),
+}
+
+impl Failure {
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::Usage(message.into())
+    }
+
+    pub fn runtime(message: impl Into<String>) -> Self {
+        Self::Runtime(message.into())
+    }
+
+    /// Prints the failure and gives the status to exit with.
+    pub fn report(self) -> ExitCode {
+        match self {
+            Self::Usage(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(2)
+            }
+            Self::Runtime(message) => {
+                eprintln!("error: {message}");
+                ExitCode::from(1)
+            }
+            Self::Clap(error) => {
+                // A closed pipe (`kafscale --help | head -1`) is no failure worth a second message.
+                let _ = error.print();
+                ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+            }
+        }
+    }
+}
+
+impl From<clap::Error> for Failure {
+    fn from(error: clap::Error) -> Self {
+        Self::Clap(Box::new(error))
+    }
+}

@@ -1,0 +1,197 @@
+//! One broker process: metadata, log and Kafka edge, started in this order and stopped in the opposite one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kafscale_broker::{Advertised, Broker, BrokerConfig, StartError};
+use kafscale_core::ids::{LeaderEpoch, NodeId, TopicId};
+use kafscale_core::topic_config::TopicConfig;
+use kafscale_meta::Metadata;
+use kafscale_storage::{HostedTopic, Log, LogConfig};
+
+use crate::backend::StoreUrl;
+use crate::clock::SystemClock;
+use crate::config::{Advertise, Config};
+use crate::failure::Failure;
+use crate::membership::Membership;
+use crate::units::{ByteSize, Limit};
+
+pub struct RunningNode {
+    pub timings: Timings,
+    metrics_addr: SocketAddr,
+    broker: Broker,
+    log: Log,
+    membership: Membership,
+    metadata: Metadata,
+}
+
+/// How long the steps of the start took.
+#[derive(Debug, Clone, Copy)]
+pub struct Timings {
+    pub meta: Duration,
+    pub log: Duration,
+}
+
+impl RunningNode {
+    /// Opens and starts everything. A failure names the place and says what to do.
+    pub async fn start(config: &Config) -> Result<Self, Failure> {
+        let topic_defaults = topic_defaults(config);
+        TopicConfig::resolve(&BTreeMap::new(), &topic_defaults).map_err(|e| Failure::usage(e.to_string()))?;
+        let from = Instant::now();
+        let metadata = open_metadata(config).await?;
+        let membership = Membership::join(&metadata, config).await?;
+        let topics = hosted_topics(&metadata, &topic_defaults).await?;
+        let meta = from.elapsed();
+        let from = Instant::now();
+        let log_config = log_config(config, membership.incarnation);
+        let store = Arc::clone(metadata.store());
+        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock), topics)
+            .await
+            .map_err(|e| Failure::runtime(e.to_string()))?;
+        let timings = Timings { meta, log: from.elapsed() };
+        let broker_config = broker_config(config, membership.cluster_id.clone(), topic_defaults);
+        let broker = Broker::start(broker_config, log.clone(), Arc::new(SystemClock))
+            .await
+            .map_err(|e| start_failure(config, &e))?;
+        Ok(Self { timings, metrics_addr: config.metrics_listen, broker, log, membership, metadata })
+    }
+
+    pub fn kafka_addr(&self) -> SocketAddr {
+        self.broker.kafka_addr()
+    }
+
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.metrics_addr
+    }
+
+    /// Answers what is under way, makes durable what was accepted, and closes the files.
+    pub async fn stop(self) {
+        self.broker.shutdown().await;
+        self.log.shutdown().await;
+        self.membership.leave().await;
+        if let Err(error) = self.metadata.store().close().await {
+            tracing::warn!(%error, "the metadata could not be closed");
+        }
+    }
+}
+
+async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
+    let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+    let store = kafscale_meta::open(&config.meta).await.map_err(failed)?;
+    Metadata::new(store, &config.cluster_name).map_err(failed)
+}
+
+/// The topics that the log has to serve: all of them, in a cluster of one.
+async fn hosted_topics(
+    metadata: &Metadata,
+    defaults: &BTreeMap<String, String>,
+) -> Result<Vec<HostedTopic>, Failure> {
+    let topics = metadata.list_topics().await.map_err(|e| Failure::runtime(e.to_string()))?;
+    topics
+        .items
+        .into_iter()
+        .map(|(name, topic)| {
+            let config = TopicConfig::resolve(&topic.record.configs, defaults)
+                .map_err(|e| Failure::runtime(format!("the topic `{name}` in the metadata: {e}")))?;
+            Ok(HostedTopic {
+                name: name.into(),
+                id: TopicId(topic.record.topic_id),
+                partitions: topic.record.partitions,
+                leader_epoch: LeaderEpoch(0),
+                config: Arc::new(config),
+            })
+        })
+        .collect()
+}
+
+/// The settings of topics that have none of their own, by Kafka's names.
+fn topic_defaults(config: &Config) -> BTreeMap<String, String> {
+    let topics = &config.topics;
+    let retention_ms = match topics.log_retention_time {
+        Limit::Unlimited => -1,
+        Limit::At(span) => i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX),
+    };
+    let retention_bytes = match topics.log_retention_bytes {
+        Limit::Unlimited => -1,
+        Limit::At(ByteSize(bytes)) => i64::try_from(bytes).unwrap_or(i64::MAX),
+    };
+    BTreeMap::from([
+        ("retention.ms".to_owned(), retention_ms.to_string()),
+        ("retention.bytes".to_owned(), retention_bytes.to_string()),
+        ("segment.bytes".to_owned(), topics.segment_bytes.0.to_string()),
+        ("max.message.bytes".to_owned(), topics.max_message_bytes.0.to_string()),
+    ])
+}
+
+fn log_config(config: &Config, incarnation: u64) -> LogConfig {
+    let store = match &config.store {
+        StoreUrl::File(dir) => kafscale_storage::StoreUrl::File(dir.clone()),
+        StoreUrl::Memory => kafscale_storage::StoreUrl::Memory,
+    };
+    let cache_bytes = memory(config.limits.cache_bytes);
+    LogConfig {
+        wal_file_bytes: config.log.wal_file_bytes.0,
+        wal_max_bytes: config.log.wal_max_bytes.0,
+        wal_min_interval: config.log.wal_min_interval.0,
+        tail_cache_bytes: cache_bytes / 2,
+        segment_cache_bytes: cache_bytes - cache_bytes / 2,
+        retention_check_interval: config.log.log_retention_check_interval.0,
+        producer_expiration: config.log.producer_id_expiration.0,
+        ..LogConfig::new(store, config.node_id, incarnation)
+    }
+}
+
+fn broker_config(
+    config: &Config,
+    cluster_id: String,
+    topic_defaults: BTreeMap<String, String>,
+) -> BrokerConfig {
+    let limits = &config.limits;
+    let advertised = match &config.advertise {
+        Advertise::ListenAddress => None,
+        Advertise::Named(named) => {
+            let port = if named.port == 0 { config.listen.port() } else { named.port };
+            Some(Advertised { host: named.host.clone(), port })
+        }
+    };
+    BrokerConfig {
+        rack: config.rack.clone(),
+        listen: config.listen,
+        advertised,
+        metrics_listen: Some(config.metrics_listen),
+        max_connections: limits.max_connections as usize,
+        connections_max_idle: limits.connections_max_idle.0,
+        socket_request_max_bytes: memory(limits.socket_request_max_bytes),
+        request_memory_bytes: memory(limits.request_memory),
+        response_memory_bytes: memory(limits.response_memory),
+        write_stall_timeout: limits.write_stall_timeout.0,
+        drain_timeout: limits.drain_timeout.0,
+        fetch_max_bytes: memory(limits.fetch_max_bytes),
+        fetch_session_slots: limits.fetch_session_slots as usize,
+        auto_create_topics: config.topics.auto_create_topics,
+        num_partitions: config.topics.num_partitions,
+        max_partitions_per_topic: limits.max_partitions_per_topic,
+        max_partitions: limits.max_partitions,
+        topic_defaults,
+        ..BrokerConfig::new(cluster_id, NodeId(config.node_id))
+    }
+}
+
+/// A budget larger than the address space is no limit.
+fn memory(size: ByteSize) -> usize {
+    usize::try_from(size.0).unwrap_or(usize::MAX)
+}
+
+fn start_failure(config: &Config, error: &StartError) -> Failure {
+    match error {
+        StartError::Listen { address, error } => {
+            let flag = if *address == config.metrics_listen { "--metrics-listen" } else { "--listen" };
+            Failure::runtime(format!(
+                "cannot listen on {address}: {error}. Stop what uses that port, or choose another with {flag}."
+            ))
+        }
+        StartError::RequestMemory { .. } => Failure::usage(format!("--request-memory: {error}")),
+    }
+}

@@ -1,0 +1,134 @@
+//! Runs a broker from its first moment to its last: limits, backends, listeners, signals, and an orderly stop.
+//!
+//! Started in the order metadata, log, broker, workload, and stopped in the opposite order, each step awaited.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::node::RunningNode;
+use crate::{demo, limits, logging};
+
+/// What runs beside the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    Nothing,
+    /// The banner of the demo, and its workload at this rate if there is one.
+    Demo {
+        orders_per_second: Option<u32>,
+    },
+}
+
+/// Members leave their groups in this time, or are left behind: the broker has to stop as well.
+const WORKLOAD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub fn run(config: Config, beside: Beside, warnings: Vec<String>) -> Result<(), Failure> {
+    let started = Instant::now();
+    logging::init(&config.logging)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let open_files = limits::raise_open_files();
+    tracing::debug!(?open_files, "open files allowed");
+    if config.forgets() {
+        tracing::warn!(
+            "NOTHING IS KEPT: --store memory: and --meta memory: lose every record and topic when this process ends"
+        );
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
+    runtime.block_on(serve(config, beside, started))
+}
+
+async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), Failure> {
+    // Before anything is opened, so that a stop during recovery is a clean one too.
+    let mut signals = StopSignals::listen()?;
+    let node = tokio::select! {
+        node = RunningNode::start(&config) => node?,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopped before the broker was ready");
+            return Ok(());
+        }
+    };
+    tracing::info!(
+        kafka = %node.kafka_addr(),
+        metrics = %node.metrics_addr(),
+        store = %config.store,
+        meta = %config.meta,
+        meta_ms = node.timings.meta.as_millis(),
+        log_ms = node.timings.log.as_millis(),
+        start_ms = started.elapsed().as_millis(),
+        "ready"
+    );
+    let stop_workload = CancellationToken::new();
+    let workload = tokio::spawn(beside_the_broker(beside, &config, &node, stop_workload.clone()));
+    let name = signals.next().await;
+    let stopping = Instant::now();
+    eprintln!("\nstopping cleanly ({name}); once more to stop at once");
+    let stop = async {
+        stop_workload.cancel();
+        if tokio::time::timeout(WORKLOAD_STOP_TIMEOUT, workload).await.is_err() {
+            tracing::warn!("the sample workload did not stop in time");
+        }
+        node.stop().await;
+    };
+    tokio::select! {
+        () = stop => {}
+        name = signals.next() => {
+            return Err(Failure::runtime(format!(
+                "stopped at once ({name}). Acknowledged records are safe; the next start recovers them from the write-ahead log."
+            )));
+        }
+    }
+    tracing::info!(stop_ms = stopping.elapsed().as_millis(), "stopped");
+    Ok(())
+}
+
+/// A future of its own, so that it can be spawned without a borrow of the node.
+fn beside_the_broker(
+    beside: Beside,
+    config: &Config,
+    node: &RunningNode,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + Send + 'static {
+    let broker = node.kafka_addr();
+    let orders_per_second = match beside {
+        Beside::Nothing => None,
+        Beside::Demo { orders_per_second } => {
+            print!("{}", demo::banner(config, broker, node.metrics_addr(), orders_per_second.is_some()));
+            orders_per_second
+        }
+    };
+    async move {
+        if let Some(rate) = orders_per_second {
+            demo::run_workload(broker, rate, stop).await;
+        }
+    }
+}
+
+/// Ctrl-C, and what service managers and containers send.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl StopSignals {
+    fn listen() -> Result<Self, Failure> {
+        let listen =
+            |kind| signal(kind).map_err(|e| Failure::runtime(format!("signals cannot be received: {e}")));
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What the documents say about the repository, held against the repository: crate graph, commands, links.
+#![expect(clippy::unwrap_used, reason = "a test ends where its world is not as expected")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+/// Files below `dir` with this extension, as paths from the root of the repository.
+fn files(dir: &str, extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![root().join(dir)];
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display())) {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                found.push(path.strip_prefix(root()).unwrap().display().to_string());
+            }
+        }
+    }
+    found
+}
+
+fn documents() -> Vec<String> {
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
+    top.into_iter().map(String::from).chain(files("docs", "md")).collect()
+}
+
+/// By crate: the crates that it depends on, outside of its tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let list = |value: &serde_json::Value| value.as_array().unwrap().clone();
+    list(&metadata["packages"])
+        .iter()
+        .map(|package| {
+            let normal = list(&package["dependencies"]).into_iter().filter(|d| d["kind"].is_null());
+            (text(&package["name"]), normal.map(|d| text(&d["name"])).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn the_crate_graph_is_the_one_in_architecture_md() {
+    let document = read("ARCHITECTURE.md");
+    let (_, rest) = document.split_once("```crate-graph\n").expect("ARCHITECTURE.md has a crate-graph block");
+    let (block, _) = rest.split_once("```").expect("the block ends");
+    let stated: BTreeMap<String, BTreeSet<String>> = block
+        .lines()
+        .map(|line| {
+            let (from, to) = line.split_once("->").expect("a line is `crate -> crates`");
+            (from.trim().to_owned(), to.split_whitespace().map(String::from).collect())
+        })
+        .collect();
+    let actual: BTreeMap<String, BTreeSet<String>> = dependencies()
+        .into_iter()
+        .map(|(name, deps)| (name, deps.into_iter().filter(|d| d.starts_with("kafscale")).collect()))
+        .collect();
+    assert_eq!(actual, stated);
+}
+
+#[test]
+fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
+    let rules: [(&str, &[&str]); 6] = [
+        ("object_store", &["kafscale-storage"]),
+        ("redb", &["kafscale-meta"]),
+        ("axum", &["kafscale-broker"]),
+        ("kafka-protocol", &["kafscale", "kafscale-broker"]),
+        ("clap", &["kafscale"]),
+        ("tokio", &["kafscale", "kafscale-broker", "kafscale-meta", "kafscale-storage"]),
+    ];
+    let dependencies = dependencies();
+    for (dependency, allowed) in rules {
+        let users = dependencies.iter().filter(|(_, deps)| deps.contains(dependency));
+        for (user, _) in users {
+            assert!(allowed.contains(&user.as_str()), "{user} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn every_source_file_opens_with_what_it_owns() {
+    for path in files("crates", "rs") {
+        assert!(read(&path).starts_with("//!"), "{path} does not open with `//!`");
+    }
+}
+
+/// The lines of fenced blocks whose language is a shell.
+fn commands(document: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut found = Vec::new();
+    for line in document.lines() {
+        if line.trim_start().starts_with("```") {
+            inside = !inside && matches!(line.trim(), "```sh" | "```console");
+        } else if inside {
+            let command = line.trim().trim_start_matches("$ ");
+            found.push(command.split(" #").next().unwrap_or_default().trim().to_owned());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_in_the_documents_exists() {
+    let makefile = read("Makefile");
+    let mut checked = 0;
+    for path in documents() {
+        for command in commands(&read(&path)) {
+            let words: Vec<&str> = command.split_whitespace().collect();
+            match words.as_slice() {
+                ["make", target, ..] if !target.contains('=') => {
+                    assert!(makefile.contains(&format!("\n{target}:")), "{path}: no target for `{command}`");
+                }
+                [program, role, rest @ ..] if program.ends_with("kafscale") && !role.starts_with('-') => {
+                    check_flags(&path, role, rest);
+                }
+                _ => continue,
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 5, "only {checked} commands were found; has the form of the blocks changed?");
+}
+
+fn check_flags(path: &str, role: &str, words: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kafscale")).args([role, "--help"]).output().unwrap();
+    assert!(output.status.success(), "{path}: `kafscale {role}` is no command");
+    let help = String::from_utf8_lossy(&output.stdout).into_owned();
+    for flag in words.iter().filter(|word| word.starts_with("--")) {
+        let name = flag.split('=').next().unwrap_or_default();
+        let known = help.split_whitespace().any(|word| word == name);
+        assert!(known, "{path}: `kafscale {role}` has no {name}");
+    }
+}
+
+#[test]
+fn every_link_between_documents_leads_somewhere() {
+    for path in documents() {
+        let text = read(&path);
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if file.is_empty() || target.contains("://") {
+                continue;
+            }
+            let from = root().join(&path);
+            let linked = from.parent().expect("a file has a directory").join(file);
+            assert!(linked.exists(), "{path} links to {target}, which is not there");
+        }
+    }
+}
