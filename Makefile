@@ -1,0 +1,41 @@
+# What to run while working on KafScale. `make` alone lists the targets.
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# Tools that the build installs for itself; never system-wide.
+TOOLS_DIR ?= $(HOME)/.cache/kafscale/tools
+FUZZ_SECONDS ?= 60
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build check test deny fuzz fmt clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: build ## build and run a broker with sample data on 127.0.0.1:9092
+	@exec $(TARGET_DIR)/release/kafscale demo
+
+build: ## build the optimised binary
+	cargo build --release --locked -p kafscale
+
+check: ## the inner loop: formatting, lints, unit tests
+	cargo fmt --all -- --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo test --locked --workspace --quiet
+
+test: ## everything: install what tests need, unit tests, client matrix, faults, scale
+	@.ci/test
+
+deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the dependencies
+	$(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources
+
+$(TOOLS_DIR)/bin/cargo-deny:
+	cargo install cargo-deny --locked --root $(TOOLS_DIR)
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS seconds
+	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
+
+fmt: ## format the code
+	cargo fmt --all
+
+clean: ## remove build results; keeps the demo's data
+	cargo clean
