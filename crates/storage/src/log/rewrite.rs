@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use futures_util::{StreamExt, stream};
 use kafscale_core::batch::PlacedBatch;
 use kafscale_core::ids::Offset;
 use object_store::path::Path;
@@ -21,7 +22,10 @@ use crate::error::ReadError;
 use crate::segment::{EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
 
 /// At most this much of a partition is held in memory to make one segment.
-const PIECE_BYTES: u64 = 64 << 20;
+const PIECE_BYTES: u64 = 16 << 20;
+
+/// So many partitions are rewritten at a time: their PUTs overlap, and their records share metadata commits.
+const CONCURRENT_PARTITIONS: usize = 16;
 
 /// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
 const TAIL_BATCHES_MAX: usize = 1_000_000;
@@ -83,15 +87,15 @@ async fn rewrite_aged(shared: &Shared) {
 /// Rewrites every partition that has a batch in the oldest file. `false` when that did not free it.
 async fn rewrite_oldest_file(shared: &Shared) -> bool {
     let Some(oldest) = shared.files.oldest_closed() else { return false };
-    for partition in shared.all_partitions() {
-        if shared.stopping.is_cancelled() {
-            return false;
-        }
-        let concerned = partition.state.lock().tail.front().is_some_and(|b| b.place.file_no <= oldest);
-        if concerned {
-            rewrite_logged(shared, &partition).await;
-        }
-    }
+    let begins_there =
+        |p: &Arc<PartitionInner>| p.state.lock().tail.front().is_some_and(|b| b.place.file_no <= oldest);
+    let concerned = shared.all_partitions().into_iter().filter(begins_there);
+    stream::iter(concerned)
+        .take_until(shared.stopping.cancelled())
+        .for_each_concurrent(CONCURRENT_PARTITIONS, async |partition| {
+            rewrite_logged(shared, &partition).await
+        })
+        .await;
     shared.files.free_unused();
     shared.files.oldest_closed() != Some(oldest)
 }
