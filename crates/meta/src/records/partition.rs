@@ -16,6 +16,9 @@ pub struct PartitionRecord {
     pub log_start_offset: i64,
     /// Each leader epoch with its first offset, ascending in both.
     pub leader_epochs: Vec<(i32, i64)>,
+    /// The incarnation of the broker that wrote this: after a write with an unknown outcome, the writer recognises
+    /// its own record by it.
+    pub writer_epoch: u64,
     /// Ascending in their offsets.
     pub segments: Vec<SegmentRecord>,
 }
@@ -79,10 +82,10 @@ mod tests {
     proptest! {
         #[test]
         fn round_trip(
-            log_start_offset: i64, leader_epochs in vec(any::<(i32, i64)>(), 0..4),
+            log_start_offset: i64, leader_epochs in vec(any::<(i32, i64)>(), 0..4), writer_epoch: u64,
             segments in vec(any_segment(), 0..4), topic_id in any_uuid(), partition: i32,
         ) {
-            check_encoding(&PartitionRecord { log_start_offset, leader_epochs, segments });
+            check_encoding(&PartitionRecord { log_start_offset, leader_epochs, writer_epoch, segments });
             let key = keyspace().partition(topic_id, partition);
             prop_assert_eq!(keyspace().parse_partition(&key), Some((topic_id, partition)));
             prop_assert!(key.starts_with(&keyspace().partitions_of_topic_prefix(topic_id)));
@@ -94,6 +97,7 @@ mod tests {
         let record = PartitionRecord {
             log_start_offset: 5,
             leader_epochs: vec![(0, 0), (1, 7)],
+            writer_epoch: 3,
             segments: vec![SegmentRecord {
                 base_offset: 5,
                 last_offset: 9,
@@ -106,7 +110,7 @@ mod tests {
         check_bytes(
             &record,
             concat!(
-                r#"{"v":1,"log_start_offset":5,"leader_epochs":[[0,0],[1,7]],"#,
+                r#"{"v":1,"log_start_offset":5,"leader_epochs":[[0,0],[1,7]],"writer_epoch":3,"#,
                 r#""segments":[{"base_offset":5,"last_offset":9,"size_bytes":1000,"max_timestamp_ms":2,"#,
                 r#""records":5,"object":"a/segment-5.kfs"}]}"#
             ),

@@ -77,30 +77,47 @@ impl Manifest {
     }
 
     /// Writes the record. Gives the revision to guard the next write with.
+    ///
+    /// A guard that does not hold may be this process's own doing: an earlier write whose answer was lost. The
+    /// record then carries `writer_epoch`, and what this process knows now is newer than what it wrote.
     pub async fn publish(
         &self,
         meta: &dyn MetaStore,
         keys: &Keyspace,
         id: PartitionId,
+        writer_epoch: u64,
         producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
     ) -> Result<Revision, PublishError> {
         let key = keys.partition(id.topic.0, id.index);
-        let guard = match self.revision {
-            Some(revision) => Compare::mod_revision(&key, revision),
-            None => Compare::absent(&key),
-        };
-        let mut txn = Txn::new().when(guard).and_then(Op::put(&key, self.record().encode()));
+        let mut ops = vec![Op::put(&key, self.record(writer_epoch).encode())];
         if let Some(producers) = producers {
             let producers = producers.into_iter().map(producer_entry).collect();
             let key = keys.producers(id.topic.0, id.index);
-            txn = txn.and_then(Op::put(key, ProducersRecord { producers }.encode()));
+            ops.push(Op::put(key, ProducersRecord { producers }.encode()));
         }
-        let outcome = meta.txn(txn).await?;
-        if outcome.succeeded { Ok(outcome.revision) } else { Err(PublishError::Conflict) }
+        let mut expected = self.revision;
+        loop {
+            let guard = match expected {
+                Some(revision) => Compare::mod_revision(&key, revision),
+                None => Compare::absent(&key),
+            };
+            let txn = ops.iter().cloned().fold(Txn::new().when(guard), Txn::and_then);
+            let outcome = meta.txn(txn).await?;
+            if outcome.succeeded {
+                return Ok(outcome.revision);
+            }
+            let Some(current) = meta.get(&key).await? else { return Err(PublishError::Conflict) };
+            let writer = PartitionRecord::decode(&key, &current.value)?.writer_epoch;
+            if writer != writer_epoch || expected == Some(current.mod_revision) {
+                return Err(PublishError::Conflict);
+            }
+            expected = Some(current.mod_revision);
+        }
     }
 
-    fn record(&self) -> PartitionRecord {
+    fn record(&self, writer_epoch: u64) -> PartitionRecord {
         PartitionRecord {
+            writer_epoch,
             log_start_offset: self.log_start.0,
             leader_epochs: self.epochs.starts().iter().map(|(e, o)| (e.0, o.0)).collect(),
             segments: self.segments.iter().map(segment_record).collect(),

@@ -92,7 +92,7 @@ async fn replace(
     // The maintenance lock is held: the segments are those that were merged.
     let at = manifest.segments.partition_point(|s| s.at.base_offset < first);
     manifest.segments.splice(at..at + count, [merged]);
-    let revision = manifest.publish(&*shared.meta, &shared.keys, partition.id, None).await?;
+    let revision = shared.publish(&manifest, partition.id, None).await?;
     let mut state = partition.state.lock();
     state.revision = Some(revision);
     state.segment_bytes = manifest.segments.iter().map(|s| s.at.size_bytes).sum();

@@ -148,7 +148,7 @@ async fn move_log_start(
     manifest.log_start = target;
     manifest.epochs.truncate_from_start(target);
     manifest.segments.retain(|s| s.last_offset() >= target);
-    let revision = manifest.publish(&*shared.meta, &shared.keys, partition.id, None).await?;
+    let revision = shared.publish(&manifest, partition.id, None).await?;
     let (objects, batches) = {
         let mut state = partition.state.lock();
         if state.gone {

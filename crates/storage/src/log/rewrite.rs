@@ -187,7 +187,7 @@ async fn publish(
         (state.manifest(), state.producers.snapshot(end))
     };
     manifest.segments.push(segment.clone());
-    let revision = manifest.publish(&*shared.meta, &shared.keys, partition.id, Some(producers)).await?;
+    let revision = shared.publish(&manifest, partition.id, Some(producers)).await?;
     let dropped = {
         let mut state = partition.state.lock();
         if state.gone {

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
 use kafscale_core::clock::Clock;
-use kafscale_core::ids::{Offset, PartitionId};
-use kafscale_meta::MetaStore;
+use kafscale_core::ids::{Offset, PartitionId, ProducerId};
+use kafscale_core::producer::SeenBatch;
 use kafscale_meta::records::Keyspace;
+use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::LogConfig;
 use super::flush::{Flush, WalBuffer};
-use super::manifest::StoredSegment;
+use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::partition::{PartitionInner, Source, TailBatch};
 use super::stats::Counters;
 use crate::error::ReadError;
@@ -94,6 +95,16 @@ impl Shared {
     pub fn next_rewrite(&self) -> u64 {
         let n = self.rewrites.fetch_add(1, Ordering::Relaxed);
         (self.config.incarnation << 32) | (n & 0xffff_ffff)
+    }
+
+    /// Makes `manifest` the partition's record in metadata.
+    pub async fn publish(
+        &self,
+        manifest: &Manifest,
+        id: PartitionId,
+        producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
+    ) -> Result<Revision, PublishError> {
+        manifest.publish(&*self.meta, &self.keys, id, self.config.incarnation, producers).await
     }
 
     /// Keeps an object in memory for readers, and lets the oldest go when the budget is spent.
