@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafscale_broker::{Advertised, Broker, BrokerConfig, StartError};
-use kafscale_core::ids::{LeaderEpoch, NodeId, TopicId};
-use kafscale_core::topic_config::TopicConfig;
+use kafscale_core::ids::NodeId;
 use kafscale_meta::Metadata;
-use kafscale_storage::{HostedTopic, Log, LogConfig};
+use kafscale_storage::{Log, LogConfig};
 
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
@@ -37,12 +36,12 @@ pub struct Timings {
 impl RunningNode {
     /// Opens and starts everything. A failure names the place and says what to do.
     pub async fn start(config: &Config) -> Result<Self, Failure> {
-        let topic_defaults = topic_defaults(config);
-        TopicConfig::resolve(&BTreeMap::new(), &topic_defaults).map_err(|e| Failure::usage(e.to_string()))?;
         let from = Instant::now();
         let metadata = open_metadata(config).await?;
         let membership = Membership::join(&metadata, config).await?;
-        let topics = hosted_topics(&metadata, &topic_defaults).await?;
+        let broker_config = broker_config(config, membership.cluster_id.clone());
+        let failed = |e: StartError| start_failure(config, &e);
+        let topics = kafscale_broker::hosted_topics(&broker_config, &metadata).await.map_err(failed)?;
         let meta = from.elapsed();
         let from = Instant::now();
         let log_config = log_config(config, membership.incarnation);
@@ -51,10 +50,9 @@ impl RunningNode {
             .await
             .map_err(|e| Failure::runtime(e.to_string()))?;
         let timings = Timings { meta, log: from.elapsed() };
-        let broker_config = broker_config(config, membership.cluster_id.clone(), topic_defaults);
-        let broker = Broker::start(broker_config, log.clone(), Arc::new(SystemClock))
+        let broker = Broker::start(broker_config, log.clone(), metadata.clone(), Arc::new(SystemClock))
             .await
-            .map_err(|e| start_failure(config, &e))?;
+            .map_err(failed)?;
         Ok(Self { timings, metrics_addr: config.metrics_listen, broker, log, membership, metadata })
     }
 
@@ -81,29 +79,6 @@ async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
     let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
     let store = kafscale_meta::open(&config.meta).await.map_err(failed)?;
     Metadata::new(store, &config.cluster_name).map_err(failed)
-}
-
-/// The topics that the log has to serve: all of them, in a cluster of one.
-async fn hosted_topics(
-    metadata: &Metadata,
-    defaults: &BTreeMap<String, String>,
-) -> Result<Vec<HostedTopic>, Failure> {
-    let topics = metadata.list_topics().await.map_err(|e| Failure::runtime(e.to_string()))?;
-    topics
-        .items
-        .into_iter()
-        .map(|(name, topic)| {
-            let config = TopicConfig::resolve(&topic.record.configs, defaults)
-                .map_err(|e| Failure::runtime(format!("the topic `{name}` in the metadata: {e}")))?;
-            Ok(HostedTopic {
-                name: name.into(),
-                id: TopicId(topic.record.topic_id),
-                partitions: topic.record.partitions,
-                leader_epoch: LeaderEpoch(0),
-                config: Arc::new(config),
-            })
-        })
-        .collect()
 }
 
 /// The settings of topics that have none of their own, by Kafka's names.
@@ -143,11 +118,7 @@ fn log_config(config: &Config, incarnation: u64) -> LogConfig {
     }
 }
 
-fn broker_config(
-    config: &Config,
-    cluster_id: String,
-    topic_defaults: BTreeMap<String, String>,
-) -> BrokerConfig {
+fn broker_config(config: &Config, cluster_id: String) -> BrokerConfig {
     let limits = &config.limits;
     let advertised = match &config.advertise {
         Advertise::ListenAddress => None,
@@ -174,7 +145,8 @@ fn broker_config(
         num_partitions: config.topics.num_partitions,
         max_partitions_per_topic: limits.max_partitions_per_topic,
         max_partitions: limits.max_partitions,
-        topic_defaults,
+        topic_defaults: topic_defaults(config),
+        store: config.store.to_string(),
         ..BrokerConfig::new(cluster_id, NodeId(config.node_id))
     }
 }
@@ -193,5 +165,7 @@ fn start_failure(config: &Config, error: &StartError) -> Failure {
             ))
         }
         StartError::RequestMemory { .. } => Failure::usage(format!("--request-memory: {error}")),
+        StartError::TopicDefaults(error) => Failure::usage(error.to_string()),
+        StartError::StoredTopic { .. } | StartError::Metadata(_) => Failure::runtime(error.to_string()),
     }
 }
