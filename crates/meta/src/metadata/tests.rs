@@ -36,7 +36,14 @@ fn offset_key(group: &str, topic: &str, partition: i32) -> OffsetKey {
 }
 
 fn offset(offset: i64, topic_id: Uuid) -> OffsetRecord {
-    OffsetRecord { offset, leader_epoch: -1, metadata: "note".to_owned(), commit_time_ms: 5, topic_id }
+    OffsetRecord {
+        offset,
+        leader_epoch: -1,
+        metadata: "note".to_owned(),
+        commit_time_ms: 5,
+        expires_at_ms: None,
+        topic_id,
+    }
 }
 
 #[tokio::test]

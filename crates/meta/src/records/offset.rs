@@ -18,6 +18,9 @@ pub struct OffsetRecord {
     /// The client's note.
     pub metadata: String,
     pub commit_time_ms: i64,
+    /// Set by clients that ask for a retention of their own (OffsetCommit 2 to 4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<i64>,
     /// The topic that was meant, so that the offset of a deleted topic is not taken for one of its successor's.
     #[serde(with = "uuid_text")]
     pub topic_id: Uuid,
@@ -75,9 +78,12 @@ mod tests {
         #[test]
         fn round_trip(
             offset: i64, leader_epoch: i32, metadata in any_name(), commit_time_ms: i64, topic_id in any_uuid(),
+            expires_at_ms: Option<i64>,
             (group, topic) in (any_name(), any_name()), partition: i32,
         ) {
-            check_encoding(&OffsetRecord { offset, leader_epoch, metadata, commit_time_ms, topic_id });
+            check_encoding(&OffsetRecord {
+                offset, leader_epoch, metadata, commit_time_ms, expires_at_ms, topic_id,
+            });
             let keys = keyspace();
             let key = OffsetKey { group, topic, partition };
             let text = keys.offset(&key);
