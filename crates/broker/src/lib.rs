@@ -8,6 +8,7 @@ mod api;
 mod broker;
 mod config;
 mod connection;
+pub mod coordinator;
 mod fetch_sessions;
 mod metrics;
 mod node;

@@ -39,6 +39,8 @@ pub enum GroupError {
     NotFound,
     #[error("the group is subscribed to the topic")]
     SubscribedToTopic,
+    #[error("the members' metadata and assignments are too large to be kept")]
+    TooLarge,
 }
 
 /// How a write failed, as far as a group needs to know.
@@ -48,6 +50,8 @@ pub enum PersistError {
     Retry,
     /// Another broker coordinates the group now.
     Fenced,
+    /// The snapshot is larger than the store takes.
+    TooLarge,
 }
 
 impl PersistError {
@@ -55,6 +59,7 @@ impl PersistError {
         match self {
             PersistError::Retry => GroupError::CoordinatorNotAvailable,
             PersistError::Fenced => GroupError::NotCoordinator,
+            PersistError::TooLarge => GroupError::TooLarge,
         }
     }
 }

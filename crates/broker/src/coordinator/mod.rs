@@ -1,0 +1,379 @@
+//! The group coordinator: finds each group its task, keeps committed offsets, and writes both to the metadata store.
+//!
+//! A group's state machine ([`kafscale_core::group::Group`]) is owned by one task while anything can happen to it, and
+//! rests in its [`cell::Cell`] otherwise. All writes go through one [`writer`], in order, many in one transaction.
+//!
+//! Invariants:
+//! - a commit is visible, and answered, only after the transaction that holds it succeeded;
+//! - the metadata store sees the writes of a group in the order in which the group decided them;
+//! - a group that is neither stored nor has members is forgotten, so that probing for groups leaves nothing behind.
+//!
+//! Left to others: Kafka messages and error codes (the `api` files), whether a topic exists (their callers).
+
+mod cell;
+mod command;
+mod record;
+mod stats;
+mod sweep;
+mod task;
+mod timeline;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafscale_core::clock::Clock;
+use kafscale_core::group::offsets::{CommittedOffset, CommittedOffsets};
+use kafscale_core::group::{
+    Group, GroupConfig, GroupError, GroupView, JoinReply, JoinRequest, LeavingMember, LeftMember,
+    MemberIdentity, SyncRequest, Synced,
+};
+use kafscale_core::ids::TopicId;
+use kafscale_core::names::TOPIC_NAME_MAX_BYTES;
+use kafscale_meta::records::{Keyspace, OffsetKey};
+use kafscale_meta::{MAX_KEY_BYTES, MetaStore};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+pub use stats::{GroupStats, ListedGroup};
+
+use cell::Cell;
+use command::Command;
+use timeline::Timeline;
+use writer::{Change, WriteQueue};
+
+/// The broker's `group.*` and `offsets.*` settings.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    pub group: GroupConfig,
+    /// `offset.metadata.max.bytes`
+    pub offset_metadata_max_bytes: usize,
+    /// `offsets.retention.minutes`
+    pub offsets_retention: Duration,
+    /// `offsets.retention.check.interval.ms`
+    pub offsets_retention_check_interval: Duration,
+    /// What all protocols of one member may weigh. All members must fit into one record.
+    pub member_metadata_max_bytes: usize,
+    /// The most groups. Apache Kafka has no limit.
+    pub max_groups: usize,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> CoordinatorConfig {
+        CoordinatorConfig {
+            group: GroupConfig::default(),
+            offset_metadata_max_bytes: 4096,
+            offsets_retention: Duration::from_secs(7 * 24 * 3600),
+            offsets_retention_check_interval: Duration::from_secs(600),
+            member_metadata_max_bytes: 1 << 20,
+            max_groups: 100_000,
+        }
+    }
+}
+
+/// One partition's part of a commit.
+#[derive(Debug, Clone)]
+pub struct PartitionCommit {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub committed: CommittedOffset,
+}
+
+/// A partition by the name of its topic, as commits name it.
+pub type NamedPartition = (Arc<str>, i32);
+
+/// Coordinates all groups of this broker.
+#[derive(Debug)]
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    writing: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+/// What the tasks of all groups share.
+#[derive(Debug)]
+struct Shared {
+    config: CoordinatorConfig,
+    keys: Keyspace,
+    clock: Arc<dyn Clock>,
+    timeline: Timeline,
+    cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
+    writes: WriteQueue,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// Whether a request brings its group into being.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Create,
+    Refuse,
+}
+
+/// Why a group was not asked.
+enum NotAsked {
+    NoSuchGroup,
+    Error(GroupError),
+}
+
+impl Coordinator {
+    /// Loads all groups and offsets. `topic_id` tells the current id of a topic, so that offsets of topics which were
+    /// deleted meanwhile are deleted too.
+    pub async fn start(
+        config: CoordinatorConfig,
+        store: Arc<dyn MetaStore>,
+        keys: Keyspace,
+        clock: Arc<dyn Clock>,
+        topic_id: impl Fn(&str) -> Option<TopicId>,
+    ) -> kafscale_meta::Result<Coordinator> {
+        let timeline = Timeline::starting_at(clock.now_ms());
+        let loaded = record::load(&*store, &keys, config.group, timeline.now_ms(), topic_id).await?;
+        let (writes, writing) = writer::start(store);
+        let shared = Arc::new(Shared {
+            config,
+            keys,
+            clock,
+            timeline,
+            cells: Mutex::new(loaded.cells),
+            writes,
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        });
+        for (cell, stale) in loaded.stale_offsets {
+            let removals =
+                stale.into_iter().map(|(topic, partition)| Change::RemoveOffset { topic, partition });
+            shared.writes.enqueue(&shared.keys, &cell, removals.collect(), None);
+        }
+        // Members may have died with the last coordinator: their sessions must run.
+        let cells: Vec<Arc<Cell>> = shared.cells.lock().values().cloned().collect();
+        for cell in cells.iter().filter(|cell| cell.status.lock().members > 0) {
+            cell.activate(&shared);
+        }
+        shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
+        Ok(Coordinator { shared, writing: Mutex::new(Some(writing)) })
+    }
+
+    /// Sends all waiting members away and finishes the writes. Groups go on where they were after the next start.
+    pub async fn shutdown(&self) {
+        self.shared.stopping.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.shared.writes.close();
+        let writing = self.writing.lock().take();
+        if let Some(writing) = writing
+            && let Err(error) = writing.await
+        {
+            tracing::error!(%error, "the task that writes groups and offsets failed");
+        }
+    }
+
+    pub fn config(&self) -> &CoordinatorConfig {
+        &self.shared.config
+    }
+
+    pub async fn join(&self, group: &str, request: JoinRequest) -> JoinReply {
+        let member_id = request.member_id.clone();
+        let missing = if member_id.is_unknown() { Missing::Create } else { Missing::Refuse };
+        let refused = |error| JoinReply { member_id, result: Err(error) };
+        if let Err(error) = self.check_group_id(group) {
+            return refused(error);
+        }
+        match self.ask(group, missing, |reply| Command::Join(request, reply)).await {
+            Ok(reply) => reply,
+            Err(NotAsked::NoSuchGroup) => refused(GroupError::UnknownMember),
+            Err(NotAsked::Error(error)) => refused(error),
+        }
+    }
+
+    pub async fn sync(&self, group: &str, request: SyncRequest) -> Result<Synced, GroupError> {
+        self.check_group_id(group)?;
+        self.ask_member(group, |reply| Command::Sync(request, reply)).await?
+    }
+
+    pub async fn heartbeat(&self, group: &str, identity: MemberIdentity) -> Result<(), GroupError> {
+        self.check_group_id(group)?;
+        self.ask_member(group, |reply| Command::Heartbeat(identity, reply)).await?
+    }
+
+    /// [`GroupError::UnknownMember`] when there is no such group.
+    pub async fn leave(
+        &self,
+        group: &str,
+        members: Vec<LeavingMember>,
+    ) -> Result<Vec<LeftMember>, GroupError> {
+        self.check_group_id(group)?;
+        self.ask_member(group, |reply| Command::Leave(members, reply)).await?
+    }
+
+    /// Commits offsets of partitions that exist. [`GroupError::NotFound`] when a member of an unknown group commits.
+    pub async fn commit(
+        &self,
+        group: &str,
+        identity: MemberIdentity,
+        commits: Vec<PartitionCommit>,
+    ) -> Result<(), GroupError> {
+        self.check_length(group)?;
+        let outside = identity.generation.0 < 0;
+        let missing = if outside { Missing::Create } else { Missing::Refuse };
+        let command = |reply| Command::Commit { identity, commits, reply };
+        match self.ask(group, missing, command).await {
+            Ok(result) => result,
+            Err(NotAsked::NoSuchGroup) => Err(GroupError::NotFound),
+            Err(NotAsked::Error(error)) => Err(error),
+        }
+    }
+
+    /// Looks at the committed offsets of a group; those of an unknown group are empty.
+    pub fn offsets<T>(&self, group: &str, look: impl FnOnce(&CommittedOffsets) -> T) -> T {
+        match self.shared.cell(group) {
+            Some(cell) => look(&cell.offsets.read()),
+            None => look(&CommittedOffsets::default()),
+        }
+    }
+
+    /// Deletes committed offsets (KIP-496); the results are in the order of the partitions.
+    pub async fn delete_offsets(
+        &self,
+        group: &str,
+        partitions: Vec<NamedPartition>,
+    ) -> Result<Vec<Result<(), GroupError>>, GroupError> {
+        self.check_group_id(group)?;
+        let command = |reply| Command::DeleteOffsets { partitions, reply };
+        match self.ask(group, Missing::Refuse, command).await {
+            Ok(result) => result,
+            Err(NotAsked::NoSuchGroup) => Err(GroupError::NotFound),
+            Err(NotAsked::Error(error)) => Err(error),
+        }
+    }
+
+    /// [`GroupError::NotFound`] when there is no such group.
+    pub async fn describe(&self, group: &str) -> Result<GroupView, GroupError> {
+        match self.ask(group, Missing::Refuse, Command::Describe).await {
+            Ok(view) => Ok(view),
+            Err(NotAsked::NoSuchGroup) => Err(GroupError::NotFound),
+            Err(NotAsked::Error(error)) => Err(error),
+        }
+    }
+
+    pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
+        match self.ask(group, Missing::Refuse, Command::Delete).await {
+            Ok(result) => result,
+            Err(NotAsked::NoSuchGroup) => Err(GroupError::NotFound),
+            Err(NotAsked::Error(error)) => Err(error),
+        }
+    }
+
+    /// Forgets the offsets that were committed for a topic, which is gone. Returns once that is written.
+    pub async fn topic_deleted(&self, topic: &str) {
+        let cells: Vec<Arc<Cell>> = self.shared.cells.lock().values().cloned().collect();
+        let mut written = Vec::new();
+        for cell in cells {
+            let partitions = cell.offsets.read().partitions(topic);
+            if partitions.is_empty() {
+                continue;
+            }
+            let topic: Arc<str> = topic.into();
+            let removal = |partition| Change::RemoveOffset { topic: Arc::clone(&topic), partition };
+            let (done, outcome) = oneshot::channel();
+            let removals = partitions.into_iter().map(removal).collect();
+            self.shared.writes.enqueue(&self.shared.keys, &cell, removals, Some(done));
+            written.push((Arc::clone(&cell.id), outcome));
+        }
+        for (group, outcome) in written {
+            if !matches!(outcome.await, Ok(Ok(()))) {
+                // They are not served for a new topic of that name, and are removed at the next start.
+                warn!(%group, topic, "offsets of a deleted topic could not be removed yet");
+            }
+        }
+    }
+
+    fn check_group_id(&self, group: &str) -> Result<(), GroupError> {
+        if group.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        self.check_length(group)
+    }
+
+    /// The longest key of the group must fit into the store. Apache Kafka allows 32,767 bytes.
+    fn check_length(&self, group: &str) -> Result<(), GroupError> {
+        let key = OffsetKey { group: group.to_owned(), topic: String::new(), partition: i32::MIN };
+        let longest = self.shared.keys.offset(&key).len() + TOPIC_NAME_MAX_BYTES;
+        if longest > MAX_KEY_BYTES { Err(GroupError::InvalidGroupId) } else { Ok(()) }
+    }
+
+    /// Asks a group that must exist, as every member's does.
+    async fn ask_member<T>(
+        &self,
+        group: &str,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, GroupError> {
+        match self.ask(group, Missing::Refuse, command).await {
+            Ok(answer) => Ok(answer),
+            Err(NotAsked::NoSuchGroup) => Err(GroupError::UnknownMember),
+            Err(NotAsked::Error(error)) => Err(error),
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        group: &str,
+        missing: Missing,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, NotAsked> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.send(group, missing, command(reply)).await?;
+        // A group that ends answers what it has, so that only a failed task leaves this unanswered.
+        answer.await.map_err(|_| NotAsked::Error(GroupError::CoordinatorNotAvailable))
+    }
+}
+
+impl Shared {
+    fn cell(&self, group: &str) -> Option<Arc<Cell>> {
+        self.cells.lock().get(group).cloned()
+    }
+
+    async fn send(
+        self: &Arc<Self>,
+        group: &str,
+        missing: Missing,
+        mut command: Command,
+    ) -> Result<(), NotAsked> {
+        loop {
+            if self.stopping.is_cancelled() {
+                return Err(NotAsked::Error(GroupError::NotCoordinator));
+            }
+            let cell = match missing {
+                Missing::Create => self.cell_or_new(group).map_err(NotAsked::Error)?,
+                Missing::Refuse => self.cell(group).ok_or(NotAsked::NoSuchGroup)?,
+            };
+            // The group may come to rest, or be forgotten, between finding it and sending to it: look again.
+            let Some(mailbox) = cell.activate(self) else { continue };
+            match mailbox.send(command).await {
+                Ok(()) => return Ok(()),
+                Err(unsent) => command = unsent.0,
+            }
+        }
+    }
+
+    fn cell_or_new(&self, group: &str) -> Result<Arc<Cell>, GroupError> {
+        let mut cells = self.cells.lock();
+        if let Some(cell) = cells.get(group) {
+            return Ok(Arc::clone(cell));
+        }
+        if cells.len() >= self.config.max_groups {
+            warn!(group, max_groups = self.config.max_groups, "there are too many groups to create another");
+            return Err(GroupError::CoordinatorNotAvailable);
+        }
+        let id: Arc<str> = group.into();
+        let machine = Group::new(self.config.group, self.timeline.now_ms());
+        let cell = Arc::new(Cell::new(Arc::clone(&id), machine, CommittedOffsets::default(), false));
+        cells.insert(id, Arc::clone(&cell));
+        Ok(cell)
+    }
+}

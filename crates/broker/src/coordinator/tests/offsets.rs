@@ -1,0 +1,174 @@
+//! Commits, their writes, their deletion and their retention.
+
+use kafscale_meta::MetaStoreExt;
+use tokio::time::sleep;
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_is_kept_over_a_restart() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let commits = vec![commit_of("orders", 0, 5, &bench.clock), commit_of("orders", 1, 6, &bench.clock)];
+    coordinator.commit("simple", outside(), commits).await.expect("committed");
+    assert_eq!(coordinator.active_groups(), 0, "a group that only stores offsets needs no task");
+    coordinator.shutdown().await;
+    let coordinator = bench.start().await;
+    assert_eq!(coordinator.committed("simple", "orders", 1), Some(6));
+    let note = coordinator.offsets("simple", |offsets| offsets.get("orders", 0).map(|c| c.metadata.clone()));
+    assert_eq!(note.as_deref(), Some("note"));
+    assert_eq!(coordinator.list()[0].protocol_type, "");
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_is_visible_only_after_its_transaction() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let permit = bench.store.gate.acquire().await.expect("open");
+    let commit = coordinator.commit("g", outside(), vec![commit_of("orders", 0, 5, &bench.clock)]);
+    let check = async {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(coordinator.committed("g", "orders", 0), None);
+        drop(permit);
+    };
+    let (result, ()) = tokio::join!(commit, check);
+    assert_eq!(result, Ok(()));
+    assert_eq!(coordinator.committed("g", "orders", 0), Some(5));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_commit_says_so_and_changes_nothing() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let commit =
+        |offset| coordinator.commit("g", outside(), vec![commit_of("orders", 0, offset, &bench.clock)]);
+    commit(5).await.expect("committed");
+    bench.store.fail(true);
+    assert_eq!(commit(6).await, Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(coordinator.committed("g", "orders", 0), Some(5));
+    bench.store.fail(false);
+    commit(6).await.expect("committed");
+    assert_eq!(coordinator.committed("g", "orders", 0), Some(6));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn concurrent_commits_share_transactions() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let permit = bench.store.gate.acquire().await.expect("open");
+    let groups: Vec<String> = (0..100).map(|i| format!("g{i}")).collect();
+    let mut commits = tokio::task::JoinSet::new();
+    let coordinator = Arc::new(coordinator);
+    for group in &groups {
+        let commit = commit_of("orders", 0, 5, &bench.clock);
+        let (coordinator, group) = (Arc::clone(&coordinator), group.clone());
+        commits.spawn(async move { coordinator.commit(&group, outside(), vec![commit]).await });
+    }
+    sleep(Duration::from_secs(1)).await;
+    drop(permit);
+    for result in commits.join_all().await {
+        assert_eq!(result, Ok(()));
+    }
+    assert!(bench.store.transactions() <= 2, "{} transactions", bench.store.transactions());
+    assert!(groups.iter().all(|group| coordinator.committed(group, "orders", 0) == Some(5)));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_commit_may_be_larger_than_a_transaction() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let commits = (0..1_000).map(|p| commit_of("orders", p, 5, &bench.clock)).collect();
+    coordinator.commit("g", outside(), commits).await.expect("committed");
+    assert_eq!(coordinator.offsets("g", CommittedOffsets::len), 1_000);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn commits_are_refused_by_the_group_s_rules() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let (member, _) = coordinator.become_only_member("g").await;
+    let commit =
+        |group, identity| coordinator.commit(group, identity, vec![commit_of("orders", 0, 5, &bench.clock)]);
+    assert_eq!(commit("g", outside()).await, Err(GroupError::UnknownMember));
+    assert_eq!(commit("g", identity(&member, 2)).await, Err(GroupError::IllegalGeneration));
+    assert_eq!(commit("unknown", identity(&member, 1)).await, Err(GroupError::NotFound));
+    assert_eq!(commit("g", identity(&member, 1)).await, Ok(()));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_of_topics_that_nobody_reads_can_be_deleted() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let (member, _) = coordinator.become_only_member("g").await;
+    let commits = vec![commit_of("orders", 0, 5, &bench.clock), commit_of("payments", 0, 6, &bench.clock)];
+    coordinator.commit("g", identity(&member, 1), commits).await.expect("committed");
+    let partitions = vec![("orders".into(), 0), ("payments".into(), 0), ("payments".into(), 9)];
+    let deleted = coordinator.delete_offsets("g", partitions).await;
+    assert_eq!(deleted, Ok(vec![Err(GroupError::SubscribedToTopic), Ok(()), Ok(())]));
+    assert_eq!(coordinator.committed("g", "orders", 0), Some(5));
+    assert_eq!(coordinator.committed("g", "payments", 0), None);
+    assert_eq!(coordinator.delete_offsets("x", vec![]).await, Err(GroupError::NotFound));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_topic_takes_its_offsets_along() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    for group in ["a", "b"] {
+        let commits =
+            vec![commit_of("orders", 0, 5, &bench.clock), commit_of("payments", 3, 6, &bench.clock)];
+        coordinator.commit(group, outside(), commits).await.expect("committed");
+    }
+    coordinator.topic_deleted("orders").await;
+    for group in ["a", "b"] {
+        assert_eq!(coordinator.committed(group, "orders", 0), None);
+        assert_eq!(coordinator.committed(group, "payments", 3), Some(6));
+    }
+    coordinator.shutdown().await;
+    let coordinator = bench.start_with(|_| Some(TopicId(TOPIC))).await;
+    assert_eq!(coordinator.committed("a", "orders", 0), None);
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_of_topics_that_were_deleted_meanwhile_are_removed_at_the_start() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    let commits = vec![commit_of("orders", 0, 5, &bench.clock), commit_of("payments", 0, 6, &bench.clock)];
+    coordinator.commit("g", outside(), commits).await.expect("committed");
+    coordinator.shutdown().await;
+    // `payments` is gone, and `orders` was created again.
+    let coordinator =
+        bench.start_with(|topic| (topic == "orders").then_some(TopicId(Uuid::from_u128(8)))).await;
+    coordinator.shutdown().await;
+    let keys = bench.store.range_all("/kafscale/test/offsets/").await.expect("listed").kvs;
+    assert!(keys.is_empty(), "{keys:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unused_offsets_expire_and_the_group_with_them() {
+    let bench = Bench::new();
+    let coordinator = bench.start().await;
+    coordinator
+        .commit("simple", outside(), vec![commit_of("orders", 0, 5, &bench.clock)])
+        .await
+        .expect("committed");
+    let (member, _) = coordinator.become_only_member("left").await;
+    let commits = vec![commit_of("orders", 0, 5, &bench.clock)];
+    coordinator.commit("left", identity(&member, 1), commits).await.expect("committed");
+    // The member's session ends within a minute.
+    sleep(Duration::from_secs(7 * 24 * 3600 - 60)).await;
+    assert_eq!(coordinator.groups(), ["left", "simple"]);
+    sleep(Duration::from_secs(1_300)).await;
+    assert_eq!(coordinator.groups(), [""; 0]);
+    let keys = bench.store.range_all("/kafscale/test/").await.expect("listed").kvs;
+    assert!(keys.is_empty(), "{keys:?}");
+    coordinator.shutdown().await;
+}
