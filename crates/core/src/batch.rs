@@ -157,7 +157,8 @@ impl BatchHeader {
     }
 
     pub fn last_offset(&self) -> Offset {
-        self.base_offset.plus(i64::from(self.last_offset_delta))
+        // Saturating: bytes that nobody checked yet may state any offset.
+        Offset(self.base_offset.0.saturating_add(self.last_offset_delta.into()))
     }
 
     /// The sequence numbers of a batch from an idempotent producer.

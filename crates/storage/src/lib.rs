@@ -4,6 +4,8 @@
 
 mod block_cache;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod log;
 pub mod segment;
 pub mod store;

@@ -13,6 +13,7 @@ mod format;
 mod loader;
 mod merge;
 mod reader;
+mod repair;
 mod span;
 mod statistics;
 mod v1;
@@ -29,6 +30,7 @@ pub use builder::{BuildError, EncodedSegment, SegmentBuilder};
 pub use format::{FormatError, Header};
 pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
 pub use reader::{ReadLimits, SegmentRead, SegmentReader};
+pub(crate) use repair::repair_checksums;
 pub use statistics::{BatchEntry, Statistics};
 
 /// A segment as the partition's record names it. Its version is found in the object itself.

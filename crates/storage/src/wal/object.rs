@@ -73,9 +73,9 @@ pub enum ObjectError {
 impl ObjectHeader {
     /// The whole object: header, body, index and footer.
     pub fn object_bytes(&self) -> u64 {
-        (HEADER_BYTES + FOOTER_BYTES) as u64
-            + self.body_bytes
-            + u64::from(self.entries) * INDEX_ENTRY_BYTES as u64
+        // Saturating: a damaged header may state any size.
+        ((HEADER_BYTES + FOOTER_BYTES) as u64 + u64::from(self.entries) * INDEX_ENTRY_BYTES as u64)
+            .saturating_add(self.body_bytes)
     }
 
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -232,6 +232,21 @@ pub fn decode(bytes: &[u8]) -> Result<(ObjectHeader, Vec<IndexEntry>), ObjectErr
         check_batch(body, entry)?;
     }
     Ok((header, entries))
+}
+
+/// Makes the checksums of an object right after a fuzzer changed it; `None` when it does not look like one at all.
+pub fn repair_checksums(bytes: &mut [u8]) -> Option<()> {
+    let put = |bytes: &mut [u8], range: std::ops::Range<usize>, at: usize| {
+        let crc = crc32c::crc32c(bytes.get(range)?);
+        bytes.get_mut(at..at.checked_add(4)?)?.copy_from_slice(&crc.to_be_bytes());
+        Some(())
+    };
+    put(bytes, 0..HEADER_BYTES - 4, HEADER_BYTES - 4)?;
+    let header = ObjectHeader::decode(bytes).ok()?;
+    let whole = usize::try_from(header.object_bytes()).ok().filter(|n| *n <= bytes.len())?;
+    let footer = whole - FOOTER_BYTES;
+    put(bytes, footer - header.entries as usize * INDEX_ENTRY_BYTES..footer, whole - 8)?;
+    put(bytes, footer..whole - 4, whole - 4)
 }
 
 /// A batch must be whole, and say of itself what the index says of it.
