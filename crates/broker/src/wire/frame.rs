@@ -19,8 +19,10 @@ use super::cursor::{Cursor, Malformed};
 
 /// A frame begins with an API key, its version, a correlation id and the length of the client id.
 const HEADER_MIN_BYTES: usize = 10;
-/// Only Produce carries much.
-const SMALL_REQUEST_MAX_BYTES: usize = 16 << 20;
+/// Only Produce carries much. A list of 100,000 partitions has about three megabytes.
+const SMALL_REQUEST_MAX_BYTES: usize = 8 << 20;
+/// The same for versions before KIP-482, whose counts are harder to check before memory is taken for them.
+const CLASSIC_REQUEST_MAX_BYTES: usize = 2 << 20;
 /// What decoding a message may take, compared with its bytes.
 const DECODED_FACTOR: usize = 8;
 /// The most of the budget that a request other than Produce takes.
@@ -120,7 +122,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let mut header = &bytes[4..];
         let (key, version, correlation_id) = (header.get_i16(), header.get_i16(), header.get_i32());
         let api = ApiKey::try_from(key).map_err(|()| Refusal::Protocol(format!("unknown API key {key}")))?;
-        if api != ApiKey::Produce && size_bytes > SMALL_REQUEST_MAX_BYTES {
+        let flexible = api.request_header_version(version) >= 2;
+        let small = if flexible { SMALL_REQUEST_MAX_BYTES } else { CLASSIC_REQUEST_MAX_BYTES };
+        if api != ApiKey::Produce && size_bytes > small {
             let why = format!("{api:?} with {size_bytes} bytes is larger than any such request need be");
             return Err(Refusal::Protocol(why).into());
         }

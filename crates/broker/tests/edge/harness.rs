@@ -1,0 +1,117 @@
+//! A broker in memory, and the batches that tests send to it.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::records::{
+    Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchDecoder,
+    RecordBatchEncoder, RecordEncodeOptions, TimestampType,
+};
+use kafscale_broker::{Broker, BrokerConfig, hosted_topics};
+use kafscale_core::clock::Clock;
+use kafscale_core::ids::NodeId;
+use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
+use kafscale_storage::{Log, LogConfig, StoreUrl};
+
+use crate::client::Client;
+
+#[derive(Debug)]
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now_ms(&self) -> i64 {
+        now_ms()
+    }
+}
+
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
+/// A running broker with the stores below it.
+pub struct Harness {
+    pub broker: Broker,
+    log: Log,
+}
+
+impl Harness {
+    pub async fn start() -> Harness {
+        Harness::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Harness {
+        let store: Arc<dyn MetaStore> = Arc::new(EmbeddedStore::memory());
+        let metadata = Metadata::new(Arc::clone(&store), "test").unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(WallClock);
+        let mut config = BrokerConfig::new("test-cluster-id-0123456", NodeId(1));
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        adjust(&mut config);
+        let topics = hosted_topics(&config, &metadata).await.unwrap();
+        let log_config = LogConfig::new(StoreUrl::Memory, 1, 1);
+        let keys = metadata.keys().clone();
+        let log = Log::open(log_config, store, keys, Arc::clone(&clock), topics).await.unwrap();
+        let broker = Broker::start(config, log.clone(), metadata, clock).await.unwrap();
+        Harness { broker, log }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.broker.kafka_addr()).await
+    }
+
+    pub async fn stop(self) {
+        self.broker.shutdown().await;
+        self.log.shutdown().await;
+    }
+}
+
+/// A record without producer state.
+pub fn record(offset: i64, value: &str) -> Record {
+    Record {
+        transactional: false,
+        control: false,
+        delete_horizon: false,
+        partition_leader_epoch: -1,
+        producer_id: NO_PRODUCER_ID,
+        producer_epoch: NO_PRODUCER_EPOCH,
+        timestamp_type: TimestampType::Creation,
+        offset,
+        // The encoder starts a new batch where offsets and sequences do not go along.
+        sequence: NO_SEQUENCE + offset as i32,
+        timestamp: now_ms(),
+        key: Some(Bytes::from_static(b"key")),
+        value: Some(Bytes::copy_from_slice(value.as_bytes())),
+        headers: Default::default(),
+    }
+}
+
+/// One batch of these values.
+pub fn batch(values: &[&str]) -> Bytes {
+    encode(values.iter().enumerate().map(|(i, value)| record(i as i64, value)).collect())
+}
+
+/// One batch of an idempotent producer.
+pub fn sequenced(values: &[&str], producer_id: i64, epoch: i16, first: i32) -> Bytes {
+    let records = values.iter().enumerate().map(|(i, value)| Record {
+        producer_id,
+        producer_epoch: epoch,
+        sequence: first + i as i32,
+        ..record(i as i64, value)
+    });
+    encode(records.collect())
+}
+
+pub fn encode(records: Vec<Record>) -> Bytes {
+    let mut out = BytesMut::new();
+    let options = RecordEncodeOptions { version: 2, compression: Compression::None };
+    RecordBatchEncoder::encode(&mut out, &records, &options).unwrap();
+    out.freeze()
+}
+
+/// Offsets and values of fetched records.
+pub fn values(records: &Bytes) -> Vec<(i64, String)> {
+    let mut records = records.clone();
+    let sets = RecordBatchDecoder::decode_all(&mut records).unwrap();
+    let value = |r: Record| (r.offset, String::from_utf8(r.value.unwrap().to_vec()).unwrap());
+    sets.into_iter().flat_map(|set| set.records).map(value).collect()
+}
