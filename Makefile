@@ -31,8 +31,12 @@ deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the 
 $(TOOLS_DIR)/bin/cargo-deny:
 	cargo install cargo-deny --locked --root $(TOOLS_DIR)
 
-fuzz: ## run every fuzz target for FUZZ_SECONDS seconds
-	FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
+fuzz: ## run every fuzz target for FUZZ_SECONDS seconds each; needs a nightly toolchain
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	cd fuzz && cargo run --quiet --example seeds
+	cd fuzz && for target in $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs))); do \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 || exit 1; \
+	done
 
 fmt: ## format the code
 	cargo fmt --all

@@ -26,6 +26,9 @@ pub enum Beside {
 /// Members leave their groups in this time, or are left behind: the broker has to stop as well.
 const WORKLOAD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A wrapper that passes a signal on to a process group that has it already (`timeout` does) is not a user who insists.
+const SIGNAL_ECHO: Duration = Duration::from_millis(250);
+
 pub fn run(config: Config, beside: Beside, warnings: Vec<String>) -> Result<(), Failure> {
     let started = Instant::now();
     logging::init(&config.logging)?;
@@ -80,7 +83,7 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     };
     tokio::select! {
         () = stop => {}
-        name = signals.next() => {
+        name = signals.next_after_the_first() => {
             return Err(Failure::runtime(format!(
                 "stopped at once ({name}). Acknowledged records are safe; the next start recovers them from the write-ahead log."
             )));
@@ -123,6 +126,17 @@ impl StopSignals {
         let listen =
             |kind| signal(kind).map_err(|e| Failure::runtime(format!("signals cannot be received: {e}")));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// The next one that is meant as a second one.
+    async fn next_after_the_first(&mut self) -> &'static str {
+        let mut echo = std::pin::pin!(tokio::time::sleep(SIGNAL_ECHO));
+        loop {
+            tokio::select! {
+                () = &mut echo => return self.next().await,
+                _ = self.next() => {}
+            }
+        }
     }
 
     async fn next(&mut self) -> &'static str {

@@ -48,7 +48,11 @@ impl Producer {
         for topic in topics {
             partitions.insert(*topic, partitions_count(&mut connection, topic).await?);
         }
-        let request = InitProducerIdRequest::default().with_transaction_timeout_ms(60_000);
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_transaction_timeout_ms(60_000)
+            .with_producer_id(ProducerId(-1))
+            .with_producer_epoch(-1);
         let answer = connection.call("InitProducerId", request, 2..=4).await?;
         check("InitProducerId", answer.error_code)?;
         Ok(Self {
