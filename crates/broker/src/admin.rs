@@ -112,6 +112,7 @@ impl TopicAdmin {
             return Err(changed_meanwhile(&topic.name));
         }
         node.topics.remove(&topic.name, topic.id);
+        node.coordinator.topic_deleted(&topic.name, topic.id).await;
         node.metrics.forget_topic(&topic.name);
         node.log.drop_topic(topic.id).await;
         Ok(())

@@ -18,6 +18,7 @@ use tracing::info;
 
 use crate::admin::{self, TopicAdmin};
 use crate::config::{Advertised, BrokerConfig};
+use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -112,7 +113,12 @@ impl Broker {
         for topic in stored_topics(&settings, &metadata).await? {
             topics.put(topic);
         }
+        let topic_id = |topic: &str| topics.get(topic).map(|topic| topic.id);
+        let coordinator =
+            Coordinator::start(config.coordinator.clone(), metadata.clone(), Arc::clone(&clock), topic_id)
+                .await?;
         let node = Arc::new(Node {
+            coordinator,
             request_memory: Arc::new(Semaphore::new(config.request_memory_bytes)),
             response_memory: Arc::new(Semaphore::new(config.response_memory_bytes)),
             stopping: CancellationToken::new(),
@@ -141,6 +147,8 @@ impl Broker {
     /// Stops accepting, answers what was asked within the drain timeout, and ends. The log is the caller's to shut down.
     pub async fn shutdown(self) {
         self.node.stopping.cancel();
+        // Members that wait for a rebalance would hold up their connections.
+        self.node.coordinator.shutdown().await;
         if let Err(error) = self.server.await {
             tracing::error!(%error, "the server task failed");
         }

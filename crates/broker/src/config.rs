@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use kafscale_core::ids::NodeId;
 
+use crate::coordinator::CoordinatorConfig;
+
 /// The address that clients are told to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertised {
@@ -48,6 +50,9 @@ pub struct BrokerConfig {
     /// `max.incremental.fetch.session.cache.slots`
     pub fetch_session_slots: usize,
 
+    /// `group.*` and `offsets.*`
+    pub coordinator: CoordinatorConfig,
+
     /// `auto.create.topics.enable`
     pub auto_create_topics: bool,
     /// `num.partitions`: of topics that are created without a count.
@@ -80,6 +85,7 @@ impl BrokerConfig {
             drain_timeout: Duration::from_secs(10),
             fetch_max_bytes: 55 << 20,
             fetch_session_slots: 1000,
+            coordinator: CoordinatorConfig::default(),
             auto_create_topics: true,
             num_partitions: 1,
             max_partitions_per_topic: 10_000,

@@ -8,7 +8,7 @@ mod api;
 mod broker;
 mod config;
 mod connection;
-pub mod coordinator;
+mod coordinator;
 mod fetch_sessions;
 mod metrics;
 mod node;
@@ -20,3 +20,4 @@ mod wire;
 
 pub use broker::{Broker, StartError, hosted_topics};
 pub use config::{Advertised, BrokerConfig};
+pub use coordinator::CoordinatorConfig;

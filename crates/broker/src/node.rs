@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::TopicAdmin;
 use crate::config::{Advertised, BrokerConfig};
+use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
@@ -29,6 +30,7 @@ pub struct Node {
     pub settings: Settings,
     /// Changes of topics and settings, one at a time.
     pub admin: Mutex<TopicAdmin>,
+    pub coordinator: Coordinator,
     pub producer_ids: ProducerIds,
     pub fetch_sessions: FetchSessions,
     pub metrics: Arc<Metrics>,

@@ -7,21 +7,33 @@ mod api_versions;
 mod config_resource;
 mod create_partitions;
 mod create_topics;
+mod delete_groups;
 mod delete_records;
 mod delete_topics;
 mod describe_cluster;
 mod describe_configs;
+mod describe_groups;
 mod describe_log_dirs;
 mod describe_producers;
 mod describe_topic_partitions;
 mod fetch;
+mod find_coordinator;
+mod group_error;
+mod heartbeat;
 mod incremental_alter_configs;
 mod init_producer_id;
+mod join_group;
+mod leave_group;
+mod list_groups;
 mod list_offsets;
 mod lookup;
 mod metadata;
+mod offset_commit;
+mod offset_delete;
+mod offset_fetch;
 mod offset_for_leader_epoch;
 mod produce;
+mod sync_group;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -51,6 +63,15 @@ pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
     (ApiKey::Fetch, versions(4, 18)),
     (ApiKey::ListOffsets, versions(1, 10)),
     (ApiKey::Metadata, versions(0, 13)),
+    (ApiKey::OffsetCommit, versions(2, 9)),
+    (ApiKey::OffsetFetch, versions(1, 9)),
+    (ApiKey::FindCoordinator, versions(0, 6)),
+    (ApiKey::JoinGroup, versions(0, 9)),
+    (ApiKey::Heartbeat, versions(0, 4)),
+    (ApiKey::LeaveGroup, versions(0, 5)),
+    (ApiKey::SyncGroup, versions(0, 5)),
+    (ApiKey::DescribeGroups, versions(0, 6)),
+    (ApiKey::ListGroups, versions(0, 5)),
     (ApiKey::ApiVersions, versions(0, 4)),
     (ApiKey::CreateTopics, versions(2, 7)),
     (ApiKey::DeleteTopics, versions(1, 6)),
@@ -61,7 +82,9 @@ pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
     (ApiKey::AlterConfigs, versions(0, 2)),
     (ApiKey::DescribeLogDirs, versions(1, 4)),
     (ApiKey::CreatePartitions, versions(0, 3)),
+    (ApiKey::DeleteGroups, versions(0, 2)),
     (ApiKey::IncrementalAlterConfigs, versions(0, 1)),
+    (ApiKey::OffsetDelete, versions(0, 0)),
     (ApiKey::DescribeCluster, versions(0, 2)),
     (ApiKey::DescribeProducers, versions(0, 0)),
     (ApiKey::DescribeTopicPartitions, versions(0, 0)),
@@ -128,6 +151,15 @@ async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<A
         ApiKey::Fetch => fetch::handle(node, ctx, body).await,
         ApiKey::ListOffsets => call(ctx, body, |q| list_offsets::handle(node, ctx, q)).await,
         ApiKey::Metadata => call(ctx, body, |q| metadata::handle(node, ctx, q)).await,
+        ApiKey::OffsetCommit => call(ctx, body, |q| offset_commit::handle(node, ctx, q)).await,
+        ApiKey::OffsetFetch => call(ctx, body, |q| offset_fetch::handle(node, ctx, q)).await,
+        ApiKey::FindCoordinator => call(ctx, body, |q| find_coordinator::handle(node, ctx, q)).await,
+        ApiKey::JoinGroup => call(ctx, body, |q| join_group::handle(node, ctx, q)).await,
+        ApiKey::Heartbeat => call(ctx, body, |q| heartbeat::handle(node, ctx, q)).await,
+        ApiKey::LeaveGroup => call(ctx, body, |q| leave_group::handle(node, ctx, q)).await,
+        ApiKey::SyncGroup => call(ctx, body, |q| sync_group::handle(node, ctx, q)).await,
+        ApiKey::DescribeGroups => call(ctx, body, |q| describe_groups::handle(node, ctx, q)).await,
+        ApiKey::ListGroups => call(ctx, body, |q| list_groups::handle(node, ctx, q)).await,
         ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
         ApiKey::CreateTopics => call(ctx, body, |q| create_topics::handle(node, ctx, q)).await,
         ApiKey::DeleteTopics => call(ctx, body, |q| delete_topics::handle(node, ctx, q)).await,
@@ -143,6 +175,8 @@ async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<A
         ApiKey::IncrementalAlterConfigs => {
             call(ctx, body, |q| incremental_alter_configs::handle(node, ctx, q)).await
         }
+        ApiKey::DeleteGroups => call(ctx, body, |q| delete_groups::handle(node, ctx, q)).await,
+        ApiKey::OffsetDelete => call(ctx, body, |q| offset_delete::handle(node, ctx, q)).await,
         ApiKey::DescribeCluster => call(ctx, body, |q| describe_cluster::handle(node, ctx, q)).await,
         ApiKey::DescribeProducers => call(ctx, body, |q| describe_producers::handle(node, ctx, q)).await,
         ApiKey::DescribeTopicPartitions => {

@@ -35,14 +35,14 @@ use kafscale_core::group::{
 use kafscale_core::ids::TopicId;
 use kafscale_core::names::TOPIC_NAME_MAX_BYTES;
 use kafscale_meta::records::{Keyspace, OffsetKey};
-use kafscale_meta::{MAX_KEY_BYTES, MetaStore};
+use kafscale_meta::{MAX_KEY_BYTES, Metadata};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-pub use stats::{GroupStats, ListedGroup};
+pub use stats::GroupStats;
 
 use cell::Cell;
 use command::Command;
@@ -127,14 +127,14 @@ impl Coordinator {
     /// deleted meanwhile are deleted too.
     pub async fn start(
         config: CoordinatorConfig,
-        store: Arc<dyn MetaStore>,
-        keys: Keyspace,
+        metadata: Metadata,
         clock: Arc<dyn Clock>,
         topic_id: impl Fn(&str) -> Option<TopicId>,
     ) -> kafscale_meta::Result<Coordinator> {
         let timeline = Timeline::starting_at(clock.now_ms());
-        let loaded = record::load(&*store, &keys, config.group, timeline.now_ms(), topic_id).await?;
-        let (writes, writing) = writer::start(store);
+        let loaded = record::load(&metadata, config.group, timeline.now_ms(), topic_id).await?;
+        let keys = metadata.keys().clone();
+        let (writes, writing) = writer::start(Arc::clone(metadata.store()));
         let shared = Arc::new(Shared {
             config,
             keys,
@@ -270,11 +270,11 @@ impl Coordinator {
     }
 
     /// Forgets the offsets that were committed for a topic, which is gone. Returns once that is written.
-    pub async fn topic_deleted(&self, topic: &str) {
+    pub async fn topic_deleted(&self, topic: &str, id: TopicId) {
         let cells: Vec<Arc<Cell>> = self.shared.cells.lock().values().cloned().collect();
         let mut written = Vec::new();
         for cell in cells {
-            let partitions = cell.offsets.read().partitions(topic);
+            let partitions = cell.offsets.read().partitions(topic, id);
             if partitions.is_empty() {
                 continue;
             }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use kafscale_core::group::offsets::{CommittedOffset, CommittedOffsets};
 use kafscale_core::group::{Generation, Group, GroupConfig, GroupSnapshot, MemberSnapshot, Protocol};
 use kafscale_core::ids::{LeaderEpoch, Offset, TopicId};
-use kafscale_meta::records::{GroupMember, GroupProtocol, GroupRecord, Keyspace, OffsetRecord, Record};
-use kafscale_meta::{MAX_TXN_BYTES, MetaStore, MetaStoreExt};
-use tracing::{info, warn};
+use kafscale_meta::records::{GroupMember, GroupProtocol, GroupRecord, OffsetRecord, Record};
+use kafscale_meta::{MAX_TXN_BYTES, Metadata};
+use tracing::info;
 
 use super::NamedPartition;
 use super::cell::Cell;
@@ -29,31 +29,22 @@ struct LoadedGroup {
 }
 
 pub(super) async fn load(
-    store: &dyn MetaStore,
-    keys: &Keyspace,
+    metadata: &Metadata,
     config: GroupConfig,
     now_ms: i64,
     topic_id: impl Fn(&str) -> Option<TopicId>,
 ) -> kafscale_meta::Result<Loaded> {
     let mut groups: HashMap<String, LoadedGroup> = HashMap::new();
-    for kv in store.range_all(&keys.groups_prefix()).await?.kvs {
-        let Some(group) = keys.parse_group(&kv.key) else {
-            warn!(key = kv.key, "a key among the groups is not one of ours, it is left alone");
-            continue;
-        };
-        groups.entry(group).or_default().record = Some(GroupRecord::decode(&kv.key, &kv.value)?);
+    for (group, read) in metadata.list_groups().await?.items {
+        groups.entry(group).or_default().record = Some(read.record);
     }
-    for kv in store.range_all(&keys.offsets_prefix()).await?.kvs {
-        let Some(key) = keys.parse_offset(&kv.key) else {
-            warn!(key = kv.key, "a key among the offsets is not one of ours, it is left alone");
-            continue;
-        };
-        let committed = committed_offset(OffsetRecord::decode(&kv.key, &kv.value)?);
+    for (key, read) in metadata.load_all_offsets().await?.items {
+        let committed = committed_offset(read.record);
         let group = groups.entry(key.group).or_default();
-        group.offsets.insert(&key.topic, key.partition, committed.clone());
         if topic_id(&key.topic) != Some(committed.topic_id) {
-            group.stale.push((key.topic.into(), key.partition));
+            group.stale.push((key.topic.as_str().into(), key.partition));
         }
+        group.offsets.insert(&key.topic, key.partition, committed);
     }
     let mut loaded = Loaded { cells: HashMap::with_capacity(groups.len()), stale_offsets: Vec::new() };
     let mut members = 0;

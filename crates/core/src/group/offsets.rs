@@ -61,9 +61,10 @@ impl CommittedOffsets {
         self.by_topic.iter()
     }
 
-    /// The partitions of a topic that have an offset, for example to delete them with the topic.
-    pub fn partitions(&self, topic: &str) -> Vec<i32> {
-        self.by_topic.get(topic).map(|partitions| partitions.keys().copied().collect()).unwrap_or_default()
+    /// The partitions that have an offset of this topic, and not of another one of the same name.
+    pub fn partitions(&self, topic: &str, id: TopicId) -> Vec<i32> {
+        let Some(partitions) = self.by_topic.get(topic) else { return Vec::new() };
+        partitions.iter().filter(|(_, committed)| committed.topic_id == id).map(|(p, _)| *p).collect()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, i32, &CommittedOffset)> {

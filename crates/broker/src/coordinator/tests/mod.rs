@@ -6,6 +6,7 @@ mod store;
 
 use kafscale_core::group::{Generation, Joined, MemberId, Protocol};
 use kafscale_core::ids::Offset;
+use kafscale_meta::MetaStore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -47,10 +48,10 @@ impl Bench {
     }
 
     async fn start_with(&self, topic_id: impl Fn(&str) -> Option<TopicId>) -> Coordinator {
-        let keys = Keyspace::new("test").expect("a name");
         let store = Arc::clone(&self.store) as Arc<dyn MetaStore>;
+        let metadata = Metadata::new(store, "test").expect("a name");
         let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
-        Coordinator::start(self.config.clone(), store, keys, clock, topic_id).await.expect("started")
+        Coordinator::start(self.config.clone(), metadata, clock, topic_id).await.expect("started")
     }
 }
 

@@ -126,7 +126,9 @@ async fn a_deleted_topic_takes_its_offsets_along() {
             vec![commit_of("orders", 0, 5, &bench.clock), commit_of("payments", 3, 6, &bench.clock)];
         coordinator.commit(group, outside(), commits).await.expect("committed");
     }
-    coordinator.topic_deleted("orders").await;
+    coordinator.topic_deleted("orders", TopicId(Uuid::from_u128(8))).await;
+    assert_eq!(coordinator.committed("a", "orders", 0), Some(5), "that was another topic of the same name");
+    coordinator.topic_deleted("orders", TopicId(TOPIC)).await;
     for group in ["a", "b"] {
         assert_eq!(coordinator.committed(group, "orders", 0), None);
         assert_eq!(coordinator.committed(group, "payments", 3), Some(6));

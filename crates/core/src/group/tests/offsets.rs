@@ -120,7 +120,7 @@ fn the_offsets_map_forgets_empty_topics() {
     let mut offsets = CommittedOffsets::default();
     offsets.insert("a", 1, committed(0, None));
     offsets.insert("a", 0, committed(0, None));
-    assert_eq!((offsets.len(), offsets.partitions("a")), (2, vec![0, 1]));
+    assert_eq!((offsets.len(), offsets.partitions("a", TopicId(Uuid::nil()))), (2, vec![0, 1]));
     assert!(offsets.get("a", 2).is_none() && offsets.get("b", 0).is_none());
     assert!(offsets.remove("a", 0).is_some() && offsets.remove("a", 0).is_none());
     assert!(offsets.remove("a", 1).is_some());

@@ -1,0 +1,35 @@
+//! ListGroups (16), versions 0–5: all groups, by state since version 4 (KIP-518) and by type since 5 (KIP-848).
+//!
+//! All groups are of the type `classic`.
+
+use std::sync::Arc;
+
+use kafka_protocol::messages::list_groups_response::ListedGroup;
+use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
+use kafka_protocol::protocol::StrBytes;
+use kafscale_core::group::GROUP_TYPE;
+
+use super::{RequestContext, str_bytes};
+use crate::node::Node;
+
+pub async fn handle(
+    node: &Arc<Node>,
+    _ctx: &RequestContext,
+    request: ListGroupsRequest,
+) -> ListGroupsResponse {
+    let passes = |filter: &[StrBytes], value: &str| {
+        filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
+    };
+    if !passes(&request.types_filter, GROUP_TYPE) {
+        return ListGroupsResponse::default();
+    }
+    let listed = node.coordinator.list().into_iter();
+    let groups = listed.filter(|group| passes(&request.states_filter, group.state.name())).map(|group| {
+        ListedGroup::default()
+            .with_group_id(GroupId(str_bytes(&group.group)))
+            .with_protocol_type(StrBytes::from_string(group.protocol_type))
+            .with_group_state(StrBytes::from_static_str(group.state.name()))
+            .with_group_type(StrBytes::from_static_str(GROUP_TYPE))
+    });
+    ListGroupsResponse::default().with_groups(groups.collect())
+}
