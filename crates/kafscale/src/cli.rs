@@ -274,6 +274,24 @@ pub struct GroupArgs {
     #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION", value_name = "TIME", default_value_t = Span::days(7))]
     pub offsets_retention: Span,
 
+    /// How often committed offsets that are too old are looked for
+    #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION_CHECK_INTERVAL", value_name = "TIME", default_value_t = Span::seconds(600))]
+    pub offsets_retention_check_interval: Span,
+
+    /// Longest text that a client may store with a committed offset
+    #[arg(long, env = "KAFSCALE_OFFSET_METADATA_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize(4096))]
+    pub offset_metadata_max_bytes: ByteSize,
+
+    /// Most consumer groups
+    #[arg(long, env = "KAFSCALE_MAX_GROUPS", value_name = "N", default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_groups: u32,
+
+    /// Most members of one group
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SIZE", value_name = "N", default_value_t = i32::MAX)]
+    #[arg(value_parser = clap::value_parser!(i32).range(1..))]
+    pub group_max_size: i32,
+
     /// How long a new group waits for more members before its first assignment
     #[arg(long, env = "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY", value_name = "TIME", default_value_t = Span::seconds(3))]
     pub group_initial_rebalance_delay: Span,

@@ -11,7 +11,7 @@ use kafscale_meta::MetaUrl;
 use crate::backend::StoreUrl;
 use crate::cli::{BrokerArgs, DataArgs, GroupArgs, LimitArgs, LogArgs, LoggingArgs, NetworkArgs, TopicArgs};
 use crate::failure::Failure;
-use crate::units::HostPort;
+use crate::units::{HostPort, Span};
 
 /// Smallest limits under which ordinary clients still work.
 const MIN_REQUEST_BYTES: u64 = 64 << 10;
@@ -177,6 +177,17 @@ fn check_limits(
                 "--num-partitions ({}) is more than --max-partitions-per-topic ({})",
                 topics.num_partitions, limits.max_partitions_per_topic
             ),
+        ),
+        (
+            groups.group_max_session_timeout <= Span::ms(i32::MAX as u64),
+            format!(
+                "--group-max-session-timeout ({}) is more than 24 days",
+                groups.group_max_session_timeout
+            ),
+        ),
+        (
+            !groups.offsets_retention_check_interval.0.is_zero(),
+            "--offsets-retention-check-interval must be more than 0".to_owned(),
         ),
         (!limits.connections_max_idle.0.is_zero(), "--connections-max-idle must be more than 0".to_owned()),
         (!limits.write_stall_timeout.0.is_zero(), "--write-stall-timeout must be more than 0".to_owned()),

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafscale_broker::{Advertised, Broker, BrokerConfig, StartError};
+use kafscale_broker::{Advertised, Broker, BrokerConfig, CoordinatorConfig, StartError};
+use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::Metadata;
 use kafscale_storage::{Log, LogConfig};
@@ -15,7 +16,7 @@ use crate::clock::SystemClock;
 use crate::config::{Advertise, Config};
 use crate::failure::Failure;
 use crate::membership::Membership;
-use crate::units::{ByteSize, Limit};
+use crate::units::{ByteSize, Limit, Span};
 
 pub struct RunningNode {
     pub timings: Timings,
@@ -141,6 +142,7 @@ fn broker_config(config: &Config, cluster_id: String) -> BrokerConfig {
         drain_timeout: limits.drain_timeout.0,
         fetch_max_bytes: memory(limits.fetch_max_bytes),
         fetch_session_slots: limits.fetch_session_slots as usize,
+        coordinator: coordinator_config(config),
         auto_create_topics: config.topics.auto_create_topics,
         num_partitions: config.topics.num_partitions,
         max_partitions_per_topic: limits.max_partitions_per_topic,
@@ -148,6 +150,27 @@ fn broker_config(config: &Config, cluster_id: String) -> BrokerConfig {
         topic_defaults: topic_defaults(config),
         store: config.store.to_string(),
         ..BrokerConfig::new(cluster_id, NodeId(config.node_id))
+    }
+}
+
+fn coordinator_config(config: &Config) -> CoordinatorConfig {
+    let groups = &config.groups;
+    let ms = |span: Span| i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX);
+    let timeout_ms = |span: Span| i32::try_from(ms(span)).unwrap_or(i32::MAX);
+    let group = GroupConfig {
+        initial_rebalance_delay_ms: ms(groups.group_initial_rebalance_delay),
+        min_session_timeout_ms: timeout_ms(groups.group_min_session_timeout),
+        max_session_timeout_ms: timeout_ms(groups.group_max_session_timeout),
+        max_size: groups.group_max_size.unsigned_abs() as usize,
+        ..GroupConfig::default()
+    };
+    CoordinatorConfig {
+        group,
+        offset_metadata_max_bytes: memory(groups.offset_metadata_max_bytes),
+        offsets_retention: groups.offsets_retention.0,
+        offsets_retention_check_interval: groups.offsets_retention_check_interval.0,
+        max_groups: groups.max_groups as usize,
+        ..CoordinatorConfig::default()
     }
 }
 

@@ -163,3 +163,13 @@ fn every_link_between_documents_leads_somewhere() {
         }
     }
 }
+
+#[test]
+fn every_source_file_that_a_document_names_exists() {
+    for path in documents() {
+        for name in read(&path).split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
+            let exists = root().join(name).exists() || root().join("crates").join(name).exists();
+            assert!(exists, "{path} names {name}, which is not there");
+        }
+    }
+}
