@@ -8,7 +8,9 @@
 mod admin;
 mod client;
 mod fetch;
+mod groups;
 mod harness;
 mod hostile;
+mod offsets;
 mod produce;
 mod protocol;
