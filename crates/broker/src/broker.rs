@@ -10,16 +10,19 @@ use kafscale_core::topic_config::{ConfigError, check_overrides};
 use kafscale_meta::Metadata;
 use kafscale_meta::records::ConfigScope;
 use kafscale_storage::{HostedTopic, Log};
+use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::info;
 
 use crate::admin::{self, TopicAdmin};
 use crate::config::{Advertised, BrokerConfig};
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
+use crate::http;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::producer_ids::ProducerIds;
@@ -32,7 +35,9 @@ use crate::topics::{Topic, Topics};
 pub struct Broker {
     node: Arc<Node>,
     kafka_addr: SocketAddr,
+    metrics_addr: Option<SocketAddr>,
     server: JoinHandle<()>,
+    http: Option<JoinHandle<()>>,
 }
 
 /// Why a broker does not start.
@@ -104,9 +109,9 @@ impl Broker {
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
         }
-        let address = config.listen;
-        let listener = server::bind(address).map_err(|error| StartError::Listen { address, error })?;
-        let kafka_addr = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
+        let (listener, kafka_addr) = listen(config.listen)?;
+        let http_listener = config.metrics_listen.map(listen).transpose()?;
+        let metrics_addr = http_listener.as_ref().map(|(_, address)| *address);
         let advertised = config.advertised.clone().unwrap_or_else(|| reachable(kafka_addr));
         let settings = stored_settings(&config, &advertised, &metadata).await?;
         let topics = Topics::default();
@@ -125,6 +130,7 @@ impl Broker {
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
             admin: Mutex::new(TopicAdmin::new(metadata.clone())),
+            changes: TaskTracker::new(),
             producer_ids: ProducerIds::new(metadata.clone()),
             metadata,
             topics,
@@ -135,8 +141,9 @@ impl Broker {
             clock,
         });
         let server = tokio::spawn(server::run(Arc::clone(&node), listener));
-        info!(%kafka_addr, advertised = ?node.advertised, "serving the Kafka protocol");
-        Ok(Broker { node, kafka_addr, server })
+        let http = http_listener.map(|(listener, _)| tokio::spawn(http::run(Arc::clone(&node), listener)));
+        info!(%kafka_addr, ?metrics_addr, advertised = ?node.advertised, "serving the Kafka protocol");
+        Ok(Broker { node, kafka_addr, metrics_addr, server, http })
     }
 
     /// Where the Kafka protocol is served.
@@ -144,15 +151,31 @@ impl Broker {
         self.kafka_addr
     }
 
+    /// Where metrics are served, if anywhere.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.metrics_addr
+    }
+
     /// Stops accepting, answers what was asked within the drain timeout, and ends. The log is the caller's to shut down.
     pub async fn shutdown(self) {
         self.node.stopping.cancel();
         // Members that wait for a rebalance would hold up their connections.
         self.node.coordinator.shutdown().await;
-        if let Err(error) = self.server.await {
-            tracing::error!(%error, "the server task failed");
+        for task in [Some(self.server), self.http].into_iter().flatten() {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a server task failed");
+            }
         }
+        self.node.changes.close();
+        self.node.changes.wait().await;
     }
+}
+
+fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen { address, error };
+    let listener = server::bind(address).map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }
 
 /// An address to advertise when none was configured: nobody can connect to "any address".

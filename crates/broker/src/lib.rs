@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod coordinator;
 mod fetch_sessions;
+mod http;
 mod metrics;
 mod node;
 mod producer_ids;

@@ -7,6 +7,7 @@ use kafscale_meta::Metadata;
 use kafscale_storage::Log;
 use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::TopicAdmin;
 use crate::config::{Advertised, BrokerConfig};
@@ -31,6 +32,8 @@ pub struct Node {
     /// Changes of topics and settings, one at a time.
     pub admin: Mutex<TopicAdmin>,
     pub coordinator: Coordinator,
+    /// Changes that are finished even when nobody waits for them.
+    pub changes: TaskTracker,
     pub producer_ids: ProducerIds,
     pub fetch_sessions: FetchSessions,
     pub metrics: Arc<Metrics>,

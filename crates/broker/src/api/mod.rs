@@ -130,15 +130,34 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending
     if api == ApiKey::Produce {
         return produce::admit(node, ctx, body, budget);
     }
-    let node = Arc::clone(node);
+    let (node, changes) = (Arc::clone(node), node.changes.clone());
     let body = body.freeze();
-    Ok(Box::pin(async move {
+    let work = async move {
         let started = Instant::now();
         let answer = handle(&node, &ctx, body).await;
         node.metrics.handled(api, started.elapsed());
         drop(budget);
         answer
-    }))
+    };
+    if !changes_topics(api) {
+        return Ok(Box::pin(work));
+    }
+    // A peer that disconnects must not stop a change between the metadata store and what this broker serves.
+    Ok(Box::pin(async move { changes.spawn(work).await.map_err(|e| Refusal::Internal(e.to_string()))? }))
+}
+
+/// Requests that change topics or settings; Metadata may create a topic.
+fn changes_topics(api: ApiKey) -> bool {
+    matches!(
+        api,
+        ApiKey::Metadata
+            | ApiKey::CreateTopics
+            | ApiKey::DeleteTopics
+            | ApiKey::CreatePartitions
+            | ApiKey::DeleteRecords
+            | ApiKey::AlterConfigs
+            | ApiKey::IncrementalAlterConfigs
+    )
 }
 
 /// A connection that is closed when this one's turn comes.

@@ -42,8 +42,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-pub use stats::GroupStats;
-
 use cell::Cell;
 use command::Command;
 use timeline::Timeline;

@@ -5,5 +5,9 @@
 
 mod rate;
 mod registry;
+mod scrape;
+mod store_health;
+mod text;
 
 pub use registry::Metrics;
+pub use scrape::render;

@@ -10,6 +10,7 @@ use prometheus::{
 use tokio::time::Instant;
 
 use super::rate::Rate;
+use super::store_health::StoreHealth;
 
 /// Half a millisecond to half a minute.
 const LATENCY_SECONDS: &[f64] =
@@ -22,6 +23,7 @@ const LATENCY_MS: &[f64] =
 pub struct Metrics {
     pub registry: Registry,
     pub started: Instant,
+    pub store_health: StoreHealth,
     requests: IntCounterVec,
     errors: IntCounterVec,
     durations: HistogramVec,
@@ -45,6 +47,7 @@ impl Metrics {
         let made = Maker { registry: &registry };
         Metrics {
             started: now,
+            store_health: StoreHealth::new(now),
             requests: made.counters("kafscale_requests_total", "Kafka requests handled.", &["api"]),
             errors: made.counters(
                 "kafscale_request_errors_total",

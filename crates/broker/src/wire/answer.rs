@@ -14,7 +14,8 @@ use super::Refusal;
 #[derive(Debug, Default)]
 pub struct Answer {
     chunks: VecDeque<Bytes>,
-    budget: Option<OwnedSemaphorePermit>,
+    /// Given back when the answer is dropped, after it was written.
+    _budget: Option<OwnedSemaphorePermit>,
 }
 
 impl Answer {
@@ -55,12 +56,7 @@ impl Answer {
         let size = i32::try_from(size).map_err(|_| Refusal::Encode(format!("it has {size} bytes")))?;
         first[..4].copy_from_slice(&size.to_be_bytes());
         let chunks = std::iter::once(first.freeze()).chain(rest.into_iter().filter(|c| !c.is_empty()));
-        Ok(Answer { chunks: chunks.collect(), budget })
-    }
-
-    /// What the answer holds of the memory budget.
-    pub fn budget_bytes(&self) -> usize {
-        self.budget.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        Ok(Answer { chunks: chunks.collect(), _budget: budget })
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Refusal {
     SilentProduceFailed,
     #[error("the peer takes no more of its response")]
     SlowPeer,
+    #[error("the request could not be handled: {0}")]
+    Internal(String),
     #[error("the response cannot be encoded: {0}")]
     Encode(String),
 }

@@ -11,6 +11,7 @@ mod fetch;
 mod groups;
 mod harness;
 mod hostile;
+mod metrics;
 mod offsets;
 mod produce;
 mod protocol;

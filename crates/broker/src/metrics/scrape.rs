@@ -1,0 +1,212 @@
+//! What /metrics shows: the counters, and what is read when it is asked for (partitions, groups, memory, the log).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kafscale_core::ids::Offset;
+use kafscale_storage::PartitionOffsets;
+use prometheus::TextEncoder;
+use tokio::time::Instant;
+
+use super::store_health::StoreState;
+use super::text::{Kind, Text};
+use crate::node::Node;
+
+/// Bounds of the lag distribution, in records.
+const LAG_BOUNDS: &[f64] = &[0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0];
+
+/// The log end of every partition, by topic and number.
+type LogEnds = HashMap<Arc<str>, HashMap<i32, Offset>>;
+
+struct PartitionGauges {
+    topic: Arc<str>,
+    index: i32,
+    offsets: PartitionOffsets,
+    size_bytes: u64,
+}
+
+/// Everything in the text format.
+pub fn render(node: &Node) -> String {
+    let mut out = String::new();
+    if let Err(error) = TextEncoder::new().encode_utf8(&node.metrics.registry.gather(), &mut out) {
+        tracing::error!(%error, "the counters cannot be written as text");
+    }
+    let mut text = Text::default();
+    broker(node, &mut text);
+    let ends = partitions(node, &mut text);
+    groups(node, &ends, &mut text);
+    store(node, &mut text);
+    log(node, &mut text);
+    out.push_str(&text.finish());
+    out
+}
+
+fn broker(node: &Node, text: &mut Text) {
+    let now = Instant::now();
+    let uptime = now.duration_since(node.metrics.started).as_secs_f64();
+    let (produce, fetch) = node.metrics.rates(now);
+    let gauges = [
+        ("kafscale_broker_uptime_seconds", "Seconds since broker start.", uptime),
+        ("kafscale_produce_rps", "Produce requests per second over the last 30 seconds.", produce),
+        ("kafscale_fetch_rps", "Fetch requests per second over the last 30 seconds.", fetch),
+    ];
+    for (name, help, value) in gauges {
+        text.single(name, Kind::Gauge, help, value);
+    }
+    let used = |budget: usize, left: usize| budget.saturating_sub(left) as f64;
+    let requests = used(node.config.request_memory_bytes, node.request_memory.available_permits());
+    text.single("kafscale_request_memory_bytes", Kind::Gauge, "Memory taken by requests.", requests);
+    let responses = used(node.config.response_memory_bytes, node.response_memory.available_permits());
+    text.single(
+        "kafscale_response_memory_bytes",
+        Kind::Gauge,
+        "Fetched records that clients have not taken yet.",
+        responses,
+    );
+    let (sessions, remembered) = node.fetch_sessions.usage();
+    text.single("kafscale_fetch_sessions", Kind::Gauge, "Incremental fetch sessions.", sessions as f64);
+    let help = "Partitions that fetch sessions remember.";
+    text.single("kafscale_fetch_session_partitions", Kind::Gauge, help, remembered as f64);
+    if let Some(bytes) = resident_memory_bytes() {
+        let help = "Resident memory of the process.";
+        text.single("process_resident_memory_bytes", Kind::Gauge, help, bytes);
+    }
+}
+
+/// Only Linux tells it like this; elsewhere it is left out.
+fn resident_memory_bytes() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+    Some(kib * 1024.0)
+}
+
+fn partitions(node: &Node, text: &mut Text) -> LogEnds {
+    let mut all: Vec<_> = node
+        .log
+        .partitions()
+        .into_iter()
+        // A topic that is being deleted is not shown any more.
+        .filter(|p| node.topics.get(p.topic_name()).is_some_and(|topic| topic.id == p.id().topic))
+        .map(|p| PartitionGauges {
+            topic: Arc::clone(p.topic_name()),
+            index: p.id().index,
+            offsets: p.offsets(),
+            size_bytes: p.size_bytes(),
+        })
+        .collect();
+    all.sort_unstable_by(|a, b| (&a.topic, a.index).cmp(&(&b.topic, b.index)));
+    let mut family = |name, help, value: fn(&PartitionGauges) -> f64| {
+        text.family(name, Kind::Gauge, help);
+        for partition in &all {
+            let index = partition.index.to_string();
+            text.sample(name, &[("topic", &partition.topic), ("partition", &index)], value(partition));
+        }
+    };
+    let help = "The offset after the last record that consumers can see.";
+    family("kafscale_partition_log_end_offset", help, |p| p.offsets.high_watermark.0 as f64);
+    let help = "The offset of the first record that is kept.";
+    family("kafscale_partition_log_start_offset", help, |p| p.offsets.log_start.0 as f64);
+    family("kafscale_partition_size_bytes", "Bytes of the records that are kept.", |p| p.size_bytes as f64);
+    text.single("kafscale_topics", Kind::Gauge, "Topics.", node.topics.all().len() as f64);
+    text.single("kafscale_partitions", Kind::Gauge, "Partitions served by this broker.", all.len() as f64);
+    let mut ends = LogEnds::new();
+    for partition in all {
+        ends.entry(partition.topic).or_default().insert(partition.index, partition.offsets.high_watermark);
+    }
+    ends
+}
+
+fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
+    let groups = node.coordinator.stats();
+    let mut committed = Vec::new();
+    for group in &groups {
+        for (topic, partition, offset) in &group.committed {
+            let end = ends.get(topic).and_then(|partitions| partitions.get(partition));
+            let lag = end.map(|end| (end.0 - offset.0).max(0) as f64);
+            committed.push((&group.group, topic, partition.to_string(), offset.0 as f64, lag));
+        }
+    }
+    let name = "kafscale_consumer_group_committed_offset";
+    text.family(name, Kind::Gauge, "The offset that a group goes on from.");
+    for (group, topic, partition, offset, _) in &committed {
+        text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *offset);
+    }
+    let name = "kafscale_consumer_group_lag";
+    text.family(name, Kind::Gauge, "Records between a group's committed offset and the log end.");
+    for (group, topic, partition, _, lag) in &committed {
+        if let Some(lag) = lag {
+            text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *lag);
+        }
+    }
+    let name = "kafscale_consumer_group_members";
+    text.family(name, Kind::Gauge, "Members of a group.");
+    for group in &groups {
+        text.sample(name, &[("group", &group.group)], group.members as f64);
+    }
+    let lags: Vec<f64> = committed.iter().filter_map(|(.., lag)| *lag).collect();
+    let below = |bound: f64| lags.iter().filter(|lag| **lag <= bound).count() as u64;
+    let counts: Vec<_> = LAG_BOUNDS.iter().map(|bound| (*bound, below(*bound))).collect();
+    let name = "kafscale_consumer_lag";
+    text.family(name, Kind::Histogram, "Lags of all groups and partitions at this moment, in records.");
+    text.histogram(name, &[], &counts, lags.len() as u64, lags.iter().sum());
+    let most = lags.iter().copied().fold(0.0, f64::max);
+    text.single("kafscale_consumer_lag_max", Kind::Gauge, "The largest lag of any group, in records.", most);
+}
+
+fn store(node: &Node, text: &mut Text) {
+    let accepts_writes = node.log.health().is_ok();
+    let report = node.metrics.store_health.report(&node.log.stats(), accepts_writes, Instant::now());
+    let name = "kafscale_s3_health_state";
+    text.family(name, Kind::Gauge, "1 for the state that the store is in: healthy, degraded or unavailable.");
+    for state in StoreState::ALL {
+        text.sample(name, &[("state", state.name())], f64::from(u8::from(state == report.state)));
+    }
+    let gauges = [
+        (
+            "kafscale_s3_latency_ms_avg",
+            "Mean latency of store operations, last minute.",
+            report.latency_ms_avg,
+        ),
+        ("kafscale_s3_error_rate", "Share of store operations that failed, last minute.", report.error_rate),
+        ("kafscale_s3_state_duration_seconds", "Seconds in this state.", report.in_state.as_secs_f64()),
+    ];
+    for (name, help, value) in gauges {
+        text.single(name, Kind::Gauge, help, value);
+    }
+}
+
+fn log(node: &Node, text: &mut Text) {
+    let stats = node.log.stats();
+    let name = "kafscale_wal_flush_duration_seconds";
+    text.family(name, Kind::Histogram, "Time of a write to the write-ahead log, fdatasync included.");
+    text.latency(name, &[], &stats.flush_latency);
+    let name = "kafscale_store_operation_duration_seconds";
+    text.family(name, Kind::Histogram, "Time of an operation on the object store.");
+    text.latency(name, &[("operation", "put")], &stats.put_latency);
+    text.latency(name, &[("operation", "delete")], &stats.delete_latency);
+    let name = "kafscale_store_operation_failures_total";
+    text.family(name, Kind::Counter, "Operations on the object store that failed.");
+    text.sample(name, &[("operation", "put")], stats.put_failures as f64);
+    text.sample(name, &[("operation", "delete")], stats.delete_failures as f64);
+    let counters = [
+        ("kafscale_wal_flush_failures_total", "Writes that failed.", stats.flush_failures),
+        ("kafscale_wal_flushed_bytes_total", "Bytes made durable.", stats.flushed_bytes),
+        ("kafscale_wal_flushed_batches_total", "Batches made durable.", stats.flushed_batches),
+        ("kafscale_tail_cache_hits_total", "Recent batches read from memory.", stats.tail_hits),
+        ("kafscale_tail_cache_misses_total", "Recent batches read back from the disk.", stats.tail_misses),
+        ("kafscale_segments_written_total", "Segments written.", stats.segments_written),
+        ("kafscale_segments_deleted_total", "Segments deleted.", stats.segments_deleted),
+    ];
+    for (name, help, value) in counters {
+        text.single(name, Kind::Counter, help, value as f64);
+    }
+    let gauges = [
+        ("kafscale_wal_bytes", "Bytes in the write-ahead log.", stats.wal_bytes),
+        ("kafscale_wal_files", "Files of the write-ahead log.", stats.wal_files),
+        ("kafscale_tail_cache_bytes", "Recent batches kept in memory.", stats.tail_cache_bytes),
+    ];
+    for (name, help, value) in gauges {
+        text.single(name, Kind::Gauge, help, value as f64);
+    }
+}
