@@ -16,6 +16,9 @@ use crate::units::{HostPort, Span};
 /// Smallest limits under which ordinary clients still work.
 const MIN_REQUEST_BYTES: u64 = 64 << 10;
 const MIN_WAL_FILE_BYTES: u64 = 1 << 20;
+const MIN_SEGMENT_BYTES: u64 = 1 << 20;
+/// Kafka's sizes and times are of 32 bits where they go over the wire.
+const MAX_I32: u64 = i32::MAX as u64;
 
 /// Settings of one broker, checked alone and together.
 #[derive(Debug)]
@@ -49,7 +52,9 @@ impl Config {
     pub fn from_args(args: BrokerArgs, host_name: impl FnOnce() -> String) -> Result<Self, Failure> {
         let BrokerArgs { config: _, data, network, limits, topics, log, groups, logging } = args;
         check_cluster_name(&data.cluster_name)?;
-        check_limits(&limits, &topics, &log, &groups)?;
+        check_limits(&limits, &topics)?;
+        check_log(&log)?;
+        check_groups(&groups)?;
         let (store, meta) = backends(&data)?;
         let NetworkArgs { listen, advertise, metrics_listen } = network;
         let (listen, metrics_listen) = (listen.0, metrics_listen.0);
@@ -123,83 +128,64 @@ fn check_cluster_name(name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn check_limits(
-    limits: &LimitArgs,
-    topics: &TopicArgs,
-    log: &LogArgs,
-    groups: &GroupArgs,
-) -> Result<(), Failure> {
+/// Either the setting is fine, or this is what is wrong with it.
+fn require(holds: bool, message: impl FnOnce() -> String) -> Result<(), Failure> {
+    if holds { Ok(()) } else { Err(Failure::usage(message())) }
+}
+
+fn check_limits(limits: &LimitArgs, topics: &TopicArgs) -> Result<(), Failure> {
     let request_max = limits.socket_request_max_bytes;
-    let rules = [
-        (
-            request_max.0 >= MIN_REQUEST_BYTES && request_max.0 <= i32::MAX as u64,
-            format!("--socket-request-max-bytes is {request_max}; it must be between 64KiB and 2147483647"),
-        ),
-        (
-            limits.request_memory >= request_max,
-            format!(
-                "--request-memory ({}) must hold one request of --socket-request-max-bytes ({request_max})",
-                limits.request_memory
-            ),
-        ),
-        (
-            topics.max_message_bytes <= request_max,
-            format!(
-                "--max-message-bytes ({}) is more than --socket-request-max-bytes ({request_max}), so such a batch could never be sent",
-                topics.max_message_bytes
-            ),
-        ),
-        (
-            topics.segment_bytes.0 <= i32::MAX as u64 && topics.segment_bytes.0 >= 1 << 20,
-            format!("--segment-bytes is {}; it must be between 1MiB and 2147483647", topics.segment_bytes),
-        ),
-        (
-            log.wal_file_bytes.0 >= MIN_WAL_FILE_BYTES,
-            format!("--wal-file-bytes is {}; it must be at least 1MiB", log.wal_file_bytes),
-        ),
-        (
-            log.wal_max_bytes.0 >= log.wal_file_bytes.0.saturating_mul(2),
-            format!(
-                "--wal-max-bytes ({}) must be at least two files of --wal-file-bytes ({})",
-                log.wal_max_bytes, log.wal_file_bytes
-            ),
-        ),
-        (
-            groups.group_min_session_timeout <= groups.group_max_session_timeout,
-            format!(
-                "--group-min-session-timeout ({}) is longer than --group-max-session-timeout ({})",
-                groups.group_min_session_timeout, groups.group_max_session_timeout
-            ),
-        ),
-        (
-            topics.num_partitions <= limits.max_partitions_per_topic,
-            format!(
-                "--num-partitions ({}) is more than --max-partitions-per-topic ({})",
-                topics.num_partitions, limits.max_partitions_per_topic
-            ),
-        ),
-        (
-            groups.group_max_session_timeout <= Span::ms(i32::MAX as u64),
-            format!(
-                "--group-max-session-timeout ({}) is more than 24 days",
-                groups.group_max_session_timeout
-            ),
-        ),
-        (
-            !groups.offsets_retention_check_interval.0.is_zero(),
-            "--offsets-retention-check-interval must be more than 0".to_owned(),
-        ),
-        (!limits.connections_max_idle.0.is_zero(), "--connections-max-idle must be more than 0".to_owned()),
-        (!limits.write_stall_timeout.0.is_zero(), "--write-stall-timeout must be more than 0".to_owned()),
-        (
-            !log.log_retention_check_interval.0.is_zero(),
-            "--log-retention-check-interval must be more than 0".to_owned(),
-        ),
-    ];
-    match rules.into_iter().find(|(holds, _)| !holds) {
-        Some((_, message)) => Err(Failure::usage(message)),
-        None => Ok(()),
-    }
+    require((MIN_REQUEST_BYTES..=MAX_I32).contains(&request_max.0), || {
+        format!("--socket-request-max-bytes is {request_max}; it must be between 64KiB and 2147483647")
+    })?;
+    require(limits.request_memory >= request_max, || {
+        let have = limits.request_memory;
+        format!(
+            "--request-memory ({have}) must hold one request of --socket-request-max-bytes ({request_max})"
+        )
+    })?;
+    require(topics.max_message_bytes <= request_max, || {
+        let batch_max = topics.max_message_bytes;
+        format!(
+            "--max-message-bytes ({batch_max}) is more than --socket-request-max-bytes ({request_max}), so such a \
+             batch could never be sent"
+        )
+    })?;
+    require((MIN_SEGMENT_BYTES..=MAX_I32).contains(&topics.segment_bytes.0), || {
+        format!("--segment-bytes is {}; it must be between 1MiB and 2147483647", topics.segment_bytes)
+    })?;
+    require(topics.num_partitions <= limits.max_partitions_per_topic, || {
+        let (count, max) = (topics.num_partitions, limits.max_partitions_per_topic);
+        format!("--num-partitions ({count}) is more than --max-partitions-per-topic ({max})")
+    })?;
+    more_than_zero("--connections-max-idle", limits.connections_max_idle)?;
+    more_than_zero("--write-stall-timeout", limits.write_stall_timeout)
+}
+
+fn check_log(log: &LogArgs) -> Result<(), Failure> {
+    require(log.wal_file_bytes.0 >= MIN_WAL_FILE_BYTES, || {
+        format!("--wal-file-bytes is {}; it must be at least 1MiB", log.wal_file_bytes)
+    })?;
+    require(log.wal_max_bytes.0 >= log.wal_file_bytes.0.saturating_mul(2), || {
+        let (max, file) = (log.wal_max_bytes, log.wal_file_bytes);
+        format!("--wal-max-bytes ({max}) must be at least two files of --wal-file-bytes ({file})")
+    })?;
+    more_than_zero("--log-retention-check-interval", log.log_retention_check_interval)
+}
+
+fn check_groups(groups: &GroupArgs) -> Result<(), Failure> {
+    let (min, max) = (groups.group_min_session_timeout, groups.group_max_session_timeout);
+    require(min <= max, || {
+        format!("--group-min-session-timeout ({min}) is longer than --group-max-session-timeout ({max})")
+    })?;
+    require(max <= Span::ms(MAX_I32), || {
+        format!("--group-max-session-timeout ({max}) is more than 24 days")
+    })?;
+    more_than_zero("--offsets-retention-check-interval", groups.offsets_retention_check_interval)
+}
+
+fn more_than_zero(flag: &str, span: Span) -> Result<(), Failure> {
+    require(!span.0.is_zero(), || format!("{flag} must be more than 0"))
 }
 
 #[cfg(test)]

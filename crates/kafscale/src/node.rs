@@ -20,7 +20,6 @@ use crate::units::{ByteSize, Limit, Span};
 
 pub struct RunningNode {
     pub timings: Timings,
-    metrics_addr: SocketAddr,
     broker: Broker,
     log: Log,
     membership: Membership,
@@ -54,7 +53,7 @@ impl RunningNode {
         let broker = Broker::start(broker_config, log.clone(), metadata.clone(), Arc::new(SystemClock))
             .await
             .map_err(failed)?;
-        Ok(Self { timings, metrics_addr: config.metrics_listen, broker, log, membership, metadata })
+        Ok(Self { timings, broker, log, membership, metadata })
     }
 
     pub fn kafka_addr(&self) -> SocketAddr {
@@ -62,7 +61,7 @@ impl RunningNode {
     }
 
     pub fn metrics_addr(&self) -> SocketAddr {
-        self.metrics_addr
+        self.broker.metrics_addr().expect("the broker is always given an address for metrics")
     }
 
     /// Answers what is under way, makes durable what was accepted, and closes the files.

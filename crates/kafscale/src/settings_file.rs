@@ -13,6 +13,8 @@ use crate::failure::Failure;
 
 /// Shares at least this much with a known name, or is not worth suggesting.
 const SIMILAR: f64 = 0.75;
+/// A variable that differs in more letters than this is somebody else's (`KAFSCALE_PORT`).
+const MISSPELT_MAX: usize = 2;
 
 /// Parses `args`, with the settings file of the chosen subcommand (if it names one) as a layer under the environment.
 pub fn parse(command: fn() -> Command, args: &[OsString]) -> Result<ArgMatches, Failure> {
@@ -79,8 +81,8 @@ pub fn misspelt_variables(command: &Command, names: impl Iterator<Item = String>
     names
         .filter(|name| name.starts_with("KAFSCALE_") && !known.contains(&name.as_str()))
         .filter_map(|name| {
-            let best =
-                similar(&name, known.iter().copied()).filter(|best| strsim::levenshtein(best, &name) <= 3)?;
+            let best = similar(&name, known.iter().copied())
+                .filter(|best| strsim::levenshtein(best, &name) <= MISSPELT_MAX)?;
             Some(format!("the variable {name} is not a setting and is ignored; did you mean {best}?"))
         })
         .collect()
@@ -166,7 +168,7 @@ mod tests {
 
     #[test]
     fn only_near_misses_of_variables_are_warned_about() {
-        let names = ["KAFSCALE_LISEN", "KAFSCALE_LISTEN", "KAFSCALE_SERVICE_HOST", "PATH"];
+        let names = ["KAFSCALE_LISEN", "KAFSCALE_LISTEN", "KAFSCALE_SERVICE_HOST", "KAFSCALE_PORT", "PATH"];
         let warnings = misspelt_variables(&Cli::command(), names.into_iter().map(String::from));
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("did you mean KAFSCALE_LISTEN?"), "{warnings:?}");

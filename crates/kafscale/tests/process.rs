@@ -80,6 +80,20 @@ fn both_stop_signals_stop_cleanly_and_a_restart_follows() {
 }
 
 #[test]
+fn metrics_and_health_are_served() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Process::start(&["broker"], data.path());
+    let (status, metrics) = broker.get("/metrics");
+    assert!(status.contains("200"), "{status}");
+    assert!(metrics.contains("kafscale_broker_uptime_seconds"), "{metrics}");
+    for path in ["/healthz", "/readyz"] {
+        let (status, body) = broker.get(path);
+        assert!(status.contains("200"), "{path}: {status} {body}");
+    }
+    assert_eq!(broker.stop(Signal::TERM), Some(0));
+}
+
+#[test]
 fn a_data_directory_in_use_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let broker = Process::start(&["broker"], data.path());
@@ -105,7 +119,7 @@ fn a_port_in_use_is_refused_by_its_flag() {
     let (data, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let broker = Process::start(&["broker"], data.path());
     let dir = other.path().to_str().unwrap();
-    for (flag, free) in [("--listen", "--metrics-listen")] {
+    for (flag, free) in [("--listen", "--metrics-listen"), ("--metrics-listen", "--listen")] {
         let args = ["broker", "--data-dir", dir, flag, &broker.kafka, free, "127.0.0.1:0"];
         let (second, _, err) = output(&args);
         assert_eq!(second.status.code(), Some(1), "{err}");

@@ -23,7 +23,7 @@ Try it:
   echo 'hello' | kcat -b {host_port} -t my-topic -P
   kcat -b {host_port} -t {topic} -C -o beginning -c 5
   python3 -c 'from confluent_kafka import Consumer as C; c = C({{\"bootstrap.servers\": \"{host_port}\", \"group.id\": \"me\", \"auto.offset.reset\": \"earliest\"}}); c.subscribe([\"{topic}\"]); print(c.poll(10).value())'
-  curl -s http://{metrics}/metrics | grep kafscale_consumer_lag
+  curl -s http://{metrics}/metrics | grep kafscale_consumer_group_lag
 
 Stop with Ctrl-C. Start again to go on with the same data.
 "
