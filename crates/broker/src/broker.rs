@@ -124,8 +124,8 @@ impl Broker {
                 .await?;
         let node = Arc::new(Node {
             coordinator,
-            request_memory: Arc::new(Semaphore::new(config.request_memory_bytes)),
-            response_memory: Arc::new(Semaphore::new(config.response_memory_bytes)),
+            request_memory: budget(config.request_memory_bytes),
+            response_memory: budget(config.response_memory_bytes),
             stopping: CancellationToken::new(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
@@ -169,6 +169,11 @@ impl Broker {
         self.node.changes.close();
         self.node.changes.wait().await;
     }
+}
+
+/// A budget of bytes; more than a semaphore can count is no limit.
+fn budget(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)))
 }
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -10,6 +10,7 @@ mod config;
 mod connection;
 mod coordinator;
 mod fetch_sessions;
+pub mod fuzz;
 mod http;
 mod metrics;
 mod node;

@@ -30,7 +30,7 @@ pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 
 /// Accepts until the broker stops, then waits for the connections to end.
 pub async fn run(node: Arc<Node>, listener: TcpListener) {
-    let slots = Arc::new(Semaphore::new(node.config.max_connections));
+    let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use kafscale_core::clock::Clock;
 use kafscale_meta::records::{BrokerRecord, ClusterRecord, uuid_to_text};
-use kafscale_meta::{Error, ErrorKind, LeaseId, Metadata};
+use kafscale_meta::{LeaseId, Metadata};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::SystemClock;
@@ -25,85 +24,44 @@ pub struct Membership {
     pub cluster_id: String,
     /// Number of this start, unique and growing within the cluster.
     pub incarnation: u64,
-    stop: CancellationToken,
+    metadata: Metadata,
+    lease: LeaseId,
     keepalive: JoinHandle<()>,
 }
 
 impl Membership {
     pub async fn join(metadata: &Metadata, config: &Config) -> Result<Self, Failure> {
-        let failed = |e: Error| Failure::runtime(format!("the metadata in {}: {e}", config.meta));
-        let registration = Registration {
-            metadata: metadata.clone(),
-            node_id: config.node_id,
-            record: record(config, SystemClock.now_ms()),
-        };
-        let cluster_id = uuid_to_text(Uuid::new_v4());
-        let new = ClusterRecord { cluster_id, created_ms: registration.record.started_ms };
+        let failed =
+            |e: kafscale_meta::Error| Failure::runtime(format!("the metadata in {}: {e}", config.meta));
+        let started_ms = SystemClock.now_ms();
+        let new = ClusterRecord { cluster_id: uuid_to_text(Uuid::new_v4()), created_ms: started_ms };
         let cluster = metadata.found_cluster(&new).await.map_err(failed)?;
-        let Some((lease, incarnation)) = registration.register().await.map_err(failed)? else {
+        let lease = metadata.store().lease_grant(LEASE_TTL).await.map_err(failed)?;
+        let registered = metadata.register_broker(config.node_id, lease, record(config, started_ms));
+        let Some(incarnation) = registered.await.map_err(failed)? else {
             return Err(Failure::runtime(format!(
                 "another broker with --node-id {} is running in the cluster `{}`; give each broker a number of its own",
                 config.node_id, config.cluster_name
             )));
         };
-        let stop = CancellationToken::new();
-        let keepalive = tokio::spawn(registration.keep_alive(lease, stop.clone()));
-        Ok(Self { cluster_id: cluster.cluster_id, incarnation, stop, keepalive })
+        let keepalive = tokio::spawn(keep_alive(metadata.clone(), lease));
+        Ok(Self { cluster_id: cluster.cluster_id, incarnation, metadata: metadata.clone(), lease, keepalive })
     }
 
     /// Takes this broker off the list, so that nobody waits for its lease to run out.
     pub async fn leave(self) {
-        self.stop.cancel();
-        if let Err(error) = self.keepalive.await {
-            tracing::error!(%error, "the task that keeps the lease failed");
-        }
-    }
-}
-
-/// What stands in the metadata for this broker while it lives.
-struct Registration {
-    metadata: Metadata,
-    node_id: i32,
-    record: BrokerRecord,
-}
-
-impl Registration {
-    /// Gives the lease and the incarnation, or none where another live broker has the number.
-    async fn register(&self) -> Result<Option<(LeaseId, u64)>, Error> {
-        let lease = self.metadata.store().lease_grant(LEASE_TTL).await?;
-        let registered = self.metadata.register_broker(self.node_id, lease, self.record.clone()).await?;
-        Ok(registered.map(|incarnation| (lease, incarnation)))
-    }
-
-    async fn keep_alive(self, mut lease: LeaseId, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = tokio::time::sleep(KEEPALIVE_INTERVAL) => {}
-            }
-            match self.metadata.store().lease_keepalive(lease).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::Fenced => lease = self.register_again(lease).await,
-                Err(error) => tracing::warn!(%error, "the lease of this broker could not be extended"),
-            }
-        }
-        if let Err(error) = self.metadata.store().lease_revoke(lease).await {
+        self.keepalive.abort();
+        if let Err(error) = self.metadata.store().lease_revoke(self.lease).await {
             tracing::warn!(%error, "this broker could not be taken off the list of live ones");
         }
     }
+}
 
-    /// After a pause that was longer than the lease. The store is this process's own, so that nobody can have taken over.
-    async fn register_again(&self, lost: LeaseId) -> LeaseId {
-        match self.register().await {
-            Ok(Some((lease, _))) => {
-                tracing::warn!("the process stood still for longer than its lease; it is registered again");
-                lease
-            }
-            Ok(None) => lost,
-            Err(error) => {
-                tracing::warn!(%error, "this broker could not be registered again");
-                lost
-            }
+async fn keep_alive(metadata: Metadata, lease: LeaseId) {
+    loop {
+        tokio::time::sleep(KEEPALIVE_INTERVAL).await;
+        if let Err(error) = metadata.store().lease_keepalive(lease).await {
+            tracing::warn!(%error, "the lease of this broker could not be extended");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Differs from Apache Kafka: a manual assignment may name this broker only.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -20,9 +21,9 @@ pub async fn handle(
 ) -> CreatePartitionsResponse {
     let admin = node.admin.lock().await;
     let mut results = Vec::with_capacity(request.topics.len());
-    for (place, asked) in request.topics.iter().enumerate() {
-        let again = request.topics[..place].iter().any(|other| other.name == asked.name);
-        let outcome = if again {
+    let mut seen = HashSet::new();
+    for asked in &request.topics {
+        let outcome = if !seen.insert(&asked.name) {
             Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
         } else {
             add(node, &admin, asked, request.validate_only).await

@@ -20,6 +20,9 @@ use crate::admin::{AdminError, TopicSpec};
 use crate::node::Node;
 use crate::settings::ConfigEntry;
 
+/// An answer describes each topic in some kilobytes.
+const TOPICS_MAX: usize = 10_000;
+
 pub async fn handle(
     node: &Arc<Node>,
     ctx: &RequestContext,
@@ -35,6 +38,9 @@ pub async fn handle(
     for topic in &request.topics {
         let spec = if seen[topic.name.as_str()] > 1 {
             Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        } else if checked.len() >= TOPICS_MAX {
+            let message = format!("A request may create {TOPICS_MAX} topics.");
+            Err(AdminError::new(ResponseError::PolicyViolation, message))
         } else {
             read_spec(node, topic).and_then(|spec| admin.check(node, &spec, planned).map(|_| spec))
         };

@@ -2,6 +2,7 @@
 //!
 //! Differs from Apache Kafka: no producer has a transaction, as there are none yet.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kafka_protocol::messages::describe_producers_response::{
@@ -20,9 +21,13 @@ pub async fn handle(
     ctx: &RequestContext,
     request: DescribeProducersRequest,
 ) -> DescribeProducersResponse {
+    // Each partition once: it may remember thousands of producers.
+    let mut seen = HashSet::new();
     let topics = request.topics.into_iter().map(|topic| {
         let found = lookup::topic(node, &TopicRef::Name(topic.name.0.clone()));
-        let partitions = topic.partition_indexes.iter().map(|&index| {
+        let distinct =
+            topic.partition_indexes.iter().filter(|index| seen.insert((topic.name.clone(), **index)));
+        let partitions = distinct.map(|&index| {
             let response = PartitionResponse::default().with_partition_index(index);
             let partition = found.clone().and_then(|topic| lookup::partition(node, &topic, index));
             match partition {
@@ -35,7 +40,8 @@ pub async fn handle(
                     .with_error_message(Some(StrBytes::from_string(error.to_string()))),
             }
         });
-        TopicResponse::default().with_partitions(partitions.collect()).with_name(topic.name)
+        let partitions = partitions.collect();
+        TopicResponse::default().with_partitions(partitions).with_name(topic.name)
     });
     DescribeProducersResponse::default().with_topics(topics.collect())
 }

@@ -25,7 +25,7 @@ use crate::fetch_sessions::{
 };
 use crate::node::Node;
 use crate::wire::fetch::{self, FetchAnswer, FetchedPartition, FetchedTopic};
-use crate::wire::{self, Answer, Refusal, TopicRef};
+use crate::wire::{Answer, Refusal, TopicRef};
 
 /// KIP-110: older clients cannot read zstd.
 const ZSTD_SINCE: i16 = 10;
@@ -40,8 +40,11 @@ struct Target {
     partition: Result<Partition, ResponseError>,
 }
 
-pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<Answer, Refusal> {
-    let request: FetchRequest = wire::decode(body, ctx.version)?;
+pub async fn handle(
+    node: &Arc<Node>,
+    ctx: &RequestContext,
+    request: FetchRequest,
+) -> Result<Answer, Refusal> {
     let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(node.config.fetch_max_bytes);
     let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes.max(1));
     let max_wait = Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into());

@@ -2,7 +2,7 @@
 //!
 //! Differs from Apache Kafka in what DescribeConfigs says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -25,13 +25,14 @@ pub async fn handle(
     ctx: &RequestContext,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
+    let mut named: HashMap<(i8, &str), usize> = HashMap::new();
+    for resource in &request.resources {
+        *named.entry((resource.resource_type, &resource.resource_name)).or_default() += 1;
+    }
     let admin = node.admin.lock().await;
     let mut responses = Vec::with_capacity(request.resources.len());
     for resource in &request.resources {
-        let same = |other: &&AlterConfigsResource| {
-            other.resource_type == resource.resource_type && other.resource_name == resource.resource_name
-        };
-        let altered = if request.resources.iter().filter(same).count() > 1 {
+        let altered = if named[&(resource.resource_type, &*resource.resource_name)] > 1 {
             let message = "Each resource must appear at most once.";
             Err(AdminError::new(ResponseError::InvalidRequest, message))
         } else {
@@ -58,8 +59,9 @@ async fn alter(
 ) -> Result<(), AdminError> {
     let target = ConfigResource::parse(node, resource.resource_type, &resource.resource_name)?;
     let mut values = target.altered(node);
-    for (place, change) in resource.configs.iter().enumerate() {
-        if resource.configs[..place].iter().any(|other| other.name == change.name) {
+    let mut seen = HashSet::new();
+    for change in &resource.configs {
+        if !seen.insert(&change.name) {
             let message = format!("Error due to duplicate config keys: {}", change.name.as_str());
             return Err(AdminError::new(ResponseError::InvalidRequest, message));
         }

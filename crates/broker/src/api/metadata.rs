@@ -6,6 +6,7 @@
 //! Differs from Apache Kafka: a topic that is created here is answered with its partitions at once instead of
 //! LEADER_NOT_AVAILABLE. Every partition has one replica, its owner: durability is the object store's.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -47,6 +48,7 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: MetadataReq
             node.topics.all().iter().map(describe).collect()
         }
         Some(named) => {
+            let named = &distinct(named);
             // Versions before 4 cannot say that they do not want a topic to be created.
             let may_create = request.allow_auto_topic_creation || ctx.version < 4;
             if may_create && node.config.auto_create_topics {
@@ -71,6 +73,12 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: MetadataReq
         return response.with_cluster_authorized_operations(CLUSTER_OPERATIONS);
     }
     response
+}
+
+/// Each topic once, as Apache Kafka answers; a topic of many partitions that is named a million times would fill the memory.
+fn distinct(named: &[MetadataRequestTopic]) -> Vec<MetadataRequestTopic> {
+    let mut seen = HashSet::with_capacity(named.len());
+    named.iter().filter(|asked| seen.insert((asked.name.clone(), asked.topic_id))).cloned().collect()
 }
 
 fn this_broker(node: &Node, version: i16) -> MetadataResponseBroker {

@@ -1,6 +1,6 @@
 //! Which requests are served, in which versions, and who handles each.
 //!
-//! A new API is one file, one line in [`SUPPORTED`] and one in [`handle`].
+//! A new API is one file, its `mod` line and one line in the table.
 
 mod alter_configs;
 mod api_versions;
@@ -39,9 +39,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::ApiKey;
+use kafka_protocol::messages::{
+    AlterConfigsRequest, ApiKey, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest,
+    DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeTopicPartitionsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
+};
 use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes, VersionRange};
 use tokio::time::Instant;
 
@@ -57,38 +65,65 @@ const fn versions(min: i16, max: i16) -> VersionRange {
     VersionRange { min, max }
 }
 
-/// What ApiVersions advertises. The versions are those of Apache Kafka 4, less what is not finished there.
-pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
-    (ApiKey::Produce, versions(0, 13)),
-    (ApiKey::Fetch, versions(4, 18)),
-    (ApiKey::ListOffsets, versions(1, 10)),
-    (ApiKey::Metadata, versions(0, 13)),
-    (ApiKey::OffsetCommit, versions(2, 9)),
-    (ApiKey::OffsetFetch, versions(1, 9)),
-    (ApiKey::FindCoordinator, versions(0, 6)),
-    (ApiKey::JoinGroup, versions(0, 9)),
-    (ApiKey::Heartbeat, versions(0, 4)),
-    (ApiKey::LeaveGroup, versions(0, 5)),
-    (ApiKey::SyncGroup, versions(0, 5)),
-    (ApiKey::DescribeGroups, versions(0, 6)),
-    (ApiKey::ListGroups, versions(0, 5)),
-    (ApiKey::ApiVersions, versions(0, 4)),
-    (ApiKey::CreateTopics, versions(2, 7)),
-    (ApiKey::DeleteTopics, versions(1, 6)),
-    (ApiKey::DeleteRecords, versions(0, 2)),
-    (ApiKey::InitProducerId, versions(0, 5)),
-    (ApiKey::OffsetForLeaderEpoch, versions(2, 4)),
-    (ApiKey::DescribeConfigs, versions(1, 4)),
-    (ApiKey::AlterConfigs, versions(0, 2)),
-    (ApiKey::DescribeLogDirs, versions(1, 4)),
-    (ApiKey::CreatePartitions, versions(0, 3)),
-    (ApiKey::DeleteGroups, versions(0, 2)),
-    (ApiKey::IncrementalAlterConfigs, versions(0, 1)),
-    (ApiKey::OffsetDelete, versions(0, 0)),
-    (ApiKey::DescribeCluster, versions(0, 2)),
-    (ApiKey::DescribeProducers, versions(0, 0)),
-    (ApiKey::DescribeTopicPartitions, versions(0, 0)),
-];
+macro_rules! apis {
+    ($($key:ident $min:literal..=$max:literal $request:ident $module:ident;)*) => {
+        /// What ApiVersions advertises. The versions are those of Apache Kafka 4, less what is not finished there.
+        pub static SUPPORTED: &[(ApiKey, VersionRange)] = &[
+            (ApiKey::Produce, versions(0, 13)),
+            (ApiKey::Fetch, versions(4, 18)),
+            $((ApiKey::$key, versions($min, $max))),*
+        ];
+
+        async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<Answer, Refusal> {
+            match ctx.api {
+                ApiKey::Fetch => fetch::handle(node, ctx, wire::decode(body, ctx.version)?).await,
+                $(ApiKey::$key => call(ctx, body, |q: $request| $module::handle(node, ctx, q)).await,)*
+                other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
+            }
+        }
+
+        /// Decodes the body of a request and does nothing with it.
+        pub fn decode_only(api: ApiKey, version: i16, body: BytesMut) -> Result<(), Refusal> {
+            match api {
+                ApiKey::Produce => wire::produce::parse(body, version).map(drop),
+                ApiKey::Fetch => wire::decode::<FetchRequest>(body.freeze(), version).map(drop),
+                $(ApiKey::$key => wire::decode::<$request>(body.freeze(), version).map(drop),)*
+                other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
+            }
+        }
+    };
+}
+
+// Produce and Fetch are read and written by hand, the others by the generated messages.
+apis! {
+    ListOffsets 1..=10 ListOffsetsRequest list_offsets;
+    Metadata 0..=13 MetadataRequest metadata;
+    OffsetCommit 2..=9 OffsetCommitRequest offset_commit;
+    OffsetFetch 1..=9 OffsetFetchRequest offset_fetch;
+    FindCoordinator 0..=6 FindCoordinatorRequest find_coordinator;
+    JoinGroup 0..=9 JoinGroupRequest join_group;
+    Heartbeat 0..=4 HeartbeatRequest heartbeat;
+    LeaveGroup 0..=5 LeaveGroupRequest leave_group;
+    SyncGroup 0..=5 SyncGroupRequest sync_group;
+    DescribeGroups 0..=6 DescribeGroupsRequest describe_groups;
+    ListGroups 0..=5 ListGroupsRequest list_groups;
+    ApiVersions 0..=4 ApiVersionsRequest api_versions;
+    CreateTopics 2..=7 CreateTopicsRequest create_topics;
+    DeleteTopics 1..=6 DeleteTopicsRequest delete_topics;
+    DeleteRecords 0..=2 DeleteRecordsRequest delete_records;
+    InitProducerId 0..=5 InitProducerIdRequest init_producer_id;
+    OffsetForLeaderEpoch 2..=4 OffsetForLeaderEpochRequest offset_for_leader_epoch;
+    DescribeConfigs 1..=4 DescribeConfigsRequest describe_configs;
+    AlterConfigs 0..=2 AlterConfigsRequest alter_configs;
+    DescribeLogDirs 1..=4 DescribeLogDirsRequest describe_log_dirs;
+    CreatePartitions 0..=3 CreatePartitionsRequest create_partitions;
+    DeleteGroups 0..=2 DeleteGroupsRequest delete_groups;
+    IncrementalAlterConfigs 0..=1 IncrementalAlterConfigsRequest incremental_alter_configs;
+    OffsetDelete 0..=0 OffsetDeleteRequest offset_delete;
+    DescribeCluster 0..=2 DescribeClusterRequest describe_cluster;
+    DescribeProducers 0..=0 DescribeProducersRequest describe_producers;
+    DescribeTopicPartitions 0..=0 DescribeTopicPartitionsRequest describe_topic_partitions;
+}
 
 /// What a handler knows of a request besides its body.
 #[derive(Debug)]
@@ -119,8 +154,7 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending
     let Frame { api, version, correlation_id, client_id, body, budget, .. } = frame;
     let (peer, metrics) = (Arc::clone(peer), Arc::clone(&node.metrics));
     let ctx = RequestContext { api, version, correlation_id, client_id, peer, metrics };
-    let supported = SUPPORTED.iter().find(|(key, _)| *key == api).map(|(_, range)| *range);
-    if !supported.is_some_and(|range| (range.min..=range.max).contains(&version)) {
+    if !is_supported(api, version) {
         if api == ApiKey::ApiVersions {
             let answer = api_versions::unsupported_version(&ctx);
             return Ok(Box::pin(std::future::ready(answer)));
@@ -146,6 +180,12 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending
     Ok(Box::pin(async move { changes.spawn(work).await.map_err(|e| Refusal::Internal(e.to_string()))? }))
 }
 
+/// Whether requests of this version are served.
+pub fn is_supported(api: ApiKey, version: i16) -> bool {
+    let known = SUPPORTED.iter().find(|(key, _)| *key == api);
+    known.is_some_and(|(_, range)| (range.min..=range.max).contains(&version))
+}
+
 /// Requests that change topics or settings; Metadata may create a topic.
 fn changes_topics(api: ApiKey) -> bool {
     matches!(
@@ -163,46 +203,6 @@ fn changes_topics(api: ApiKey) -> bool {
 /// A connection that is closed when this one's turn comes.
 pub fn refuse(why: Refusal) -> Pending {
     Box::pin(std::future::ready(Err(why)))
-}
-
-async fn handle(node: &Arc<Node>, ctx: &RequestContext, body: Bytes) -> Result<Answer, Refusal> {
-    match ctx.api {
-        ApiKey::Fetch => fetch::handle(node, ctx, body).await,
-        ApiKey::ListOffsets => call(ctx, body, |q| list_offsets::handle(node, ctx, q)).await,
-        ApiKey::Metadata => call(ctx, body, |q| metadata::handle(node, ctx, q)).await,
-        ApiKey::OffsetCommit => call(ctx, body, |q| offset_commit::handle(node, ctx, q)).await,
-        ApiKey::OffsetFetch => call(ctx, body, |q| offset_fetch::handle(node, ctx, q)).await,
-        ApiKey::FindCoordinator => call(ctx, body, |q| find_coordinator::handle(node, ctx, q)).await,
-        ApiKey::JoinGroup => call(ctx, body, |q| join_group::handle(node, ctx, q)).await,
-        ApiKey::Heartbeat => call(ctx, body, |q| heartbeat::handle(node, ctx, q)).await,
-        ApiKey::LeaveGroup => call(ctx, body, |q| leave_group::handle(node, ctx, q)).await,
-        ApiKey::SyncGroup => call(ctx, body, |q| sync_group::handle(node, ctx, q)).await,
-        ApiKey::DescribeGroups => call(ctx, body, |q| describe_groups::handle(node, ctx, q)).await,
-        ApiKey::ListGroups => call(ctx, body, |q| list_groups::handle(node, ctx, q)).await,
-        ApiKey::ApiVersions => call(ctx, body, |q| api_versions::handle(node, ctx, q)).await,
-        ApiKey::CreateTopics => call(ctx, body, |q| create_topics::handle(node, ctx, q)).await,
-        ApiKey::DeleteTopics => call(ctx, body, |q| delete_topics::handle(node, ctx, q)).await,
-        ApiKey::DeleteRecords => call(ctx, body, |q| delete_records::handle(node, ctx, q)).await,
-        ApiKey::InitProducerId => call(ctx, body, |q| init_producer_id::handle(node, ctx, q)).await,
-        ApiKey::OffsetForLeaderEpoch => {
-            call(ctx, body, |q| offset_for_leader_epoch::handle(node, ctx, q)).await
-        }
-        ApiKey::DescribeConfigs => call(ctx, body, |q| describe_configs::handle(node, ctx, q)).await,
-        ApiKey::AlterConfigs => call(ctx, body, |q| alter_configs::handle(node, ctx, q)).await,
-        ApiKey::DescribeLogDirs => call(ctx, body, |q| describe_log_dirs::handle(node, ctx, q)).await,
-        ApiKey::CreatePartitions => call(ctx, body, |q| create_partitions::handle(node, ctx, q)).await,
-        ApiKey::IncrementalAlterConfigs => {
-            call(ctx, body, |q| incremental_alter_configs::handle(node, ctx, q)).await
-        }
-        ApiKey::DeleteGroups => call(ctx, body, |q| delete_groups::handle(node, ctx, q)).await,
-        ApiKey::OffsetDelete => call(ctx, body, |q| offset_delete::handle(node, ctx, q)).await,
-        ApiKey::DescribeCluster => call(ctx, body, |q| describe_cluster::handle(node, ctx, q)).await,
-        ApiKey::DescribeProducers => call(ctx, body, |q| describe_producers::handle(node, ctx, q)).await,
-        ApiKey::DescribeTopicPartitions => {
-            call(ctx, body, |q| describe_topic_partitions::handle(node, ctx, q)).await
-        }
-        other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
-    }
 }
 
 /// Decodes a request, has it handled, and encodes the response.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kafscale_core::ids::Offset;
 use kafscale_storage::PartitionOffsets;
 use prometheus::TextEncoder;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::store_health::StoreState;
@@ -53,7 +54,7 @@ fn broker(node: &Node, text: &mut Text) {
     for (name, help, value) in gauges {
         text.single(name, Kind::Gauge, help, value);
     }
-    let used = |budget: usize, left: usize| budget.saturating_sub(left) as f64;
+    let used = |budget: usize, left: usize| budget.min(Semaphore::MAX_PERMITS).saturating_sub(left) as f64;
     let requests = used(node.config.request_memory_bytes, node.request_memory.available_permits());
     text.single("kafscale_request_memory_bytes", Kind::Gauge, "Memory taken by requests.", requests);
     let responses = used(node.config.response_memory_bytes, node.response_memory.available_permits());

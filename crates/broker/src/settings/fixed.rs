@@ -54,6 +54,13 @@ static ROWS: &[Row] = rows! {
         "Durability is the object store's: every partition has one replica.";
     "delete.topic.enable" Boolean |_| "true".into(), "Topics can be deleted.";
     "fetch.max.bytes" Int |c| c.fetch_max_bytes.to_string(), "The most that one Fetch response holds.";
+    "group.initial.rebalance.delay.ms" Int |c| c.coordinator.group.initial_rebalance_delay_ms.to_string(),
+        "How long the first rebalance of an empty group waits for more members.";
+    "group.max.session.timeout.ms" Int |c| c.coordinator.group.max_session_timeout_ms.to_string(),
+        "The longest session timeout that a member may ask for.";
+    "group.max.size" Int |c| c.coordinator.group.max_size.to_string(), "The most members of a group.";
+    "group.min.session.timeout.ms" Int |c| c.coordinator.group.min_session_timeout_ms.to_string(),
+        "The shortest session timeout that a member may ask for.";
     "max.connections" Int |c| c.max_connections.to_string(), "The most Kafka connections at a time.";
     "max.incremental.fetch.session.cache.slots" Int |c| c.fetch_session_slots.to_string(),
         "The most fetch sessions.";
@@ -63,6 +70,13 @@ static ROWS: &[Row] = rows! {
         "The most partitions of one topic. Not an Apache Kafka setting.";
     "num.partitions" Int |c| c.num_partitions.to_string(),
         "Partitions of a topic that is created without a number.";
+    "offset.metadata.max.bytes" Int |c| c.coordinator.offset_metadata_max_bytes.to_string(),
+        "The longest text that a client may commit with an offset.";
+    "offsets.retention.check.interval.ms" Long
+        |c| c.coordinator.offsets_retention_check_interval.as_millis().to_string(),
+        "How often expired offsets are looked for.";
+    "offsets.retention.minutes" Int |c| (c.coordinator.offsets_retention.as_secs() / 60).to_string(),
+        "How long the offsets of an empty group are kept.";
     "queued.max.request.bytes" Long |c| c.request_memory_bytes.to_string(),
         "The memory for requests of all connections.";
     "socket.request.max.bytes" Int |c| c.socket_request_max_bytes.to_string(), "The largest request.";

@@ -121,7 +121,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.read_fully(&mut bytes[4..]).await?;
         let mut header = &bytes[4..];
         let (key, version, correlation_id) = (header.get_i16(), header.get_i16(), header.get_i32());
-        let api = ApiKey::try_from(key).map_err(|()| Refusal::Protocol(format!("unknown API key {key}")))?;
+        let api = api_key(key)?;
         let flexible = api.request_header_version(version) >= 2;
         let small = if flexible { SMALL_REQUEST_MAX_BYTES } else { CLASSIC_REQUEST_MAX_BYTES };
         if api != ApiKey::Produce && size_bytes > small {
@@ -154,16 +154,36 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-/// The rest of the header: the client id and tagged fields, none of which is known so far.
 fn parse_header(preamble: Preamble, body: BytesMut, budget: OwnedSemaphorePermit) -> Result<Frame, Refusal> {
     let Preamble { size_bytes, api, version, correlation_id } = preamble;
+    let (client_id, body) = split_header(api, version, body)?;
+    Ok(Frame { api, version, correlation_id, client_id, body, size_bytes, budget })
+}
+
+/// Takes the rest of the header off: the client id and tagged fields, none of which is known so far.
+fn split_header(api: ApiKey, version: i16, bytes: BytesMut) -> Result<(Option<StrBytes>, BytesMut), Refusal> {
     let malformed = |e: Malformed| Refusal::Protocol(format!("malformed request header: {e}"));
     // The client id keeps its old form in the flexible header, so that any broker can read it (KIP-482).
-    let mut cursor = Cursor { bytes: body, flexible: false };
+    let mut cursor = Cursor { bytes, flexible: false };
     let client_id = cursor.string().map_err(malformed)?;
     cursor.flexible = api.request_header_version(version) >= 2;
     cursor.tagged_fields().map_err(malformed)?;
-    Ok(Frame { api, version, correlation_id, client_id, body: cursor.bytes, size_bytes, budget })
+    Ok((client_id, cursor.bytes))
+}
+
+fn api_key(key: i16) -> Result<ApiKey, Refusal> {
+    ApiKey::try_from(key).map_err(|()| Refusal::Protocol(format!("unknown API key {key}")))
+}
+
+/// The API, the version and the body of a frame that is in memory already, without its length.
+pub fn split_frame(mut bytes: BytesMut) -> Result<(ApiKey, i16, BytesMut), Refusal> {
+    if bytes.len() < HEADER_MIN_BYTES {
+        return Err(Refusal::Protocol("the frame is too short".into()));
+    }
+    let (key, version, _correlation_id) = (bytes.get_i16(), bytes.get_i16(), bytes.get_i32());
+    let api = api_key(key)?;
+    let (_, body) = split_header(api, version, bytes)?;
+    Ok((api, version, body))
 }
 
 /// Bytes of other protocols that people send to this port by mistake.

@@ -8,7 +8,7 @@ mod frame;
 pub mod produce;
 
 pub use answer::Answer;
-pub use frame::{DECODING_MAX_BYTES, Frame, FrameError, FrameReader};
+pub use frame::{DECODING_MAX_BYTES, Frame, FrameError, FrameReader, split_frame};
 pub use produce::TopicRef;
 
 use bytes::Bytes;

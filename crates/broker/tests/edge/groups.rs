@@ -277,7 +277,8 @@ async fn groups_are_listed_by_state_and_type() {
     client.become_only_member("active").await;
     let joined = client.become_only_member("left").await;
     assert_eq!(client.leave(5, "left", &joined.member_id).await, 0);
-    let filters: &[(i16, &[&str], &[&str], &[&str])] = &[
+    type Filter<'a> = (i16, &'a [&'a str], &'a [&'a str], &'a [&'a str]);
+    let filters: &[Filter<'_>] = &[
         (0, &[], &[], &["active", "left"]),
         (3, &[], &[], &["active", "left"]),
         (4, &["Stable"], &[], &["active"]),

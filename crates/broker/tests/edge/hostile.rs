@@ -1,10 +1,18 @@
 //! What bad input gets: a closed connection or the right code, and the broker goes on serving others.
 
 use bytes::{BufMut, BytesMut};
-use kafka_protocol::messages::{ApiKey, MetadataRequest};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, DescribeConfigsRequest, MetadataRequest};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::io::AsyncWriteExt;
 
-use crate::client::{Client, frame};
+use crate::client::{Client, frame, name, text};
 use crate::harness::{Harness, batch};
 
 /// Sends bytes, and checks that the broker closes without an answer.
@@ -49,6 +57,73 @@ async fn garbage_closes_its_own_connection_only() {
     compact.put_slice(&[0, 0xff, 0xff, 0xff, 0xff, 0x0f]);
     closes(&harness, &compact, "an impossible compact count").await;
     assert_eq!(neighbour.produce("t", 0, batch(&["x"])).await.error_code, 0);
+    harness.stop().await;
+}
+
+/// What takes longer than this waits for something that never comes.
+const LONG_POLL: Duration = Duration::from_millis(100);
+
+/// Bytes as they are likely to stand in a request: small counts and lengths more often than large ones.
+fn random_body(random: &mut StdRng) -> Vec<u8> {
+    let length = random.random_range(0..100);
+    let byte = |random: &mut StdRng| match random.random_range(0..6) {
+        0..4 => random.random_range(0..4),
+        4 => 0xff,
+        _ => random.random(),
+    };
+    (0..length).map(|_| byte(random)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_requests_of_every_version_leave_the_broker_well() {
+    let panics = Arc::new(AtomicUsize::new(0));
+    let (counted, before) = (Arc::clone(&panics), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |panic| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        before(panic);
+    }));
+    let harness = Harness::start_with(|config| config.max_partitions = 500).await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1, &[]).await;
+    let all = client.call(0, &ApiVersionsRequest::default()).await.api_keys;
+    let mut random = StdRng::seed_from_u64(42);
+    for api in &all {
+        for version in api.min_version..=api.max_version {
+            for _ in 0..8 {
+                let body = random_body(&mut random);
+                let flexible = ApiKey::try_from(api.api_key).unwrap().request_header_version(version) >= 2;
+                let mut bytes = header(10 + i32::from(flexible) + body.len() as i32, api.api_key, version);
+                if flexible {
+                    bytes.put_u8(0);
+                }
+                bytes.put_slice(&body);
+                let mut hostile = harness.client().await;
+                hostile.stream.write_all(&bytes).await.unwrap();
+                // Answered, closed, or a long poll that ends when this end closes.
+                let _ = tokio::time::timeout(LONG_POLL, hostile.receive_frame()).await;
+            }
+        }
+    }
+    assert_eq!(client.produce("t", 0, batch(&["x"])).await.error_code, 0);
+    harness.stop().await;
+    let _ = std::panic::take_hook();
+    assert_eq!(panics.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn naming_a_thing_often_does_not_multiply_the_answer() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1000, &[]).await;
+    let topic = MetadataRequestTopic::default().with_name(Some(name("t")));
+    let request = MetadataRequest::default().with_topics(Some(vec![topic; 10_000]));
+    assert_eq!(client.call(12, &request).await.topics.len(), 1);
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(2)
+        .with_resource_name(text("t"))
+        .with_configuration_keys(None);
+    let request = DescribeConfigsRequest::default().with_resources(vec![resource; 10_000]);
+    assert_eq!(client.call(4, &request).await.results.len(), 1);
     harness.stop().await;
 }
 
