@@ -8,6 +8,7 @@ use kafscale_core::group::offsets::CommittedOffsets;
 use kafscale_core::group::{Generation, Group, GroupSnapshot, GroupState};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tracing::error;
 
 use super::Shared;
@@ -47,6 +48,15 @@ enum Slot {
     Forgotten,
 }
 
+/// Why a command did not reach the group's task.
+#[derive(Debug)]
+pub(super) enum Undelivered {
+    /// The cell is no longer in the map: look again.
+    Forgotten(Command),
+    /// The mailbox is full: wait for room in it, then try again.
+    Full(Command, mpsc::Sender<Command>),
+}
+
 impl Cell {
     pub fn new(id: Arc<str>, group: Group, offsets: CommittedOffsets, stored: bool) -> Cell {
         let status = Status {
@@ -65,10 +75,32 @@ impl Cell {
         }
     }
 
-    /// The mailbox of the group's task, which is started if the group is at rest. None when the cell was forgotten.
-    pub fn activate(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<mpsc::Sender<Command>> {
+    /// Puts a command into the mailbox of the group's task, which is started if the group is at rest.
+    ///
+    /// This happens under the lock of the slot, as does [`Cell::rest`]: a task never leaves with a command in its mailbox.
+    pub fn deliver(self: &Arc<Self>, shared: &Arc<Shared>, command: Command) -> Result<(), Undelivered> {
         let mut slot = self.slot.lock();
-        match &mut *slot {
+        let Some(mailbox) = self.mailbox(shared, &mut slot) else {
+            return Err(Undelivered::Forgotten(command));
+        };
+        match mailbox.try_send(command) {
+            Ok(()) => Ok(()),
+            // A task that is closed has panicked just now; the next attempt finds that out.
+            Err(TrySendError::Full(command) | TrySendError::Closed(command)) => {
+                Err(Undelivered::Full(command, mailbox))
+            }
+        }
+    }
+
+    /// Starts the group's task, if it has none.
+    pub fn activate(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut slot = self.slot.lock();
+        self.mailbox(shared, &mut slot);
+    }
+
+    /// None when the cell was forgotten.
+    fn mailbox(self: &Arc<Self>, shared: &Arc<Shared>, slot: &mut Slot) -> Option<mpsc::Sender<Command>> {
+        match slot {
             Slot::Forgotten => None,
             Slot::Active(mailbox) if !mailbox.is_closed() => Some(mailbox.clone()),
             Slot::Active(_) => {
@@ -76,13 +108,11 @@ impl Cell {
                 // the committed offsets are here and unharmed.
                 error!(group = %self.id, "the task of a group has failed, its members are lost");
                 let group = Box::new(self.emptied(shared));
-                Some(self.start_task(shared, &mut slot, group))
+                Some(self.start_task(shared, slot, group))
             }
             Slot::Resting(_) => {
-                let Slot::Resting(group) = std::mem::replace(&mut *slot, Slot::Forgotten) else {
-                    return None;
-                };
-                Some(self.start_task(shared, &mut slot, group))
+                let Slot::Resting(group) = std::mem::replace(slot, Slot::Forgotten) else { return None };
+                Some(self.start_task(shared, slot, group))
             }
         }
     }

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use cell::Cell;
+use cell::{Cell, Undelivered};
 use command::Command;
 use timeline::Timeline;
 use writer::{Change, WriteQueue};
@@ -350,11 +350,14 @@ impl Shared {
                 Missing::Create => self.cell_or_new(group).map_err(NotAsked::Error)?,
                 Missing::Refuse => self.cell(group).ok_or(NotAsked::NoSuchGroup)?,
             };
-            // The group may come to rest, or be forgotten, between finding it and sending to it: look again.
-            let Some(mailbox) = cell.activate(self) else { continue };
-            match mailbox.send(command).await {
+            match cell.deliver(self, command) {
                 Ok(()) => return Ok(()),
-                Err(unsent) => command = unsent.0,
+                Err(Undelivered::Forgotten(unsent)) => command = unsent,
+                Err(Undelivered::Full(unsent, mailbox)) => {
+                    command = unsent;
+                    // Room, or the end of the task. Either way the group is looked for again.
+                    drop(mailbox.reserve().await);
+                }
             }
         }
     }

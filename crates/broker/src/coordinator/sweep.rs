@@ -22,9 +22,9 @@ pub(super) async fn run(shared: Arc<Shared>) {
         for cell in cells {
             // A group that a task has is asked; one at rest is only woken when it has something to forget.
             let needed = cell.at_rest(|group| !expired(&shared, &cell, group).is_nothing()).unwrap_or(true);
-            if needed && let Some(mailbox) = cell.activate(&shared) {
+            if needed {
                 // A task too busy to listen is asked the next time.
-                let _ = mailbox.try_send(Command::Expire);
+                drop(cell.deliver(&shared, Command::Expire));
             }
         }
     }

@@ -165,13 +165,35 @@ async fn a_group_whose_task_failed_can_be_joined_anew() {
     let (member, _) = coordinator.become_only_member("g").await;
     let commits = vec![commit_of("orders", 0, 5, &bench.clock)];
     coordinator.commit("g", identity(&member, 1), commits).await.expect("committed");
-    let mailbox = coordinator.shared.cell("g").and_then(|cell| cell.activate(&coordinator.shared));
-    let mailbox = mailbox.expect("a task");
-    mailbox.send(Command::Panic).await.expect("sent");
-    mailbox.closed().await;
+    let cell = coordinator.shared.cell("g").expect("a cell");
+    cell.deliver(&coordinator.shared, Command::Panic).expect("delivered");
+    while coordinator.active_groups() > 0 {
+        tokio::task::yield_now().await;
+    }
     assert_eq!(coordinator.heartbeat("g", identity(&member, 1)).await, Err(GroupError::UnknownMember));
     let (_, joined) = coordinator.become_only_member("g").await;
     assert_eq!(joined.generation, Generation(2));
     assert_eq!(coordinator.committed("g", "orders", 0), Some(5));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_is_lost_while_its_group_goes_to_rest() {
+    let bench = Bench::new();
+    let coordinator = Arc::new(bench.start().await);
+    let mut askers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (coordinator, clock) = (Arc::clone(&coordinator), Arc::clone(&bench.clock));
+        askers.spawn(async move {
+            for offset in 0..5_000 {
+                let group = format!("g{}", offset % 3);
+                let commits = vec![commit_of("orders", 0, offset, &clock)];
+                coordinator.commit(&group, outside(), commits).await.expect("committed");
+            }
+        });
+    }
+    while let Some(asker) = askers.join_next().await {
+        asker.expect("no commit was lost");
+    }
     coordinator.shutdown().await;
 }
