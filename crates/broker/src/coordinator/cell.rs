@@ -48,9 +48,10 @@ enum Slot {
     Forgotten,
 }
 
-/// Why a command did not reach the group's task.
+/// Whether a command reached the group's task.
 #[derive(Debug)]
-pub(super) enum Undelivered {
+pub(super) enum Delivery {
+    Done,
     /// The cell is no longer in the map: look again.
     Forgotten(Command),
     /// The mailbox is full: wait for room in it, then try again.
@@ -78,16 +79,16 @@ impl Cell {
     /// Puts a command into the mailbox of the group's task, which is started if the group is at rest.
     ///
     /// This happens under the lock of the slot, as does [`Cell::rest`]: a task never leaves with a command in its mailbox.
-    pub fn deliver(self: &Arc<Self>, shared: &Arc<Shared>, command: Command) -> Result<(), Undelivered> {
+    pub fn deliver(self: &Arc<Self>, shared: &Arc<Shared>, command: Command) -> Delivery {
         let mut slot = self.slot.lock();
         let Some(mailbox) = self.mailbox(shared, &mut slot) else {
-            return Err(Undelivered::Forgotten(command));
+            return Delivery::Forgotten(command);
         };
         match mailbox.try_send(command) {
-            Ok(()) => Ok(()),
+            Ok(()) => Delivery::Done,
             // A task that is closed has panicked just now; the next attempt finds that out.
             Err(TrySendError::Full(command) | TrySendError::Closed(command)) => {
-                Err(Undelivered::Full(command, mailbox))
+                Delivery::Full(command, mailbox)
             }
         }
     }

@@ -42,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use cell::{Cell, Undelivered};
+use cell::{Cell, Delivery};
 use command::Command;
 use timeline::Timeline;
 use writer::{Change, WriteQueue};
@@ -351,9 +351,9 @@ impl Shared {
                 Missing::Refuse => self.cell(group).ok_or(NotAsked::NoSuchGroup)?,
             };
             match cell.deliver(self, command) {
-                Ok(()) => return Ok(()),
-                Err(Undelivered::Forgotten(unsent)) => command = unsent,
-                Err(Undelivered::Full(unsent, mailbox)) => {
+                Delivery::Done => return Ok(()),
+                Delivery::Forgotten(unsent) => command = unsent,
+                Delivery::Full(unsent, mailbox) => {
                     command = unsent;
                     // Room, or the end of the task. Either way the group is looked for again.
                     drop(mailbox.reserve().await);
