@@ -29,6 +29,7 @@ use crate::producer_ids::ProducerIds;
 use crate::server;
 use crate::settings::Settings;
 use crate::topics::{Topic, Topics};
+use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
 #[derive(Debug)]
@@ -45,7 +46,9 @@ pub struct Broker {
 pub enum StartError {
     #[error("cannot listen on {address}: {error}")]
     Listen { address: SocketAddr, error: io::Error },
-    #[error("the memory for requests is {have} bytes, but a single request may need {need}")]
+    #[error(
+        "the memory for requests is {have} bytes, but {need} are needed for the largest request and room beside it"
+    )]
     RequestMemory { have: usize, need: usize },
     #[error("a default for topics is not valid: {0}")]
     TopicDefaults(ConfigError),
@@ -105,7 +108,8 @@ impl Broker {
         metadata: Metadata,
         clock: Arc<dyn Clock>,
     ) -> Result<Broker, StartError> {
-        let need = config.socket_request_max_bytes.max(crate::wire::DECODING_MAX_BYTES);
+        let largest = config.socket_request_max_bytes.max(DECODING_MAX_BYTES);
+        let need = RequestMemory::needed_bytes(largest);
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
         }
@@ -124,8 +128,11 @@ impl Broker {
                 .await?;
         let node = Arc::new(Node {
             coordinator,
-            request_memory: budget(config.request_memory_bytes),
-            response_memory: budget(config.response_memory_bytes),
+            request_memory: Arc::new(RequestMemory::new(config.request_memory_bytes, largest)),
+            // More than a semaphore can count is no limit.
+            response_memory: Arc::new(Semaphore::new(
+                config.response_memory_bytes.min(Semaphore::MAX_PERMITS),
+            )),
             stopping: CancellationToken::new(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
@@ -169,11 +176,6 @@ impl Broker {
         self.node.changes.close();
         self.node.changes.wait().await;
     }
-}
-
-/// A budget of bytes; more than a semaphore can count is no limit.
-fn budget(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS)))
 }
 
 fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {

@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::settings::Settings;
 use crate::topics::Topics;
+use crate::wire::RequestMemory;
 
 /// One broker process, as its handlers see it.
 #[derive(Debug)]
@@ -37,8 +38,7 @@ pub struct Node {
     pub producer_ids: ProducerIds,
     pub fetch_sessions: FetchSessions,
     pub metrics: Arc<Metrics>,
-    /// Bytes of requests in memory.
-    pub request_memory: Arc<Semaphore>,
+    pub request_memory: Arc<RequestMemory>,
     /// Bytes of fetched records in memory.
     pub response_memory: Arc<Semaphore>,
     /// Cancelled when the broker begins to stop: nothing waits any longer.

@@ -13,13 +13,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
+use kafka_protocol::protocol::StrBytes;
 use kafscale_core::batch::{Codec, batches};
 use kafscale_core::ids::Offset;
 use kafscale_storage::Partition;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use super::{RequestContext, lookup};
+use super::{RequestContext, lookup, str_bytes};
 use crate::fetch_sessions::{
     FetchPlan, Outcome, PartitionKey, PartitionRequest, PlanKind, SessionError, SessionRequest,
 };
@@ -77,7 +78,11 @@ pub async fn handle(
 }
 
 fn session_request(request: FetchRequest, uses_topic_ids: bool) -> SessionRequest {
-    let reference = |name, id| if uses_topic_ids { TopicRef::Id(id) } else { TopicRef::Name(name) };
+    // A session remembers the name, which must not keep the whole request in memory.
+    let reference = |name: StrBytes, id| match uses_topic_ids {
+        true => TopicRef::Id(id),
+        false => TopicRef::Name(str_bytes(&name)),
+    };
     let mut partitions = Vec::new();
     for topic in request.topics {
         let topic_ref = reference(topic.topic.0, topic.topic_id);

@@ -63,6 +63,7 @@ pub fn admit(
     if ctx.version < 3 {
         return unsupported_version(&ctx, &body);
     }
+    let frame_bytes = body.len();
     let frame = produce::parse(body, ctx.version)?;
     let acks = frame.acks;
     let refused = if frame.transactional_id.is_some() {
@@ -73,7 +74,7 @@ pub fn admit(
     let appended: Vec<_> = frame
         .topics
         .into_iter()
-        .map(|topic| (topic.topic.clone(), append_topic(node, &ctx, topic, refused, acks)))
+        .map(|topic| (topic.topic.clone(), append_topic(node, &ctx, topic, refused, frame_bytes)))
         .collect();
     let wait = Duration::from_millis(frame.timeout_ms.max(0).unsigned_abs().into()).max(TIMEOUT_MIN);
     let node = Arc::clone(node);
@@ -96,21 +97,29 @@ fn append_topic(
     ctx: &RequestContext,
     batches: TopicBatches,
     refused: Option<ResponseError>,
-    acks: i16,
+    frame_bytes: usize,
 ) -> Vec<Part> {
     let topic = lookup::topic(node, &batches.topic);
     let append = |PartitionBatch { index, records }| {
         let outcome = match (refused, &topic) {
             (Some(error), _) => Err(Failure::from(error)),
             (None, Err(error)) => Err(Failure::from(*error)),
-            (None, Ok(topic)) => append(node, ctx, topic, index, records),
+            (None, Ok(topic)) => {
+                append(node, ctx, topic, index, records.map(|records| detached(records, frame_bytes)))
+            }
         };
         if let Err(Failure { error, message, .. }) = &outcome {
-            tracing::debug!(topic = ?batches.topic, index, acks, %error, message, "a batch was refused");
+            tracing::debug!(topic = ?batches.topic, index, %error, message, "a batch was refused");
         }
         Part { index, outcome }
     };
     batches.partitions.into_iter().map(append).collect()
+}
+
+/// The log keeps recent batches in memory, and each keeps the whole frame that it is a part of. A batch that is the smaller part
+/// of its frame is copied out, so that what the log counts is what is held.
+fn detached(records: BytesMut, frame_bytes: usize) -> BytesMut {
+    if records.len() * 2 < frame_bytes { BytesMut::from(&records[..]) } else { records }
 }
 
 fn append(

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::rate::Rate;
 use super::store_health::StoreHealth;
+use crate::api::SUPPORTED;
 
 /// Half a millisecond to half a minute.
 const LATENCY_SECONDS: &[f64] =
@@ -18,15 +19,21 @@ const LATENCY_SECONDS: &[f64] =
 const LATENCY_MS: &[f64] =
     &[0.5, 1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10_000.0];
 
+#[derive(Debug)]
+struct ApiSeries {
+    requests: IntCounter,
+    durations: Histogram,
+}
+
 /// All counters of a broker.
 #[derive(Debug)]
 pub struct Metrics {
     pub registry: Registry,
     pub started: Instant,
     pub store_health: StoreHealth,
-    requests: IntCounterVec,
+    /// The series of each API that is served, by its key: formatting names for every request would cost more than counting.
+    apis: Vec<Option<ApiSeries>>,
     errors: IntCounterVec,
-    durations: HistogramVec,
     produce_latency_ms: Histogram,
     produce_timeouts: IntCounter,
     produce_rate: Rate,
@@ -45,20 +52,21 @@ impl Metrics {
     pub fn new(now: Instant) -> Metrics {
         let registry = Registry::new();
         let made = Maker { registry: &registry };
+        let requests = made.counters("kafscale_requests_total", "Kafka requests handled.", &["api"]);
+        let durations = made.histograms(
+            "kafscale_request_duration_seconds",
+            "Time from a request's turn to its answer, waits of long polls included.",
+            LATENCY_SECONDS,
+            &["api"],
+        );
         Metrics {
             started: now,
             store_health: StoreHealth::new(now),
-            requests: made.counters("kafscale_requests_total", "Kafka requests handled.", &["api"]),
+            apis: api_series(&requests, &durations),
             errors: made.counters(
                 "kafscale_request_errors_total",
                 "Kafka error codes answered, by API and code.",
                 &["api", "error"],
-            ),
-            durations: made.histograms(
-                "kafscale_request_duration_seconds",
-                "Time from a request's turn to its answer, waits of long polls included.",
-                LATENCY_SECONDS,
-                &["api"],
             ),
             produce_latency_ms: made.histogram(
                 "kafscale_produce_latency_ms",
@@ -101,9 +109,10 @@ impl Metrics {
 
     /// A request was handled.
     pub fn handled(&self, api: ApiKey, took: Duration) {
-        let api = api_name(api);
-        self.requests.with_label_values(&[&api]).inc();
-        self.durations.with_label_values(&[&api]).observe(took.as_secs_f64());
+        if let Some(Some(series)) = self.apis.get(api as usize) {
+            series.requests.inc();
+            series.durations.observe(took.as_secs_f64());
+        }
     }
 
     /// An error code is answered.
@@ -149,6 +158,19 @@ impl Metrics {
     pub fn rates(&self, now: Instant) -> (f64, f64) {
         (self.produce_rate.per_second(now), self.fetch_rate.per_second(now))
     }
+}
+
+fn api_series(requests: &IntCounterVec, durations: &HistogramVec) -> Vec<Option<ApiSeries>> {
+    let mut series = Vec::new();
+    for (api, _) in SUPPORTED {
+        let (name, place) = (api_name(*api), *api as usize);
+        if series.len() <= place {
+            series.resize_with(place + 1, || None);
+        }
+        let requests = requests.with_label_values(&[&name]);
+        series[place] = Some(ApiSeries { requests, durations: durations.with_label_values(&[&name]) });
+    }
+    series
 }
 
 fn api_name(api: ApiKey) -> String {

@@ -54,10 +54,10 @@ fn broker(node: &Node, text: &mut Text) {
     for (name, help, value) in gauges {
         text.single(name, Kind::Gauge, help, value);
     }
-    let used = |budget: usize, left: usize| budget.min(Semaphore::MAX_PERMITS).saturating_sub(left) as f64;
-    let requests = used(node.config.request_memory_bytes, node.request_memory.available_permits());
+    let requests = node.request_memory.used_bytes() as f64;
     text.single("kafscale_request_memory_bytes", Kind::Gauge, "Memory taken by requests.", requests);
-    let responses = used(node.config.response_memory_bytes, node.response_memory.available_permits());
+    let budget = node.config.response_memory_bytes.min(Semaphore::MAX_PERMITS);
+    let responses = budget.saturating_sub(node.response_memory.available_permits()) as f64;
     text.single(
         "kafscale_response_memory_bytes",
         Kind::Gauge,
@@ -150,7 +150,7 @@ fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
     let counts: Vec<_> = LAG_BOUNDS.iter().map(|bound| (*bound, below(*bound))).collect();
     let name = "kafscale_consumer_lag";
     text.family(name, Kind::Histogram, "Lags of all groups and partitions at this moment, in records.");
-    text.histogram(name, &[], &counts, lags.len() as u64, lags.iter().sum());
+    text.histogram(name, &[], &counts, lags.len() as u64, lags.iter().fold(0.0, |sum, lag| sum + lag));
     let most = lags.iter().copied().fold(0.0, f64::max);
     text.single("kafscale_consumer_lag_max", Kind::Gauge, "The largest lag of any group, in records.", most);
 }

@@ -165,10 +165,12 @@ impl Settings {
         };
         let default =
             Synonym { name, value: Some(definition.default.to_owned()), source: ConfigSource::Default };
+        // To be told the default is to be told nothing.
+        let given = self.started_with.get(definition.name).filter(|value| *value != definition.default);
         [
             found(dynamic.this_broker.get(name), ConfigSource::DynamicBroker),
             found(dynamic.all_brokers.get(name), ConfigSource::DynamicDefaultBroker),
-            found(self.started_with.get(definition.name), ConfigSource::StaticBroker),
+            found(given, ConfigSource::StaticBroker),
             Some(default),
         ]
         .into_iter()

@@ -11,11 +11,12 @@ use bytes::{Buf, BufMut, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::StrBytes;
 use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Refusal;
 use super::cursor::{Cursor, Malformed};
+use super::memory::RequestMemory;
 
 /// A frame begins with an API key, its version, a correlation id and the length of the client id.
 const HEADER_MIN_BYTES: usize = 10;
@@ -27,8 +28,9 @@ const CLASSIC_REQUEST_MAX_BYTES: usize = 2 << 20;
 const DECODED_FACTOR: usize = 8;
 /// The most of the budget that a request other than Produce takes.
 pub const DECODING_MAX_BYTES: usize = SMALL_REQUEST_MAX_BYTES * DECODED_FACTOR;
-/// A peer that began a frame must go on with it.
-const BODY_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that began a frame must send the rest in this time, and a second for each of the bytes below.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+const BYTES_PER_SECOND_MIN: usize = 64 << 10;
 
 /// One request as it came in.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ pub struct FrameReader<R> {
     input: BufReader<R>,
     max_bytes: usize,
     max_idle: Duration,
-    memory: Arc<Semaphore>,
+    memory: Arc<RequestMemory>,
     first: bool,
 }
 
@@ -79,7 +81,7 @@ struct Preamble {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub fn new(input: R, max_bytes: usize, max_idle: Duration, memory: Arc<Semaphore>) -> FrameReader<R> {
+    pub fn new(input: R, max_bytes: usize, max_idle: Duration, memory: Arc<RequestMemory>) -> FrameReader<R> {
         FrameReader { input: BufReader::new(input), max_bytes, max_idle, memory, first: true }
     }
 
@@ -91,10 +93,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         } else {
             preamble.size_bytes.saturating_mul(DECODED_FACTOR)
         };
-        let cost = u32::try_from(cost).expect("the largest frame is far below 4 GiB");
-        let memory = Arc::clone(&self.memory);
-        let budget = memory.acquire_many_owned(cost).await.expect("the budget is never closed");
-        let body = self.read_body(preamble.size_bytes - 8).await?;
+        let budget = self.memory.take(cost).await;
+        let patience =
+            FRAME_TIMEOUT + Duration::from_secs((preamble.size_bytes / BYTES_PER_SECOND_MIN) as u64);
+        let body = timeout(patience, self.read_body(preamble.size_bytes - 8));
+        let body = body.await.map_err(|_| FrameError::Stalled)??;
         Ok(parse_header(preamble, body, budget)?)
     }
 
@@ -132,7 +135,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 
     async fn read_fully(&mut self, bytes: &mut [u8]) -> Result<(), FrameError> {
-        match timeout(BODY_STALL_TIMEOUT, self.input.read_exact(bytes)).await {
+        match timeout(FRAME_TIMEOUT, self.input.read_exact(bytes)).await {
             Err(_) => Err(FrameError::Stalled),
             Ok(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => Err(FrameError::Closed),
             Ok(read) => read.map(drop).map_err(FrameError::Io),
@@ -144,11 +147,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         while body.len() < size_bytes {
             let left = size_bytes - body.len();
             let mut room = (&mut body).limit(left);
-            match timeout(BODY_STALL_TIMEOUT, self.input.read_buf(&mut room)).await {
-                Err(_) => return Err(FrameError::Stalled),
-                Ok(Ok(0)) => return Err(FrameError::Closed),
-                Ok(read) => read?,
-            };
+            if self.input.read_buf(&mut room).await? == 0 {
+                return Err(FrameError::Closed);
+            }
         }
         Ok(body)
     }

@@ -5,10 +5,12 @@ mod bounded;
 mod cursor;
 pub mod fetch;
 mod frame;
+mod memory;
 pub mod produce;
 
 pub use answer::Answer;
 pub use frame::{DECODING_MAX_BYTES, Frame, FrameError, FrameReader, split_frame};
+pub use memory::RequestMemory;
 pub use produce::TopicRef;
 
 use bytes::Bytes;

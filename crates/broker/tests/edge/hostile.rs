@@ -12,7 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::AsyncWriteExt;
 
-use crate::client::{Client, frame, name, text};
+use crate::client::{Client, fetch_request, frame, name, text};
 use crate::harness::{Harness, batch};
 
 /// Sends bytes, and checks that the broker closes without an answer.
@@ -108,6 +108,51 @@ async fn random_requests_of_every_version_leave_the_broker_well() {
     harness.stop().await;
     let _ = std::panic::take_hook();
     assert_eq!(panics.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn large_requests_that_never_come_do_not_stop_small_ones() {
+    let harness = Harness::start_with(|config| {
+        config.socket_request_max_bytes = 32 << 20;
+        config.request_memory_bytes = 80 << 20;
+    })
+    .await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let mut client = harness.client().await;
+        client.stream.write_all(&header(30 << 20, ApiKey::Produce as i16, 9)).await.unwrap();
+        stalled.push(client);
+    }
+    let mut neighbour = harness.client().await;
+    neighbour.create_topic("t", 1, &[]).await;
+    assert_eq!(neighbour.produce("t", 0, batch(&["x"])).await.error_code, 0);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_takes_nothing_is_disconnected() {
+    let harness = Harness::start_with(|config| {
+        config.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
+        config.write_stall_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1, &[]).await;
+    let large = "x".repeat(1_000_000);
+    for _ in 0..40 {
+        assert_eq!(client.produce("t", 0, batch(&[&large])).await.error_code, 0);
+    }
+    let mut stalled = harness.client().await;
+    let mut request = fetch_request("t", &[(0, 0)]).with_max_bytes(i32::MAX);
+    request.topics[0].partitions[0].partition_max_bytes = i32::MAX;
+    stalled.send(12, &request).await;
+    // What the kernel holds may still be read, but not the whole response.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(stalled.receive_frame().await.is_none());
+    let (_, metrics) = crate::metrics::get(&harness, "/metrics").await;
+    assert!(metrics.contains("\nkafscale_response_memory_bytes 0\n"), "memory was not given back");
+    assert!(metrics.contains("\nkafscale_connections 1\n"));
+    harness.stop().await;
 }
 
 #[tokio::test]

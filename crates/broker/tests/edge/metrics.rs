@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::client::{name, text};
 use crate::harness::{Harness, batch};
 
-async fn get(harness: &Harness, path: &str) -> (u16, String) {
+pub async fn get(harness: &Harness, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(harness.broker.metrics_addr().unwrap()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
