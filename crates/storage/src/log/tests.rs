@@ -284,6 +284,21 @@ async fn old_records_are_dropped_by_time_and_their_space_is_freed() {
 }
 
 #[tokio::test]
+async fn restarts_with_few_appends_do_not_fill_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let mut wrote = Vec::new();
+    for tag in 0..12 {
+        let log = fixture.open().await;
+        append(&partition(&log, 0), 1, tag).await;
+        wrote.push((1, tag));
+        eventually("rewriting", || log.stats().wal_bytes <= 128 << 10).await;
+        assert_eq!(read_all(&partition(&log, 0), 0).await, expected(&wrote));
+        log.shutdown().await;
+    }
+}
+
+#[tokio::test]
 async fn old_records_are_dropped_by_size() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture =

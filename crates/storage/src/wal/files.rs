@@ -135,10 +135,15 @@ impl WalFiles {
         (inner.entries.len() > 1).then(|| inner.entries[0].file_no)
     }
 
-    /// Bytes of batches in all files, and how many files there are.
+    /// The space that all files take, and how many there are. A file of a disk takes all of its space from the start,
+    /// however little is in it: a broker that restarts often must not fill the disk with files that are nearly empty.
     pub fn usage(&self) -> (u64, usize) {
+        let taken = |entry: &Entry| match &entry.medium {
+            Medium::Disk { size_bytes, .. } => *size_bytes,
+            Medium::Memory(_) => entry.bytes,
+        };
         let inner = self.inner.lock();
-        (inner.entries.iter().map(|e| e.bytes).sum(), inner.entries.len())
+        (inner.entries.iter().map(taken).sum(), inner.entries.len())
     }
 
     /// Reads batches back. Blocking.
