@@ -123,5 +123,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     write("segment", "version-1", &version_1(&placed))?;
     write("wal_object", "several", &kafscale_storage::fuzz::wal_object_seed(&placed))?;
     write("wal_object", "one", &kafscale_storage::fuzz::wal_object_seed(&placed[..1]))?;
+    for (i, frame) in kafscale_broker::fuzz::seeds().iter().enumerate() {
+        write("request_frame", &i.to_string(), frame)?;
+    }
     Ok(())
 }

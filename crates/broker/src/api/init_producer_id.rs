@@ -26,6 +26,9 @@ pub async fn handle(
             .with_producer_epoch(-1)
     };
     if let Some(id) = &request.transactional_id {
+        if id.is_empty() {
+            return failed(ResponseError::InvalidRequest);
+        }
         let (address, id) = (ctx.peer.address, id.as_str());
         tracing::warn!(%address, transactional_id = id, "refused: transactions are not supported yet");
         return failed(ResponseError::TransactionalIdAuthorizationFailed);

@@ -48,7 +48,7 @@ use kafka_protocol::messages::{
     DescribeTopicPartitionsRequest, FetchRequest, FindCoordinatorRequest, HeartbeatRequest,
     IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest,
     ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, OffsetForLeaderEpochRequest, SyncGroupRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes, VersionRange};
 use tokio::time::Instant;
@@ -91,7 +91,27 @@ macro_rules! apis {
                 other => Err(Refusal::Protocol(format!("{other:?} is not supported"))),
             }
         }
+
+        /// A request of each API in each version, with nothing in it: what fuzzers begin with.
+        pub fn samples() -> Vec<(ApiKey, i16, BytesMut)> {
+            let mut samples = sample::<ProduceRequest>(ApiKey::Produce, 3..=13);
+            samples.extend(sample::<FetchRequest>(ApiKey::Fetch, 4..=18));
+            $(samples.extend(sample::<$request>(ApiKey::$key, $min..=$max));)*
+            samples
+        }
     };
+}
+
+fn sample<Q: Request + Default>(
+    api: ApiKey,
+    versions: std::ops::RangeInclusive<i16>,
+) -> Vec<(ApiKey, i16, BytesMut)> {
+    let encode = |version| {
+        let mut body = BytesMut::new();
+        // A version that cannot express the defaults has no sample.
+        Q::default().encode(&mut body, version).ok().map(|()| (api, version, body))
+    };
+    versions.filter_map(encode).collect()
 }
 
 // Produce and Fetch are read and written by hand, the others by the generated messages.
