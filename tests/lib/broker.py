@@ -12,6 +12,8 @@ import tempfile
 import time
 import urllib.request
 
+import wire
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -72,7 +74,7 @@ class Broker:
 
     def ready(self):
         try:
-            return self.http("/readyz", 2)[0] == 200
+            return bool(wire.api_versions(self.bootstrap))
         except OSError:
             return False
 
