@@ -108,15 +108,16 @@ fn describe_topic(node: &Node, version: i16, topic: &Topic) -> MetadataResponseT
 }
 
 fn find(node: &Node, asked: &MetadataRequestTopic) -> Result<Arc<Topic>, ResponseError> {
+    // The Java client asks by id with an empty name, not with a null one.
     match &asked.name {
-        Some(name) => {
+        Some(name) if asked.topic_id.is_nil() => {
             let unknown = || match check_topic_name(name) {
                 Ok(()) => ResponseError::UnknownTopicOrPartition,
                 Err(_) => ResponseError::InvalidTopicException,
             };
             node.topics.get(name).ok_or_else(unknown)
         }
-        None => node.topics.get_by_id(TopicId(asked.topic_id)).ok_or(ResponseError::UnknownTopicId),
+        _ => node.topics.get_by_id(TopicId(asked.topic_id)).ok_or(ResponseError::UnknownTopicId),
     }
 }
 
@@ -126,7 +127,8 @@ fn missing(
     error: ResponseError,
 ) -> MetadataResponseTopic {
     // Only newer versions may leave the name out.
-    let name = asked.name.clone().or_else(|| (ctx.version < 12).then(|| TopicName(StrBytes::default())));
+    let by_name = asked.name.clone().filter(|_| asked.topic_id.is_nil());
+    let name = by_name.or_else(|| (ctx.version < 12).then(|| TopicName(StrBytes::default())));
     MetadataResponseTopic::default()
         .with_error_code(ctx.fail(error))
         .with_name(name)

@@ -9,7 +9,7 @@ mod fixed;
 
 use std::collections::BTreeMap;
 
-use kafscale_core::topic_config::{ConfigError, DEFINITIONS, Definition, ValueType};
+use kafscale_core::topic_config::{ConfigError, DEFINITIONS, Definition, ValueType, definition};
 use kafscale_meta::records::ConfigScope;
 use parking_lot::RwLock;
 
@@ -74,10 +74,20 @@ struct Dynamic {
     all_brokers: BTreeMap<String, String>,
 }
 
+/// What was really chosen: a setting that says what holds anyway is a default, not a static configuration.
+fn differing_from_kafka(chosen: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let differs = |name: &str, value: &str| definition(name).is_none_or(|d| d.default != value);
+    chosen
+        .iter()
+        .filter(|(name, value)| differs(name, value))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect()
+}
+
 impl Settings {
     pub fn new(config: &BrokerConfig, advertised: &Advertised) -> Settings {
         Settings {
-            started_with: config.topic_defaults.clone(),
+            started_with: differing_from_kafka(&config.topic_defaults),
             fixed: fixed::settings(config, advertised),
             dynamic: RwLock::default(),
         }
@@ -226,6 +236,16 @@ mod tests {
 
     fn map(name: &str, value: &str) -> BTreeMap<String, String> {
         [(name.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn a_setting_that_says_what_holds_anyway_is_a_default() {
+        let mut config = BrokerConfig::new("c", NodeId(1));
+        config.topic_defaults.insert("retention.ms".into(), "604800000".into());
+        let settings = Settings::new(&config, &Advertised { host: "h".into(), port: 1 });
+        let described = settings.describe_topic(&BTreeMap::new());
+        let retention = described.iter().find(|e| e.name == "retention.ms").unwrap();
+        assert_eq!(retention.source, ConfigSource::Default);
     }
 
     #[test]

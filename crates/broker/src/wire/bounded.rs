@@ -22,19 +22,16 @@ const COMPACT_MAX: usize = 1 << 20;
 /// The decoder of varints takes at most five bytes.
 const VARINT_MAX_BYTES: usize = 5;
 
-/// Decodes a message; the text says what is wrong with it.
+/// Decodes a message; the text says what is wrong with it. Bytes behind the message are not looked at, as in Apache Kafka:
+/// librdkafka ends the Metadata requests for all topics in three more.
 pub fn decode<M: Decodable>(body: Bytes, version: i16) -> Result<M, String> {
     let mut buf =
         BoundedBuf { inner: body.clone(), lowered: false, run: [0; VARINT_MAX_BYTES], run_bytes: 0 };
     let message = M::decode(&mut buf, version).map_err(|e| e.to_string())?;
-    let (lowered, rest) = (buf.lowered, buf.inner);
-    let (message, rest) = if lowered {
-        let mut plain = body;
-        (M::decode(&mut plain, version).map_err(|e| e.to_string())?, plain)
-    } else {
-        (message, rest)
-    };
-    if rest.is_empty() { Ok(message) } else { Err(format!("{} bytes are left over", rest.len())) }
+    if buf.lowered {
+        return M::decode(&mut body.clone(), version).map_err(|e| e.to_string());
+    }
+    Ok(message)
 }
 
 struct BoundedBuf {
@@ -132,6 +129,11 @@ mod tests {
             }
         }
         assert_eq!(classic_count(1, &[0, 1, b'x']).unwrap().topics.unwrap().len(), 1);
+    }
+
+    #[test]
+    fn bytes_behind_the_message_are_not_looked_at() {
+        assert_eq!(classic_count(1, &[0, 1, b'x', 9, 9, 9]).unwrap().topics.unwrap().len(), 1);
     }
 
     #[test]

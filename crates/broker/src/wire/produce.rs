@@ -53,9 +53,6 @@ fn parse_fields(body: BytesMut, version: i16) -> Result<ProduceFrame, Malformed>
         topics.push(parse_topic(&mut cursor, version)?);
     }
     cursor.tagged_fields()?;
-    if !cursor.bytes.is_empty() {
-        return Err(Malformed("bytes are left over"));
-    }
     Ok(ProduceFrame { transactional_id, acks, timeout_ms, topics })
 }
 
