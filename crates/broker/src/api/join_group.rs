@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use kafka_protocol::protocol::StrBytes;
-use kafscale_core::group::{GroupError, JoinReply, JoinRequest, Joined, MemberId, Protocol};
+use kafscale_core::group::{JoinRequest, Joined, Protocol};
 use uuid::Uuid;
 
 use super::group_error::code_of;
@@ -20,13 +20,11 @@ use super::{RequestContext, str_bytes};
 use crate::node::Node;
 
 pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: JoinGroupRequest) -> JoinGroupResponse {
-    let weight: usize = request.protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum();
-    let reply = if weight > node.coordinator.config().member_metadata_max_bytes {
-        JoinReply { member_id: MemberId::from(request.member_id.as_str()), result: Err(GroupError::TooLarge) }
-    } else {
-        let group = request.group_id.0.clone();
-        node.coordinator.join(&group, domain_request(ctx, request)).await
-    };
+    let group = request.group_id.to_string();
+    let request = domain_request(ctx, request);
+    // A rebalance takes minutes. The group has its own copy, in a memory with a limit of its own.
+    ctx.release_memory();
+    let reply = node.coordinator.join(&group, request).await;
     let response = JoinGroupResponse::default().with_member_id(str_bytes(reply.member_id.as_str()));
     match reply.result {
         Ok(joined) => with_joined(response, ctx.version, joined),

@@ -51,6 +51,8 @@ use kafka_protocol::messages::{
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Encodable, HeaderVersion, Request, StrBytes, VersionRange};
+use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::connection::Peer;
@@ -154,6 +156,8 @@ pub struct RequestContext {
     pub client_id: Option<StrBytes>,
     pub peer: Arc<Peer>,
     metrics: Arc<Metrics>,
+    /// What the request holds of the memory for requests, until it is answered.
+    memory: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 impl RequestContext {
@@ -161,6 +165,11 @@ impl RequestContext {
     pub fn fail(&self, error: ResponseError) -> i16 {
         self.metrics.failed(self.api, error);
         error.code()
+    }
+
+    /// Gives the memory of the request back before it is answered, because whoever has taken it over accounts for it.
+    pub fn release_memory(&self) {
+        drop(self.memory.lock().take());
     }
 
     /// Encodes the response of this request.
@@ -173,7 +182,8 @@ impl RequestContext {
 pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending, Refusal> {
     let Frame { api, version, correlation_id, client_id, body, budget, .. } = frame;
     let (peer, metrics) = (Arc::clone(peer), Arc::clone(&node.metrics));
-    let ctx = RequestContext { api, version, correlation_id, client_id, peer, metrics };
+    let memory = Mutex::new(None);
+    let ctx = RequestContext { api, version, correlation_id, client_id, peer, metrics, memory };
     if !is_supported(api, version) {
         if api == ApiKey::ApiVersions {
             let answer = api_versions::unsupported_version(&ctx);
@@ -184,13 +194,14 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Pending
     if api == ApiKey::Produce {
         return produce::admit(node, ctx, body, budget);
     }
+    *ctx.memory.lock() = Some(budget);
     let (node, changes) = (Arc::clone(node), node.changes.clone());
     let body = body.freeze();
     let work = async move {
         let started = Instant::now();
         let answer = handle(&node, &ctx, body).await;
         node.metrics.handled(api, started.elapsed());
-        drop(budget);
+        ctx.release_memory();
         answer
     };
     if !changes_topics(api) {

@@ -37,5 +37,10 @@ async fn sync(node: &Node, ctx: &RequestContext, request: SyncGroupRequest) -> R
             .map(|a| (a.member_id.as_str().into(), Bytes::copy_from_slice(&a.assignment)))
             .collect(),
     };
-    node.coordinator.sync(&request.group_id, domain).await
+    let group = request.group_id.to_string();
+    if domain.assignments.is_empty() {
+        // A follower waits for the leader, who may never come, and there is next to nothing to remember of it.
+        ctx.release_memory();
+    }
+    node.coordinator.sync(&group, domain).await
 }

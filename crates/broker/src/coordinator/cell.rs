@@ -36,6 +36,8 @@ pub(super) struct Status {
     pub protocol_type: String,
     pub generation: Generation,
     pub members: usize,
+    /// What its members take in memory.
+    pub weight_bytes: usize,
     /// A record of the group is in the metadata store.
     pub stored: bool,
 }
@@ -65,6 +67,7 @@ impl Cell {
             protocol_type: group.protocol_type().to_owned(),
             generation: group.generation(),
             members: group.member_count(),
+            weight_bytes: 0,
             stored,
         };
         Cell {
@@ -132,7 +135,9 @@ impl Cell {
     }
 
     fn emptied(&self, shared: &Shared) -> Group {
-        let status = self.status.lock();
+        let mut status = self.status.lock();
+        shared.account(&mut status, 0);
+        status.members = 0;
         let snapshot = GroupSnapshot {
             generation: status.generation,
             protocol_type: Some(status.protocol_type.clone()),

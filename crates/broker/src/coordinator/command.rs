@@ -11,8 +11,8 @@ use super::{NamedPartition, PartitionCommit};
 /// A request with the way back. An asker that is gone is not told.
 #[derive(Debug)]
 pub(super) enum Command {
-    Join(JoinRequest, oneshot::Sender<JoinReply>),
-    Sync(SyncRequest, oneshot::Sender<Result<Synced, GroupError>>),
+    Join(Box<JoinRequest>, oneshot::Sender<JoinReply>),
+    Sync(Box<SyncRequest>, oneshot::Sender<Result<Synced, GroupError>>),
     Heartbeat(MemberIdentity, oneshot::Sender<Result<(), GroupError>>),
     Leave(Vec<LeavingMember>, oneshot::Sender<Result<Vec<LeftMember>, GroupError>>),
     Commit {

@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kafscale_core::clock::Clock;
@@ -42,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use cell::{Cell, Delivery};
+use cell::{Cell, Delivery, Status};
 use command::Command;
 use timeline::Timeline;
 use writer::{Change, WriteQueue};
@@ -59,6 +60,8 @@ pub struct CoordinatorConfig {
     pub offsets_retention_check_interval: Duration,
     /// What all protocols of one member may weigh. All members must fit into one record.
     pub member_metadata_max_bytes: usize,
+    /// What the members of all groups may take in memory. New ones are told to try again later beyond that.
+    pub members_memory_bytes: usize,
     /// The most groups. Apache Kafka has no limit.
     pub max_groups: usize,
 }
@@ -71,6 +74,7 @@ impl Default for CoordinatorConfig {
             offsets_retention: Duration::from_secs(7 * 24 * 3600),
             offsets_retention_check_interval: Duration::from_secs(600),
             member_metadata_max_bytes: 1 << 20,
+            members_memory_bytes: 512 << 20,
             max_groups: 100_000,
         }
     }
@@ -103,6 +107,10 @@ struct Shared {
     timeline: Timeline,
     cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
     writes: WriteQueue,
+    /// What the members of all groups take in memory.
+    members_bytes: AtomicUsize,
+    /// Whether that is too much; told once.
+    crowded: AtomicBool,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -140,6 +148,8 @@ impl Coordinator {
             timeline,
             cells: Mutex::new(loaded.cells),
             writes,
+            members_bytes: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -150,8 +160,12 @@ impl Coordinator {
         }
         // Members may have died with the last coordinator: their sessions must run.
         let cells: Vec<Arc<Cell>> = shared.cells.lock().values().cloned().collect();
-        for cell in cells.iter().filter(|cell| cell.status.lock().members > 0) {
-            cell.activate(&shared);
+        for cell in cells {
+            let weight_bytes = cell.at_rest(Group::weight_bytes).unwrap_or(0);
+            shared.account(&mut cell.status.lock(), weight_bytes);
+            if weight_bytes > 0 {
+                cell.activate(&shared);
+            }
         }
         shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
         Ok(Coordinator { shared, writing: Mutex::new(Some(writing)) })
@@ -179,10 +193,10 @@ impl Coordinator {
         let member_id = request.member_id.clone();
         let missing = if member_id.is_unknown() { Missing::Create } else { Missing::Refuse };
         let refused = |error| JoinReply { member_id, result: Err(error) };
-        if let Err(error) = self.check_group_id(group) {
+        if let Err(error) = self.check_group_id(group).and_then(|()| self.shared.check_room(&request)) {
             return refused(error);
         }
-        match self.ask(group, missing, |reply| Command::Join(request, reply)).await {
+        match self.ask(group, missing, |reply| Command::Join(Box::new(request), reply)).await {
             Ok(reply) => reply,
             Err(NotAsked::NoSuchGroup) => refused(GroupError::UnknownMember),
             Err(NotAsked::Error(error)) => refused(error),
@@ -191,7 +205,7 @@ impl Coordinator {
 
     pub async fn sync(&self, group: &str, request: SyncRequest) -> Result<Synced, GroupError> {
         self.check_group_id(group)?;
-        self.ask_member(group, |reply| Command::Sync(request, reply)).await?
+        self.ask_member(group, |reply| Command::Sync(Box::new(request), reply)).await?
     }
 
     pub async fn heartbeat(&self, group: &str, identity: MemberIdentity) -> Result<(), GroupError> {
@@ -334,6 +348,30 @@ impl Coordinator {
 impl Shared {
     fn cell(&self, group: &str) -> Option<Arc<Cell>> {
         self.cells.lock().get(group).cloned()
+    }
+
+    /// Notes what a group takes in memory now.
+    fn account(&self, status: &mut Status, weight_bytes: usize) {
+        let before = std::mem::replace(&mut status.weight_bytes, weight_bytes);
+        self.members_bytes.fetch_add(weight_bytes, Ordering::AcqRel);
+        self.members_bytes.fetch_sub(before, Ordering::AcqRel);
+    }
+
+    fn check_room(&self, request: &JoinRequest) -> Result<(), GroupError> {
+        let weight_bytes = request.weight_bytes();
+        if weight_bytes > self.config.member_metadata_max_bytes {
+            return Err(GroupError::TooLarge);
+        }
+        let limit = self.config.members_memory_bytes;
+        let crowded = self.members_bytes.load(Ordering::Acquire).saturating_add(weight_bytes) > limit;
+        if crowded && !self.crowded.swap(true, Ordering::AcqRel) {
+            warn!(limit, "the members of all groups take too much memory, new ones are refused");
+        }
+        if crowded {
+            return Err(GroupError::CoordinatorNotAvailable);
+        }
+        self.crowded.store(false, Ordering::Release);
+        Ok(())
     }
 
     async fn send(

@@ -146,11 +146,11 @@ impl GroupTask {
         match command {
             Command::Join(request, reply) => {
                 let token = self.wait(Waiting::Join(reply));
-                self.step(Event::Join { token, request });
+                self.step(Event::Join { token, request: *request });
             }
             Command::Sync(request, reply) => {
                 let token = self.wait(Waiting::Sync(reply));
-                self.step(Event::Sync { token, request });
+                self.step(Event::Sync { token, request: *request });
             }
             Command::Heartbeat(identity, reply) => {
                 let token = self.wait(Waiting::Heartbeat(reply));
@@ -203,6 +203,7 @@ impl GroupTask {
         status.state = self.group.state();
         status.generation = self.group.generation();
         status.members = self.group.member_count();
+        self.shared.account(&mut status, self.group.weight_bytes());
     }
 
     fn carry_out(&mut self, effect: Effect) {

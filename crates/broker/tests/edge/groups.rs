@@ -337,3 +337,27 @@ async fn the_coordinator_is_found_in_any_version() {
     assert_eq!(refused.coordinators[0].error_code, code(ResponseError::TransactionalIdAuthorizationFailed));
     broker.stop().await;
 }
+
+#[tokio::test]
+async fn members_that_wait_do_not_hold_the_memory_for_requests() {
+    let broker = Harness::start_with(|config| {
+        // The least that a broker starts with.
+        config.socket_request_max_bytes = 16 << 20;
+        config.request_memory_bytes = (128 + 16) << 20;
+        config.coordinator.group.initial_rebalance_delay_ms = 60_000;
+    })
+    .await;
+    let mut waiting = Vec::new();
+    for i in 0..40 {
+        let heavy = JoinGroupRequestProtocol::default()
+            .with_name(text("range"))
+            .with_metadata(bytes::Bytes::from(vec![0; 100 << 10]));
+        let request = join_request(&format!("g{i}"), "").with_protocols(vec![heavy]);
+        let mut client = broker.client().await;
+        client.send(3, &request).await;
+        waiting.push(client);
+    }
+    let mut client = broker.client().await;
+    while client.call(5, &ListGroupsRequest::default()).await.groups.len() < waiting.len() {}
+    broker.stop().await;
+}

@@ -2,7 +2,7 @@
 
 use super::event::{Effect, GroupError, JoinReply, JoinRequest, Joined, JoinedMember, Protocol};
 use super::ids::{MemberId, Token};
-use super::members::Member;
+use super::members::{MEMBER_BYTES, Member, weight_bytes};
 use super::{Group, GroupState, Turn};
 
 impl Group {
@@ -25,7 +25,7 @@ impl Group {
         }
         if request.member_id.is_unknown() {
             self.join_unknown(token, request, turn);
-        } else if self.pending_joins.contains_key(&request.member_id) {
+        } else if self.pending_joins.contains(&request.member_id) {
             self.join_pending(token, request, turn);
         } else {
             self.join_known(token, request, turn);
@@ -131,7 +131,7 @@ impl Group {
         if self.leader.is_none() {
             self.leader = Some(id.clone());
         }
-        self.pending_joins.shift_remove(&id);
+        self.pending_joins.remove(&id);
         self.members.insert(Member {
             id,
             instance_id: request.instance_id,
@@ -209,6 +209,14 @@ pub(super) fn refuse(token: Token, member_id: MemberId, error: GroupError, turn:
 
 pub(super) fn client_reason(request: &JoinRequest) -> String {
     format!("client reason: {}", request.reason.as_deref().unwrap_or("not provided"))
+}
+
+impl JoinRequest {
+    /// What the member will take in memory, about.
+    pub fn weight_bytes(&self) -> usize {
+        let instance = self.instance_id.as_ref().map_or(0, |id| id.as_str().len());
+        weight_bytes(&self.protocols) + self.client_id.len() + instance + MEMBER_BYTES
+    }
 }
 
 /// A name counts once however often a member lists it: the votes are counted by name.

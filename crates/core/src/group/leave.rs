@@ -37,7 +37,7 @@ impl Group {
         let id = if leaving.member_id.is_unknown() {
             self.static_member(leaving)?
         } else {
-            if !self.pending_joins.contains_key(&leaving.member_id) {
+            if !self.pending_joins.contains(&leaving.member_id) {
                 self.members.check(&leaving.member_id, leaving.instance_id.as_ref())?;
             }
             leaving.member_id.clone()

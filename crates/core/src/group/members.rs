@@ -37,10 +37,23 @@ impl Member {
         self.protocols.iter().find(|p| p.name == protocol).map(|p| p.metadata.clone()).unwrap_or_default()
     }
 
+    fn weight_bytes(&self) -> usize {
+        let instance = self.instance_id.as_ref().map_or(0, |id| id.as_str().len());
+        let texts = self.id.as_str().len() + instance + self.client_id.len() + self.client_host.len();
+        weight_bytes(&self.protocols) + texts + MEMBER_BYTES
+    }
+
     /// A waiting member is alive as far as the coordinator can tell, unless it never had an answer.
     pub fn satisfies_session(&self) -> bool {
         !self.is_new && (self.awaiting_join.is_some() || self.awaiting_sync.is_some())
     }
+}
+
+/// What a member takes besides its texts.
+pub(super) const MEMBER_BYTES: usize = 512;
+
+pub(super) fn weight_bytes(protocols: &[Protocol]) -> usize {
+    protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum()
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +61,7 @@ pub(super) struct Members {
     by_id: IndexMap<MemberId, Member>,
     instances: HashMap<InstanceId, MemberId>,
     supported: HashMap<String, usize>,
+    weight_bytes: usize,
 }
 
 impl Members {
@@ -93,6 +107,7 @@ impl Members {
             assert!(earlier.is_none(), "a static instance joins once; later joins replace its member");
         }
         self.count_protocols(&member.protocols);
+        self.weight_bytes += member.weight_bytes();
         let earlier = self.by_id.insert(member.id.clone(), member);
         assert!(earlier.is_none(), "a member is added once");
     }
@@ -103,6 +118,7 @@ impl Members {
             self.instances.remove(instance);
         }
         self.discount_protocols(&member.protocols);
+        self.weight_bytes -= member.weight_bytes();
         Some(member)
     }
 
@@ -110,7 +126,9 @@ impl Members {
     pub fn rename(&mut self, old: &MemberId, new: &MemberId) {
         let Some(index) = self.by_id.get_index_of(old) else { return };
         let Some(mut member) = self.by_id.shift_remove(old) else { return };
+        self.weight_bytes -= member.weight_bytes();
         member.id = new.clone();
+        self.weight_bytes += member.weight_bytes();
         if let Some(instance) = &member.instance_id {
             self.instances.insert(instance.clone(), new.clone());
         }
@@ -119,7 +137,9 @@ impl Members {
 
     pub fn set_protocols(&mut self, id: &MemberId, protocols: Vec<Protocol>) {
         let Some(member) = self.by_id.get_mut(id) else { return };
+        self.weight_bytes -= member.weight_bytes();
         let earlier = std::mem::replace(&mut member.protocols, protocols.clone());
+        self.weight_bytes += member.weight_bytes();
         self.discount_protocols(&earlier);
         self.count_protocols(&protocols);
     }
@@ -134,6 +154,10 @@ impl Members {
             }
         }
         if self.contains(id) { Ok(()) } else { Err(GroupError::UnknownMember) }
+    }
+
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
     }
 
     pub fn awaiting_join(&self) -> usize {

@@ -22,6 +22,7 @@ mod join;
 mod leave;
 mod members;
 pub mod offsets;
+mod pending;
 mod rebalance;
 mod session;
 mod snapshot;
@@ -35,8 +36,6 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use indexmap::IndexMap;
-
 pub use event::{
     Effect, Event, GroupError, JoinReply, JoinRequest, Joined, JoinedMember, LeavingMember, LeftMember,
     MemberIdentity, PersistError, Protocol, SyncRequest, Synced,
@@ -46,6 +45,7 @@ pub use snapshot::{GroupSnapshot, MemberSnapshot};
 pub use view::{GROUP_TYPE, GroupView, MemberView};
 
 use members::Members;
+use pending::PendingJoins;
 use rebalance::JoinTimer;
 use static_join::StaticRejoin;
 use sync::PendingAssignment;
@@ -142,7 +142,7 @@ pub struct Group {
     leader: Option<MemberId>,
     members: Members,
     /// Ids given out with MEMBER_ID_REQUIRED, and when each is forgotten.
-    pending_joins: IndexMap<MemberId, i64>,
+    pending_joins: PendingJoins,
     join_timer: Option<JoinTimer>,
     /// When members that owe a sync are removed.
     sync_deadline_ms: Option<i64>,
@@ -173,7 +173,7 @@ impl Group {
             protocol_name: None,
             leader: None,
             members: Members::default(),
-            pending_joins: IndexMap::new(),
+            pending_joins: PendingJoins::default(),
             join_timer: None,
             sync_deadline_ms: None,
             new_member_added: false,
@@ -205,7 +205,7 @@ impl Group {
     pub fn next_deadline_ms(&self) -> Option<i64> {
         let sessions = self.members.iter().filter_map(|m| m.session_deadline_ms);
         sessions
-            .chain(self.pending_joins.values().copied())
+            .chain(self.pending_joins.iter().map(|(_, at_ms)| at_ms))
             .chain(self.join_timer.map(|timer| timer.deadline_ms))
             .chain(self.sync_deadline_ms)
             .min()
@@ -225,6 +225,11 @@ impl Group {
 
     pub fn member_count(&self) -> usize {
         self.members.len()
+    }
+
+    /// What members and promised ids take in memory, assignments aside: those fit into one record.
+    pub fn weight_bytes(&self) -> usize {
+        self.members.weight_bytes() + self.pending_joins.weight_bytes()
     }
 
     /// Nothing will happen unless a request comes: the group needs neither a timer nor a task.
@@ -288,7 +293,7 @@ impl Group {
 
     /// Forgets a member and answers whatever it waits for.
     fn remove_member(&mut self, id: &MemberId, turn: &mut Turn) {
-        self.pending_joins.shift_remove(id);
+        self.pending_joins.remove(id);
         let Some(member) = self.members.remove(id) else { return };
         if let Some(token) = member.awaiting_join {
             let reply = JoinReply::error(MemberId::unknown(), GroupError::UnknownMember);
@@ -315,7 +320,7 @@ impl Group {
         }
         self.members = Members::default();
         self.leader = None;
-        self.pending_joins.clear();
+        self.pending_joins = PendingJoins::default();
         self.pending_writes.clear();
         self.join_timer = None;
         self.sync_deadline_ms = None;

@@ -49,7 +49,7 @@ impl Group {
             match due {
                 Due::Session(id) => self.session_timed_out(&id, turn),
                 Due::PendingJoin(id) => {
-                    self.pending_joins.shift_remove(&id);
+                    self.pending_joins.remove(&id);
                     if self.state == GroupState::PreparingRebalance && self.all_joined() {
                         self.complete_join(turn);
                     }
@@ -72,7 +72,7 @@ impl Group {
             .members
             .iter()
             .filter_map(|m| m.session_deadline_ms.map(|at| (at, Due::Session(m.id.clone()))));
-        let pending = self.pending_joins.iter().map(|(id, at)| (*at, Due::PendingJoin(id.clone())));
+        let pending = self.pending_joins.iter().map(|(id, at)| (at, Due::PendingJoin(id.clone())));
         let join = self.join_timer.map(|timer| (timer.deadline_ms, Due::JoinPhase));
         let sync = self.sync_deadline_ms.map(|at| (at, Due::SyncPhase));
         let due = sessions.chain(pending).chain(join).chain(sync).filter(|(at, _)| *at <= now_ms);

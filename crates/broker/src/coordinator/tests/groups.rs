@@ -197,3 +197,32 @@ async fn no_request_is_lost_while_its_group_goes_to_rest() {
     }
     coordinator.shutdown().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn members_take_no_more_memory_than_allowed() {
+    let mut bench = Bench::new();
+    bench.config.members_memory_bytes = 10_000;
+    let coordinator = bench.start().await;
+    let mut members = Vec::new();
+    let refused = loop {
+        let group = format!("g{}", members.len());
+        let reply = coordinator.join(&group, join_request(MemberId::unknown())).await;
+        match reply.result {
+            Ok(_) => members.push((group, reply.member_id)),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refused, GroupError::CoordinatorNotAvailable);
+    assert!((8..20).contains(&members.len()), "{} members", members.len());
+    for (group, member_id) in members {
+        let leaving = LeavingMember { member_id, instance_id: None, reason: None };
+        coordinator.leave(&group, vec![leaving]).await.expect("left");
+    }
+    assert_eq!(coordinator.shared.members_bytes.load(Ordering::Acquire), 0);
+    coordinator.become_only_member("g").await;
+    coordinator.shutdown().await;
+    let coordinator = bench.start().await;
+    assert!(coordinator.shared.members_bytes.load(Ordering::Acquire) > 500, "restored members count");
+    coordinator.shutdown().await;
+    assert_eq!(coordinator.shared.members_bytes.load(Ordering::Acquire), 0);
+}

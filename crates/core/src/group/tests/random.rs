@@ -130,6 +130,7 @@ impl Run {
             group.members.iter().flat_map(|m| m.awaiting_join.into_iter().chain(m.awaiting_sync)).collect();
         let unanswered = self.asked.iter().filter(|token| self.cluster.waits(**token)).copied().collect();
         assert_eq!(waiting, unanswered, "every token waits in one place or was answered");
+        assert_eq!(group.weight_bytes() == 0, group.members.is_empty() && group.pending_joins.is_empty());
         let empty = matches!(group.state(), GroupState::Empty);
         assert!(!empty || group.members.is_empty(), "an empty group has no members");
     }
