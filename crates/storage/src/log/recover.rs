@@ -19,6 +19,7 @@ use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
 use crate::store::open_store;
 use crate::wal::chain::{Chain, ChainConfig, LocalChain};
+use crate::wal::file::FILE_HEADER_BYTES;
 use crate::wal::files::{Place, WalFiles};
 use crate::wal::object::IndexEntry;
 use crate::wal::recovery::{self, RecoveredFile};
@@ -35,7 +36,7 @@ pub async fn open(
     clock: Arc<dyn Clock>,
     topics: Vec<HostedTopic>,
 ) -> Result<Opened, OpenError> {
-    let (lock, recovered) = match config.store.clone() {
+    let (lock, mut recovered) = match config.store.clone() {
         StoreUrl::Memory => (None, Vec::new()),
         StoreUrl::File(dir) => {
             let wal_dir = wal_dir(&dir, config.node_id);
@@ -53,7 +54,8 @@ pub async fn open(
     let segments = SegmentReader::new(store.clone(), limits);
     let files = Arc::new(WalFiles::default());
     let mut states = load_manifests(&*meta, &keys, &topics).await?;
-    let previous = replay(&files, recovered, &mut states)?;
+    let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
+    let previous = replay(&files, recovered, &mut states)?.or(before_unused);
     let chain = open_chain(&config, &files, previous)?;
     files.free_unused();
 
@@ -172,6 +174,17 @@ async fn load_manifests(
         }
     }
     Ok(states)
+}
+
+/// Makes spares of the files at the end that nothing was appended to. Each start leaves one where no append follows, and
+/// without this restarts alone would fill the disk. Gives what came before them.
+fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes: u64) -> Option<(u64, u64)> {
+    let mut before = None;
+    while let Some(unused) = recovered.pop_if(|file| file.end == FILE_HEADER_BYTES) {
+        before = unused.header.previous;
+        files.recycle(&unused.path, &unused.file, file_bytes);
+    }
+    before
 }
 
 /// Puts the batches of the write-ahead files on top of the manifests. Gives the last file and the end of its

@@ -446,3 +446,25 @@ fn count_files(dir: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
     entries.flatten().map(|e| if e.path().is_dir() { count_files(&e.path()) } else { 1 }).sum()
 }
+
+#[tokio::test]
+async fn restarts_without_appends_take_no_space() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    append(&partition(&log, 0), 3, 1).await;
+    log.shutdown().await;
+    for _ in 0..5 {
+        fixture.open().await.shutdown().await;
+    }
+    let names = std::fs::read_dir(dir.path().join("wal/1")).unwrap();
+    let files = names.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "kfw")).count();
+    assert_eq!(files, 2, "the file with records, and the one that is open");
+    let log = fixture.open().await;
+    append(&partition(&log, 0), 2, 2).await;
+    assert_eq!(read_all(&partition(&log, 0), 0).await, expected(&[(3, 1), (2, 2)]));
+    log.shutdown().await;
+    let log = fixture.open().await;
+    assert_eq!(read_all(&partition(&log, 0), 0).await, expected(&[(3, 1), (2, 2)]));
+    log.shutdown().await;
+}

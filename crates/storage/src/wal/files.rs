@@ -108,6 +108,14 @@ impl WalFiles {
         }
     }
 
+    /// Takes a file that holds nothing: as a spare, or away where there are enough.
+    pub fn recycle(&self, path: &Path, file: &File, size_bytes: u64) {
+        let spares = self.inner.lock().spares.len();
+        if let Err(error) = self.retire(path, spares < SPARES_MAX && file_is(file, size_bytes)) {
+            tracing::warn!(file = %path.display(), %error, "cannot remove a write-ahead file");
+        }
+    }
+
     fn retire(&self, path: &Path, recycle: bool) -> io::Result<()> {
         if !recycle {
             return std::fs::remove_file(path);

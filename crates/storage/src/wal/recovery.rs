@@ -153,13 +153,15 @@ fn read_object(
 /// because an object is written only when all before it are durable.
 fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq: u64) -> io::Result<bool> {
     const CHUNK_BYTES: usize = 1 << 20;
+    let magic = memchr::memmem::Finder::new(&HEADER_MAGIC);
     let mut buffer = vec![0; CHUNK_BYTES + HEADER_BYTES];
     let mut at = from + 1;
     while at < file_bytes {
-        let n = buffer.len().min((file_bytes - at) as usize);
+        let Some(data_at) = next_data(file, at)? else { return Ok(false) };
+        at = data_at;
+        let n = buffer.len().min(file_bytes.saturating_sub(at) as usize);
         file.read_exact_at(&mut buffer[..n], at)?;
-        let starts = buffer[..n].windows(HEADER_MAGIC.len()).enumerate().filter(|(_, w)| *w == HEADER_MAGIC);
-        for (start, _) in starts {
+        for start in magic.find_iter(&buffer[..n]) {
             if let Ok(header) = ObjectHeader::decode(&buffer[start..n])
                 && header.id.salt == owner.salt
                 && header.id.seq > seq
@@ -170,4 +172,16 @@ fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq:
         at += CHUNK_BYTES as u64;
     }
     Ok(false)
+}
+
+/// Where something was written at or after `at`. A file that was never full is mostly blocks that are reserved only, and
+/// reading those would be most of the time of a start.
+fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
+        Ok(data_at) => Ok(Some(data_at)),
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        // A file system that cannot tell has data everywhere.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(at)),
+        Err(e) => Err(e.into()),
+    }
 }
