@@ -95,14 +95,29 @@ impl TopicAdmin {
     ) -> Result<Vec<Result<Arc<Topic>, AdminError>>, AdminError> {
         let new: Vec<NewTopic> = specs.into_iter().map(|spec| new_topic(node, spec)).collect();
         let created = self.metadata.create_topics(&new).await?;
-        let finish = |(topic, revision): (NewTopic, Option<_>)| match revision {
-            Some(_) => serve(node, &topic.name, &topic.topic, LeaderEpoch(0)),
-            None => Err(AdminError::new(
-                ResponseError::TopicAlreadyExists,
-                format!("Topic '{}' already exists.", topic.name),
-            )),
-        };
-        Ok(new.into_iter().zip(created).map(finish).collect())
+        let mut outcomes = Vec::with_capacity(new.len());
+        for (topic, revision) in new.into_iter().zip(created) {
+            outcomes.push(match revision {
+                Some(_) => serve(node, &topic.name, &topic.topic, LeaderEpoch(0)),
+                None => Err(self.adopt(node, &topic.name).await),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Serves a topic that exists in the metadata store, but not here: the transaction that created it seemed to fail.
+    async fn adopt(&self, node: &Node, name: &str) -> AdminError {
+        match self.metadata.load_topic(name).await {
+            Ok(Some(read)) if node.topics.get(name).is_none() => {
+                if let Err(error) = serve(node, name, &read.record, LeaderEpoch(0)) {
+                    return error;
+                }
+            }
+            Ok(_) => {}
+            Err(error) => return error.into(),
+        }
+        let message = format!("Topic '{name}' already exists.");
+        AdminError::new(ResponseError::TopicAlreadyExists, message)
     }
 
     /// Deletes a topic with its records and the offsets that groups committed for it.

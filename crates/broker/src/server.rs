@@ -1,6 +1,6 @@
 //! The accept loop: bounded connections, each in a task of its own, all awaited at the end.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,9 @@ pub async fn run(node: Arc<Node>, listener: TcpListener) {
                     drop(slot);
                 });
             }
+            // The peer went away before it was accepted.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 warn!(%error, "a connection cannot be accepted");
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
@@ -68,7 +71,8 @@ async fn accept(
 ) -> io::Result<(TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
     let (stream, address) = listener.accept().await?;
-    stream.set_nodelay(true)?;
+    // Without it answers are only slower; a peer that has gone already is noticed when it is read from.
+    let _ = stream.set_nodelay(true);
     Ok((stream, address, slot))
 }
 

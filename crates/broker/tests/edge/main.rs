@@ -15,3 +15,4 @@ mod metrics;
 mod offsets;
 mod produce;
 mod protocol;
+mod versions;
