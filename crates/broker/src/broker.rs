@@ -13,7 +13,7 @@ use kafscale_storage::{HostedTopic, Log};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -167,7 +167,12 @@ impl Broker {
     pub async fn shutdown(self) {
         self.node.stopping.cancel();
         // Members that wait for a rebalance would hold up their connections.
-        self.node.coordinator.shutdown().await;
+        let groups = self.node.coordinator.shutdown();
+        if timeout(self.node.config.drain_timeout, groups).await.is_err() {
+            tracing::warn!(
+                "the metadata store does not answer: commits that were not acknowledged may be lost"
+            );
+        }
         for task in [Some(self.server), self.http].into_iter().flatten() {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a server task failed");

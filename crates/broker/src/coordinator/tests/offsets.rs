@@ -1,6 +1,9 @@
 //! Commits, their writes, their deletion and their retention.
 
+use std::collections::HashMap;
+
 use kafscale_meta::MetaStoreExt;
+use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::*;
@@ -173,4 +176,75 @@ async fn unused_offsets_expire_and_the_group_with_them() {
     let keys = bench.store.range_all("/kafscale/test/").await.expect("listed").kvs;
     assert!(keys.is_empty(), "{keys:?}");
     coordinator.shutdown().await;
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Commit {
+        group: u8,
+        partition: i32,
+    },
+    /// The store fails from now on, or says so, or neither.
+    Fault {
+        failing: bool,
+        silent: bool,
+    },
+    Pass {
+        seconds: u64,
+    },
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        10 => (0..3_u8, 0..2_i32).prop_map(|(group, partition)| Step::Commit { group, partition }),
+        2 => (any::<bool>(), any::<bool>()).prop_map(|(failing, silent)| Step::Fault { failing, silent }),
+        1 => (0..700_u64).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(step, 1..80)
+}
+
+/// Commits ever greater offsets, and checks after every step that none was lost and none was made up.
+async fn run(steps: Vec<Step>) {
+    let bench = Bench::new();
+    let mut coordinator = bench.start().await;
+    let mut acknowledged: HashMap<(String, i32), i64> = HashMap::new();
+    let mut offset = 0;
+    for step in steps {
+        match step {
+            Step::Commit { group, partition } => {
+                offset += 1;
+                let group = format!("g{group}");
+                let commits = vec![commit_of("orders", partition, offset, &bench.clock)];
+                match coordinator.commit(&group, outside(), commits).await {
+                    Ok(()) => drop(acknowledged.insert((group, partition), offset)),
+                    Err(error) => assert_eq!(error, GroupError::CoordinatorNotAvailable),
+                }
+            }
+            Step::Fault { failing, silent } => {
+                bench.store.fail(failing);
+                bench.store.be_silent(silent);
+            }
+            Step::Pass { seconds } => sleep(Duration::from_secs(seconds)).await,
+            Step::Restart => {
+                coordinator.shutdown().await;
+                coordinator = bench.start().await;
+            }
+        }
+        for ((group, partition), acknowledged) in &acknowledged {
+            let committed = coordinator.committed(group, "orders", *partition).unwrap_or(-1);
+            assert!(committed >= *acknowledged, "{group} {partition}: {committed} < {acknowledged}");
+            assert!(committed <= offset);
+        }
+    }
+    coordinator.shutdown().await;
+}
+
+proptest! {
+    #[test]
+    fn an_acknowledged_commit_never_moves_back(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(run(steps));
+    }
 }

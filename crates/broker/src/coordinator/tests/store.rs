@@ -13,6 +13,8 @@ use tokio::sync::Semaphore;
 pub struct FaultyStore {
     pub inner: EmbeddedStore,
     pub failing: AtomicBool,
+    /// Transactions are done, but said to have failed.
+    pub silent: AtomicBool,
     pub transactions: AtomicUsize,
     /// A transaction needs a permit, and gives it back.
     pub gate: Semaphore,
@@ -23,6 +25,7 @@ impl FaultyStore {
         FaultyStore {
             inner: EmbeddedStore::memory(),
             failing: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             transactions: AtomicUsize::new(0),
             gate: Semaphore::new(1),
         }
@@ -30,6 +33,10 @@ impl FaultyStore {
 
     pub fn fail(&self, failing: bool) {
         self.failing.store(failing, Ordering::SeqCst);
+    }
+
+    pub fn be_silent(&self, silent: bool) {
+        self.silent.store(silent, Ordering::SeqCst);
     }
 
     pub fn transactions(&self) -> usize {
@@ -53,7 +60,11 @@ impl MetaStore for FaultyStore {
             return Err(Error::new(ErrorKind::Retry, "made to fail"));
         }
         self.transactions.fetch_add(1, Ordering::SeqCst);
-        self.inner.txn(txn).await
+        let outcome = self.inner.txn(txn).await;
+        if self.silent.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Retry, "done, but made to look failed"));
+        }
+        outcome
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>> {
