@@ -59,6 +59,7 @@ pub async fn handle(
     let targets: Vec<Target> =
         partitions.into_iter().map(|(key, request)| target(node, key, request)).collect();
     if !targets.is_empty() {
+        ctx.release_little_memory();
         wait_for_bytes(node, ctx, &targets, min_bytes, Instant::now() + max_wait).await;
     }
     let (fetched, budget) = read(node, ctx, &targets, max_bytes).await;

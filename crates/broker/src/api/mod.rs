@@ -147,6 +147,9 @@ apis! {
     DescribeTopicPartitions 0..=0 DescribeTopicPartitionsRequest describe_topic_partitions;
 }
 
+/// What a waiting request may hold of memory that is not counted.
+const LITTLE_BYTES: usize = 16 << 10;
+
 /// What a handler knows of a request besides its body.
 #[derive(Debug)]
 pub struct RequestContext {
@@ -170,6 +173,15 @@ impl RequestContext {
     /// Gives the memory of the request back before it is answered, because whoever has taken it over accounts for it.
     pub fn release_memory(&self) {
         drop(self.memory.lock().take());
+    }
+
+    /// Gives little memory back before a long wait: thousands of waiting consumers must not keep producers waiting. What they
+    /// hold is bounded by the number of connections.
+    pub fn release_little_memory(&self) {
+        let mut memory = self.memory.lock();
+        if memory.as_ref().is_some_and(|held| held.num_permits() <= LITTLE_BYTES) {
+            memory.take();
+        }
     }
 
     /// Encodes the response of this request.

@@ -156,6 +156,13 @@ async fn a_consumer_that_takes_nothing_is_disconnected() {
 }
 
 #[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let harness = Harness::start_with(|config| config.connections_max_idle = Duration::from_millis(50)).await;
+    assert!(harness.client().await.receive_frame().await.is_none());
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn naming_a_thing_often_does_not_multiply_the_answer() {
     let harness = Harness::start().await;
     let mut client = harness.client().await;
