@@ -84,6 +84,7 @@ async fn commit(metadata: &Metadata, concurrency: u32, run_for: Duration) -> Res
                     leader_epoch: 0,
                     metadata: String::new(),
                     commit_time_ms: 0,
+                    expires_at_ms: None,
                     topic_id: Uuid::nil(),
                 };
                 let began = Instant::now();
