@@ -100,6 +100,7 @@ mod tests {
             leader_epoch: -1,
             metadata: "note".into(),
             commit_time_ms: 1,
+            expires_at_ms: None,
             topic_id: Uuid::from_u128(1),
         };
         check_bytes(
