@@ -292,6 +292,10 @@ pub struct GroupArgs {
     #[arg(value_parser = clap::value_parser!(i32).range(1..))]
     pub group_max_size: i32,
 
+    /// Memory for the members of all groups; beyond it new ones are told to try again later
+    #[arg(long, env = "KAFSCALE_GROUP_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(512))]
+    pub group_memory: ByteSize,
+
     /// How long a new group waits for more members before its first assignment
     #[arg(long, env = "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY", value_name = "TIME", default_value_t = Span::seconds(3))]
     pub group_initial_rebalance_delay: Span,

@@ -169,6 +169,7 @@ fn coordinator_config(config: &Config) -> CoordinatorConfig {
         offsets_retention: groups.offsets_retention.0,
         offsets_retention_check_interval: groups.offsets_retention_check_interval.0,
         max_groups: groups.max_groups as usize,
+        members_memory_bytes: memory(groups.group_memory),
         ..CoordinatorConfig::default()
     }
 }
