@@ -14,11 +14,14 @@ const EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
 const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
+const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
+const RECORDS_COUNT_AT: usize = 57;
 
 const LOG_APPEND_TIME: i16 = 0b1000;
 const TRANSACTIONAL: i16 = 0b1_0000;
 const CONTROL: i16 = 0b10_0000;
+const DELETE_HORIZON: i16 = 0b100_0000;
 
 /// No timestamp (`RecordBatch.NO_TIMESTAMP`).
 pub const NO_TIMESTAMP: i64 = -1;
@@ -120,12 +123,12 @@ impl BatchHeader {
             crc: i32_at(bytes, CRC_AT) as u32,
             attributes: i16_at(bytes, ATTRIBUTES_AT),
             last_offset_delta: i32_at(bytes, 23),
-            base_timestamp_ms: i64_at(bytes, 27),
+            base_timestamp_ms: i64_at(bytes, BASE_TIMESTAMP_AT),
             max_timestamp_ms: i64_at(bytes, MAX_TIMESTAMP_AT),
             producer_id: i64_at(bytes, 43),
             producer_epoch: i16_at(bytes, 51),
             base_sequence: i32_at(bytes, 53),
-            records_count: i32_at(bytes, 57),
+            records_count: i32_at(bytes, RECORDS_COUNT_AT),
         };
         match header.attributes & 0b111 {
             0..=4 => Ok(header),
@@ -154,6 +157,38 @@ impl BatchHeader {
 
     pub fn is_control(&self) -> bool {
         self.attributes & CONTROL != 0
+    }
+
+    /// When the tombstones of a compacted batch may go (KIP-534). The base timestamp's field holds it.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp_ms)
+    }
+
+    /// This batch, `batch`, with other records: `body`, compressed as it was, with deltas relative to the same base
+    /// offset and to the base timestamp, or to the delete horizon where one is given.
+    pub fn with_records(
+        &self,
+        batch: &[u8],
+        body: &[u8],
+        records_count: i32,
+        max_timestamp_ms: i64,
+        delete_horizon_ms: Option<i64>,
+    ) -> Bytes {
+        let mut out = Vec::with_capacity(Self::SIZE_BYTES + body.len());
+        out.extend_from_slice(&batch[..Self::SIZE_BYTES]);
+        out.extend_from_slice(body);
+        let mut put = |at: usize, field: &[u8]| out[at..at + field.len()].copy_from_slice(field);
+        let length = i32::try_from(Self::SIZE_BYTES - Self::PREFIX_BYTES + body.len());
+        put(LENGTH_AT, &length.expect("records are limited to less").to_be_bytes());
+        if let Some(horizon_ms) = delete_horizon_ms {
+            put(ATTRIBUTES_AT, &(self.attributes | DELETE_HORIZON).to_be_bytes());
+            put(BASE_TIMESTAMP_AT, &horizon_ms.to_be_bytes());
+        }
+        put(MAX_TIMESTAMP_AT, &max_timestamp_ms.to_be_bytes());
+        put(RECORDS_COUNT_AT, &records_count.to_be_bytes());
+        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
+        out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
+        out.into()
     }
 
     pub fn last_offset(&self) -> Offset {

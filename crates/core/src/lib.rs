@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod clock;
+pub mod compaction;
 pub mod epochs;
 pub mod group;
 pub mod ids;

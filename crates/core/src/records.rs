@@ -63,6 +63,31 @@ pub fn walk(
     }
 }
 
+/// All records of a batch, decompressed: for who needs the keys. The others walk.
+pub fn inflate(header: &BatchHeader, batch: &[u8]) -> Result<Vec<u8>, RecordsError> {
+    let body = &batch[BatchHeader::SIZE_BYTES..header.size_bytes];
+    match header.codec() {
+        Codec::None => Ok(body.to_vec()),
+        Codec::Gzip => read_all(BufReader::new(flate2::bufread::MultiGzDecoder::new(body))),
+        Codec::Snappy => read_all(SnappyReader::new(body)),
+        Codec::Lz4 => read_all(BufReader::new(lz4_flex::frame::FrameDecoder::new(body))),
+        Codec::Zstd => {
+            let decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(RecordsError::Decompress)?;
+            read_all(BufReader::with_capacity(64 << 10, decoder))
+        }
+    }
+}
+
+fn read_all<R: BufRead>(reader: R) -> Result<Vec<u8>, RecordsError> {
+    let mut reader = Counted { inner: reader, left: DECOMPRESSED_MAX_BYTES + 1 };
+    let mut out = Vec::new();
+    let read = reader.read_to_end(&mut out);
+    if reader.left == 0 {
+        return Err(RecordsError::TooLarge);
+    }
+    read.map(|_| out).map_err(RecordsError::Decompress)
+}
+
 /// The offset and timestamp of the first record whose timestamp is at least `target_ms`.
 pub fn first_at_or_after(
     header: &BatchHeader,
@@ -122,13 +147,13 @@ fn walk_records<R: BufRead>(
     if rest > 0 { Err(RecordsError::TrailingBytes(rest as u64)) } else { Ok(()) }
 }
 
-enum ReadError {
+pub(crate) enum ReadError {
     Io(io::Error),
     Malformed(&'static str),
 }
 
 impl ReadError {
-    fn at(self, index: i32) -> RecordsError {
+    pub(crate) fn at(self, index: i32) -> RecordsError {
         match self {
             ReadError::Io(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 RecordsError::Malformed { index, why: "it is cut off" }
@@ -196,7 +221,7 @@ fn read_record<R: BufRead>(reader: &mut R) -> Result<RecordSummary, ReadError> {
 }
 
 /// A zigzag varint of at most ten bytes, and how many it took.
-fn read_varint<R: BufRead>(reader: &mut R) -> Result<(i64, u64), ReadError> {
+pub(crate) fn read_varint<R: BufRead>(reader: &mut R) -> Result<(i64, u64), ReadError> {
     let buffer = reader.fill_buf()?;
     // The common case: the whole varint is in the buffer.
     let mut value = 0u64;

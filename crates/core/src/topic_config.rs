@@ -171,6 +171,9 @@ pub struct TopicConfig {
     pub cleanup_compact: bool,
     pub delete_retention_ms: i64,
     pub index_interval_bytes: usize,
+    pub max_compaction_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio`, in millionths.
+    pub min_cleanable_dirty_ppm: u32,
     pub min_compaction_lag_ms: i64,
     /// `None`: for ever.
     pub retention_ms: Option<i64>,
@@ -194,6 +197,7 @@ impl TopicConfig {
         };
         let long = |name: &str| text(name).parse::<i64>().expect("every value was checked");
         let size = |name: &str| usize::try_from(long(name)).expect("checked to be at least 0");
+        let ppm = |name: &str| (text(name).parse::<f64>().expect("every value was checked") * 1e6) as u32;
         let limit = |name: &str| Some(long(name)).filter(|v| *v >= 0);
         let policies: Vec<&str> = text("cleanup.policy").split(',').map(str::trim).collect();
         let timestamp_type = match text("message.timestamp.type") {
@@ -212,6 +216,8 @@ impl TopicConfig {
             cleanup_compact: policies.contains(&"compact"),
             delete_retention_ms: long("delete.retention.ms"),
             index_interval_bytes: size("index.interval.bytes"),
+            max_compaction_lag_ms: long("max.compaction.lag.ms"),
+            min_cleanable_dirty_ppm: ppm("min.cleanable.dirty.ratio"),
             min_compaction_lag_ms: long("min.compaction.lag.ms"),
             retention_ms: limit("retention.ms"),
             retention_bytes: limit("retention.bytes").map(i64::unsigned_abs),

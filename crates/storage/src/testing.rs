@@ -1,7 +1,7 @@
 //! Batches for the tests of this crate.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafscale_core::batch::{BatchRules, TimestampType, ValidBatch};
+use kafscale_core::batch::{BatchHeader, BatchRules, TimestampType, ValidBatch, batches};
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 pub const NOW_MS: i64 = 1_700_000_000_000;
@@ -25,15 +25,27 @@ pub fn valid_batch(
     timestamp_ms: i64,
     producer: Producer,
 ) -> ValidBatch {
+    let value = vec![tag; value_bytes];
+    let pairs: Vec<KeyValue<'_>> = (0..records).map(|_| (None, Some(&value[..]))).collect();
+    batch_of(&pairs, timestamp_ms, producer)
+}
+
+/// A record; no value makes it a tombstone.
+pub type KeyValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
+/// A checked batch of these records.
+pub fn batch_of(pairs: &[KeyValue<'_>], timestamp_ms: i64, producer: Producer) -> ValidBatch {
+    let records = i32::try_from(pairs.len()).unwrap();
     let mut body = BytesMut::new();
-    for i in 0..records {
+    for (i, (key, value)) in (0i64..).zip(pairs) {
         let mut record = BytesMut::new();
         record.put_u8(0);
         varint(&mut record, 0);
-        varint(&mut record, i64::from(i));
-        varint(&mut record, -1);
-        varint(&mut record, value_bytes as i64);
-        record.put_bytes(tag, value_bytes);
+        varint(&mut record, i);
+        for field in [key, value] {
+            varint(&mut record, field.map_or(-1, |f| f.len() as i64));
+            record.extend_from_slice(field.unwrap_or_default());
+        }
         varint(&mut record, 0);
         varint(&mut body, record.len() as i64);
         body.extend_from_slice(&record);
@@ -62,6 +74,46 @@ pub fn valid_batch(
 /// The bytes of a batch as a log holds it.
 pub fn batch_bytes(base: i64, records: i32, value_bytes: usize) -> Bytes {
     valid_batch(records, value_bytes, b'v', NOW_MS, None).place(Offset(base), LeaderEpoch(0), NOW_MS).bytes
+}
+
+/// Offset, key, value.
+pub type Record = (i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// The records of uncompressed batches.
+pub fn records_in(bytes: &[u8]) -> Vec<Record> {
+    let mut found = Vec::new();
+    for parsed in batches(bytes) {
+        let (at, header) = parsed.unwrap();
+        let mut body = &bytes[at + BatchHeader::SIZE_BYTES..at + header.size_bytes];
+        for _ in 0..header.records_count {
+            let _length = take_varint(&mut body);
+            body = &body[1..];
+            let _timestamp_delta = take_varint(&mut body);
+            let offset = header.base_offset.0 + take_varint(&mut body);
+            let [key, value] = [(); 2].map(|()| {
+                let length = usize::try_from(take_varint(&mut body)).ok()?;
+                let (field, rest) = body.split_at(length);
+                body = rest;
+                Some(field.to_vec())
+            });
+            assert_eq!(take_varint(&mut body), 0, "no headers");
+            found.push((offset, key, value));
+        }
+    }
+    found
+}
+
+fn take_varint(from: &mut &[u8]) -> i64 {
+    let mut zigzag = 0u64;
+    for shift in (0..).step_by(7) {
+        let (byte, rest) = from.split_first().unwrap();
+        *from = rest;
+        zigzag |= u64::from(byte & 0x7f) << shift;
+        if *byte < 0x80 {
+            break;
+        }
+    }
+    (zigzag >> 1) as i64 ^ -((zigzag & 1) as i64)
 }
 
 fn varint(out: &mut BytesMut, value: i64) {

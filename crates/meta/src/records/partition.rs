@@ -33,6 +33,9 @@ pub struct SegmentRecord {
     pub records: u64,
     /// The name of the object that holds it.
     pub object: String,
+    /// Whether records that later ones supersede were taken out already. Absent in records of early releases.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compacted: bool,
 }
 
 impl Record for PartitionRecord {
@@ -67,14 +70,17 @@ mod tests {
     use crate::records::codec::tests::{any_name, any_uuid, check_bytes, check_encoding, keyspace};
 
     fn any_segment() -> impl Strategy<Value = SegmentRecord> {
-        (any::<(i64, i64, u64, i64, u64)>(), any_name()).prop_map(
-            |((base_offset, last_offset, size_bytes, max_timestamp_ms, records), object)| SegmentRecord {
-                base_offset,
-                last_offset,
-                size_bytes,
-                max_timestamp_ms,
-                records,
-                object,
+        (any::<(i64, i64, u64, i64, u64, bool)>(), any_name()).prop_map(
+            |((base_offset, last_offset, size_bytes, max_timestamp_ms, records, compacted), object)| {
+                SegmentRecord {
+                    base_offset,
+                    last_offset,
+                    size_bytes,
+                    max_timestamp_ms,
+                    records,
+                    object,
+                    compacted,
+                }
             },
         )
     }
@@ -105,6 +111,7 @@ mod tests {
                 max_timestamp_ms: 2,
                 records: 5,
                 object: "a/segment-5.kfs".into(),
+                compacted: false,
             }],
         };
         check_bytes(

@@ -19,6 +19,8 @@ pub struct StoredSegment {
     pub at: SegmentRef,
     pub max_timestamp_ms: i64,
     pub records: u64,
+    /// Whether records that later ones supersede were taken out already.
+    pub compacted: bool,
 }
 
 impl StoredSegment {
@@ -135,6 +137,7 @@ fn stored_segment(directory: &str, record: SegmentRecord) -> StoredSegment {
         },
         max_timestamp_ms: record.max_timestamp_ms,
         records: record.records,
+        compacted: record.compacted,
     }
 }
 
@@ -146,6 +149,7 @@ fn segment_record(segment: &StoredSegment) -> SegmentRecord {
         size_bytes: segment.at.size_bytes,
         max_timestamp_ms: segment.max_timestamp_ms,
         records: segment.records,
+        compacted: segment.compacted,
         object: path.rsplit('/').next().unwrap_or(path).to_owned(),
     }
 }

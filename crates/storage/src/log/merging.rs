@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use kafscale_core::ids::Offset;
 
+use super::manifest::StoredSegment;
 use super::partition::PartitionInner;
 use super::retention::delete_object;
 use super::rewrite::{RewriteError, store_segment};
@@ -51,22 +52,26 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
     let config = partition.config.read().clone();
     let limit = config.segment_bytes.min(MERGE_MAX_BYTES);
     loop {
-        let run: Vec<SegmentRef> = {
+        let (run, compacted): (Vec<SegmentRef>, bool) = {
             let state = partition.state.lock();
             let sizes: Vec<_> = state.segments.iter().map(|s| s.at.size_bytes).collect();
-            let Some(run) = next_run(&sizes, limit) else { return Ok(()) };
+            // What is compacted stays apart from what is not, or it would have to be compacted again.
+            let clean = state.segments.partition_point(|s| s.compacted);
+            let dirty_run = || next_run(&sizes[clean..], limit).map(|r| r.start + clean..r.end + clean);
+            let Some(run) = next_run(&sizes[..clean], limit).or_else(dirty_run) else { return Ok(()) };
             // Only neighbours without a hole between them can stand in one segment.
             let run = &state.segments[run];
             let whole = run.windows(2).all(|p| p[1].at.base_offset == p[0].last_offset().plus(1));
             if !whole {
                 return Ok(());
             }
-            run.iter().map(|s| s.at.clone()).collect()
+            (run.iter().map(|s| s.at.clone()).collect(), run.iter().all(|s| s.compacted))
         };
         let builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
         let merged = merge(&shared.segments, &run, builder).await?;
         let merged = store_segment(shared, partition, merged).await?;
-        replace(shared, partition, run[0].base_offset, run.len(), merged).await?;
+        let merged = StoredSegment { compacted, ..merged };
+        replace(shared, partition, run[0].base_offset, run.len(), vec![merged]).await?;
         for old in run {
             shared.segments.forget(&old);
             delete_object(shared, &old.path).await;
@@ -74,13 +79,13 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
     }
 }
 
-/// Publishes a segment in the place of `count` others.
-async fn replace(
+/// Publishes segments in the place of `count` others. The caller holds the partition's maintenance lock.
+pub async fn replace(
     shared: &Shared,
     partition: &PartitionInner,
     first: Offset,
     count: usize,
-    merged: super::manifest::StoredSegment,
+    with: Vec<StoredSegment>,
 ) -> Result<(), RewriteError> {
     let mut manifest = {
         let state = partition.state.lock();
@@ -89,9 +94,8 @@ async fn replace(
         }
         state.manifest()
     };
-    // The maintenance lock is held: the segments are those that were merged.
     let at = manifest.segments.partition_point(|s| s.at.base_offset < first);
-    manifest.segments.splice(at..at + count, [merged]);
+    manifest.segments.splice(at..at + count, with);
     let revision = shared.publish(&manifest, partition.id, None).await?;
     let mut state = partition.state.lock();
     state.revision = Some(revision);

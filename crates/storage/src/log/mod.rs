@@ -2,7 +2,7 @@
 //!
 //! A produce goes [`Partition::append`](partition::Partition::append) → [`flush::WalBuffer`] → [`writer`] →
 //! [`crate::wal::chain`]. In the background, [`rewrite`] turns what the chain holds into segments and
-//! [`retention`] drops what is too old.
+//! [`retention`] drops what is too old, and [`compacting`] what later records supersede.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::error::OpenError;
 
+mod compacting;
 pub mod flush;
 pub mod manifest;
 mod merging;
@@ -133,6 +134,7 @@ impl Log {
         let mut tasks = JoinSet::new();
         tasks.spawn(rewrite::run(shared.clone()));
         tasks.spawn(retention::run(shared.clone()));
+        tasks.spawn(compacting::run(shared.clone()));
         let running = Running { writer: Some(writer), tasks, lock };
         Ok(Log { shared, running: Arc::new(Mutex::new(running)) })
     }

@@ -356,24 +356,32 @@ impl Partition {
     ) -> Result<ReadBatches, ReadError> {
         // A segment may be merged or dropped between the plan and the read; then the next plan knows better.
         const ATTEMPTS: usize = 3;
-        for attempt in 1..=ATTEMPTS {
+        let (mut from, mut attempt) = (from, 1);
+        loop {
             let plan = self.inner.state.lock().plan(from, max_bytes, min_one)?;
             let chunks = match plan {
                 Plan::Nothing => return Ok(ReadBatches::default()),
                 Plan::Tail(sources) => self.log.load(sources).await,
-                Plan::Segment(segment) => self.log.read_segment(&segment, from, max_bytes, min_one).await,
+                Plan::Segment(segment) => {
+                    match self.log.read_segment(&segment, from, max_bytes, min_one).await {
+                        // Compaction left nothing from here to the segment's end.
+                        Ok(read) if read.size_bytes == 0 && read.next > from => {
+                            from = read.next;
+                            continue;
+                        }
+                        read => read.map(|r| r.chunks),
+                    }
+                }
             };
             match chunks {
                 Ok(chunks) => {
                     let size_bytes = chunks.iter().map(Bytes::len).sum();
                     return Ok(ReadBatches { chunks, size_bytes });
                 }
-                Err(e @ ReadError::Unavailable(_)) if attempt == ATTEMPTS => return Err(e),
-                Err(ReadError::Unavailable(_)) => {}
+                Err(ReadError::Unavailable(_)) if attempt < ATTEMPTS => attempt += 1,
                 Err(e) => return Err(e),
             }
         }
-        unreachable!("the last attempt returns")
     }
 
     /// The first record whose timestamp is at least `target_ms`: its offset, timestamp and epoch.

@@ -162,6 +162,7 @@ pub async fn store_segment(
         },
         max_timestamp_ms: encoded.max_timestamp_ms,
         records: encoded.records,
+        compacted: false,
     };
     let began = Instant::now();
     let put = shared.store.put(&Path::from(path), PutPayload::from(encoded)).await;

@@ -22,7 +22,7 @@ use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::partition::{PartitionInner, Source, TailBatch};
 use super::stats::Counters;
 use crate::error::ReadError;
-use crate::segment::{SegmentError, SegmentReader};
+use crate::segment::{SegmentError, SegmentRead, SegmentReader};
 use crate::wal::files::{Place, WalFiles};
 
 /// Recent objects kept in memory for tailing readers, oldest first, up to a budget.
@@ -173,8 +173,8 @@ impl Shared {
         from: Offset,
         max_bytes: usize,
         min_one: bool,
-    ) -> Result<Vec<Bytes>, ReadError> {
-        self.segments.read(&segment.at, from, max_bytes, min_one).await.map(|r| r.chunks).map_err(read_error)
+    ) -> Result<SegmentRead, ReadError> {
+        self.segments.read(&segment.at, from, max_bytes, min_one).await.map_err(read_error)
     }
 
     pub async fn find_in_segment(

@@ -29,6 +29,8 @@ impl Clock for TestClock {
     }
 }
 
+mod compaction;
+
 const TOPIC: TopicId = TopicId(Uuid::from_u128(1));
 
 /// A log that can be closed and opened again over the same directory and metadata.

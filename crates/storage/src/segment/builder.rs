@@ -82,7 +82,8 @@ impl SegmentBuilder {
     /// Lets the segment stand for `base..=last` although its first and last batches may be gone.
     #[must_use]
     pub fn covering(mut self, base: Offset, last: Offset) -> SegmentBuilder {
-        assert!(self.entries.is_empty(), "the range is set before the batches");
+        let inside = |b: &BatchEntry| b.base_offset >= base && b.last_offset <= last;
+        assert!(self.entries.first().is_none_or(inside) && self.entries.last().is_none_or(inside));
         self.covers = Some((base, last));
         self
     }
@@ -131,8 +132,8 @@ impl SegmentBuilder {
     }
 
     fn note_timestamps(&mut self, header: &BatchHeader) {
-        let first =
-            if header.is_log_append_time() { header.max_timestamp_ms } else { header.base_timestamp_ms };
+        let has_first = !header.is_log_append_time() && header.delete_horizon_ms().is_none();
+        let first = if has_first { header.base_timestamp_ms } else { header.max_timestamp_ms };
         if self.min_timestamp_ms == NO_TIMESTAMP || (first != NO_TIMESTAMP && first < self.min_timestamp_ms) {
             self.min_timestamp_ms = first;
         }
