@@ -83,3 +83,50 @@ pub fn wal_object_seed(batches: &[PlacedBatch]) -> Vec<u8> {
     let header = object::ObjectHeader { id, body_bytes: body.len() as u64, entries };
     [&header.encode()[..], &body, &object::encode_tail(&header, &index)].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::segment::SegmentBuilder;
+    use crate::testing::batch_bytes;
+
+    fn placed() -> Vec<PlacedBatch> {
+        (0..4).map(|i| PlacedBatch::from_log(batch_bytes(i * 3, 3, 20)).unwrap()).collect()
+    }
+
+    /// Runs a target over a seed with a few bytes changed, most of them to values that lengths and counts trip over.
+    fn mutate(seed: &[u8], target: fn(&[u8])) {
+        let mut random = StdRng::seed_from_u64(7);
+        target(seed);
+        for _ in 0..2000 {
+            let mut bytes = seed.to_vec();
+            for _ in 0..random.random_range(1..4) {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] =
+                    *[0, 1, 0x7f, 0x80, 0xff, random.random()].get(random.random_range(0..6)).unwrap();
+            }
+            if random.random_ratio(1, 8) {
+                bytes.truncate(random.random_range(0..bytes.len()));
+            }
+            target(&bytes);
+        }
+    }
+
+    #[test]
+    fn changed_write_ahead_objects_never_panic() {
+        mutate(&wal_object_seed(&placed()), wal_object);
+    }
+
+    #[test]
+    fn changed_segments_never_panic() {
+        let partition = PartitionId { topic: TopicId(uuid::Uuid::nil()), index: 0 };
+        let mut builder = SegmentBuilder::new(partition, 0, 0);
+        for batch in placed() {
+            builder.append(batch).unwrap();
+        }
+        mutate(&builder.finish().unwrap().payload.concat(), segment);
+    }
+}

@@ -218,7 +218,7 @@ async fn find_in_batch(
     batch: BatchAt,
     target_ms: i64,
 ) -> Result<Option<(Offset, i64)>, SegmentError> {
-    let BatchAt { header, position, .. } = batch;
+    let BatchAt { header, position, last_offset } = batch;
     if header.max_timestamp_ms < target_ms {
         return Ok(None);
     }
@@ -226,6 +226,9 @@ async fn find_in_batch(
     let found =
         tokio::task::spawn_blocking(move || records::first_at_or_after(&header, &bytes, target_ms)).await;
     match found {
+        Ok(Ok(Some((offset, _)))) if offset < header.base_offset || offset > last_offset => {
+            Err(SegmentError::corrupt(segment, position, format!("a record claims offset {offset}")))
+        }
         Ok(Ok(found)) => Ok(found),
         Ok(Err(why)) => Err(SegmentError::corrupt(segment, position, why)),
         // The runtime is going down, or there is a bug that must be seen.
