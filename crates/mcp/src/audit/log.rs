@@ -1,0 +1,301 @@
+//! Appends to the audit log: one thread owns the file, takes events from a bounded channel, and answers each once its
+//! line is on disk. Lines that wait together are made durable together.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use super::verify::{head_path, read_head, walk};
+use super::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
+use crate::auth::hex;
+
+/// Calls that wait for their line at the same time.
+const QUEUE: usize = 1024;
+/// Lines that are made durable together.
+const BATCH: usize = 256;
+
+/// Why an audit log cannot be opened or written.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuditError {
+    #[error("audit log {}: {error}", path.display())]
+    Io { path: PathBuf, error: Arc<std::io::Error> },
+    #[error("audit log {} was tampered with: {violation}", path.display())]
+    Violated { path: PathBuf, violation: Arc<Violation> },
+    #[error("the audit log is closed")]
+    Closed,
+}
+
+struct Pending {
+    event: Event,
+    done: oneshot::Sender<Result<(), AuditError>>,
+}
+
+/// See the file's comment. The file is closed when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct AuditLog {
+    pending: mpsc::Sender<Pending>,
+}
+
+impl AuditLog {
+    /// Opens a log, or begins one. What a crash cut off at the end is removed: its answer was never given.
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let mut writer = Writer::open(path)?;
+        let (pending, mut events) = mpsc::channel::<Pending>(QUEUE);
+        let run = move || {
+            while let Some(first) = events.blocking_recv() {
+                let mut batch = vec![first];
+                while let Some(more) = (batch.len() < BATCH).then(|| events.try_recv().ok()).flatten() {
+                    batch.push(more);
+                }
+                let written = writer.append(batch.iter().map(|pending| &pending.event));
+                for pending in batch {
+                    // Nobody waits any more when the call was cancelled; its line stays.
+                    let _ = pending.done.send(written.clone());
+                }
+            }
+        };
+        let spawned = std::thread::Builder::new().name("mcp-audit".to_owned()).spawn(run);
+        spawned.map_err(|error| io_error(path, error))?;
+        Ok(Self { pending })
+    }
+
+    /// Returns when the event's line is on disk.
+    pub async fn append(&self, event: Event) -> Result<(), AuditError> {
+        let (done, written) = oneshot::channel();
+        self.pending.send(Pending { event, done }).await.map_err(|_| AuditError::Closed)?;
+        written.await.map_err(|_| AuditError::Closed)?
+    }
+}
+
+fn io_error(path: &Path, error: std::io::Error) -> AuditError {
+    AuditError::Io { path: path.to_owned(), error: Arc::new(error) }
+}
+
+/// The file and where its chain ends.
+struct Writer {
+    path: PathBuf,
+    file: File,
+    head: File,
+    last: Link,
+    /// Up to where the file is known to be good.
+    good_bytes: u64,
+    /// A write failed: what it left behind is removed before the next.
+    torn: bool,
+}
+
+impl Writer {
+    fn open(path: &Path) -> Result<Self, AuditError> {
+        let failed = |error| io_error(path, error);
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        lock(&file).map_err(failed)?;
+        let good_bytes = cut_torn_line(&mut file).map_err(failed)?;
+        let last = Self::find_end(path)?;
+        let options = &mut OpenOptions::new();
+        let head = options.write(true).create(true).truncate(false).open(head_path(path)).map_err(failed)?;
+        let mut writer = Self { path: path.to_owned(), file, head, last, good_bytes, torn: false };
+        writer.write_head().map_err(failed)?;
+        Ok(writer)
+    }
+
+    /// The last line, if the whole chain is as it was written. The head may be some lines behind after a crash.
+    fn find_end(path: &Path) -> Result<Link, AuditError> {
+        let violated =
+            |violation| AuditError::Violated { path: path.to_owned(), violation: Arc::new(violation) };
+        let head = read_head(path).map_err(violated)?;
+        let mut at_head = None;
+        let last = walk(path, |link| {
+            if head.as_ref().is_some_and(|head| head.seq == link.seq) {
+                at_head = Some(link.clone());
+            }
+            Ok(())
+        })
+        .map_err(violated)?;
+        match head {
+            Some(head) if head.seq > 0 && at_head.as_ref() != Some(&head) => {
+                Err(violated(Violation::EndMissing { last: last.seq, expected: head.seq }))
+            }
+            _ => Ok(last),
+        }
+    }
+
+    fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
+        let mut last = self.last.clone();
+        let mut lines = Vec::new();
+        for event in events {
+            let line = Line { v: VERSION, seq: last.seq + 1, prev: last.hash.clone(), event: event.clone() };
+            let text = serde_json::to_vec(&line).map_err(|e| io_error(&self.path, e.into()))?;
+            last = Link { seq: line.seq, hash: hex(&Sha256::digest(&text)) };
+            lines.extend_from_slice(&text);
+            lines.push(b'\n');
+        }
+        self.write(&lines).map_err(|error| {
+            self.torn = true;
+            tracing::error!(file = %self.path.display(), %error, "the audit log cannot be written; calls are refused");
+            io_error(&self.path, error)
+        })?;
+        self.good_bytes += lines.len() as u64;
+        self.last = last;
+        // The lines are safe; a head that lags behind them is caught up with the next ones.
+        if let Err(error) = self.write_head() {
+            tracing::warn!(file = %self.path.display(), %error, "the head of the audit log cannot be written");
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, lines: &[u8]) -> std::io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.good_bytes)?;
+            self.torn = false;
+        }
+        self.file.write_all(lines)?;
+        self.file.sync_data()
+    }
+
+    /// Always as long as before, so that it is written in place.
+    fn write_head(&mut self) -> std::io::Result<()> {
+        self.head.seek(SeekFrom::Start(0))?;
+        self.head.write_all(format!("{:020} {}\n", self.last.seq, self.last.hash).as_bytes())
+    }
+}
+
+/// Two writers would break the chain. One that is just closing is waited for.
+fn lock(file: &File) -> std::io::Result<()> {
+    for _ in 0..20 {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Err(std::io::Error::new(ErrorKind::ResourceBusy, "another process writes to it"))
+}
+
+/// Removes a last line without its line break. Returns the length.
+fn cut_torn_line(file: &mut File) -> std::io::Result<u64> {
+    let length = file.metadata()?.len();
+    let tail_bytes = length.min(MAX_LINE_BYTES as u64 + 1);
+    file.seek(SeekFrom::Start(length - tail_bytes))?;
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let whole = match tail.iter().rposition(|b| *b == b'\n') {
+        Some(at) => length - tail_bytes + at as u64 + 1,
+        None if tail_bytes == length => 0,
+        // That is no line of ours: the walk over the chain will say so.
+        None => length,
+    };
+    if whole < length {
+        tracing::warn!(bytes = length - whole, "the audit log ended in half a line, which was removed");
+        file.set_len(whole)?;
+    }
+    Ok(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Decision, verify};
+    use super::*;
+
+    fn event(tool: &str) -> Event {
+        Event {
+            time: "2026-11-22T09:06:57Z".into(),
+            principal: "ana".into(),
+            transport: "http".into(),
+            client: None,
+            method: "tools/call".into(),
+            tool: Some(tool.into()),
+            arguments: None,
+            arguments_sha256: None,
+            decision: Decision::Allow,
+            outcome: "ok".into(),
+            duration_ms: 1.5,
+            result_bytes: 10,
+        }
+    }
+
+    async fn write(path: &Path, tools: &[&str]) {
+        let log = AuditLog::open(path).unwrap();
+        for tool in tools {
+            log.append(event(tool)).await.unwrap();
+        }
+    }
+
+    fn lines(path: &Path) -> Vec<String> {
+        std::fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    fn put(path: &Path, lines: &[String]) {
+        std::fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_verified_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, &["a", "b"]).await;
+        write(&path, &["c"]).await;
+        let verified = verify(&path).unwrap();
+        assert_eq!((verified.lines, verified.end_confirmed), (3, Some(())));
+    }
+
+    #[tokio::test]
+    async fn any_changed_missing_or_moved_line_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, &["a", "b", "c", "d"]).await;
+        let good = lines(&path);
+        for at in 0..good.len() {
+            let mut changed = good.clone();
+            changed[at] = changed[at].replace("ana", "bob");
+            put(&path, &changed);
+            assert!(verify(&path).is_err(), "line {at} changed");
+            let mut missing = good.clone();
+            missing.remove(at);
+            put(&path, &missing);
+            assert!(verify(&path).is_err(), "line {at} missing");
+            assert!(matches!(AuditLog::open(&path), Err(AuditError::Violated { .. })));
+            let mut doubled = good.clone();
+            doubled.insert(at, good[at].clone());
+            put(&path, &doubled);
+            assert!(verify(&path).is_err(), "line {at} doubled");
+        }
+        for at in 1..good.len() {
+            let mut moved = good.clone();
+            moved.swap(at - 1, at);
+            put(&path, &moved);
+            assert!(verify(&path).is_err(), "line {at} moved");
+        }
+        put(&path, &good);
+        assert!(verify(&path).is_ok());
+    }
+
+    #[tokio::test]
+    async fn half_a_line_is_removed_and_the_chain_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        write(&path, &["a", "b"]).await;
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"{\"v\":1,\"seq\":3,").unwrap();
+        assert!(matches!(verify(&path), Err(Violation::Line { line: 3, .. })));
+        write(&path, &["c"]).await;
+        assert_eq!(verify(&path).unwrap().lines, 3);
+    }
+
+    #[tokio::test]
+    async fn a_log_that_cannot_be_written_is_an_error() {
+        let full = Path::new("/dev/full");
+        if full.exists() {
+            let file = OpenOptions::new().append(true).open(full).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let head = File::create(dir.path().join("head")).unwrap();
+            let mut writer =
+                Writer { path: full.into(), file, head, last: Link::genesis(), good_bytes: 0, torn: false };
+            assert!(matches!(writer.append([&event("a")].into_iter()), Err(AuditError::Io { .. })));
+        }
+    }
+}

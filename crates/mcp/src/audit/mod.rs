@@ -1,0 +1,75 @@
+//! The audit log: one line of JSON for each call, written before its answer is given. A call whose line cannot be written
+//! is refused.
+//!
+//! Each line carries the SHA-256 of the line before, so that a line that was changed, removed or moved breaks the chain.
+//! What a chain cannot show, a missing end, shows in `FILE.head`, which holds the number and the hash of the last line.
+
+mod log;
+mod verify;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use log::{AuditError, AuditLog};
+pub use verify::{Verified, Violation, verify};
+
+/// What a line says, besides its place in the chain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub principal: String,
+    /// `http` or `stdio`.
+    pub transport: String,
+    /// What the client calls itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<String>,
+    pub method: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tool: Option<String>,
+    /// Left out where they are none that the tool knows: a client may have sent anything.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub arguments: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub arguments_sha256: Option<String>,
+    pub decision: Decision,
+    pub outcome: String,
+    pub duration_ms: f64,
+    pub result_bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    Allow,
+    Deny,
+}
+
+/// A line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Line {
+    v: u32,
+    seq: u64,
+    /// SHA-256 of the line before without its line break, in hex; 64 zeros in the first.
+    prev: String,
+    #[serde(flatten)]
+    event: Event,
+}
+
+const VERSION: u32 = 1;
+/// Longer than any line that is written.
+const MAX_LINE_BYTES: usize = 256 << 10;
+
+/// A place in the chain: a line's number, and its hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Link {
+    seq: u64,
+    hash: String,
+}
+
+impl Link {
+    /// Before the first line, whose number is 1.
+    fn genesis() -> Self {
+        Self { seq: 0, hash: "0".repeat(64) }
+    }
+}

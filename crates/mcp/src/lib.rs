@@ -1,0 +1,22 @@
+//! The agent edge: a Model Context Protocol server that answers questions about a cluster.
+//!
+//! It reads the metadata store and scrapes the brokers' metrics. Follow a call from `http` (connection, authentication,
+//! limits) through `handler` (dispatch, audit) to a file in `tools`, which asks the `view`.
+//!
+//! Invariant: this crate cannot reach record data: it does not link the code that reads or writes any.
+//! Invariant: no tool writes.
+
+mod answer;
+pub mod audit;
+mod auth;
+mod config;
+mod handler;
+mod http;
+mod rate_limit;
+mod server;
+mod sessions;
+mod tools;
+mod view;
+
+pub use config::{ConfigError, McpConfig, McpSettings};
+pub use server::{McpError, McpServer, serve_stdio};

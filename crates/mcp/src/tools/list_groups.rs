@@ -1,0 +1,197 @@
+//! `list_groups`: consumer groups with their lag, the one furthest behind first.
+
+use rmcp::schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Tool;
+use crate::answer::budget::Budget;
+use crate::answer::cursor::Scope;
+use crate::answer::{ToolError, human, names};
+use crate::view::lag::{self, LagSummary};
+use crate::view::{ClusterView, Group, Groups, Topics, metrics::Metrics};
+
+pub struct ListGroups;
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(crate = "rmcp::schemars")]
+pub struct Args {
+    prefix: Option<String>,
+    state: Option<State>,
+    /// Groups that read this topic.
+    topic: Option<String>,
+    /// Inclusive: for "above 10,000" give 10001.
+    #[schemars(range(min = 0))]
+    min_partition_lag: Option<i64>,
+    sort: Option<Sort>,
+    #[schemars(range(min = 1, max = 200))]
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[schemars(crate = "rmcp::schemars")]
+enum State {
+    Stable,
+    Empty,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(crate = "rmcp::schemars")]
+enum Sort {
+    #[default]
+    MaxLag,
+    TotalLag,
+    Name,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(crate = "rmcp::schemars")]
+pub struct Answer {
+    observed_at: String,
+    columns: [&'static str; 7],
+    rows: Vec<Row>,
+    /// Groups looked at.
+    scanned: usize,
+    /// Groups that match, on all pages.
+    matched: usize,
+    /// False: some lag is unknown, so that more groups may match.
+    complete: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cursor: Option<String>,
+    /// Why lags are null or the answer is incomplete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<String>,
+}
+
+/// Group, state, members, total lag, maximum lag, where that is, partitions of unknown lag.
+type Row = (String, &'static str, usize, Option<i64>, Option<i64>, Option<String>, usize);
+
+/// Where a page ended, in the order that was asked for: the lag (unknown is last) and the name.
+type Place = (i64, String);
+
+impl Tool for ListGroups {
+    const NAME: &'static str = "list_groups";
+    const TITLE: &'static str = "List consumer groups";
+    const DESCRIPTION: &'static str = "Consumer groups with state, members, total and maximum lag and the worst partition, \
+         highest max lag first, 25 per page. One call answers which groups lag by how much. Lag null means unknown, not 0.";
+    type Args = Args;
+    type Answer = Answer;
+
+    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+        let sort = args.sort.unwrap_or_default();
+        let wanted = (&args.prefix, args.state.map(State::name), &args.topic, args.min_partition_lag, sort);
+        let scope = Scope::new(Self::NAME, &wanted);
+        let after: Option<Place> = scope.place(args.cursor.as_deref())?;
+        let (groups, topics, metrics) = tokio::join!(view.groups(), view.topics(), view.metrics());
+        let (groups, topics) = (groups?, topics?);
+        if let Some(topic) = &args.topic {
+            super::describe_topics::resolve(std::slice::from_ref(topic), &topics.value)?;
+        }
+        let mut found = matching(&args, &groups.value, &topics.value, &metrics.value);
+        let matched = found.listed.len();
+        found.listed.sort_by_cached_key(|(id, _, lag)| order(sort, id, lag));
+        let first = found.listed.partition_point(|(id, _, lag)| {
+            after.as_ref().is_some_and(|(lag_then, id_then)| order(sort, id, lag) <= (*lag_then, id_then.clone()))
+        });
+
+        let (mut budget, mut rows, mut last) = (Budget::default(), Vec::new(), None);
+        let mut rest = found.listed[first..].iter().peekable();
+        while let Some((id, group, lag)) = rest.peek() {
+            let row = row(id, group, lag);
+            if rows.len() == args.limit.unwrap_or(25) || !budget.take(&row) {
+                break;
+            }
+            rows.push(row);
+            last = rest.next().map(|(id, _, lag)| order(sort, id, lag));
+        }
+        let next_cursor = rest.peek().and(last).and_then(|last| scope.after(&last));
+        let undecided = found.undecided;
+        Ok(Answer {
+            observed_at: human::time_ms(groups.at_ms.min(topics.at_ms).min(metrics.at_ms)),
+            columns: ["group", "state", "members", "total_lag", "max_lag", "worst_partition", "unknown_partitions"],
+            rows,
+            scanned: groups.value.by_id.len(),
+            matched,
+            complete: undecided == 0,
+            next_cursor,
+            unknown: unknown(undecided, &metrics.value),
+        })
+    }
+}
+
+type Listed<'a> = (&'a String, &'a Group, LagSummary);
+
+struct Found<'a> {
+    listed: Vec<Listed<'a>>,
+    /// Groups of which it is not known whether they match.
+    undecided: usize,
+}
+
+fn matching<'a>(args: &Args, groups: &'a Groups, topics: &Topics, metrics: &Metrics) -> Found<'a> {
+    let mut found = Found { listed: Vec::new(), undecided: 0 };
+    let prefix = args.prefix.as_deref().unwrap_or_default();
+    for (id, group) in &groups.by_id {
+        let named = id.starts_with(prefix) || names::shown(id).starts_with(prefix);
+        if !named || args.state.is_some_and(|state| state.name() != lag::state(group)) {
+            continue;
+        }
+        let mut partitions = lag::partitions(group, topics, metrics);
+        if let Some(topic) = &args.topic {
+            partitions.retain(|p| names::means(topic, p.topic));
+            if partitions.is_empty() {
+                continue;
+            }
+        }
+        let summary = lag::summary(&partitions);
+        if let Some(min) = args.min_partition_lag {
+            if summary.max.is_none_or(|max| max < min) {
+                // What was committed but has no known end might well be behind. What was never committed has no lag.
+                found.undecided += usize::from(partitions.iter().any(|p| p.committed.is_some() && p.end.is_none()));
+                continue;
+            }
+        }
+        found.listed.push((id, group, summary));
+    }
+    if args.min_partition_lag.is_none() && metrics.problem().is_some() {
+        found.undecided = found.listed.iter().filter(|(_, _, lag)| lag.unknown_partitions > 0).count();
+    }
+    found
+}
+
+/// Sorts descending by lag with what is unknown last, then by name.
+fn order(sort: Sort, id: &str, lag: &LagSummary) -> Place {
+    let by = match sort {
+        Sort::MaxLag => lag.max,
+        Sort::TotalLag => lag.total,
+        Sort::Name => Some(0),
+    };
+    (by.map_or(i64::MAX, |lag| -lag), id.to_owned())
+}
+
+fn row(id: &str, group: &Group, lag: &LagSummary) -> Row {
+    let worst = lag.worst.as_ref().map(|(topic, partition)| format!("{}-{partition}", names::shown(topic)));
+    let members = lag::members(group).len();
+    (names::shown(id).into_owned(), lag::state(group), members, lag.total, lag.max, worst, lag.unknown_partitions)
+}
+
+fn unknown(undecided: usize, metrics: &Metrics) -> Option<String> {
+    let problem = metrics.problem().map(|why| names::text(&why, 300));
+    match undecided {
+        0 => problem,
+        n => {
+            let why = problem.unwrap_or_else(|| "some partitions are not in any broker's metrics".to_owned());
+            Some(format!("{n} groups have partitions of unknown lag: {why}"))
+        }
+    }
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stable => "Stable",
+            Self::Empty => "Empty",
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The scrapes of all brokers, joined: log ends by partition, rates over all brokers, and who could not be asked.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::rates::Rates;
+use super::scrape::{PartitionGauges, Scrape};
+use super::{Unavailable, names};
+
+/// A broker's endpoint and what came of asking it.
+#[derive(Clone, Debug)]
+pub struct Scraped {
+    /// From the metadata; None for an endpoint that was given in the settings.
+    pub node_id: Option<i32>,
+    pub address: String,
+    pub outcome: Result<(Arc<Scrape>, Option<Rates>), Unavailable>,
+}
+
+/// One round of scrapes.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    pub brokers: Vec<Scraped>,
+    /// Why there are no brokers to ask, if there are none.
+    pub no_brokers: Option<Unavailable>,
+}
+
+impl Metrics {
+    /// The scrapes that worked.
+    pub fn scrapes(&self) -> impl Iterator<Item = (&Scraped, &Scrape, Option<&Rates>)> {
+        self.brokers.iter().filter_map(|broker| {
+            let (scrape, rates) = broker.outcome.as_ref().ok()?;
+            Some((broker, scrape.as_ref(), rates.as_ref()))
+        })
+    }
+
+    /// The gauges of a partition: its owner's, else the ones of whoever has the most.
+    pub fn partition(&self, topic: &str, partition: i32, owner: Option<i32>) -> Option<PartitionGauges> {
+        let mut best: Option<PartitionGauges> = None;
+        for (broker, scrape, _) in self.scrapes() {
+            let Some(gauges) = scrape.partitions.get(topic).and_then(|p| p.get(&partition)) else { continue };
+            if owner.is_some() && broker.node_id == owner {
+                return Some(*gauges);
+            }
+            if best.is_none_or(|b| b.end < gauges.end) {
+                best = Some(*gauges);
+            }
+        }
+        best
+    }
+
+    /// Why figures may be missing: the endpoints that could not be read. None: all of them were.
+    pub fn problem(&self) -> Option<String> {
+        if let Some(why) = &self.no_brokers {
+            return Some(why.to_string());
+        }
+        let failed: Vec<String> = self
+            .brokers
+            .iter()
+            .filter_map(|b| b.outcome.as_ref().err().map(|why| format!("{}: {why}", b.address)))
+            .collect();
+        match failed.as_slice() {
+            [] => None,
+            [one] => Some(format!("metrics of {one}")),
+            [one, rest @ ..] => Some(format!("metrics of {one} (and {} more brokers)", rest.len())),
+        }
+    }
+
+    /// Per second and over all brokers, with the shortest window. An error when a broker is missing: a sum without it
+    /// would be wrong.
+    pub fn rate(&self, name: &str) -> Result<(f64, Duration), String> {
+        self.rates(name, |rates| rates.total(name))
+    }
+
+    /// The same for one label value.
+    pub fn rate_of(&self, name: &str, label: &str) -> Result<(f64, Duration), String> {
+        self.rates(name, |rates| rates.of(name, label))
+    }
+
+    fn rates(&self, name: &str, pick: impl Fn(&Rates) -> Option<f64>) -> Result<(f64, Duration), String> {
+        if let Some(why) = self.problem() {
+            return Err(why);
+        }
+        let (mut sum, mut window) = (0.0, Duration::MAX);
+        for (broker, _, rates) in self.scrapes() {
+            let rates = rates.ok_or_else(|| {
+                format!("only one scrape of {} since it or this server started; ask again in 2 s", broker.address)
+            })?;
+            sum += pick(rates).ok_or_else(|| format!("{} does not report {name}", broker.address))?;
+            window = window.min(rates.window);
+        }
+        Ok((sum, window))
+    }
+
+    /// The rate of each label value over all brokers.
+    pub fn rates_by_label(&self, name: &str) -> BTreeMap<String, f64> {
+        let mut sums: HashMap<&str, f64> = HashMap::new();
+        for rates in self.scrapes().filter_map(|(_, _, rates)| rates) {
+            for (label, rate) in rates.by_label(name) {
+                *sums.entry(label).or_default() += rate;
+            }
+        }
+        sums.into_iter().map(|(label, rate)| (label.to_owned(), rate)).collect()
+    }
+
+    /// A gauge of every broker.
+    pub fn gauges(&self, name: &str) -> Result<Vec<f64>, String> {
+        if let Some(why) = self.problem() {
+            return Err(why);
+        }
+        self.scrapes()
+            .map(|(broker, scrape, _)| {
+                scrape.sum(name).ok_or_else(|| format!("{} does not report {name}", broker.address))
+            })
+            .collect()
+    }
+
+    /// The state of the object store as the brokers see it: the worst one.
+    pub fn object_store(&self) -> Result<&'static str, String> {
+        if let Some(why) = self.problem() {
+            return Err(why);
+        }
+        let mut worst = 0;
+        for (broker, scrape, _) in self.scrapes() {
+            let state = store_state(scrape)
+                .ok_or_else(|| format!("{} does not report {}", broker.address, names::S3_HEALTH))?;
+            worst = worst.max(state);
+        }
+        Ok(STORE_STATES[worst])
+    }
+}
+
+const STORE_STATES: [&str; 3] = ["healthy", "degraded", "unavailable"];
+
+/// One series per state, of which the current one is 1; or one series with the number of the state.
+fn store_state(scrape: &Scrape) -> Option<usize> {
+    let series = scrape.series(names::S3_HEALTH);
+    let of_state = |labels: &[(String, String)]| {
+        let (_, state) = labels.iter().find(|(label, _)| label == "state")?;
+        STORE_STATES.iter().position(|known| known == state)
+    };
+    match series {
+        [(labels, value)] if labels.is_empty() => {
+            (0..STORE_STATES.len()).find(|state| *state as f64 == *value)
+        }
+        many => many.iter().filter(|(_, value)| *value == 1.0).filter_map(|(labels, _)| of_state(labels)).max(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn broker(node_id: i32, text: &str) -> Scraped {
+        let scrape = Scrape::parse(text).unwrap();
+        Scraped { node_id: Some(node_id), address: format!("b{node_id}"), outcome: Ok((Arc::new(scrape), None)) }
+    }
+
+    fn end(offset: i64) -> String {
+        format!("kafscale_partition_log_end_offset{{topic=\"t\",partition=\"0\"}} {offset}\n")
+    }
+
+    #[test]
+    fn a_partition_is_what_its_owner_says() {
+        let metrics = Metrics { brokers: vec![broker(1, &end(5)), broker(2, &end(9))], no_brokers: None };
+        let end_of = |owner| metrics.partition("t", 0, owner).and_then(|g| g.end);
+        assert_eq!((end_of(Some(1)), end_of(Some(2)), end_of(None), end_of(Some(3))), (
+            Some(5),
+            Some(9),
+            Some(9),
+            Some(9)
+        ));
+        assert_eq!(metrics.partition("t", 1, None), None);
+    }
+
+    #[test]
+    fn the_object_store_is_as_bad_as_the_worst_broker_sees_it() {
+        let labelled = |state: &str| {
+            let one = |s: &&str| format!("kafscale_s3_health_state{{state=\"{s}\"}} {}\n", u8::from(*s == state));
+            STORE_STATES.iter().map(one).collect::<String>()
+        };
+        let metrics = |a: &str, b: &str| Metrics { brokers: vec![broker(1, a), broker(2, b)], no_brokers: None };
+        assert_eq!(metrics(&labelled("healthy"), &labelled("degraded")).object_store(), Ok("degraded"));
+        assert_eq!(metrics(&labelled("healthy"), "kafscale_s3_health_state 0\n").object_store(), Ok("healthy"));
+        assert_eq!(metrics(&labelled("healthy"), "kafscale_s3_health_state 2\n").object_store(), Ok("unavailable"));
+        assert!(metrics(&labelled("healthy"), &end(1)).object_store().is_err());
+    }
+
+    #[test]
+    fn a_sum_over_brokers_needs_all_of_them() {
+        let mut metrics = Metrics { brokers: vec![broker(1, "kafscale_connections 3\n")], no_brokers: None };
+        assert_eq!(metrics.gauges("kafscale_connections"), Ok(vec![3.0]));
+        let outcome = Err(Unavailable::new("cannot connect: refused"));
+        metrics.brokers.push(Scraped { node_id: Some(2), address: "b2".into(), outcome });
+        let why = metrics.gauges("kafscale_connections").unwrap_err();
+        assert_eq!(why, "metrics of b2: cannot connect: refused");
+    }
+}

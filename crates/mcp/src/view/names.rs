@@ -1,0 +1,64 @@
+//! The metric names that are read, in one place. They are the broker's, listed in docs/metrics.md.
+
+pub const RECORDS_IN: &str = "kafscale_topic_received_records_total";
+pub const BYTES_IN: &str = "kafscale_topic_received_bytes_total";
+pub const RECORDS_OUT: &str = "kafscale_topic_sent_records_total";
+pub const BYTES_OUT: &str = "kafscale_topic_sent_bytes_total";
+pub const REQUESTS: &str = "kafscale_requests_total";
+pub const REQUEST_ERRORS: &str = "kafscale_request_errors_total";
+pub const CONNECTIONS: &str = "kafscale_connections";
+pub const UPTIME_SECONDS: &str = "kafscale_broker_uptime_seconds";
+pub const S3_HEALTH: &str = "kafscale_s3_health_state";
+pub const S3_LATENCY_MS: &str = "kafscale_s3_latency_ms_avg";
+pub const S3_ERROR_RATE: &str = "kafscale_s3_error_rate";
+pub const PRODUCE_LATENCY_SUM_MS: &str = "kafscale_produce_latency_ms_sum";
+pub const PRODUCE_LATENCY_COUNT: &str = "kafscale_produce_latency_ms_count";
+
+/// The series that a scrape keeps, besides the gauges of partitions.
+pub const KEPT: &[&str] = &[
+    RECORDS_IN,
+    BYTES_IN,
+    RECORDS_OUT,
+    BYTES_OUT,
+    REQUESTS,
+    REQUEST_ERRORS,
+    CONNECTIONS,
+    UPTIME_SECONDS,
+    S3_HEALTH,
+    S3_LATENCY_MS,
+    S3_ERROR_RATE,
+    PRODUCE_LATENCY_SUM_MS,
+    PRODUCE_LATENCY_COUNT,
+];
+
+/// The counters whose history is kept, so that their rates can be told.
+pub const RATED: &[&str] = &[
+    RECORDS_IN,
+    BYTES_IN,
+    RECORDS_OUT,
+    BYTES_OUT,
+    REQUESTS,
+    REQUEST_ERRORS,
+    PRODUCE_LATENCY_SUM_MS,
+    PRODUCE_LATENCY_COUNT,
+];
+
+/// A gauge of each partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartitionGauge {
+    Start,
+    End,
+    Size,
+}
+
+pub fn partition_gauge(name: &str) -> Option<PartitionGauge> {
+    match name {
+        "kafscale_partition_log_start_offset" => Some(PartitionGauge::Start),
+        "kafscale_partition_log_end_offset" => Some(PartitionGauge::End),
+        "kafscale_partition_size_bytes" => Some(PartitionGauge::Size),
+        _ => None,
+    }
+}
+
+/// Counters of which a broker that counted nothing yet has no series, and whose absence therefore means 0.
+pub const COUNTED_BY_EVERY_BROKER: &[&str] = &[RECORDS_IN, BYTES_IN, BYTES_OUT, REQUESTS, REQUEST_ERRORS];
