@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use kafscale_meta::MetaUrl;
 
 use crate::backend::{StoreUrl, parse_meta};
+use crate::mcp::{AuditCommand, McpArgs, McpCommand};
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
 
 const TOP_EXAMPLES: &str = "\
@@ -66,6 +67,13 @@ pub enum Command {
     /// Run a broker
     #[command(after_help = BROKER_EXAMPLES)]
     Broker(Box<BrokerArgs>),
+    /// Serve AI agents (Model Context Protocol), read-only, for brokers on shared metadata
+    Mcp(Box<McpCommand>),
+    /// Check the audit log of the MCP server
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  kafscale completions bash > /etc/bash_completion.d/kafscale")]
     Completions { shell: Shell },
@@ -107,6 +115,8 @@ pub struct BrokerArgs {
     pub log: LogArgs,
     #[command(flatten)]
     pub groups: GroupArgs,
+    #[command(flatten)]
+    pub mcp: McpArgs,
     #[command(flatten)]
     pub logging: LoggingArgs,
 }

@@ -11,6 +11,7 @@ use kafscale_meta::MetaUrl;
 use crate::backend::StoreUrl;
 use crate::cli::{BrokerArgs, DataArgs, GroupArgs, LimitArgs, LogArgs, LoggingArgs, NetworkArgs, TopicArgs};
 use crate::failure::Failure;
+use crate::mcp::McpArgs;
 use crate::units::{HostPort, Span};
 
 /// Smallest limits under which ordinary clients still work.
@@ -35,6 +36,7 @@ pub struct Config {
     pub topics: TopicArgs,
     pub log: LogArgs,
     pub groups: GroupArgs,
+    pub mcp: McpArgs,
     pub logging: LoggingArgs,
 }
 
@@ -50,7 +52,7 @@ pub enum Advertise {
 impl Config {
     /// Checks the arguments together. `host_name` is asked only when clients need a name for a wildcard address.
     pub fn from_args(args: BrokerArgs, host_name: impl FnOnce() -> String) -> Result<Self, Failure> {
-        let BrokerArgs { config: _, data, network, limits, topics, log, groups, logging } = args;
+        let BrokerArgs { config: _, data, network, limits, topics, log, groups, mcp, logging } = args;
         check_cluster_name(&data.cluster_name)?;
         check_limits(&limits, &topics)?;
         check_log(&log)?;
@@ -82,6 +84,7 @@ impl Config {
             topics,
             log,
             groups,
+            mcp,
             logging,
         })
     }

@@ -11,6 +11,7 @@ mod demo;
 mod failure;
 mod limits;
 mod logging;
+mod mcp;
 mod membership;
 mod node;
 mod run;
@@ -44,6 +45,8 @@ fn dispatch() -> Result<(), Failure> {
             start(args.broker, Beside::Demo { orders_per_second })
         }
         Command::Broker(args) => start(*args, Beside::Nothing),
+        Command::Mcp(command) => mcp::run(*command),
+        Command::Audit { command } => print_all(mcp::audit(&command)?.as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "kafscale", &mut script);

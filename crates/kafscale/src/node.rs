@@ -64,6 +64,11 @@ impl RunningNode {
         self.broker.metrics_addr().expect("the broker is always given an address for metrics")
     }
 
+    /// The metadata that this process has open.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
     /// Answers what is under way, makes durable what was accepted, and closes the files.
     pub async fn stop(self) {
         self.broker.shutdown().await;
@@ -82,7 +87,7 @@ async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
 }
 
 /// The settings of topics that have none of their own, by Kafka's names.
-fn topic_defaults(config: &Config) -> BTreeMap<String, String> {
+pub fn topic_defaults(config: &Config) -> BTreeMap<String, String> {
     let topics = &config.topics;
     let retention_ms = match topics.log_retention_time {
         Limit::Unlimited => -1,

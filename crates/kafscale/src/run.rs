@@ -3,15 +3,17 @@
 //! Started in the order metadata, log, broker, workload, and stopped in the opposite order, each step awaited.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use kafscale_mcp::McpServer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::node::RunningNode;
-use crate::{demo, limits, logging};
+use crate::node::{self, RunningNode};
+use crate::{demo, limits, logging, mcp};
 
 /// What runs beside the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +71,16 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
         start_ms = started.elapsed().as_millis(),
         "ready"
     );
+    let mcp = match start_mcp(beside, &config, &node).await {
+        Ok(mcp) => mcp,
+        Err(failure) => {
+            node.stop().await;
+            return Err(failure);
+        }
+    };
     let stop_workload = CancellationToken::new();
-    let workload = tokio::spawn(beside_the_broker(beside, &config, &node, stop_workload.clone()));
+    let mcp_addr = mcp.as_ref().map(McpServer::addr);
+    let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
     let name = signals.next().await;
     let stopping = Instant::now();
     eprintln!("\nstopping cleanly ({name}); once more to stop at once");
@@ -78,6 +88,9 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
         stop_workload.cancel();
         if tokio::time::timeout(WORKLOAD_STOP_TIMEOUT, workload).await.is_err() {
             tracing::warn!("the sample workload did not stop in time");
+        }
+        if let Some(mcp) = mcp {
+            mcp.shutdown().await;
         }
         node.stop().await;
     };
@@ -93,18 +106,42 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     Ok(())
 }
 
+/// The server for AI agents, which reads the metadata that this process has open.
+async fn start_mcp(
+    beside: Beside,
+    config: &Config,
+    node: &RunningNode,
+) -> Result<Option<McpServer>, Failure> {
+    let settings = match beside {
+        Beside::Nothing => config.mcp.beside_a_broker(),
+        Beside::Demo { .. } => Some(config.mcp.beside_the_demo()),
+    };
+    let Some(mut settings) = settings else { return Ok(None) };
+    settings.topic_defaults = node::topic_defaults(config);
+    match mcp::start(settings, node.metadata().clone()).await {
+        Ok(server) => Ok(Some(server)),
+        // The demo is for trying out: a second one on other ports must not fail for a port that nobody asked for.
+        Err(Failure::Runtime(why)) if config.mcp.mcp_http_addr.is_none() => {
+            tracing::warn!("there is no MCP server: {why}; choose another address with --mcp-http-addr");
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
 /// A future of its own, so that it can be spawned without a borrow of the node.
 fn beside_the_broker(
     beside: Beside,
     config: &Config,
     node: &RunningNode,
+    mcp: Option<SocketAddr>,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let broker = node.kafka_addr();
     let orders_per_second = match beside {
         Beside::Nothing => None,
         Beside::Demo { orders_per_second } => {
-            print!("{}", demo::banner(config, broker, node.metrics_addr(), orders_per_second.is_some()));
+            print!("{}", demo::banner(config, broker, node.metrics_addr(), mcp, orders_per_second.is_some()));
             orders_per_second
         }
     };
@@ -116,13 +153,13 @@ fn beside_the_broker(
 }
 
 /// Ctrl-C, and what service managers and containers send.
-struct StopSignals {
+pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopSignals {
-    fn listen() -> Result<Self, Failure> {
+    pub fn listen() -> Result<Self, Failure> {
         let listen =
             |kind| signal(kind).map_err(|e| Failure::runtime(format!("signals cannot be received: {e}")));
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
@@ -139,7 +176,7 @@ impl StopSignals {
         }
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",

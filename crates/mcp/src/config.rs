@@ -149,7 +149,8 @@ fn metrics_source(urls: &[String]) -> Result<MetricsSource, ConfigError> {
     }
     let parse = |url: &String| {
         let uri: Option<Uri> = url.trim().parse().ok();
-        let uri = uri.filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
+        let uri =
+            uri.filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
         uri.ok_or_else(|| ConfigError::MetricsUrl(url.clone()))
     };
     Ok(MetricsSource::Fixed(urls.iter().map(parse).collect::<Result<_, _>>()?))
@@ -229,7 +230,8 @@ mod tests {
 
     #[test]
     fn an_origin_without_a_port_means_the_port_of_its_scheme() {
-        let config = check(|s| s.allowed_origins = vec!["https://app.example".into(), "http://a:*".into()]).unwrap();
+        let config =
+            check(|s| s.allowed_origins = vec!["https://app.example".into(), "http://a:*".into()]).unwrap();
         assert_eq!(config.allowed_origins[3..], ["https://app.example:443", "http://a:*"]);
     }
 }

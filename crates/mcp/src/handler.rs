@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rmcp::handler::server::ServerHandler;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData, Implementation,
-    JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool,
+    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData,
+    Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig,
+    Tool,
 };
 use rmcp::service::{RequestContext, RoleServer};
 use sha2::{Digest as _, Sha256};
@@ -92,7 +93,10 @@ impl Handler {
             }
             Ok(Err(ToolError::Invalid(why))) => ("invalid", why),
             Ok(Err(ToolError::Unavailable(why))) => ("unavailable", why),
-            Err(_) => ("timeout", format!("no answer within {} s; try again, or ask for less", CALL_TIMEOUT.as_secs())),
+            Err(_) => (
+                "timeout",
+                format!("no answer within {} s; try again, or ask for less", CALL_TIMEOUT.as_secs()),
+            ),
         };
         let bytes = why.len();
         outcome(name, CallToolResult::error(vec![ContentBlock::text(why)]), bytes)
@@ -137,7 +141,8 @@ fn milliseconds(duration: Duration) -> f64 {
 impl ServerHandler for Handler {
     fn get_info(&self) -> ServerConfig {
         let capabilities = ServerCapabilities::builder().enable_tools().build();
-        let implementation = Implementation::new("kafscale", env!("CARGO_PKG_VERSION")).with_title("KafScale");
+        let implementation =
+            Implementation::new("kafscale", env!("CARGO_PKG_VERSION")).with_title("KafScale");
         ServerConfig::new(capabilities).with_server_info(implementation).with_instructions(INSTRUCTIONS)
     }
 
@@ -147,7 +152,9 @@ impl ServerHandler for Handler {
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         let tools = TOOLS.iter().map(Entry::definition).collect();
-        Ok(ListToolsResult::with_all_items(tools).with_cache_scope(CacheScope::Private).with_ttl_ms(3_600_000))
+        Ok(ListToolsResult::with_all_items(tools)
+            .with_cache_scope(CacheScope::Private)
+            .with_ttl_ms(3_600_000))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
@@ -175,7 +182,8 @@ impl ServerHandler for Handler {
         };
         if !principal.may(Scope::Observe) {
             (event.decision, event.outcome) = (Decision::Deny, "insufficient scope".to_owned());
-            let denied = CallToolResult::error(vec![ContentBlock::text("denied: the token lacks the scope observe")]);
+            let denied =
+                CallToolResult::error(vec![ContentBlock::text("denied: the token lacks the scope observe")]);
             return Ok(self.audit(event).await.map_or_else(Into::into, |()| denied.into()));
         }
         let outcome = tokio::select! {

@@ -81,7 +81,12 @@ async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Res
     };
     if !principal.may(Scope::Observe) {
         let challenge = "Bearer realm=\"kafscale\", error=\"insufficient_scope\", scope=\"observe\"";
-        return refuse(StatusCode::FORBIDDEN, header::WWW_AUTHENTICATE, challenge, "the token lacks the scope observe\n");
+        return refuse(
+            StatusCode::FORBIDDEN,
+            header::WWW_AUTHENTICATE,
+            challenge,
+            "the token lacks the scope observe\n",
+        );
     }
     if let Err(wait) = gate.rate_limit.take(&principal.name, Instant::now()) {
         let seconds = wait.as_secs_f64().ceil().to_string();

@@ -42,7 +42,11 @@ pub struct McpServer {
 
 impl McpServer {
     /// Starts to serve HTTP.
-    pub async fn start(config: McpConfig, metadata: Metadata, clock: Arc<dyn Clock>) -> Result<Self, McpError> {
+    pub async fn start(
+        config: McpConfig,
+        metadata: Metadata,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, McpError> {
         let address = config.listen;
         let shared = shared(&config, metadata, clock)?;
         let listener =
@@ -71,15 +75,23 @@ impl McpServer {
     }
 }
 
-/// Serves one client over stdin and stdout until it closes them. Whoever started the process is trusted to read.
-pub async fn serve_stdio(config: McpConfig, metadata: Metadata, clock: Arc<dyn Clock>) -> Result<(), McpError> {
+/// Serves one client over stdin and stdout until it closes them, or until `stop`. Whoever started the process is trusted
+/// to read.
+pub async fn serve_stdio(
+    config: McpConfig,
+    metadata: Metadata,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Result<(), McpError> {
     let shared = shared(&config, metadata, clock)?;
-    let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_scraping(Arc::clone(&shared.view), stop.clone()));
     let failed = |error: String| McpError::Stdio(error);
-    let service =
-        Handler::stdio(shared).serve(rmcp::transport::stdio()).await.map_err(|e| failed(e.to_string()))?;
+    let handler = Handler::stdio(shared);
+    let service = handler
+        .serve_with_ct(rmcp::transport::stdio(), stop.clone())
+        .await
+        .map_err(|e| failed(e.to_string()))?;
     service.waiting().await.map_err(|e| failed(e.to_string()))?;
     stop.cancel();
     while tasks.join_next().await.is_some() {}

@@ -53,7 +53,6 @@ impl Sessions {
     }
 }
 
-
 impl SessionManager for Sessions {
     type Error = SessionsError;
     type Transport = <LocalSessionManager as SessionManager>::Transport;

@@ -3,12 +3,20 @@
 use std::net::SocketAddr;
 
 use crate::config::Config;
+use crate::mcp::DEMO_TOKEN;
 
-pub fn banner(config: &Config, kafka: SocketAddr, metrics: SocketAddr, has_workload: bool) -> String {
+pub fn banner(
+    config: &Config,
+    kafka: SocketAddr,
+    metrics: SocketAddr,
+    mcp: Option<SocketAddr>,
+    has_workload: bool,
+) -> String {
     let version = env!("CARGO_PKG_VERSION");
     let data = if config.forgets() { "kept in memory only".to_owned() } else { config.store.to_string() };
     let workload = if has_workload { WORKLOAD } else { "" };
     let topic = if has_workload { "orders" } else { "my-topic" };
+    let agents = mcp.map(|mcp| agents(config, mcp)).unwrap_or_default();
     let host_port = format!("{}:{}", reachable(kafka), kafka.port());
     format!(
         "\
@@ -16,7 +24,7 @@ KafScale {version} is running.
 
   Kafka      {host_port}
   Metrics    http://{metrics}/metrics   (also /healthz, /readyz)
-  Data       {data}
+{agents}  Data       {data}
 {workload}
 Try it:
   kcat -b {host_port} -L
@@ -28,6 +36,13 @@ Try it:
 Stop with Ctrl-C. Start again to go on with the same data.
 "
     )
+}
+
+/// How an AI agent finds the MCP server. A token that the user chose is not printed.
+fn agents(config: &Config, mcp: SocketAddr) -> String {
+    let chosen = config.mcp.mcp_auth_token.is_some() || config.mcp.mcp_auth_token_file.is_some();
+    let token = if chosen { "YOUR_TOKEN" } else { DEMO_TOKEN };
+    format!("  AI agents  http://{}:{}/mcp   (Authorization: Bearer {token})\n", reachable(mcp), mcp.port())
 }
 
 const WORKLOAD: &str = "

@@ -35,7 +35,8 @@ impl Scope {
     /// The place that a cursor of this scope holds.
     pub fn place<P: DeserializeOwned>(self, cursor: Option<&str>) -> Result<Option<P>, ToolError> {
         let Some(cursor) = cursor else { return Ok(None) };
-        let decoded = if cursor.len() <= MAX_CURSOR_BYTES { URL_SAFE_NO_PAD.decode(cursor).ok() } else { None };
+        let decoded =
+            if cursor.len() <= MAX_CURSOR_BYTES { URL_SAFE_NO_PAD.decode(cursor).ok() } else { None };
         let place = decoded.as_deref().and_then(|bytes| {
             let (scope, place) = bytes.split_at_checked(self.0.len())?;
             (scope == self.0).then(|| serde_json::from_slice(place).ok())?

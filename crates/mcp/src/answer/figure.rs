@@ -20,9 +20,15 @@ pub struct Figure {
 impl Figure {
     pub fn new(source: &'static str, age_ms: u64, value: Result<f64, String>) -> Self {
         match value {
-            Ok(value) if value.is_finite() => Self { value: Some(rounded(value)), source, age_ms, reason: None },
-            Ok(_) => Self { value: None, source, age_ms, reason: Some("the brokers report no number".into()) },
-            Err(reason) => Self { value: None, source, age_ms, reason: Some(super::names::text(&reason, 300)) },
+            Ok(value) if value.is_finite() => {
+                Self { value: Some(rounded(value)), source, age_ms, reason: None }
+            }
+            Ok(_) => {
+                Self { value: None, source, age_ms, reason: Some("the brokers report no number".into()) }
+            }
+            Err(reason) => {
+                Self { value: None, source, age_ms, reason: Some(super::names::text(&reason, 300)) }
+            }
         }
     }
 }

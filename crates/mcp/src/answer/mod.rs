@@ -37,6 +37,8 @@ impl fmt::Display for ToolError {
 
 impl From<Unavailable> for ToolError {
     fn from(why: Unavailable) -> Self {
-        Self::Unavailable(format!("{why}. Nothing is known about this now; try again in a few seconds, and see cluster_status."))
+        Self::Unavailable(format!(
+            "{why}. Nothing is known about this now; try again in a few seconds, and see cluster_status."
+        ))
     }
 }

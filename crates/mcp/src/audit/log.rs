@@ -91,8 +91,7 @@ struct Writer {
 impl Writer {
     fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |error| io_error(path, error);
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
         lock(&file).map_err(failed)?;
         let good_bytes = cut_torn_line(&mut file).map_err(failed)?;
         let last = Self::find_end(path)?;

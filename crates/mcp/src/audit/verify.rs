@@ -48,7 +48,10 @@ pub fn verify(path: &Path) -> Result<Verified, Violation> {
 }
 
 /// Walks the chain. The file may not exist.
-pub(super) fn walk(path: &Path, mut each: impl FnMut(&Link) -> Result<(), String>) -> Result<Link, Violation> {
+pub(super) fn walk(
+    path: &Path,
+    mut each: impl FnMut(&Link) -> Result<(), String>,
+) -> Result<Link, Violation> {
     let unreadable = |error| Violation::Unreadable { path: path.to_owned(), error };
     let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
     let mut last = Link::genesis();
@@ -70,12 +73,17 @@ pub(super) fn walk(path: &Path, mut each: impl FnMut(&Link) -> Result<(), String
 
 /// The link that a line makes, if it follows `last`.
 fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
-    let line: Line = serde_json::from_slice(text).map_err(|e| format!("it is no line of an audit log: {e}"))?;
+    let line: Line =
+        serde_json::from_slice(text).map_err(|e| format!("it is no line of an audit log: {e}"))?;
     if line.v != VERSION {
         return Err(format!("its format is {}, this release reads {VERSION}", line.v));
     }
     if line.seq != last.seq + 1 {
-        return Err(format!("number {} stands where {} belongs: lines are missing or moved", line.seq, last.seq + 1));
+        return Err(format!(
+            "number {} stands where {} belongs: lines are missing or moved",
+            line.seq,
+            last.seq + 1
+        ));
     }
     if line.prev != last.hash {
         return Err("it does not follow the line before: one of the two was changed".to_owned());

@@ -154,7 +154,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let write = |token: &str| {
-            std::fs::write(&path, format!("agent observe sha256:{}\n", tokens::hex(&Tokens::hash(token)))).unwrap();
+            std::fs::write(&path, format!("agent observe sha256:{}\n", tokens::hex(&Tokens::hash(token))))
+                .unwrap();
         };
         write("first-token");
         let auth = Arc::new(Authenticator::with_tokens(None, Some(path.clone())).unwrap());

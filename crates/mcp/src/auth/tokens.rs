@@ -88,7 +88,8 @@ impl Tokens {
 
 fn parse(line: &str) -> Result<NamedToken, &'static str> {
     let mut fields = line.split_whitespace();
-    let (Some(name), Some(scopes), Some(hash), None) = (fields.next(), fields.next(), fields.next(), fields.next())
+    let (Some(name), Some(scopes), Some(hash), None) =
+        (fields.next(), fields.next(), fields.next(), fields.next())
     else {
         return Err("not three fields");
     };
@@ -97,7 +98,8 @@ fn parse(line: &str) -> Result<NamedToken, &'static str> {
     }
     let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
     let scopes = scopes.ok_or("a scope is observe or mutate")?;
-    let hash = hash.strip_prefix("sha256:").and_then(unhex).ok_or("the hash is not sha256: and 64 hex digits")?;
+    let hash =
+        hash.strip_prefix("sha256:").and_then(unhex).ok_or("the hash is not sha256: and 64 hex digits")?;
     Ok(NamedToken { name: name.to_owned(), scopes, hash })
 }
 
@@ -134,7 +136,9 @@ mod tests {
     fn lines_are_principals() {
         // printf %s secret | sha256sum
         let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
-        let tokens = read(&format!("# people\n\nana observe sha256:{hash}\nbot observe,mutate sha256:{hash}\n")).unwrap();
+        let tokens =
+            read(&format!("# people\n\nana observe sha256:{hash}\nbot observe,mutate sha256:{hash}\n"))
+                .unwrap();
         let principal = tokens.principal("secret").unwrap();
         assert!(principal.may(Scope::Mutate));
         assert!(tokens.principal("Secret").is_none());

@@ -29,7 +29,8 @@ pub fn read<T: DeserializeOwned + JsonSchema>(mut arguments: JsonObject) -> Resu
             return Err(ToolError::invalid(format!("{name} is missing{}", expected(name, properties))));
         }
     }
-    serde_json::from_value(Value::Object(arguments)).map_err(|e| ToolError::invalid(format!("wrong arguments: {e}")))
+    serde_json::from_value(Value::Object(arguments))
+        .map_err(|e| ToolError::invalid(format!("wrong arguments: {e}")))
 }
 
 fn unknown(name: &str, properties: &JsonObject) -> ToolError {
@@ -107,7 +108,6 @@ fn within(number: Option<i64>, property: &Value, min: &str, max: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use rmcp::schemars;
     use serde::Deserialize;
     use serde_json::json;
 
@@ -144,7 +144,10 @@ mod tests {
         for (arguments, text) in [
             (json!({}), "names is missing: give a list of 1 to 2 items (a string)"),
             (json!({"names": []}), "names cannot be []: give a list of 1 to 2 items (a string)"),
-            (json!({"names": "orders"}), "names cannot be \"orders\": give a list of 1 to 2 items (a string)"),
+            (
+                json!({"names": "orders"}),
+                "names cannot be \"orders\": give a list of 1 to 2 items (a string)",
+            ),
             (json!({"names": [1]}), "names cannot be 1: give a string"),
             (json!({"names": ["a"], "limit": 0}), "limit cannot be 0: give a whole number of 1 to 200"),
             (json!({"names": ["a"], "limit": 1.5}), "limit cannot be 1.5: give a whole number of 1 to 200"),

@@ -87,11 +87,14 @@ mod tests {
         let cached = Cached::new(Duration::from_secs(1));
         let loads = AtomicUsize::new(0);
         let get = || {
-            cached.get(|| 7, || async {
-                loads.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok(())
-            })
+            cached.get(
+                || 7,
+                || async {
+                    loads.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    Ok(())
+                },
+            )
         };
         let (a, b, c) = tokio::join!(get(), get(), get());
         assert!(a.is_ok() && b.is_ok() && c.unwrap().at_ms == 7);
@@ -107,10 +110,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_caller_that_gives_up_leaves_the_load_to_the_next() {
         let cached = Cached::new(Duration::from_secs(1));
-        let slow = cached.get(|| 0, || async {
-            tokio::time::sleep(Duration::from_secs(3600)).await;
-            Ok(1)
-        });
+        let slow = cached.get(
+            || 0,
+            || async {
+                tokio::time::sleep(Duration::from_secs(3600)).await;
+                Ok(1)
+            },
+        );
         assert!(tokio::time::timeout(Duration::from_secs(1), slow).await.is_err());
         assert_eq!(cached.get(|| 0, || async { Ok(2) }).await.unwrap().value, 2);
     }

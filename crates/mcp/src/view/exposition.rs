@@ -141,7 +141,9 @@ mod tests {
 
     #[test]
     fn what_is_no_sample_is_counted() {
-        for line in ["a", "a{", "a{b} 1", "a{b=\"c} 1", "{a=\"b\"} 1", "a x", "a 1 2 3", "<html> 1", "a{b=\"\\"] {
+        for line in
+            ["a", "a{", "a{b} 1", "a{b=\"c} 1", "{a=\"b\"} 1", "a x", "a 1 2 3", "<html> 1", "a{b=\"\\"]
+        {
             assert_eq!(all(line), (vec![], 1), "{line}");
         }
     }

@@ -23,7 +23,8 @@ pub async fn get(uri: &Uri, timeout: Duration, max_bytes: usize) -> Result<Bytes
 async fn request(uri: &Uri, max_bytes: usize) -> Result<Bytes, Unavailable> {
     let authority = uri.authority().ok_or_else(|| Unavailable::new("the address has no host"))?;
     let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));
-    let stream = TcpStream::connect(address).await.map_err(|e| Unavailable::new(format!("cannot connect: {e}")))?;
+    let stream =
+        TcpStream::connect(address).await.map_err(|e| Unavailable::new(format!("cannot connect: {e}")))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|e| Unavailable::new(format!("HTTP failed: {e}")))?;
@@ -40,12 +41,13 @@ async fn request(uri: &Uri, max_bytes: usize) -> Result<Bytes, Unavailable> {
         if !response.status().is_success() {
             return Err(Unavailable::new(format!("answered {}", response.status())));
         }
-        let body = Limited::new(response.into_body(), max_bytes).collect().await.map_err(|e| {
-            match e.downcast_ref::<LengthLimitError>() {
+        let body =
+            Limited::new(response.into_body(), max_bytes).collect().await.map_err(|e| match e
+                .downcast_ref::<LengthLimitError>()
+            {
                 Some(_) => Unavailable::new(format!("the answer is larger than {max_bytes} bytes")),
                 None => Unavailable::new(format!("the answer broke off: {e}")),
-            }
-        })?;
+            })?;
         Ok(body.to_bytes())
     };
     tokio::pin!(connection, exchange);

@@ -84,7 +84,10 @@ impl Metrics {
         let (mut sum, mut window) = (0.0, Duration::MAX);
         for (broker, _, rates) in self.scrapes() {
             let rates = rates.ok_or_else(|| {
-                format!("only one scrape of {} since it or this server started; ask again in 2 s", broker.address)
+                format!(
+                    "only one scrape of {} since it or this server started; ask again in 2 s",
+                    broker.address
+                )
             })?;
             sum += pick(rates).ok_or_else(|| format!("{} does not report {name}", broker.address))?;
             window = window.min(rates.window);
@@ -143,7 +146,9 @@ fn store_state(scrape: &Scrape) -> Option<usize> {
         [(labels, value)] if labels.is_empty() => {
             (0..STORE_STATES.len()).find(|state| *state as f64 == *value)
         }
-        many => many.iter().filter(|(_, value)| *value == 1.0).filter_map(|(labels, _)| of_state(labels)).max(),
+        many => {
+            many.iter().filter(|(_, value)| *value == 1.0).filter_map(|(labels, _)| of_state(labels)).max()
+        }
     }
 }
 
@@ -153,7 +158,11 @@ mod tests {
 
     fn broker(node_id: i32, text: &str) -> Scraped {
         let scrape = Scrape::parse(text).unwrap();
-        Scraped { node_id: Some(node_id), address: format!("b{node_id}"), outcome: Ok((Arc::new(scrape), None)) }
+        Scraped {
+            node_id: Some(node_id),
+            address: format!("b{node_id}"),
+            outcome: Ok((Arc::new(scrape), None)),
+        }
     }
 
     fn end(offset: i64) -> String {
@@ -164,25 +173,31 @@ mod tests {
     fn a_partition_is_what_its_owner_says() {
         let metrics = Metrics { brokers: vec![broker(1, &end(5)), broker(2, &end(9))], no_brokers: None };
         let end_of = |owner| metrics.partition("t", 0, owner).and_then(|g| g.end);
-        assert_eq!((end_of(Some(1)), end_of(Some(2)), end_of(None), end_of(Some(3))), (
-            Some(5),
-            Some(9),
-            Some(9),
-            Some(9)
-        ));
+        assert_eq!(
+            (end_of(Some(1)), end_of(Some(2)), end_of(None), end_of(Some(3))),
+            (Some(5), Some(9), Some(9), Some(9))
+        );
         assert_eq!(metrics.partition("t", 1, None), None);
     }
 
     #[test]
     fn the_object_store_is_as_bad_as_the_worst_broker_sees_it() {
         let labelled = |state: &str| {
-            let one = |s: &&str| format!("kafscale_s3_health_state{{state=\"{s}\"}} {}\n", u8::from(*s == state));
+            let one =
+                |s: &&str| format!("kafscale_s3_health_state{{state=\"{s}\"}} {}\n", u8::from(*s == state));
             STORE_STATES.iter().map(one).collect::<String>()
         };
-        let metrics = |a: &str, b: &str| Metrics { brokers: vec![broker(1, a), broker(2, b)], no_brokers: None };
+        let metrics =
+            |a: &str, b: &str| Metrics { brokers: vec![broker(1, a), broker(2, b)], no_brokers: None };
         assert_eq!(metrics(&labelled("healthy"), &labelled("degraded")).object_store(), Ok("degraded"));
-        assert_eq!(metrics(&labelled("healthy"), "kafscale_s3_health_state 0\n").object_store(), Ok("healthy"));
-        assert_eq!(metrics(&labelled("healthy"), "kafscale_s3_health_state 2\n").object_store(), Ok("unavailable"));
+        assert_eq!(
+            metrics(&labelled("healthy"), "kafscale_s3_health_state 0\n").object_store(),
+            Ok("healthy")
+        );
+        assert_eq!(
+            metrics(&labelled("healthy"), "kafscale_s3_health_state 2\n").object_store(),
+            Ok("unavailable")
+        );
         assert!(metrics(&labelled("healthy"), &end(1)).object_store().is_err());
     }
 

@@ -22,7 +22,8 @@ use hyper::Uri;
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ClusterRecord, ConfigScope, GroupRecord, OffsetKey, OffsetRecord, TopicRecord,
+    AssignmentRecord, BrokerRecord, ClusterRecord, ConfigScope, GroupRecord, OffsetKey, OffsetRecord,
+    TopicRecord,
 };
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -254,7 +255,8 @@ impl ClusterView {
         let dynamic = self.metadata.load_broker_config(ConfigScope::Default).await?;
         let mut defaults = self.topic_defaults.clone();
         for (name, value) in dynamic.map(|record| record.record.configs).unwrap_or_default() {
-            let definition = kafscale_core::topic_config::DEFINITIONS.iter().find(|d| d.broker_synonym == name);
+            let definition =
+                kafscale_core::topic_config::DEFINITIONS.iter().find(|d| d.broker_synonym == name);
             if let Some(definition) = definition {
                 defaults.insert(definition.name.to_owned(), value);
             }

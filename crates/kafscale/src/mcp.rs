@@ -1,0 +1,220 @@
+//! The MCP server as a role: its arguments, alone (`kafscale mcp`) or in a broker's process, and `kafscale audit`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use kafscale_mcp::{McpConfig, McpServer, McpSettings, audit};
+use kafscale_meta::{MetaUrl, Metadata};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::LoggingArgs;
+use crate::clock::SystemClock;
+use crate::failure::Failure;
+use crate::logging;
+use crate::run::StopSignals;
+use crate::units::{ListenAddr, Span};
+
+/// What the demo's server takes on loopback, so that the configuration in the README works as it stands there.
+pub const DEMO_TOKEN: &str = "local-dev-token";
+pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8090";
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "MCP server for AI agents")]
+pub struct McpArgs {
+    /// Address of the MCP server; a broker has none without it [default: 127.0.0.1:8090, for `broker` none]
+    #[arg(long, env = "KAFSCALE_MCP_HTTP_ADDR", value_name = "IP:PORT")]
+    pub mcp_http_addr: Option<ListenAddr>,
+
+    /// Bearer token that clients must send; without any, only loopback is served [default: none, for `demo` local-dev-token]
+    #[arg(long, env = "KAFSCALE_MCP_AUTH_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub mcp_auth_token: Option<String>,
+
+    /// File of hashed tokens with names and scopes, followed while it changes
+    #[arg(long, env = "KAFSCALE_MCP_AUTH_TOKEN_FILE", value_name = "FILE")]
+    pub mcp_auth_token_file: Option<PathBuf>,
+
+    /// Where the brokers' metrics are, with commas between several [default: where the brokers registered them]
+    #[arg(long, env = "KAFSCALE_MCP_BROKER_METRICS_URL", value_name = "URL", value_delimiter = ',')]
+    pub mcp_broker_metrics_url: Vec<String>,
+
+    /// A client's session ends after this long without a request
+    #[arg(long, env = "KAFSCALE_MCP_SESSION_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(300))]
+    pub mcp_session_timeout: Span,
+
+    /// Names under which clients reach the server, besides localhost, with commas between several
+    #[arg(long, env = "KAFSCALE_MCP_ALLOWED_HOSTS", value_name = "HOSTS", value_delimiter = ',')]
+    pub mcp_allowed_hosts: Vec<String>,
+
+    /// Origins of browser clients, besides those on localhost, with commas between several
+    #[arg(long, env = "KAFSCALE_MCP_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    pub mcp_allowed_origins: Vec<String>,
+
+    /// File for the audit log of calls; check it with `kafscale audit verify`
+    #[arg(long, env = "KAFSCALE_MCP_AUDIT_LOG", value_name = "FILE")]
+    pub mcp_audit_log: Option<PathBuf>,
+
+    /// Calls that one client may make in a second; twice as many in a burst
+    #[arg(long, env = "KAFSCALE_MCP_CALLS_PER_SECOND", value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub mcp_calls_per_second: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct McpCommand {
+    /// The etcd members that hold the cluster's metadata
+    #[arg(long, env = "KAFSCALE_MCP_ETCD_ENDPOINTS", value_name = "HOST:PORT,…", conflicts_with = "meta")]
+    pub mcp_etcd_endpoints: Option<String>,
+
+    /// Where the metadata is: etcd://host:port, or file:///dir of a broker that does not run
+    #[arg(long, env = "KAFSCALE_META", value_name = "URL")]
+    pub meta: Option<MetaUrl>,
+
+    /// Name of the cluster
+    #[arg(long, env = "KAFSCALE_CLUSTER_NAME", value_name = "NAME", default_value = "kafscale")]
+    pub cluster_name: String,
+
+    /// Serve one client over standard input and output instead of HTTP
+    #[arg(long)]
+    pub stdio: bool,
+
+    #[command(flatten)]
+    pub mcp: McpArgs,
+    #[command(flatten)]
+    pub logging: LoggingArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Find any line of an audit log that was changed, removed or moved
+    Verify { file: PathBuf },
+}
+
+impl McpArgs {
+    fn settings(&self) -> McpSettings {
+        let default: ListenAddr = DEFAULT_ADDRESS.parse().expect("the default is an address");
+        McpSettings {
+            listen: self.mcp_http_addr.unwrap_or(default).0,
+            auth_token: self.mcp_auth_token.clone(),
+            auth_token_file: self.mcp_auth_token_file.clone(),
+            broker_metrics_urls: self.mcp_broker_metrics_url.clone(),
+            session_timeout: self.mcp_session_timeout.0,
+            allowed_hosts: self.mcp_allowed_hosts.clone(),
+            allowed_origins: self.mcp_allowed_origins.clone(),
+            audit_log: self.mcp_audit_log.clone(),
+            calls_per_second: self.mcp_calls_per_second,
+            calls_burst: self.mcp_calls_per_second.saturating_mul(2),
+            ..McpSettings::default()
+        }
+    }
+
+    /// The settings in a broker's process: none unless an address was given.
+    pub fn beside_a_broker(&self) -> Option<McpSettings> {
+        self.mcp_http_addr.map(|_| self.settings())
+    }
+
+    /// The settings in the demo: on loopback there is a token that everybody knows.
+    pub fn beside_the_demo(&self) -> McpSettings {
+        let mut settings = self.settings();
+        if settings.auth_token.is_none()
+            && settings.auth_token_file.is_none()
+            && settings.listen.ip().is_loopback()
+        {
+            settings.auth_token = Some(DEMO_TOKEN.to_owned());
+        }
+        settings
+    }
+}
+
+/// Starts the server in the process that has the metadata open.
+pub async fn start(settings: McpSettings, metadata: Metadata) -> Result<McpServer, Failure> {
+    let config = McpConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))?;
+    McpServer::start(config, metadata, Arc::new(SystemClock))
+        .await
+        .map_err(|e| Failure::runtime(e.to_string()))
+}
+
+/// Runs `kafscale mcp`.
+pub fn run(command: McpCommand) -> Result<(), Failure> {
+    logging::init(&command.logging)?;
+    let url = meta_url(&command)?;
+    let config = McpConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
+    let (cluster_name, stdio) = (command.cluster_name, command.stdio);
+    runtime.block_on(async move {
+        let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+        let store = kafscale_meta::open(&url).await.map_err(failed)?;
+        let metadata = Metadata::new(store, &cluster_name).map_err(failed)?;
+        let served = if stdio {
+            serve_stdio(config, metadata.clone()).await
+        } else {
+            serve(config, metadata.clone()).await
+        };
+        metadata.store().close().await.map_err(failed)?;
+        served
+    })
+}
+
+async fn serve(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
+    let mut signals = StopSignals::listen()?;
+    let server = McpServer::start(config, metadata, Arc::new(SystemClock))
+        .await
+        .map_err(|e| Failure::runtime(e.to_string()))?;
+    tracing::info!(mcp = %server.addr(), "ready");
+    let signal = signals.next().await;
+    tracing::info!(signal, "stopping");
+    server.shutdown().await;
+    Ok(())
+}
+
+async fn serve_stdio(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
+    let mut signals = StopSignals::listen()?;
+    let stop = CancellationToken::new();
+    let served = kafscale_mcp::serve_stdio(config, metadata, Arc::new(SystemClock), stop.clone());
+    tokio::pin!(served);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        _ = signals.next() => {
+            stop.cancel();
+            served.await
+        }
+    };
+    ended.map_err(|e| Failure::runtime(e.to_string()))
+}
+
+fn meta_url(command: &McpCommand) -> Result<MetaUrl, Failure> {
+    match (&command.mcp_etcd_endpoints, &command.meta) {
+        (Some(endpoints), _) => {
+            let members: Vec<&str> =
+                endpoints.split(',').map(|e| e.trim().trim_start_matches("http://")).collect();
+            format!("etcd://{}", members.join(","))
+                .parse()
+                .map_err(|e: kafscale_meta::Error| Failure::usage(e.to_string()))
+        }
+        (None, Some(url)) => Ok(url.clone()),
+        (None, None) => Err(Failure::usage(
+            "say where the metadata is: --mcp-etcd-endpoints or --meta. With a broker on embedded metadata, run the server in \
+             the broker's own process: kafscale demo has one, kafscale broker takes --mcp-http-addr",
+        )),
+    }
+}
+
+/// Runs `kafscale audit`.
+pub fn audit(command: &AuditCommand) -> Result<String, Failure> {
+    let AuditCommand::Verify { file } = command;
+    let verified = audit::verify(file)
+        .map_err(|e| Failure::runtime(format!("{} does not hold: {e}", file.display())))?;
+    let end = match verified.end_confirmed {
+        Some(()) => "no line is missing at the end",
+        None => "there is no .head file, so that lines missing at the end would not show",
+    };
+    Ok(format!(
+        "{}: {} lines hold, {end}\nlast line: sha256 {}\n",
+        file.display(),
+        verified.lines,
+        verified.last_hash
+    ))
+}

@@ -1,0 +1,116 @@
+//! Who is let in, and what is written about it.
+
+use hyper::{Method, StatusCode};
+use kafscale_mcp::{McpConfig, McpSettings, audit};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::client::Client;
+use crate::cluster::Cluster;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_needed_except_for_health() {
+    let server = Cluster::new().await.serve().await;
+    let mut client = Client::new(server.addr());
+    for (token, challenge) in [
+        (None, "Bearer realm=\"kafscale\""),
+        (Some("wrong-token"), "Bearer realm=\"kafscale\", error=\"invalid_token\""),
+    ] {
+        client.token = token.map(str::to_owned);
+        let reply = client.request("tools/list", json!({})).await;
+        assert_eq!(reply.status, StatusCode::UNAUTHORIZED);
+        assert_eq!(reply.header("www-authenticate"), challenge);
+        let health = client.send(Method::GET, "/healthz", &[], String::new()).await;
+        assert_eq!((health.status, health.body.as_str()), (StatusCode::OK, "ok\n"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_without_the_scope_is_forbidden() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    let hash = |token: &str| Sha256::digest(token).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let lines =
+        format!("ana observe sha256:{}\nbot mutate sha256:{}\n", hash("token-of-ana"), hash("token-of-bot"));
+    std::fs::write(&file, lines).unwrap();
+    let server = Cluster::new().await.serve_with(|s| s.auth_token_file = Some(file)).await;
+    let mut client = Client::new(server.addr());
+    client.token = Some("token-of-ana".into());
+    assert_eq!(client.request("tools/list", json!({})).await.status, StatusCode::OK);
+    client.token = Some("token-of-bot".into());
+    let reply = client.request("tools/list", json!({})).await;
+    assert_eq!(reply.status, StatusCode::FORBIDDEN);
+    assert!(reply.header("www-authenticate").contains("error=\"insufficient_scope\", scope=\"observe\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_hosts_and_origins_are_refused() {
+    let server = Cluster::new().await.serve().await;
+    let client = Client::new(server.addr());
+    for (headers, status) in [
+        (("host", "evil.example"), StatusCode::FORBIDDEN),
+        (("origin", "https://evil.example"), StatusCode::FORBIDDEN),
+        (("origin", "null"), StatusCode::FORBIDDEN),
+        (("origin", "http://localhost:6274"), StatusCode::OK),
+    ] {
+        let reply = client.request_with("tools/list", json!({}), &[headers]).await;
+        assert_eq!(reply.status, status, "{headers:?}: {}", reply.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_much_is_refused() {
+    let cluster = Cluster::new().await;
+    let server = cluster
+        .serve_with(|s| {
+            s.auth_token = Some(crate::cluster::TOKEN.into());
+            (s.calls_per_second, s.calls_burst) = (1, 2);
+        })
+        .await;
+    let client = Client::new(server.addr());
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        statuses.push(client.request("tools/list", json!({})).await.status);
+    }
+    assert_eq!(statuses, [StatusCode::OK, StatusCode::OK, StatusCode::TOO_MANY_REQUESTS]);
+
+    let server = cluster.serve().await;
+    let client = Client::new(server.addr());
+    let big = json!({"name": "list_topics", "arguments": {"prefix": "x".repeat(2 << 20)}});
+    assert_eq!(client.request("tools/call", big).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_call_leaves_a_line_and_the_chain_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("audit.jsonl");
+    let server = Cluster::new().await.serve_with(|s| s.audit_log = Some(path.clone())).await;
+    let mut client = Client::new(server.addr());
+    client.token = None;
+    client.answer("list_topics", json!({"prefix": "a\nb"})).await;
+    client.error("list_topics", json!({"password": "hunter2"})).await;
+    client.request("tools/call", json!({"name": "drop_topics", "arguments": {}})).await;
+    server.shutdown().await;
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 3);
+    assert_eq!((&lines[0]["principal"], &lines[0]["tool"]), (&json!("anonymous"), &json!("list_topics")));
+    assert_eq!((&lines[0]["arguments"], &lines[0]["outcome"]), (&json!({"prefix": "a\nb"}), &json!("ok")));
+    assert_eq!(lines[0]["client"], "test/1");
+    assert!(lines[0]["result_bytes"].as_u64() > Some(0));
+    assert_eq!((lines[1].get("arguments"), &lines[1]["outcome"]), (None, &json!("invalid")));
+    assert!(!text.contains("hunter2"), "an argument that no tool knows was written");
+    assert_eq!(lines[2]["outcome"], "unknown tool");
+    assert_eq!(audit::verify(&path).unwrap().lines, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_audit_log_that_can_be_written_nothing_is_answered() {
+    // Opening is refused right away where the file cannot be written at all.
+    let settings = McpSettings { audit_log: Some("/proc/kafscale-audit".into()), ..McpSettings::default() };
+    let config = McpConfig::new(settings).unwrap();
+    let cluster = Cluster::new().await;
+    let clock = std::sync::Arc::new(crate::cluster::SystemClock);
+    assert!(kafscale_mcp::McpServer::start(config, cluster.metadata.clone(), clock).await.is_err());
+}
