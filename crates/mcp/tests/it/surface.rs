@@ -50,6 +50,20 @@ async fn the_stateless_revision_is_discovered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_declared_is_not_there() {
+    let server = Cluster::new().await.serve().await;
+    let client = Client::new(server.addr());
+    let capabilities = client.request("server/discover", json!({})).await.json()["result"]["capabilities"].take();
+    for (capability, method) in
+        [("prompts", "prompts/list"), ("resources", "resources/list"), ("resources", "resources/templates/list")]
+    {
+        assert!(capabilities.get(capability).is_none(), "{capabilities}");
+        let answer = client.request(method, json!({})).await.json();
+        assert_eq!(answer["error"]["code"], -32601, "{method}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn clients_with_sessions_are_served_until_they_end_them() {
     let mut cluster = Cluster::new().await;
     cluster.topic("orders", 3, &[]).await;
