@@ -79,10 +79,10 @@ fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
     let rules: [(&str, &[&str]); 6] = [
         ("object_store", &["kafscale-storage"]),
         ("redb", &["kafscale-meta"]),
-        ("axum", &["kafscale-broker"]),
+        ("axum", &["kafscale-broker", "kafscale-mcp"]),
         ("kafka-protocol", &["kafscale", "kafscale-broker"]),
         ("clap", &["kafscale"]),
-        ("tokio", &["kafscale", "kafscale-broker", "kafscale-meta", "kafscale-storage"]),
+        ("tokio", &["kafscale", "kafscale-broker", "kafscale-mcp", "kafscale-meta", "kafscale-storage"]),
     ];
     let dependencies = dependencies();
     for (dependency, allowed) in rules {
