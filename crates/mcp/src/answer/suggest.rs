@@ -23,9 +23,15 @@ pub fn closest<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> Opt
     best.map(|(_, name)| name)
 }
 
+/// The name that `given` is the beginning of, or the closest one.
+fn completed<'a>(given: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let begins = |name: &&str| given.len() >= 3 && name.starts_with(given);
+    closest(given, names.clone()).or_else(|| names.into_iter().find(begins))
+}
+
 /// `: did you mean "orders"?`, or nothing.
-pub fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a str>) -> String {
-    closest(given, names)
+pub fn did_you_mean<'a>(given: &str, names: impl IntoIterator<Item = &'a str> + Clone) -> String {
+    completed(given, names)
         .map(|name| format!(": did you mean {:?}?", super::names::shown(name)))
         .unwrap_or_default()
 }
@@ -75,6 +81,8 @@ mod tests {
         ] {
             assert_eq!(closest(given, names), wanted, "{given}");
         }
+        assert_eq!(completed("order-ret", names), Some("order-returns"));
+        assert_eq!(completed("or", names), None);
         assert_eq!(did_you_mean("ordrs", names), ": did you mean \"orders\"?");
     }
 }

@@ -159,7 +159,7 @@ mod tests {
             ),
             (
                 json!({"names": ["a"], "limits": 5}),
-                "unknown argument \"limits\": did you mean \"limit\"? (this tool takes names, limit, only_unhealthy, sort)",
+                "unknown argument \"limits\": did you mean \"limit\"? (this tool takes limit, names, only_unhealthy, sort)",
             ),
         ] {
             assert_eq!(read_json(arguments.clone()).unwrap_err(), text, "{arguments}");

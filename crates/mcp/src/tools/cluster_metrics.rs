@@ -136,7 +136,7 @@ impl JsonSchema for Shown {
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "object", "required": ["value", "source", "age_ms"] })
+        schemars::json_schema!({ "type": "object" })
     }
 }
 

@@ -145,12 +145,12 @@ fn matching<'a>(args: &Args, groups: &'a Groups, topics: &Topics, metrics: &Metr
             }
         }
         let summary = lag::summary(&partitions);
-        if let Some(min) = args.min_partition_lag {
-            if summary.max.is_none_or(|max| max < min) {
-                // What was committed but has no known end might well be behind. What was never committed has no lag.
-                found.undecided += usize::from(partitions.iter().any(|p| p.committed.is_some() && p.end.is_none()));
-                continue;
-            }
+        if let Some(min) = args.min_partition_lag
+            && summary.max.is_none_or(|max| max < min)
+        {
+            // What was committed but has no known end might well be behind. What was never committed has no lag.
+            found.undecided += usize::from(partitions.iter().any(|p| p.committed.is_some() && p.end.is_none()));
+            continue;
         }
         found.listed.push((id, group, summary));
     }

@@ -68,7 +68,7 @@ impl Entry {
 }
 
 fn define<T: Tool>() -> Definition {
-    let annotations = ToolAnnotations::new().read_only(true).idempotent(true).open_world(false);
+    let annotations = ToolAnnotations::new().read_only(true).open_world(false);
     Definition::new(T::NAME, T::DESCRIPTION, Arc::new(schema::of_arguments::<T::Args>()))
         .with_title(T::TITLE)
         .with_raw_output_schema(Arc::new(schema::of_answer::<T::Answer>()))

@@ -9,15 +9,35 @@ use serde_json::Value;
 /// For arguments. An argument that may be left out is not also allowed to be null: strict clients refuse two types.
 pub fn of_arguments<T: JsonSchema>() -> JsonObject {
     let mut schema = generate::<T>(SchemaSettings::draft2020_12());
-    compact(&mut schema, &|types| types.retain(|t| t != "null"));
+    compact(&mut schema, &without_null);
     schema.entry("properties").or_insert_with(|| Value::Object(JsonObject::new()));
     schema
+}
+
+/// Takes null out of what a value may be.
+fn without_null(schema: &mut JsonObject) {
+    for key in ["type", "enum"] {
+        if let Some(Value::Array(allowed)) = schema.get_mut(key) {
+            allowed.retain(|value| !value.is_null() && value != "null");
+        }
+    }
+    let Some(Value::Array(branches)) = schema.get_mut("anyOf") else { return };
+    branches.retain(|branch| branch.get("type") != Some(&Value::from("null")));
+    if let [Value::Object(only)] = branches.as_slice() {
+        let only = only.clone();
+        schema.remove("anyOf");
+        schema.extend(only);
+    }
 }
 
 /// For answers. A figure that may be unknown is a number or null.
 pub fn of_answer<T: JsonSchema>() -> JsonObject {
     let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_serialize());
-    compact(&mut schema, &|_| {});
+    // How many columns there are shows in the answer.
+    compact(&mut schema, &|schema| {
+        schema.remove("minItems");
+        schema.remove("maxItems");
+    });
     schema
 }
 
@@ -33,7 +53,7 @@ fn generate<T: JsonSchema>(settings: SchemaSettings) -> JsonObject {
 }
 
 /// Drops what says nothing that the rest does not say.
-fn compact(schema: &mut JsonObject, types: &dyn Fn(&mut Vec<Value>)) {
+fn compact(schema: &mut JsonObject, narrow: &dyn Fn(&mut JsonObject)) {
     for key in ["title", "format", "default"] {
         if schema.get(key).is_some_and(|value| !value.is_object() || key == "default") {
             schema.remove(key);
@@ -42,33 +62,33 @@ fn compact(schema: &mut JsonObject, types: &dyn Fn(&mut Vec<Value>)) {
     if schema.get("minimum").and_then(Value::as_f64) == Some(0.0) {
         schema.remove("minimum");
     }
-    if let Some(Value::Array(listed)) = schema.get_mut("type") {
-        types(listed);
-        if let [only] = listed.as_slice() {
-            let only = only.clone();
-            schema.insert("type".to_owned(), only);
-        }
+    narrow(schema);
+    if let Some(Value::Array(listed)) = schema.get("type")
+        && let [only] = listed.as_slice()
+    {
+        let only = only.clone();
+        schema.insert("type".to_owned(), only);
     }
     for (key, value) in schema.iter_mut() {
         match value {
             // The keys below are names of properties and not words of the schema language.
             Value::Object(properties) if key == "properties" => {
                 for property in properties.values_mut() {
-                    compact_value(property, types);
+                    compact_value(property, narrow);
                 }
             }
             Value::Object(_) | Value::Array(_) if key != "enum" && key != "required" && key != "type" => {
-                compact_value(value, types);
+                compact_value(value, narrow);
             }
             _ => {}
         }
     }
 }
 
-fn compact_value(value: &mut Value, types: &dyn Fn(&mut Vec<Value>)) {
+fn compact_value(value: &mut Value, narrow: &dyn Fn(&mut JsonObject)) {
     match value {
-        Value::Object(schema) => compact(schema, types),
-        Value::Array(schemas) => schemas.iter_mut().for_each(|schema| compact_value(schema, types)),
+        Value::Object(schema) => compact(schema, narrow),
+        Value::Array(schemas) => schemas.iter_mut().for_each(|schema| compact_value(schema, narrow)),
         _ => {}
     }
 }

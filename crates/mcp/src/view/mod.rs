@@ -41,6 +41,8 @@ const TTL: Duration = Duration::from_secs(1);
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// A broker answers a scrape within this, or is said not to.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
+/// After the first scrape, so that the two lie far enough apart for rates.
+const SECOND_SCRAPE_AFTER: Duration = Duration::from_secs(1);
 /// More than a broker at its partition limit answers.
 const MAX_SCRAPE_BYTES: usize = 256 << 20;
 /// Scrapes at the same time.
@@ -202,7 +204,7 @@ impl ClusterView {
         if !without {
             return metrics;
         }
-        tokio::time::sleep_until(metrics.at + rates::MIN_WINDOW).await;
+        tokio::time::sleep(SECOND_SCRAPE_AFTER).await;
         self.metrics.forget();
         self.metrics().await
     }

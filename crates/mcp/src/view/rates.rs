@@ -14,7 +14,7 @@ use super::scrape::{LabelValues, Scrape};
 /// How far back a rate looks.
 pub const WINDOW: Duration = Duration::from_secs(30);
 /// A shorter time between two scrapes says little.
-pub const MIN_WINDOW: Duration = Duration::from_millis(900);
+const MIN_WINDOW: Duration = Duration::from_millis(900);
 /// Scrapes are not remembered more often than this, so that asking often neither shortens the window nor fills memory.
 const SPACING: Duration = Duration::from_secs(2);
 

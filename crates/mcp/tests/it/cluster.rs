@@ -31,7 +31,6 @@ impl Clock for SystemClock {
 /// A partition's log end is `1000 * (partition + 1)`.
 pub struct Cluster {
     pub metadata: Metadata,
-    pub store: Arc<EmbeddedStore>,
     pub metrics: Arc<Mutex<String>>,
     topics: Vec<(String, i32, Uuid)>,
 }
@@ -39,10 +38,9 @@ pub struct Cluster {
 impl Cluster {
     /// One broker, whose metrics are whatever `metrics` holds.
     pub async fn new() -> Self {
-        let store = Arc::new(EmbeddedStore::memory());
-        let metadata = Metadata::new(store.clone(), "test").unwrap();
+        let metadata = Metadata::new(Arc::new(EmbeddedStore::memory()), "test").unwrap();
         let metrics = Arc::new(Mutex::new(String::new()));
-        let cluster = Self { metadata, store, metrics: Arc::clone(&metrics), topics: Vec::new() };
+        let cluster = Self { metadata, metrics: Arc::clone(&metrics), topics: Vec::new() };
         let served = Router::new().route("/metrics", get(async move || metrics.lock().clone()));
         let address = serve(served).await;
         cluster.register(1, Some(address)).await;
@@ -117,6 +115,7 @@ impl Cluster {
                 leader_epoch: -1,
                 metadata: String::new(),
                 commit_time_ms: 1_700_000_000_000,
+                expires_at_ms: None,
                 topic_id: *topic_id,
             };
             (key, record)

@@ -96,12 +96,8 @@ async fn records_that_cannot_be_read() {
     let server = cluster.serve().await;
     let client = Client::new(server.addr());
     let key = cluster.metadata.keys().topic("broken");
-    cluster
-        .metadata
-        .store()
-        .txn(kafscale_meta::Txn::new().and_then(kafscale_meta::Op::put(key, "{}".into())))
-        .await
-        .unwrap();
+    let write = kafscale_meta::Txn::new().and_then(kafscale_meta::Op::put(key, "{}"));
+    assert!(cluster.metadata.store().txn(write).await.unwrap().succeeded);
     let error = client.error("list_topics", json!({})).await;
     assert!(error.contains("metadata store failed") && error.contains("cluster_status"), "{error}");
     let status = client.answer("cluster_status", json!({})).await;

@@ -1,5 +1,7 @@
 //! The server over real sockets.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its world is not as expected")]
+
 mod client;
 mod cluster;
 mod docs;

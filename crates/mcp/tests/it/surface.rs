@@ -53,10 +53,13 @@ async fn the_stateless_revision_is_discovered() {
 async fn what_is_not_declared_is_not_there() {
     let server = Cluster::new().await.serve().await;
     let client = Client::new(server.addr());
-    let capabilities = client.request("server/discover", json!({})).await.json()["result"]["capabilities"].take();
-    for (capability, method) in
-        [("prompts", "prompts/list"), ("resources", "resources/list"), ("resources", "resources/templates/list")]
-    {
+    let capabilities =
+        client.request("server/discover", json!({})).await.json()["result"]["capabilities"].take();
+    for (capability, method) in [
+        ("prompts", "prompts/list"),
+        ("resources", "resources/list"),
+        ("resources", "resources/templates/list"),
+    ] {
         assert!(capabilities.get(capability).is_none(), "{capabilities}");
         let answer = client.request(method, json!({})).await.json();
         assert_eq!(answer["error"]["code"], -32601, "{method}: {answer}");
