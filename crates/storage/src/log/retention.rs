@@ -67,7 +67,9 @@ impl State {
         }
         let mut rest = self.segment_bytes + self.tail_bytes;
         let mut drops = |size: u64, timestamp_ms: i64| {
-            let old = config.retention_ms.is_some_and(|keep| now_ms.saturating_sub(timestamp_ms) > keep);
+            // Without any timestamp the age of a segment is unknown: it is kept rather than lost.
+            let aged = |keep: i64| timestamp_ms >= 0 && now_ms.saturating_sub(timestamp_ms) > keep;
+            let old = config.retention_ms.is_some_and(aged);
             let large = config.retention_bytes.is_some_and(|keep| rest.saturating_sub(size) >= keep);
             rest = rest.saturating_sub(size);
             old || large
