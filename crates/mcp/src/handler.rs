@@ -115,7 +115,7 @@ impl Handler {
 
     fn event(&self, principal: &Principal, tool: &str, arguments: &JsonObject) -> Event {
         let text = serde_json::to_string(arguments).unwrap_or_default();
-        let properties = tools::find(tool).map(|tool| tool.definition().input_schema);
+        let properties = tools::find(tool).map(|tool| &tool.definition().input_schema);
         let known = properties.as_ref().and_then(|schema| schema.get("properties")?.as_object());
         let all_known = known.is_some_and(|known| arguments.keys().all(|name| known.contains_key(name)));
         let shown = all_known && text.len() <= MAX_AUDITED_ARGUMENT_BYTES;
@@ -153,7 +153,7 @@ impl ServerHandler for Handler {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let tools = TOOLS.iter().map(Entry::definition).collect();
+        let tools = TOOLS.iter().map(|tool| tool.definition().clone()).collect();
         Ok(ListToolsResult::with_all_items(tools)
             .with_cache_scope(CacheScope::Private)
             .with_ttl_ms(3_600_000))
@@ -194,7 +194,7 @@ impl ServerHandler for Handler {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        tools::find(name).map(Entry::definition)
+        tools::find(name).map(|tool| tool.definition().clone())
     }
 
     async fn call_tool(

@@ -1,22 +1,19 @@
 //! Reads a tool's arguments, and says what is wrong with them in a way that lets an agent mend its call.
 
 use rmcp::model::JsonObject;
-use rmcp::schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::schema;
 use crate::answer::ToolError;
 use crate::answer::{names, suggest};
 
 /// Longer arguments mean nothing here: the longest name has 32 KiB.
 const MAX_STRING_BYTES: usize = 64 << 10;
 
-/// The arguments as `T`.
-pub fn read<T: DeserializeOwned + JsonSchema>(mut arguments: JsonObject) -> Result<T, ToolError> {
+/// The arguments as `T`, whose schema is `schema`.
+pub fn read<T: DeserializeOwned>(mut arguments: JsonObject, schema: &JsonObject) -> Result<T, ToolError> {
     // Some clients send null for what they leave out.
     arguments.retain(|_, value| !value.is_null());
-    let schema = schema::of_arguments::<T>();
     let empty = JsonObject::new();
     let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&empty);
     for (name, value) in &arguments {
@@ -111,6 +108,9 @@ mod tests {
     use serde::Deserialize;
     use serde_json::json;
 
+    use rmcp::schemars::JsonSchema;
+
+    use super::super::schema;
     use super::*;
 
     #[derive(Debug, Deserialize, JsonSchema)]
@@ -136,7 +136,7 @@ mod tests {
 
     fn read_json(arguments: Value) -> Result<Args, String> {
         let Value::Object(arguments) = arguments else { panic!("arguments are an object") };
-        read::<Args>(arguments).map_err(|e| e.to_string())
+        read::<Args>(arguments, &schema::of_arguments::<Args>()).map_err(|e| e.to_string())
     }
 
     #[test]

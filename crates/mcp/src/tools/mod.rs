@@ -7,7 +7,7 @@ mod arguments;
 mod schema;
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rmcp::model::{JsonObject, Tool as Definition, ToolAnnotations};
 use rmcp::schemars::JsonSchema;
@@ -57,8 +57,9 @@ impl Entry {
     }
 
     /// As tools/list tells it.
-    pub fn definition(&self) -> Definition {
-        (self.define)()
+    pub fn definition(&self) -> &'static Definition {
+        let mut definitions = DEFINITIONS.iter();
+        definitions.find(|definition| definition.name == self.name).expect("every tool is in the list")
     }
 
     /// Answers one call.
@@ -77,7 +78,8 @@ fn define<T: Tool>() -> Definition {
 
 fn call<T: Tool>(view: Arc<ClusterView>, arguments: JsonObject) -> Answering {
     Box::pin(async move {
-        let args = arguments::read::<T::Args>(arguments)?;
+        let schema = &find(T::NAME).expect("every tool is in the list").definition().input_schema;
+        let args = arguments::read::<T::Args>(arguments, schema)?;
         let answer = T::answer(&view, args).await?;
         let written = serde_json::to_value(&answer).and_then(|structured| {
             let text = serde_json::to_string(&answer)?;
@@ -105,6 +107,10 @@ tools! {
     fetch_offsets::FetchOffsets,
     describe_configs::DescribeConfigs,
 }
+
+/// Made once: every call needs the schema of its arguments.
+static DEFINITIONS: LazyLock<Vec<Definition>> =
+    LazyLock::new(|| TOOLS.iter().map(|tool| (tool.define)()).collect());
 
 /// The tool of a name.
 pub fn find(name: &str) -> Option<&'static Entry> {
