@@ -26,6 +26,7 @@ pub async fn handle(
     for resource in request.resources {
         let altered = alter(node, &admin, &resource, request.validate_only).await;
         let response = AlterConfigsResourceResponse::default()
+            .with_error_message(None)
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name);
         responses.push(match altered {

@@ -60,7 +60,7 @@ pub async fn handle(
             Some(created) => created.map(|topic| (spec, topic.id.0)),
             None => Ok((spec, Uuid::nil())),
         });
-        let result = CreatableTopicResult::default().with_name(topic.name.clone());
+        let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
         match outcome {
             Ok((spec, id)) => succeeded(node, ctx.version, result, &spec, id),
             Err(AdminError { error, message }) => {

@@ -46,6 +46,7 @@ pub async fn handle(
     };
     let describe = |resource: &DescribeConfigsResource| {
         let result = DescribeConfigsResult::default()
+            .with_error_message(None)
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
         match entries(node, resource) {

@@ -39,6 +39,7 @@ pub async fn handle(
             alter(node, &admin, resource, request.validate_only).await
         };
         let response = AlterConfigsResourceResponse::default()
+            .with_error_message(None)
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
         responses.push(match altered {
