@@ -60,16 +60,17 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     let mut opened = Vec::new();
     for (no, path) in paths {
         let file = File::options().read(true).write(true).open(&path).map_err(io_at(&path))?;
+        let written_end = written_end(&file).map_err(io_at(&path))?;
         match FileHeader::read(&file).map_err(io_at(&path))? {
-            Ok(header) if header.file_no == no => opened.push((path, file, header)),
+            Ok(header) if header.file_no == no => opened.push((path, file, header, written_end)),
             Ok(_) => return Err(RecoveryError::Header { path, why: FileHeaderError::Damaged }),
             Err(why) => return Err(RecoveryError::Header { path, why }),
         }
     }
     let mut recovered = Vec::new();
     for i in 0..opened.len() {
-        let next = opened.get(i + 1).map(|(_, _, header)| header);
-        let (path, file, header) = &opened[i];
+        let next = opened.get(i + 1).map(|(_, _, header, _)| header);
+        let (path, file, header, written_end) = &opened[i];
         // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
         if let Some(next) = next
             && next.file_no != header.file_no + 1
@@ -77,19 +78,21 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
         }
         let known_end = next.and_then(|n| n.previous).map(|p| p.1);
-        let (end, batches) = scan(path, file, header, known_end)?;
+        let (end, batches) = scan(path, file, header, known_end, *written_end)?;
         let file = Arc::new(file.try_clone().map_err(io_at(path))?);
         recovered.push(RecoveredFile { path: path.clone(), file, header: *header, end, batches });
     }
     Ok(recovered)
 }
 
-/// Reads the objects of one file. `known_end` is where the next file says that this one ends.
+/// Reads the objects of one file. `known_end` is where the next file says that this one ends. Damage is
+/// searched for up to `written_end` only; objects are read wherever they are.
 fn scan(
     path: &Path,
     file: &File,
     header: &FileHeader,
     known_end: Option<u64>,
+    written_end: u64,
 ) -> Result<(u64, Vec<(u64, IndexEntry)>), RecoveryError> {
     let io = |error| RecoveryError::Io { path: path.to_owned(), error };
     let file_bytes = file.metadata().map_err(io)?.len();
@@ -106,7 +109,7 @@ fn scan(
                 seq += 1;
             }
             Err(why) => {
-                if known_end.is_some() || find_object(file, position, file_bytes, header, seq).map_err(io)? {
+                if known_end.is_some() || find_object(file, position, written_end, header, seq).map_err(io)? {
                     let why = why.to_string();
                     return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
                 }
@@ -157,9 +160,7 @@ fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq:
     let mut buffer = vec![0; CHUNK_BYTES + HEADER_BYTES];
     let mut at = from + 1;
     while at < file_bytes {
-        let Some(data_at) = next_data(file, at)? else { return Ok(false) };
-        at = data_at;
-        let n = buffer.len().min(file_bytes.saturating_sub(at) as usize);
+        let n = buffer.len().min((file_bytes - at) as usize);
         file.read_exact_at(&mut buffer[..n], at)?;
         for start in magic.find_iter(&buffer[..n]) {
             if let Ok(header) = ObjectHeader::decode(&buffer[start..n])
@@ -174,14 +175,20 @@ fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq:
     Ok(false)
 }
 
-/// Where something was written at or after `at`. A file that was never full is mostly blocks that are reserved only, and
-/// reading those would be most of the time of a start.
-fn next_data(file: &File, at: u64) -> io::Result<Option<u64>> {
-    match rustix::fs::seek(file, rustix::fs::SeekFrom::Data(at)) {
-        Ok(data_at) => Ok(Some(data_at)),
-        Err(rustix::io::Errno::NXIO) => Ok(None),
-        // A file system that cannot tell has data everywhere.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(at)),
-        Err(e) => Err(e.into()),
+/// Where the last part of the file ends that was ever written. A file that was never full is mostly blocks that are
+/// reserved only, and searching those would be most of the time of a start. To be asked before the file is read: what
+/// was read is in the page cache, and counts as written.
+fn written_end(file: &File) -> io::Result<u64> {
+    use rustix::fs::{SeekFrom, seek};
+    let (file_bytes, mut end) = (file.metadata()?.len(), 0);
+    loop {
+        let part = seek(file, SeekFrom::Data(end)).and_then(|from| seek(file, SeekFrom::Hole(from)));
+        match part {
+            Ok(part_end) if part_end > end => end = part_end,
+            Err(rustix::io::Errno::NXIO) => return Ok(end),
+            // A file system that cannot tell has data everywhere.
+            Ok(_) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(file_bytes),
+            Err(e) => return Err(e.into()),
+        }
     }
 }
