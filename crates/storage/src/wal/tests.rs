@@ -221,8 +221,10 @@ proptest! {
     fn hostile_objects_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400), body in any::<u64>(), entries in any::<u32>()) {
         let _ = object::decode(&bytes);
         let id = ObjectId { node_id: 1, incarnation: 2, seq: 3, salt: 4 };
-        let mut forged = ObjectHeader { id, body_bytes: body >> 20, entries }.encode().to_vec();
-        forged.extend(bytes);
-        let _ = object::decode(&forged);
+        for body_bytes in [body, body >> 20, u64::MAX] {
+            let mut forged = ObjectHeader { id, body_bytes, entries }.encode().to_vec();
+            forged.extend(&bytes);
+            let _ = object::decode(&forged);
+        }
     }
 }
