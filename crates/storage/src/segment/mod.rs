@@ -42,10 +42,10 @@ pub struct SegmentRef {
     pub last_offset: Offset,
 }
 
-/// Where a segment is kept: `topics/{topic}/{topic_id}/{partition}/segment-{base_offset:020}.kfs`.
+/// Where a segment is kept: `topics/{topic}/{topic_id}/{partition}/segment-{base_offset:020}-{rewrite}.kfs`.
 ///
-/// A segment that replaces others has a `rewrite` number above 0, which stands before the ending: its base offset is that
-/// of an object that readers may still be using.
+/// The log gives each segment a `rewrite` number of its own: one that replaces others has the base offset of an object that
+/// readers may still be using, and no process may ever overwrite what another wrote. 0 is left out of the name.
 pub fn segment_path(topic: &str, id: PartitionId, base_offset: Offset, rewrite: u64) -> String {
     let PartitionId { topic: topic_id, index } = id;
     let rewrite = if rewrite == 0 { String::new() } else { format!("-{rewrite}") };
