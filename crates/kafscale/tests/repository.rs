@@ -76,9 +76,10 @@ fn the_crate_graph_is_the_one_in_architecture_md() {
 
 #[test]
 fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
-    let rules: [(&str, &[&str]); 6] = [
+    let rules: [(&str, &[&str]); 7] = [
         ("object_store", &["kafscale-storage"]),
         ("redb", &["kafscale-meta"]),
+        ("tonic", &["kafscale-meta"]),
         ("axum", &["kafscale-broker", "kafscale-mcp"]),
         ("kafka-protocol", &["kafscale", "kafscale-broker"]),
         ("clap", &["kafscale"]),
