@@ -139,7 +139,7 @@ impl TopicAdmin {
         let assigned = self.metadata.load_assignment(topic.id.0).await?;
         let mut assigned = assigned.ok_or_else(|| changed_meanwhile(&topic.name))?;
         let leader_epoch = topic.leader_epoch.0;
-        let added = PartitionAssignment { owner: Some(node.config.node_id.0), leader_epoch };
+        let added = PartitionAssignment::new(node.config.node_id.0, 0, leader_epoch);
         assigned.record.partitions.resize(count.unsigned_abs() as usize, added);
         read.record.partitions = count;
         let topic_part = (read.mod_revision, &read.record);
@@ -217,7 +217,7 @@ fn changed_meanwhile(name: &str) -> AdminError {
 }
 
 fn new_topic(node: &Node, spec: TopicSpec) -> NewTopic {
-    let here = PartitionAssignment { owner: Some(node.config.node_id.0), leader_epoch: 0 };
+    let here = PartitionAssignment::new(node.config.node_id.0, 0, 0);
     NewTopic {
         name: spec.name,
         assignment: AssignmentRecord { partitions: vec![here; spec.partitions.unsigned_abs() as usize] },

@@ -51,7 +51,7 @@ async fn create(metadata: &Metadata) -> Result<()> {
             created_ms: 0,
             internal: false,
         };
-        let one = PartitionAssignment { owner: Some(1), leader_epoch: 0 };
+        let one = PartitionAssignment::new(1, 0, 0);
         NewTopic { name, topic, assignment: AssignmentRecord { partitions: vec![one; partitions] } }
     };
     let run = Uuid::new_v4();

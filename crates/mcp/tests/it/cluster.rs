@@ -88,7 +88,7 @@ impl Cluster {
             created_ms: 1,
             internal: false,
         };
-        let one = PartitionAssignment { owner: Some(1), leader_epoch: 4 };
+        let one = PartitionAssignment::new(1, 0, 4);
         let assignment = AssignmentRecord { partitions: vec![one; partitions.try_into().unwrap()] };
         let new = NewTopic { name: name.to_owned(), topic, assignment };
         self.metadata.create_topic(&new).await.unwrap().unwrap();

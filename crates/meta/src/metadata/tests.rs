@@ -26,7 +26,7 @@ fn new_topic(name: &str, partitions: i32) -> NewTopic {
         created_ms: 1,
         internal: false,
     };
-    let one = PartitionAssignment { owner: Some(1), leader_epoch: 0 };
+    let one = PartitionAssignment::new(1, 0, 0);
     let assignment = AssignmentRecord { partitions: vec![one; usize::try_from(partitions).unwrap()] };
     NewTopic { name: name.to_owned(), topic, assignment }
 }
@@ -96,7 +96,7 @@ async fn a_change_of_what_was_changed_meanwhile_is_refused() {
     assert_eq!(metadata.swap_topic("orders", created, &topic).await.unwrap(), None);
 
     topic.partitions = 2;
-    assignment.partitions.push(PartitionAssignment { owner: None, leader_epoch: 0 });
+    assignment.partitions.push(PartitionAssignment::released(0));
     let grow = |topic_at, assignment_at| {
         metadata.swap_topic_and_assignment("orders", (topic_at, &topic), (assignment_at, &assignment))
     };

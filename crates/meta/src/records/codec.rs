@@ -135,8 +135,8 @@ fn upper_hex(digit: u8) -> Option<u8> {
 }
 
 /// Reads a number as this crate writes it: no sign but `-`, no leading zeros.
-pub(super) fn decode_number(text: &str) -> Option<i32> {
-    let number: i32 = text.parse().ok()?;
+pub(super) fn decode_number<N: std::str::FromStr + ToString>(text: &str) -> Option<N> {
+    let number: N = text.parse().ok()?;
     (number.to_string() == text).then_some(number)
 }
 

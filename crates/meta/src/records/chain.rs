@@ -1,0 +1,61 @@
+//! `chains/{node_id}/{incarnation}`: a write-ahead chain in an object store that may hold what no segment holds. Written by its
+//! owner when it registers, when it has freed objects, and when it stops as planned; by the controller when it seals the chain of a
+//! broker that is gone; and deleted by the controller when nothing in it is needed (ADR 0006).
+
+use serde::{Deserialize, Serialize};
+
+use super::{Keyspace, Record, codec::decode_number};
+
+/// Where a chain begins and ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainRecord {
+    /// Objects below were freed. Published before they are deleted.
+    pub first_seq: u64,
+    /// Where the SEAL is: objects from here on do not count. `None` while the chain may grow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_at: Option<u64>,
+}
+
+impl Record for ChainRecord {
+    const KIND: &'static str = "chain";
+    const VERSION: u32 = 1;
+}
+
+impl Keyspace {
+    pub fn chains_prefix(&self) -> String {
+        self.key(format_args!("chains/"))
+    }
+
+    pub fn chain(&self, node_id: i32, incarnation: u64) -> String {
+        self.key(format_args!("chains/{node_id}/{incarnation}"))
+    }
+
+    pub fn parse_chain(&self, key: &str) -> Option<(i32, u64)> {
+        let [node_id, incarnation] = self.components(key, "chains")?;
+        Some((decode_number(node_id)?, decode_number(incarnation)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::records::codec::tests::{check_bytes, check_encoding, keyspace};
+
+    proptest! {
+        #[test]
+        fn round_trip(first_seq: u64, sealed_at: Option<u64>, node_id: i32, incarnation: u64) {
+            check_encoding(&ChainRecord { first_seq, sealed_at });
+            let key = keyspace().chain(node_id, incarnation);
+            prop_assert_eq!(keyspace().parse_chain(&key), Some((node_id, incarnation)));
+        }
+    }
+
+    #[test]
+    fn bytes() {
+        check_bytes(&ChainRecord { first_seq: 3, sealed_at: None }, r#"{"v":1,"first_seq":3}"#);
+        let sealed = ChainRecord { first_seq: 3, sealed_at: Some(9) };
+        check_bytes(&sealed, r#"{"v":1,"first_seq":3,"sealed_at":9}"#);
+    }
+}
