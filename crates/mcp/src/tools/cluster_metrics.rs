@@ -1,5 +1,6 @@
 //! `cluster_metrics`: the figures that people ask for: throughput, object store, requests, brokers and lag, over all brokers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rmcp::schemars::{self, JsonSchema};
@@ -10,7 +11,7 @@ use crate::answer::figure::{Figure, rounded};
 use crate::answer::{ToolError, human, names};
 use crate::view::metrics::Metrics;
 use crate::view::names as metric;
-use crate::view::{Answer as Viewed, ClusterView, Groups, Topics, lag};
+use crate::view::{ClusterView, Lags, Unavailable};
 
 /// APIs that are listed with their rates, the busiest first.
 const MAX_APIS: usize = 8;
@@ -154,10 +155,7 @@ impl Tool for ClusterMetrics {
         let age_ms = u64::try_from(metrics.at.elapsed().as_millis()).unwrap_or(u64::MAX);
         let read = Reading { metrics: &metrics.value, age_ms };
         let lag = match wants(Section::Lag) {
-            true => {
-                let (groups, topics) = tokio::join!(view.groups(), view.topics());
-                Some(lag_of(&groups, &topics, &metrics.value))
-            }
+            true => Some(lag_of(&view.lags().await)),
             false => None,
         };
         Ok(Answer {
@@ -264,18 +262,14 @@ impl Reading<'_> {
     }
 }
 
-fn lag_of(groups: &Viewed<Groups>, topics: &Viewed<Topics>, metrics: &Metrics) -> Lag {
-    let (groups, topics) = match (groups, topics) {
-        (Ok(groups), Ok(topics)) => (groups, topics),
-        (Err(why), _) | (_, Err(why)) => {
-            let reason = Some(names::text(&why.to_string(), MAX_TEXT_CHARS));
-            return Lag { total: None, max: None, worst_group: None, groups_with_unknown_lag: None, reason };
-        }
-    };
+fn lag_of(lags: &Result<Arc<Lags>, Unavailable>) -> Lag {
     let mut lag = Lag { total: None, max: None, worst_group: None, groups_with_unknown_lag: None, reason: None };
+    let lags = match lags {
+        Ok(lags) => lags,
+        Err(why) => return Lag { reason: Some(names::text(&why.to_string(), MAX_TEXT_CHARS)), ..lag },
+    };
     let mut unknown = 0;
-    for (id, group) in &groups.value.by_id {
-        let summary = lag::summary(&lag::partitions(group, &topics.value, metrics));
+    for (id, summary) in &lags.by_group {
         unknown += usize::from(summary.unknown_partitions > 0);
         if let Some(total) = summary.total {
             lag.total = Some(lag.total.unwrap_or(0).saturating_add(total));
@@ -286,7 +280,7 @@ fn lag_of(groups: &Viewed<Groups>, topics: &Viewed<Topics>, metrics: &Metrics) -
         }
     }
     lag.groups_with_unknown_lag = Some(unknown);
-    lag.reason = match (metrics.problem(), groups.value.by_id.is_empty()) {
+    lag.reason = match (lags.metrics.value.problem(), lags.by_group.is_empty()) {
         (Some(why), _) => Some(names::text(&why, MAX_TEXT_CHARS)),
         (None, true) => Some("there are no groups".to_owned()),
         (None, false) => None,

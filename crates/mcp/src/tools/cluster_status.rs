@@ -9,7 +9,7 @@ use super::Tool;
 use crate::answer::{ToolError, human, names};
 use crate::view::cached::Seen;
 use crate::view::metrics::Metrics;
-use crate::view::{Answer as Viewed, Brokers, ClusterView, Topics, lag};
+use crate::view::{Answer as Viewed, Brokers, ClusterView, Topics};
 
 /// Brokers that are listed; the rest is counted.
 const MAX_BROKERS: usize = 30;
@@ -86,8 +86,8 @@ impl Tool for ClusterStatus {
     type Answer = Answer;
 
     async fn answer(view: &ClusterView, _: Args) -> Result<Answer, ToolError> {
-        let (brokers, topics, groups, metrics) =
-            tokio::join!(view.brokers(), view.topics(), view.groups(), view.metrics());
+        let (brokers, topics, groups, metrics, lags) =
+            tokio::join!(view.brokers(), view.topics(), view.groups(), view.metrics(), view.lags());
         let mut warnings = Vec::new();
         let metadata_store = metadata_store(&brokers, &mut warnings);
         let object_store = object_store(&metrics.value, &mut warnings);
@@ -95,10 +95,8 @@ impl Tool for ClusterStatus {
         if let (Ok(brokers), Ok(topics)) = (&brokers, &topics) {
             leader_warnings(&brokers.value, &topics.value, &mut warnings);
         }
-        if let (Ok(topics), Ok(groups)) = (&topics, &groups) {
-            let lagging = groups.value.by_id.iter().filter(|(_, group)| {
-                lag::summary(&lag::partitions(group, &topics.value, &metrics.value)).max > Some(NOTABLE_LAG)
-            });
+        if let Ok(lags) = &lags {
+            let lagging = lags.by_group.iter().filter(|(_, lag)| lag.max > Some(NOTABLE_LAG));
             lag_warning(lagging.map(|(id, _)| id.as_str()), &mut warnings);
         }
         let counts = Counts {

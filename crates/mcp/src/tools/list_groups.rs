@@ -1,5 +1,7 @@
 //! `list_groups`: consumer groups with their lag, the one furthest behind first.
 
+use std::borrow::Cow;
+
 use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +10,7 @@ use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::{ToolError, human, names};
 use crate::view::lag::{self, LagSummary};
-use crate::view::{ClusterView, Group, Groups, Topics, metrics::Metrics};
+use crate::view::{ClusterView, Group, Lags, metrics::Metrics};
 
 pub struct ListGroups;
 
@@ -84,12 +86,12 @@ impl Tool for ListGroups {
         let wanted = (&args.prefix, args.state.map(State::name), &args.topic, args.min_partition_lag, sort);
         let scope = Scope::new(Self::NAME, &wanted);
         let after: Option<Place> = scope.place(args.cursor.as_deref())?;
-        let (groups, topics, metrics) = tokio::join!(view.groups(), view.topics(), view.metrics());
-        let (groups, topics) = (groups?, topics?);
+        let lags = view.lags().await?;
+        let (groups, topics, metrics) = (&lags.groups, &lags.topics, &lags.metrics);
         if let Some(topic) = &args.topic {
             super::describe_topics::resolve(std::slice::from_ref(topic), &topics.value)?;
         }
-        let mut found = matching(&args, &groups.value, &topics.value, &metrics.value);
+        let mut found = matching(&args, &lags);
         let matched = found.listed.len();
         found.listed.sort_by_cached_key(|(id, _, lag)| order(sort, id, lag));
         let first = found.listed.partition_point(|(id, _, lag)| {
@@ -121,7 +123,7 @@ impl Tool for ListGroups {
     }
 }
 
-type Listed<'a> = (&'a String, &'a Group, LagSummary);
+type Listed<'a> = (&'a String, &'a Group, Cow<'a, LagSummary>);
 
 struct Found<'a> {
     listed: Vec<Listed<'a>>,
@@ -129,35 +131,42 @@ struct Found<'a> {
     undecided: usize,
 }
 
-fn matching<'a>(args: &Args, groups: &'a Groups, topics: &Topics, metrics: &Metrics) -> Found<'a> {
+fn matching<'a>(args: &Args, lags: &'a Lags) -> Found<'a> {
     let mut found = Found { listed: Vec::new(), undecided: 0 };
     let prefix = args.prefix.as_deref().unwrap_or_default();
-    for (id, group) in &groups.by_id {
+    for (id, group) in &lags.groups.value.by_id {
         let named = id.starts_with(prefix) || names::shown(id).starts_with(prefix);
         if !named || args.state.is_some_and(|state| state.name() != lag::state(group)) {
             continue;
         }
-        let mut partitions = lag::partitions(group, topics, metrics);
-        if let Some(topic) = &args.topic {
-            partitions.retain(|p| names::means(topic, p.topic));
-            if partitions.is_empty() {
-                continue;
-            }
-        }
-        let summary = lag::summary(&partitions);
+        let summary = match &args.topic {
+            Some(topic) => on_topic(topic, group, lags).map(Cow::Owned),
+            None => lags.by_group.get(id).map(Cow::Borrowed),
+        };
+        let Some(summary) = summary else { continue };
         if let Some(min) = args.min_partition_lag
             && summary.max.is_none_or(|max| max < min)
         {
-            // What was committed but has no known end might well be behind. What was never committed has no lag.
-            found.undecided += usize::from(partitions.iter().any(|p| p.committed.is_some() && p.end.is_none()));
+            found.undecided += usize::from(summary.undecided);
             continue;
         }
         found.listed.push((id, group, summary));
     }
-    if args.min_partition_lag.is_none() && metrics.problem().is_some() {
+    if args.min_partition_lag.is_none() && lags.metrics.value.problem().is_some() {
         found.undecided = found.listed.iter().filter(|(_, _, lag)| lag.unknown_partitions > 0).count();
     }
     found
+}
+
+/// The lag of a group on one topic; None if it does not read it.
+fn on_topic(topic: &str, group: &Group, lags: &Lags) -> Option<LagSummary> {
+    let reads = |name: &String| names::means(topic, name);
+    if !group.offsets.keys().chain(group.readers.keys()).any(reads) {
+        return None;
+    }
+    let mut partitions = lag::partitions(group, &lags.topics.value, &lags.metrics.value);
+    partitions.retain(|p| names::means(topic, p.topic));
+    (!partitions.is_empty()).then(|| lag::summary(&partitions))
 }
 
 /// Sorts descending by lag with what is unknown last, then by name.

@@ -4,9 +4,8 @@
 //! own setting), and one whose broker could not be asked. An offset that was committed for a deleted topic of the same
 //! name does not count.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use kafscale_core::group::subscription::assigned_partitions;
 use kafscale_meta::records::{GroupMember, OffsetRecord};
 
 use super::metrics::Metrics;
@@ -37,6 +36,8 @@ pub struct LagSummary {
     pub max: Option<i64>,
     pub worst: Option<(String, i32)>,
     pub unknown_partitions: usize,
+    /// Some partition has a committed offset and no known end: it might well be behind. What was never committed has no lag.
+    pub undecided: bool,
 }
 
 /// `Stable` or `Empty`: what the metadata shows of a group at rest. Rebalances under way are their coordinator's.
@@ -53,15 +54,13 @@ pub fn members(group: &Group) -> &[GroupMember] {
 
 /// Every partition that the group committed an offset for or has assigned to a member, by topic and number.
 pub fn partitions<'a>(group: &'a Group, topics: &'a Topics, metrics: &Metrics) -> Vec<PartitionLag<'a>> {
-    let readers = readers(group);
     let mut lags = Vec::new();
-    let names = group.offsets.keys().map(String::as_str).chain(readers.keys().map(String::as_str));
-    let names: std::collections::BTreeSet<&str> = names.collect();
+    let names: BTreeSet<&String> = group.offsets.keys().chain(group.readers.keys()).collect();
     for name in names {
         // A topic that is gone has nothing left to read.
         let Some((name, topic)) = topics.by_name.get_key_value(name) else { continue };
         let offsets = group.offsets.get(name);
-        let assigned = readers.get(name);
+        let assigned = group.readers.get(name);
         for partition in 0..topic.record.partitions {
             let committed = offsets.and_then(|o| o.get(&partition)).filter(|o| is_of(o, topic));
             let member = assigned.and_then(|a| a.get(&partition)).copied();
@@ -75,11 +74,17 @@ pub fn partitions<'a>(group: &'a Group, topics: &'a Topics, metrics: &Metrics) -
     lags
 }
 
+/// The lag of a whole group.
+pub fn of_group(group: &Group, topics: &Topics, metrics: &Metrics) -> LagSummary {
+    summary(&partitions(group, topics, metrics))
+}
+
 pub fn summary(partitions: &[PartitionLag<'_>]) -> LagSummary {
     let mut summary = LagSummary::default();
     for partition in partitions {
         let Some(lag) = partition.lag() else {
             summary.unknown_partitions += 1;
+            summary.undecided |= partition.committed.is_some();
             continue;
         };
         summary.total = Some(summary.total.unwrap_or(0).saturating_add(lag));
@@ -94,16 +99,4 @@ pub fn summary(partitions: &[PartitionLag<'_>]) -> LagSummary {
 /// Whether an offset was committed for this topic, and not for a deleted one of the same name.
 pub fn is_of(offset: &OffsetRecord, topic: &Topic) -> bool {
     offset.topic_id == topic.record.topic_id
-}
-
-/// Which member reads each partition, as the group's leader assigned them.
-fn readers(group: &Group) -> BTreeMap<String, BTreeMap<i32, usize>> {
-    let mut readers: BTreeMap<String, BTreeMap<i32, usize>> = BTreeMap::new();
-    let consumers = group.record.as_ref().is_some_and(|record| record.protocol_type == "consumer");
-    for (index, member) in members(group).iter().enumerate().filter(|_| consumers) {
-        for (topic, partitions) in assigned_partitions(&member.assignment).unwrap_or_default() {
-            readers.entry(topic).or_default().extend(partitions.into_iter().map(|p| (p, index)));
-        }
-    }
-    readers
 }

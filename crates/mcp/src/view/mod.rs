@@ -3,11 +3,14 @@
 //!
 //! Invariant: this is read-only. Nothing in this crate writes to the metadata store or opens a Kafka connection.
 //! Invariant: every load has a time limit, and its failure is an answer ([`Unavailable`]) and not a panic or a hang.
+//! Invariant: what takes long on a large cluster (decoding, parsing, adding up lag) is done once for all, off the runtime's
+//! threads.
 
 pub mod cached;
 mod exposition;
 mod http_get;
 pub mod lag;
+mod load;
 pub mod metrics;
 pub mod names;
 pub mod rates;
@@ -22,23 +25,21 @@ use hyper::Uri;
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ClusterRecord, ConfigScope, GroupRecord, OffsetKey, OffsetRecord,
-    TopicRecord,
+    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, OffsetRecord, TopicRecord,
 };
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use cached::{Cached, Seen};
+use lag::LagSummary;
 use metrics::{Metrics, Scraped};
 use rates::History;
 use scrape::Scrape;
 
 /// How long a listing or a round of scrapes is shared.
 const TTL: Duration = Duration::from_secs(1);
-/// The metadata store answers within this, or is said not to.
-const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 /// A broker answers a scrape within this, or is said not to.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
 /// After the first scrape, so that the two lie far enough apart for rates.
@@ -46,7 +47,7 @@ const SECOND_SCRAPE_AFTER: Duration = Duration::from_secs(1);
 /// More than a broker at its partition limit answers.
 const MAX_SCRAPE_BYTES: usize = 256 << 20;
 /// Scrapes at the same time.
-const SCRAPES_AT_ONCE: usize = 16;
+const SCRAPES_AT_ONCE: usize = 64;
 
 /// Something could not be found out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,8 @@ pub struct Brokers {
 pub struct Group {
     /// None: somebody committed offsets under this name, without ever joining.
     pub record: Option<GroupRecord>,
+    /// Which member reads a partition, by topic: its index in the record.
+    pub readers: BTreeMap<String, BTreeMap<i32, usize>>,
     /// By topic and partition.
     pub offsets: BTreeMap<String, BTreeMap<i32, OffsetRecord>>,
 }
@@ -116,6 +119,29 @@ pub struct Group {
 #[derive(Debug, Default)]
 pub struct Groups {
     pub by_id: BTreeMap<String, Group>,
+}
+
+/// The lag of all groups, added up once for everybody, with what it was computed from.
+#[derive(Debug)]
+pub struct Lags {
+    pub groups: Arc<Seen<Groups>>,
+    pub topics: Arc<Seen<Topics>>,
+    pub metrics: Arc<Seen<Metrics>>,
+    /// Has every group of `groups`.
+    pub by_group: BTreeMap<String, LagSummary>,
+}
+
+impl Lags {
+    fn are_of(
+        &self,
+        groups: &Arc<Seen<Groups>>,
+        topics: &Arc<Seen<Topics>>,
+        metrics: &Arc<Seen<Metrics>>,
+    ) -> bool {
+        Arc::ptr_eq(&self.groups, groups)
+            && Arc::ptr_eq(&self.topics, topics)
+            && Arc::ptr_eq(&self.metrics, metrics)
+    }
 }
 
 /// Where the brokers' metrics are.
@@ -131,18 +157,16 @@ pub enum MetricsSource {
 #[derive(Debug)]
 pub struct ClusterView {
     metadata: Metadata,
-    source: MetricsSource,
     clock: Arc<dyn Clock>,
     /// Defaults of topic configs that the brokers were started with.
     topic_defaults: BTreeMap<String, String>,
     topics: Cached<Topics>,
-    brokers: Cached<Brokers>,
+    brokers: Arc<BrokerList>,
     groups: Cached<Groups>,
     dynamic_defaults: Cached<BTreeMap<String, String>>,
     metrics: Cached<Metrics>,
-    histories: Mutex<HashMap<String, History>>,
-    /// The brokers that were registered when the metadata store last answered.
-    last_brokers: Mutex<Option<Arc<Seen<Brokers>>>>,
+    scraper: Arc<Scraper>,
+    lags: Mutex<Arc<OnceCell<Arc<Lags>>>>,
 }
 
 impl ClusterView {
@@ -152,18 +176,24 @@ impl ClusterView {
         clock: Arc<dyn Clock>,
         topic_defaults: BTreeMap<String, String>,
     ) -> Self {
+        let brokers = Arc::new(BrokerList {
+            metadata: metadata.clone(),
+            clock: Arc::clone(&clock),
+            current: Cached::new(TTL),
+            last: Mutex::default(),
+        });
+        let scraper = Scraper { source, brokers: Arc::clone(&brokers), histories: Mutex::default() };
         Self {
             metadata,
-            source,
             clock,
             topic_defaults,
             topics: Cached::new(TTL),
-            brokers: Cached::new(TTL),
+            brokers,
             groups: Cached::new(TTL),
             dynamic_defaults: Cached::new(TTL),
             metrics: Cached::new(TTL),
-            histories: Mutex::default(),
-            last_brokers: Mutex::default(),
+            scraper: Arc::new(scraper),
+            lags: Mutex::default(),
         }
     }
 
@@ -172,29 +202,36 @@ impl ClusterView {
     }
 
     pub async fn topics(&self) -> Answer<Topics> {
-        self.topics.get(|| self.now_ms(), || from_store(self.load_topics())).await
+        let metadata = self.metadata.clone();
+        self.topics.get(|| self.now_ms(), || async move { load::topics(&metadata).await }).await
     }
 
     pub async fn brokers(&self) -> Answer<Brokers> {
-        let brokers = self.brokers.get(|| self.now_ms(), || from_store(self.load_brokers())).await?;
-        *self.last_brokers.lock() = Some(Arc::clone(&brokers));
-        Ok(brokers)
+        self.brokers.get().await
     }
 
     pub async fn groups(&self) -> Answer<Groups> {
-        self.groups.get(|| self.now_ms(), || from_store(self.load_groups())).await
+        let metadata = self.metadata.clone();
+        self.groups.get(|| self.now_ms(), || async move { load::groups(&metadata).await }).await
     }
 
-    /// The defaults of topic configs: those that were altered while brokers run, over those that they were started with.
-    /// Synonyms at the broker (`log.retention.ms`) are given by their names at the topic.
+    /// The defaults of topic configs. Synonyms at the broker (`log.retention.ms`) are given by their names at the topic.
     pub async fn topic_defaults(&self) -> Answer<BTreeMap<String, String>> {
-        self.dynamic_defaults.get(|| self.now_ms(), || from_store(self.load_topic_defaults())).await
+        let (metadata, started_with) = (self.metadata.clone(), self.topic_defaults.clone());
+        let load = || async move { load::topic_defaults(&metadata, started_with).await };
+        self.dynamic_defaults.get(|| self.now_ms(), load).await
     }
 
     /// A round of scrapes. Never fails as a whole: each broker has its own outcome.
     pub async fn metrics(&self) -> Arc<Seen<Metrics>> {
-        let metrics = self.metrics.get(|| self.now_ms(), || async { Ok(self.scrape_all().await) }).await;
-        metrics.expect("a round of scrapes always has an outcome")
+        let scraper = Arc::clone(&self.scraper);
+        let (at, at_ms) = (Instant::now(), self.now_ms());
+        let metrics =
+            self.metrics.get(|| self.now_ms(), || async move { Ok(scraper.scrape_all().await) }).await;
+        metrics.unwrap_or_else(|why| {
+            let value = Metrics { brokers: Vec::new(), no_brokers: Some(why) };
+            Arc::new(Seen { value, at, at_ms })
+        })
     }
 
     /// A round of scrapes that tells rates, if waiting about a second makes the difference.
@@ -209,74 +246,69 @@ impl ClusterView {
         self.metrics().await
     }
 
-    async fn load_topics(&self) -> kafscale_meta::Result<Topics> {
-        let (topics, assignments) =
-            tokio::try_join!(self.metadata.list_topics(), self.metadata.list_assignments())?;
-        let mut assignments: HashMap<Uuid, AssignmentRecord> =
-            assignments.items.into_iter().map(|(id, a)| (id, a.record)).collect();
-        let mut listed = Topics::default();
-        for (name, topic) in topics.items {
-            let record = topic.record;
-            listed.partitions += i64::from(record.partitions);
-            let assignment = assignments.remove(&record.topic_id).unwrap_or_default();
-            listed.by_name.insert(name, Topic { record, assignment });
-        }
-        Ok(listed)
-    }
-
-    async fn load_brokers(&self) -> kafscale_meta::Result<Brokers> {
-        let started = Instant::now();
-        let (brokers, controller, cluster) = tokio::try_join!(
-            self.metadata.list_brokers(),
-            self.metadata.load_controller(),
-            self.metadata.load_cluster()
-        )?;
-        Ok(Brokers {
-            by_id: brokers.items.into_iter().map(|(id, broker)| (id, broker.record)).collect(),
-            controller: controller.map(|c| c.record.node_id),
-            cluster: cluster.map(|c| c.record),
-            took: started.elapsed(),
-        })
-    }
-
-    async fn load_groups(&self) -> kafscale_meta::Result<Groups> {
-        let (groups, offsets) =
-            tokio::try_join!(self.metadata.list_groups(), self.metadata.load_all_offsets())?;
-        let mut by_id: BTreeMap<String, Group> = BTreeMap::new();
-        for (id, group) in groups.items {
-            by_id.entry(id).or_default().record = Some(group.record);
-        }
-        for (OffsetKey { group, topic, partition }, offset) in offsets.items {
-            let offsets = &mut by_id.entry(group).or_default().offsets;
-            offsets.entry(topic).or_default().insert(partition, offset.record);
-        }
-        Ok(Groups { by_id })
-    }
-
-    async fn load_topic_defaults(&self) -> kafscale_meta::Result<BTreeMap<String, String>> {
-        let dynamic = self.metadata.load_broker_config(ConfigScope::Default).await?;
-        let mut defaults = self.topic_defaults.clone();
-        for (name, value) in dynamic.map(|record| record.record.configs).unwrap_or_default() {
-            let definition =
-                kafscale_core::topic_config::DEFINITIONS.iter().find(|d| d.broker_synonym == name);
-            if let Some(definition) = definition {
-                defaults.insert(definition.name.to_owned(), value);
+    /// The lag of every group.
+    pub async fn lags(&self) -> Result<Arc<Lags>, Unavailable> {
+        let (groups, topics, metrics) = tokio::join!(self.groups(), self.topics(), self.metrics());
+        let (groups, topics) = (groups?, topics?);
+        let cell = {
+            let mut current = self.lags.lock();
+            let outdated = current.get().is_some_and(|lags| !lags.are_of(&groups, &topics, &metrics));
+            if outdated {
+                *current = Arc::default();
             }
-        }
-        Ok(defaults)
+            Arc::clone(&current)
+        };
+        let add_up = || {
+            load::off_the_runtime(move || {
+                let of = |group: &Group| lag::of_group(group, &topics.value, &metrics.value);
+                let by_group = groups.value.by_id.iter().map(|(id, group)| (id.clone(), of(group))).collect();
+                Arc::new(Lags { groups, topics, metrics, by_group })
+            })
+        };
+        Ok(Arc::clone(cell.get_or_try_init(add_up).await?))
     }
+}
 
+/// The registered brokers, which the tools and the scrapes ask for.
+#[derive(Debug)]
+struct BrokerList {
+    metadata: Metadata,
+    clock: Arc<dyn Clock>,
+    current: Cached<Brokers>,
+    /// The brokers that were registered when the metadata store last answered.
+    last: Mutex<Option<Arc<Seen<Brokers>>>>,
+}
+
+impl BrokerList {
+    async fn get(&self) -> Answer<Brokers> {
+        let metadata = self.metadata.clone();
+        let load = || async move { load::brokers(&metadata).await };
+        let brokers = self.current.get(|| self.clock.now_ms(), load).await?;
+        *self.last.lock() = Some(Arc::clone(&brokers));
+        Ok(brokers)
+    }
+}
+
+/// Asks the brokers for their metrics, and remembers what rates need.
+#[derive(Debug)]
+struct Scraper {
+    source: MetricsSource,
+    brokers: Arc<BrokerList>,
+    histories: Mutex<HashMap<String, History>>,
+}
+
+impl Scraper {
     /// Where to scrape: broker and address.
     async fn endpoints(&self) -> Result<Vec<(Option<i32>, Uri)>, Unavailable> {
-        let uris = match &self.source {
+        let brokers = match &self.source {
             MetricsSource::Fixed(uris) => return Ok(uris.iter().map(|uri| (None, uri.clone())).collect()),
-            MetricsSource::Registered => match self.brokers().await {
+            MetricsSource::Registered => match self.brokers.get().await {
                 Ok(brokers) => brokers,
                 // The brokers may well serve while the metadata store is down.
-                Err(why) => self.last_brokers.lock().clone().ok_or(why)?,
+                Err(why) => self.brokers.last.lock().clone().ok_or(why)?,
             },
         };
-        let endpoints: Vec<_> = uris
+        let endpoints: Vec<_> = brokers
             .value
             .by_id
             .iter()
@@ -286,7 +318,7 @@ impl ClusterView {
             })
             .collect();
         match endpoints.is_empty() {
-            true if uris.value.by_id.is_empty() => Err(Unavailable::new("no broker is registered")),
+            true if brokers.value.by_id.is_empty() => Err(Unavailable::new("no broker is registered")),
             true => Err(Unavailable::new("no broker serves metrics")),
             false => Ok(endpoints),
         }
@@ -337,15 +369,4 @@ async fn scrape_one(uri: &Uri) -> Result<(Instant, Scrape), Unavailable> {
     });
     let scrape = parsed.await.map_err(|_| Unavailable::new("the server is stopping"))??;
     Ok((at, scrape))
-}
-
-async fn from_store<T>(load: impl Future<Output = kafscale_meta::Result<T>>) -> Result<T, Unavailable> {
-    match tokio::time::timeout(METADATA_TIMEOUT, load).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(Unavailable::new(format!("the metadata store failed: {e}"))),
-        Err(_) => Err(Unavailable::new(format!(
-            "the metadata store did not answer within {} ms",
-            METADATA_TIMEOUT.as_millis()
-        ))),
-    }
 }
