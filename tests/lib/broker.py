@@ -41,17 +41,19 @@ class Broker:
         self.role, self.args, self.env = role, list(args), dict(env or {})
         self.own_dir = None if data_dir else tempfile.mkdtemp(prefix="kafscale-test-")
         self.data_dir = pathlib.Path(data_dir or os.path.join(self.own_dir, "data"))
-        self.port, self.metrics_port = free_port(), free_port()
+        self.host, self.port, self.metrics_port = "127.0.0.1", free_port(), free_port()
         self.log_path = pathlib.Path(tempfile.mkstemp(prefix="kafscale-log-", suffix=".txt")[1])
         self.process = None
 
     @property
     def bootstrap(self):
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def command(self):
-        return [binary(), self.role, "--data-dir", str(self.data_dir), "--listen", self.bootstrap,
-                "--metrics-listen", f"127.0.0.1:{self.metrics_port}", *self.args]
+        # Both backends named: nothing of it is on this disk.
+        places = [] if {"--store", "--meta"} <= set(self.args) else ["--data-dir", str(self.data_dir)]
+        return [binary(), self.role, *places, "--listen", self.bootstrap, "--metrics-listen", f"{self.host}:{self.metrics_port}",
+                *self.args]
 
     def spawn(self):
         log = open(self.log_path, "ab")
@@ -79,7 +81,7 @@ class Broker:
             return False
 
     def http(self, path, limit_s=10):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=limit_s) as answer:
+        with urllib.request.urlopen(f"http://{self.host}:{self.metrics_port}{path}", timeout=limit_s) as answer:
             return answer.status, answer.read().decode()
 
     def kill9(self):
