@@ -9,6 +9,7 @@ pub mod epochs;
 pub mod group;
 pub mod ids;
 pub mod names;
+pub mod placement;
 pub mod producer;
 pub mod records;
 pub mod topic_config;
