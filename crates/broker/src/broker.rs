@@ -29,6 +29,7 @@ use crate::producer_ids::ProducerIds;
 use crate::server;
 use crate::settings::Settings;
 use crate::topics::{Topic, Topics};
+use crate::transport::Transport;
 use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
@@ -108,12 +109,27 @@ impl Broker {
         metadata: Metadata,
         clock: Arc<dyn Clock>,
     ) -> Result<Broker, StartError> {
+        let listener = server::bind(config.listen)
+            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        Self::start_on(listener, config, log, metadata, clock).await
+    }
+
+    /// Serves the connections of `listener`. `config.listen` says nothing then.
+    pub async fn start_on(
+        listener: impl Transport,
+        config: BrokerConfig,
+        log: Log,
+        metadata: Metadata,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Broker, StartError> {
         let largest = config.socket_request_max_bytes.max(DECODING_MAX_BYTES);
         let need = RequestMemory::needed_bytes(largest);
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
         }
-        let (listener, kafka_addr) = listen(config.listen)?;
+        let kafka_addr = listener
+            .local_addr()
+            .map_err(|error| StartError::Listen { address: config.listen, error })?;
         let http_listener = config.metrics_listen.map(listen).transpose()?;
         let metrics_addr = http_listener.as_ref().map(|(_, address)| *address);
         let advertised = config.advertised.clone().unwrap_or_else(|| reachable(kafka_addr));

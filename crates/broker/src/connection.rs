@@ -10,15 +10,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Buf;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
 use crate::api::{self, Pending};
 use crate::node::Node;
+use crate::transport::Accepted;
 use crate::wire::{Answer, FrameError, FrameReader, Refusal};
 
 /// Requests of one connection that may be under way. Clients have 5 by default.
@@ -38,10 +37,15 @@ enum ReadEnd {
 }
 
 /// Serves a connection until the peer goes, misbehaves, or the broker stops.
-pub async fn serve(node: Arc<Node>, stream: TcpStream, address: SocketAddr) {
+pub async fn serve<R, W>(node: Arc<Node>, accepted: Accepted<R, W>)
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let address = accepted.peer;
     node.metrics.connections_accepted.inc();
     node.metrics.connections.inc();
-    let ended = exchange(&node, stream, address).await;
+    let ended = exchange(&node, accepted).await;
     node.metrics.connections.dec();
     match ended {
         Ok(()) | Err(FrameError::Closed) => debug!(%address, "connection closed"),
@@ -55,12 +59,16 @@ pub async fn serve(node: Arc<Node>, stream: TcpStream, address: SocketAddr) {
     }
 }
 
-async fn exchange(node: &Arc<Node>, stream: TcpStream, address: SocketAddr) -> Result<(), FrameError> {
-    let (read_half, write_half) = stream.into_split();
-    let peer = Arc::new(Peer { address, wake: Arc::new(Notify::new()) });
+async fn exchange<R, W>(node: &Arc<Node>, accepted: Accepted<R, W>) -> Result<(), FrameError>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let Accepted { input, output, peer } = accepted;
+    let peer = Arc::new(Peer { address: peer, wake: Arc::new(Notify::new()) });
     let (queue, pending) = mpsc::channel(PIPELINE_MAX);
-    let reading = read_requests(node, &peer, read_half, queue);
-    let writing = write_answers(node, write_half, pending);
+    let reading = read_requests(node, &peer, input, queue);
+    let writing = write_answers(node, output, pending);
     tokio::pin!(reading, writing);
     tokio::select! {
         end = &mut reading => match end {
@@ -75,7 +83,7 @@ async fn exchange(node: &Arc<Node>, stream: TcpStream, address: SocketAddr) -> R
 async fn read_requests(
     node: &Arc<Node>,
     peer: &Arc<Peer>,
-    input: OwnedReadHalf,
+    input: impl AsyncRead + Unpin,
     queue: mpsc::Sender<Pending>,
 ) -> ReadEnd {
     let config = &node.config;
@@ -111,7 +119,7 @@ async fn read_requests(
 
 async fn write_answers(
     node: &Arc<Node>,
-    mut output: OwnedWriteHalf,
+    mut output: impl AsyncWrite + Unpin,
     mut pending: mpsc::Receiver<Pending>,
 ) -> Result<(), FrameError> {
     while let Some(next) = pending.recv().await {
@@ -124,7 +132,7 @@ async fn write_answers(
 /// Writes an answer without copying its records together.
 async fn write_answer(
     node: &Arc<Node>,
-    output: &mut OwnedWriteHalf,
+    output: &mut (impl AsyncWrite + Unpin),
     mut answer: Answer,
 ) -> Result<(), FrameError> {
     while answer.has_remaining() {

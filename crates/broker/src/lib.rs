@@ -18,8 +18,10 @@ mod producer_ids;
 mod server;
 mod settings;
 mod topics;
+mod transport;
 mod wire;
 
 pub use broker::{Broker, StartError, hosted_topics};
 pub use config::{Advertised, BrokerConfig};
 pub use coordinator::CoordinatorConfig;
+pub use transport::{Accepted, Transport};

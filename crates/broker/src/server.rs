@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use crate::connection;
 use crate::node::Node;
+use crate::transport::{Accepted, Transport};
 
 /// Connections that the kernel keeps for us.
 const BACKLOG: i32 = 1024;
@@ -29,7 +30,7 @@ pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until the broker stops, then waits for the connections to end.
-pub async fn run(node: Arc<Node>, listener: TcpListener) {
+pub async fn run<T: Transport>(node: Arc<Node>, mut listener: T) {
     let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
     let mut connections = JoinSet::new();
     loop {
@@ -40,13 +41,13 @@ pub async fn run(node: Arc<Node>, listener: TcpListener) {
                 report(ended);
                 continue;
             }
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&mut listener, &slots) => accepted,
         };
         match accepted {
-            Ok((stream, address, slot)) => {
+            Ok((accepted, slot)) => {
                 let node = Arc::clone(&node);
                 connections.spawn(async move {
-                    connection::serve(node, stream, address).await;
+                    connection::serve(node, accepted).await;
                     drop(slot);
                 });
             }
@@ -65,15 +66,12 @@ pub async fn run(node: Arc<Node>, listener: TcpListener) {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
+async fn accept<T: Transport>(
+    listener: &mut T,
     slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, std::net::SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(Accepted<T::Input, T::Output>, OwnedSemaphorePermit)> {
     let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
-    let (stream, address) = listener.accept().await?;
-    // Without it answers are only slower; a peer that has gone already is noticed when it is read from.
-    let _ = stream.set_nodelay(true);
-    Ok((stream, address, slot))
+    Ok((listener.accept().await?, slot))
 }
 
 /// A panic of one connection is a bug, and the others go on.
