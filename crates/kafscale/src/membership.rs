@@ -34,10 +34,11 @@ impl Membership {
         let failed =
             |e: kafscale_meta::Error| Failure::runtime(format!("the metadata in {}: {e}", config.meta));
         let started_ms = SystemClock.now_ms();
-        let new = ClusterRecord { cluster_id: uuid_to_text(Uuid::new_v4()), created_ms: started_ms };
+        let new =
+            ClusterRecord { cluster_id: uuid_to_text(Uuid::new_v4()), created_ms: started_ms, store: None };
         let cluster = metadata.found_cluster(&new).await.map_err(failed)?;
         let lease = metadata.store().lease_grant(LEASE_TTL).await.map_err(failed)?;
-        let registered = metadata.register_broker(config.node_id, lease, record(config, started_ms));
+        let registered = metadata.register_broker(config.node_id, lease, record(config, started_ms), None);
         let Some(incarnation) = registered.await.map_err(failed)? else {
             return Err(Failure::runtime(format!(
                 "another broker with --node-id {} is running in the cluster `{}`; give each broker a number of its own",

@@ -17,7 +17,7 @@ mod url;
 pub use embedded::EmbeddedStore;
 pub use error::{Error, ErrorKind, Result};
 pub use ext::{Listing, MetaStoreExt};
-pub use metadata::{Metadata, NewTopic, Records, Versioned};
+pub use metadata::{Metadata, NewTopic, Office, Records, Versioned};
 pub use store::{
     Compare, CompareTarget, Event, KeyValue, LeaseId, MAX_KEY_BYTES, MAX_LEASE_TTL, MAX_PAGE_LIMIT,
     MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, Op, RangePage, RangeRequest, Revision, Txn, TxnOutcome, Watch,

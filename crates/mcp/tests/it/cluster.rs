@@ -59,7 +59,7 @@ impl Cluster {
             epoch: 0,
             started_ms: 1_700_000_000_000,
         };
-        self.metadata.register_broker(node_id, lease, record).await.unwrap().unwrap();
+        self.metadata.register_broker(node_id, lease, record, None).await.unwrap().unwrap();
     }
 
     pub fn add_metrics(&self, text: &str) {

@@ -1,4 +1,4 @@
-//! The cluster itself: its identity, its brokers, the controller, producer ids, dynamic broker configs.
+//! The cluster itself: its identity, its brokers, producer ids, dynamic broker configs.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::{Metadata, Records, Versioned};
 use crate::{
     Compare, Error, ErrorKind, LeaseId, MetaStoreExt, Op, Result, Revision, Txn,
     records::{
-        BrokerConfigRecord, BrokerRecord, ClusterRecord, ConfigScope, ControllerRecord, PRODUCER_ID_BLOCK,
+        BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope, PRODUCER_ID_BLOCK,
         ProducerIdsRecord, Record,
     },
 };
@@ -19,51 +19,64 @@ impl Metadata {
 
     /// Founds the cluster, unless it exists already. Returns what it is either way.
     pub async fn found_cluster(&self, new: &ClusterRecord) -> Result<ClusterRecord> {
-        self.swap(&self.keys.cluster(), None, new).await?;
-        let founded = self.load_cluster().await?;
-        founded
-            .map(|cluster| cluster.record)
-            .ok_or_else(|| Error::new(ErrorKind::Retry, "the cluster record was removed while it was read"))
+        let key = self.keys.cluster();
+        self.swap(&key, None, new).await?;
+        loop {
+            let founded = self.load_cluster().await?.ok_or_else(|| {
+                Error::new(ErrorKind::Retry, "the cluster record was removed while it was read")
+            })?;
+            if founded.record.store.is_some() || new.store.is_none() {
+                return Ok(founded.record);
+            }
+            // Of an early release: the first broker of a later one says where the log is.
+            let complete = ClusterRecord { store: new.store.clone(), ..founded.record };
+            if self.swap(&key, Some(founded.mod_revision), &complete).await?.is_some() {
+                return Ok(complete);
+            }
+        }
     }
 
     /// Registers a broker under its lease, in a new incarnation; fills in and returns the incarnation's epoch. `None` means
     /// that a broker with this node id is registered and alive, or died less than a lease ago.
+    ///
+    /// Where the log is in a shared store, `chain` begins the incarnation's chain in the same transaction, so that none
+    /// ever writes objects that nobody knows of.
     pub async fn register_broker(
         &self,
         node_id: i32,
         lease: LeaseId,
         mut record: BrokerRecord,
+        chain: Option<ChainRecord>,
     ) -> Result<Option<u64>> {
         // The revision of this write is the epoch: whoever writes later has a higher one.
         let epoch = self.store.put(&self.keys.incarnation(node_id), bytes::Bytes::new()).await?.0;
         record.epoch = epoch;
         let key = self.keys.broker(node_id);
-        let txn =
+        let mut txn =
             Txn::new().when(Compare::absent(&key)).and_then(Op::put_leased(&key, record.encode(), lease));
-        Ok(self.store.txn(txn).await?.succeeded.then_some(epoch))
+        if let Some(chain) = chain {
+            txn = txn.and_then(Op::put(self.keys.chain(node_id, epoch), chain.encode()));
+        }
+        match self.store.txn(txn).await {
+            Ok(outcome) => Ok(outcome.succeeded.then_some(epoch)),
+            // It may have been done all the same, and a second attempt would find our own record in its way.
+            Err(error) if error.kind() == ErrorKind::Retry => {
+                let registered = self.load_broker(node_id).await?;
+                let ours = registered.is_some_and(|broker| broker.record.epoch == epoch);
+                ours.then_some(Some(epoch)).ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A broker that is alive.
+    pub async fn load_broker(&self, node_id: i32) -> Result<Option<Versioned<BrokerRecord>>> {
+        self.load(&self.keys.broker(node_id)).await
     }
 
     /// The brokers that are alive.
     pub async fn list_brokers(&self) -> Result<Records<i32, BrokerRecord>> {
         self.list(&self.keys.brokers_prefix(), |key| self.keys.parse_broker(key)).await
-    }
-
-    /// The controller. Its create revision guards what it writes.
-    pub async fn load_controller(&self) -> Result<Option<Versioned<ControllerRecord>>> {
-        self.load(&self.keys.controller()).await
-    }
-
-    /// Takes the controller's office under a lease if nobody has it. Returns the create revision of the office.
-    pub async fn elect_controller(
-        &self,
-        lease: LeaseId,
-        record: &ControllerRecord,
-    ) -> Result<Option<Revision>> {
-        let key = self.keys.controller();
-        let txn =
-            Txn::new().when(Compare::absent(&key)).and_then(Op::put_leased(&key, record.encode(), lease));
-        let outcome = self.store.txn(txn).await?;
-        Ok(outcome.succeeded.then_some(outcome.revision))
     }
 
     /// Takes the next block of producer ids, which nobody else gets, ever.

@@ -4,6 +4,7 @@
 //! cached here: who needs a live image lists, then watches from the revision after the list.
 
 mod cluster;
+mod controller;
 mod groups;
 mod topics;
 
@@ -12,6 +13,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use controller::Office;
 pub use topics::NewTopic;
 
 use tokio::task::{JoinError, JoinSet};
@@ -122,7 +124,7 @@ impl Metadata {
 
     /// Does operations on different keys in as few transactions as the limits allow, several at once.
     async fn apply_all(&self, ops: Vec<Op>) -> Result<()> {
-        let batches = in_batches(ops, |op| (1, op_bytes(op)));
+        let batches = in_batches(ops, MAX_TXN_OPS, |op| (1, op_bytes(op)));
         let metadata = self.clone();
         at_once(batches, move |then| {
             let store = Arc::clone(&metadata.store);
@@ -136,37 +138,46 @@ impl Metadata {
         .map(|_| ())
     }
 
-    /// Does each item whose condition holds, several in a transaction and several transactions at once. Returns the
-    /// revision of each that was done, in the order of the items.
-    async fn apply_guarded(&self, items: Vec<Guarded>) -> Result<Vec<Option<Revision>>> {
+    /// Does each item whose condition holds, and beside it the `common` one; several in a transaction and several transactions at
+    /// once. Returns the revision of each that was done, in the order of the items.
+    async fn apply_guarded(
+        &self,
+        common: Option<Compare>,
+        items: Vec<Guarded>,
+    ) -> Result<Vec<Option<Revision>>> {
         let weight = |item: &Guarded| {
             (item.then.len(), item.when.key.len() + item.then.iter().map(op_bytes).sum::<usize>())
         };
-        let batches = in_batches(items, weight);
+        // Compares are limited like operations, and the common one needs a place.
+        let batches = in_batches(items, MAX_TXN_OPS - 1, weight);
         let metadata = self.clone();
         let done = at_once(batches, move |batch| {
-            let metadata = metadata.clone();
-            async move { metadata.apply_guarded_batch(batch).await }
+            let (metadata, common) = (metadata.clone(), common.clone());
+            async move { metadata.apply_guarded_batch(common.as_ref(), batch).await }
         });
         Ok(done.await?.concat())
     }
 
-    async fn apply_guarded_batch(&self, batch: Vec<Guarded>) -> Result<Vec<Option<Revision>>> {
+    async fn apply_guarded_batch(
+        &self,
+        common: Option<&Compare>,
+        batch: Vec<Guarded>,
+    ) -> Result<Vec<Option<Revision>>> {
         if batch.len() > 1
-            && let Some(revision) = self.try_together(&batch).await?
+            && let Some(revision) = self.try_together(common, &batch).await?
         {
             return Ok(vec![Some(revision); batch.len()]);
         }
         // One of them does not hold: find out which.
         let mut done = Vec::with_capacity(batch.len());
         for item in batch {
-            done.push(self.try_together(std::slice::from_ref(&item)).await?);
+            done.push(self.try_together(common, std::slice::from_ref(&item)).await?);
         }
         Ok(done)
     }
 
-    async fn try_together(&self, items: &[Guarded]) -> Result<Option<Revision>> {
-        let mut txn = Txn::new();
+    async fn try_together(&self, common: Option<&Compare>, items: &[Guarded]) -> Result<Option<Revision>> {
+        let mut txn = Txn { compares: common.into_iter().cloned().collect(), then: Vec::new() };
         for item in items {
             txn.compares.push(item.when.clone());
             txn.then.extend_from_slice(&item.then);
@@ -218,15 +229,15 @@ fn op_bytes(op: &Op) -> usize {
     }
 }
 
-/// Splits items into batches that fit into a transaction, by their (operations, bytes). An item that is too large by itself
+/// Splits items into batches that fit into a transaction of `ops_max`, by their (operations, bytes). An item that is too large by itself
 /// gets its own batch, which the store then refuses.
-fn in_batches<T>(items: Vec<T>, weight: impl Fn(&T) -> (usize, usize)) -> Vec<Vec<T>> {
+fn in_batches<T>(items: Vec<T>, ops_max: usize, weight: impl Fn(&T) -> (usize, usize)) -> Vec<Vec<T>> {
     let mut batches = Vec::new();
     let mut batch = Vec::new();
     let (mut ops_total, mut bytes_total) = (0, 0);
     for item in items {
         let (ops, bytes) = weight(&item);
-        if !batch.is_empty() && (ops_total + ops > MAX_TXN_OPS || bytes_total + bytes > MAX_TXN_BYTES) {
+        if !batch.is_empty() && (ops_total + ops > ops_max || bytes_total + bytes > MAX_TXN_BYTES) {
             batches.push(std::mem::take(&mut batch));
             (ops_total, bytes_total) = (0, 0);
         }

@@ -8,9 +8,9 @@ use super::{Metadata, NewTopic, in_batches};
 use crate::{
     EmbeddedStore, ErrorKind, Event, MetaStoreExt, Revision,
     records::{
-        AssignmentRecord, BrokerConfigRecord, BrokerRecord, ClusterRecord, ConfigScope, ControllerRecord,
-        GroupRecord, OffsetKey, OffsetRecord, PartitionAssignment, PartitionRecord, ProducersRecord,
-        TopicRecord,
+        AssignmentRecord, BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope,
+        ControllerRecord, CoordinatorRecord, GroupRecord, OffsetKey, OffsetRecord, PartitionAssignment,
+        PartitionRecord, ProducersRecord, TopicRecord,
     },
 };
 
@@ -49,10 +49,18 @@ fn offset(offset: i64, topic_id: Uuid) -> OffsetRecord {
 #[tokio::test]
 async fn a_cluster_is_founded_once() {
     let metadata = metadata();
-    let cluster = |id: &str| ClusterRecord { cluster_id: id.to_owned(), created_ms: 1 };
+    let cluster = |id: &str| ClusterRecord { cluster_id: id.to_owned(), created_ms: 1, store: None };
     assert_eq!(metadata.load_cluster().await.unwrap(), None);
     assert_eq!(metadata.found_cluster(&cluster("first")).await.unwrap(), cluster("first"));
     assert_eq!(metadata.found_cluster(&cluster("second")).await.unwrap(), cluster("first"));
+    let at = |store: &str| ClusterRecord { store: Some(store.to_owned()), ..cluster("third") };
+    let first = ClusterRecord { store: Some("s3://b".to_owned()), ..cluster("first") };
+    assert_eq!(
+        metadata.found_cluster(&at("s3://b")).await.unwrap(),
+        first,
+        "it says where an early one's log is"
+    );
+    assert_eq!(metadata.found_cluster(&at("s3://c")).await.unwrap(), first);
 }
 
 #[tokio::test]
@@ -214,16 +222,17 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
     };
     let ttl = Duration::from_secs(10);
     let first = metadata.store().lease_grant(ttl).await.unwrap();
-    let epoch = metadata.register_broker(1, first, broker.clone()).await.unwrap().unwrap();
+    let epoch = metadata.register_broker(1, first, broker.clone(), None).await.unwrap().unwrap();
     let brokers = metadata.list_brokers().await.unwrap();
     assert_eq!((brokers.items[0].0, brokers.items[0].1.record.epoch), (1, epoch));
 
     let second = metadata.store().lease_grant(Duration::from_secs(600)).await.unwrap();
-    assert_eq!(metadata.register_broker(1, second, broker.clone()).await.unwrap(), None);
-    assert!(metadata.register_broker(2, second, broker.clone()).await.unwrap().is_some());
+    assert_eq!(metadata.register_broker(1, second, broker.clone(), None).await.unwrap(), None);
+    assert!(metadata.register_broker(2, second, broker.clone(), None).await.unwrap().is_some());
     let office = ControllerRecord { node_id: 1, epoch };
     assert!(metadata.elect_controller(first, &office).await.unwrap().is_some());
-    assert_eq!(metadata.elect_controller(second, &office).await.unwrap(), None);
+    let other = ControllerRecord { node_id: 2, epoch };
+    assert_eq!(metadata.elect_controller(second, &other).await.unwrap(), None);
 
     let prefix = metadata.keys().brokers_prefix();
     let mut watch = metadata.store().watch(&prefix, brokers.revision.next()).await.unwrap();
@@ -233,10 +242,68 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
             break;
         }
     }
-    let later = metadata.register_broker(1, second, broker).await.unwrap().unwrap();
+    let later = metadata.register_broker(1, second, broker, None).await.unwrap().unwrap();
     assert!(later > epoch);
     assert!(metadata.elect_controller(second, &office).await.unwrap().is_some());
     assert_eq!(metadata.load_controller().await.unwrap().unwrap().record, office);
+}
+
+#[tokio::test]
+async fn an_incarnation_begins_with_its_chain() {
+    let metadata = metadata();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let broker = || BrokerRecord {
+        host: "localhost".to_owned(),
+        port: 9092,
+        rack: None,
+        version: "1".to_owned(),
+        metrics_address: None,
+        epoch: 0,
+        started_ms: 1,
+    };
+    let chain = Some(ChainRecord::default());
+    let epoch = metadata.register_broker(1, lease, broker(), chain).await.unwrap().unwrap();
+    assert_eq!(metadata.load_chain(1, epoch).await.unwrap().unwrap().record, ChainRecord::default());
+    assert_eq!(metadata.register_broker(1, lease, broker(), chain).await.unwrap(), None);
+    let chains = metadata.list_chains().await.unwrap().items;
+    assert_eq!(
+        chains.iter().map(|(key, _)| *key).collect::<Vec<_>>(),
+        [(1, epoch)],
+        "who is refused has none"
+    );
+    assert_eq!(metadata.load_broker(1).await.unwrap().unwrap().record.epoch, epoch);
+    assert_eq!(metadata.load_broker(2).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_former_controller_writes_nothing() {
+    let metadata = metadata();
+    let (a, b) = (new_topic("a", 2), new_topic("b", 1));
+    let created = metadata.create_topics(&[a.clone(), b.clone()]).await.unwrap();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let first = ControllerRecord { node_id: 1, epoch: 1 };
+    let office = metadata.elect_controller(lease, &first).await.unwrap().unwrap();
+    let again = metadata.elect_controller(lease, &first).await.unwrap();
+    assert_eq!(again, Some(office), "an answer that was lost");
+    let record = AssignmentRecord { partitions: vec![PartitionAssignment::new(2, 9, 1)] };
+    let change = |topic: &NewTopic, revision| (topic.topic.topic_id, revision, record.clone());
+    let stale = change(&b, Revision(created[1].unwrap().0 + 1));
+    let written = metadata.assign(office, &[change(&a, created[0].unwrap()), stale]).await.unwrap();
+    assert!(written[0].is_some() && written[1].is_none(), "{written:?}");
+    let slot = CoordinatorRecord { slot: PartitionAssignment::new(2, 9, 0) };
+    let all: Vec<_> = (0..50).map(|n| (n, None, slot)).collect();
+    assert!(metadata.assign_coordinators(office, &all).await.unwrap().iter().all(Option::is_some));
+    assert_eq!(metadata.list_coordinators().await.unwrap().items.len(), 50);
+
+    metadata.store().lease_revoke(lease).await.unwrap();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let second = ControllerRecord { node_id: 2, epoch: 2 };
+    let successor = metadata.elect_controller(lease, &second).await.unwrap().unwrap();
+    assert!(!metadata.holds_office(office).await.unwrap() && metadata.holds_office(successor).await.unwrap());
+    let late = change(&b, created[1].unwrap());
+    assert_eq!(metadata.assign(office, std::slice::from_ref(&late)).await.unwrap(), [None]);
+    assert!(metadata.assign(successor, &[late]).await.unwrap()[0].is_some());
+    assert_eq!(metadata.assign_coordinators(office, &[(0, written[0], slot)]).await.unwrap(), [None]);
 }
 
 #[tokio::test]
@@ -273,9 +340,9 @@ async fn what_is_no_record_is_an_error_that_names_its_key() {
 #[test]
 fn batches_keep_the_order_and_the_limits() {
     let items: Vec<usize> = (0..1000).collect();
-    let batches = in_batches(items.clone(), |i| (2, i * 100));
+    let batches = in_batches(items.clone(), 128, |i| (2, i * 100));
     assert!(batches.iter().all(|b| b.len() <= 64 && b.iter().sum::<usize>() * 100 <= crate::MAX_TXN_BYTES));
     assert_eq!(batches.concat(), items);
-    assert_eq!(in_batches(vec![1, 2], |_| (1, usize::MAX / 4)), [[1], [2]]);
-    assert!(in_batches(Vec::<u8>::new(), |_| (1, 1)).is_empty());
+    assert_eq!(in_batches(vec![1, 2], 128, |_| (1, usize::MAX / 4)), [[1], [2]]);
+    assert!(in_batches(Vec::<u8>::new(), 128, |_| (1, 1)).is_empty());
 }

@@ -42,7 +42,7 @@ impl Metadata {
             let then = vec![Op::put(&key, topic.encode()), assigned];
             Guarded { when: Compare::absent(key), then }
         });
-        self.apply_guarded(guarded.collect()).await
+        self.apply_guarded(None, guarded.collect()).await
     }
 
     /// Replaces a topic's record, say its configs. `None` means that it was changed or deleted meanwhile.
@@ -106,7 +106,7 @@ impl Metadata {
             let then = vec![Op::delete(&key)];
             Guarded { when: Compare::mod_revision(key, revision), then }
         });
-        let done = self.apply_guarded(guarded.collect()).await?;
+        let done = self.apply_guarded(None, guarded.collect()).await?;
         Ok(done.iter().flatten().count())
     }
 
