@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
-use kafscale_core::ids::{LeaderEpoch, TopicId};
+use kafscale_core::ids::{LeaderEpoch, PartitionId, TopicId};
 use kafscale_core::names::check_topic_name;
 use kafscale_core::topic_config::{ConfigError, TopicConfig, check_overrides};
 use kafscale_meta::records::{AssignmentRecord, PartitionAssignment, TopicRecord};
 use kafscale_meta::{Metadata, NewTopic, Versioned};
-use kafscale_storage::HostedTopic;
+use kafscale_storage::HostedPartition;
 use uuid::Uuid;
 
 use crate::node::Node;
@@ -98,7 +98,7 @@ impl TopicAdmin {
         let mut outcomes = Vec::with_capacity(new.len());
         for (topic, revision) in new.into_iter().zip(created) {
             outcomes.push(match revision {
-                Some(_) => serve(node, &topic.name, &topic.topic, LeaderEpoch(0)),
+                Some(_) => serve(node, &topic.name, &topic.topic, LeaderEpoch(0)).await,
                 None => Err(self.adopt(node, &topic.name).await),
             });
         }
@@ -109,7 +109,7 @@ impl TopicAdmin {
     async fn adopt(&self, node: &Node, name: &str) -> AdminError {
         match self.metadata.load_topic(name).await {
             Ok(Some(read)) if node.topics.get(name).is_none() => {
-                if let Err(error) = serve(node, name, &read.record, LeaderEpoch(0)) {
+                if let Err(error) = serve(node, name, &read.record, LeaderEpoch(0)).await {
                     return error;
                 }
             }
@@ -149,7 +149,7 @@ impl TopicAdmin {
         if swapped.is_none() {
             return Err(changed_meanwhile(&topic.name));
         }
-        serve(node, &topic.name, &read.record, topic.leader_epoch).map(drop)
+        serve(node, &topic.name, &read.record, topic.leader_epoch).await.map(drop)
     }
 
     /// Replaces the settings of a topic that differ from the defaults.
@@ -232,14 +232,19 @@ fn new_topic(node: &Node, spec: TopicSpec) -> NewTopic {
 }
 
 /// Begins to serve a topic, or the partitions that it gained.
-fn serve(
+async fn serve(
     node: &Node,
     name: &str,
     record: &TopicRecord,
     leader_epoch: LeaderEpoch,
 ) -> Result<Arc<Topic>, AdminError> {
     let topic = resolve(name, record, leader_epoch, &node.settings.topic_defaults())?;
-    node.log.host(&hosted(&topic));
+    let served =
+        node.topics.get(name).filter(|served| served.id == topic.id).map_or(0, |served| served.partitions);
+    for (id, outcome) in node.log.acquire(hosted(&topic, served)).await {
+        outcome
+            .map_err(|e| AdminError::new(ResponseError::KafkaStorageError, format!("Partition {id}: {e}")))?;
+    }
     Ok(node.topics.put(topic))
 }
 
@@ -261,13 +266,13 @@ pub fn resolve(
     })
 }
 
-/// What the log must know of a topic.
-pub fn hosted(topic: &Topic) -> HostedTopic {
-    HostedTopic {
-        name: Arc::clone(&topic.name),
-        id: topic.id,
-        partitions: topic.partitions,
+/// What the log must know of a topic's partitions from `first` on.
+pub fn hosted(topic: &Topic, first: i32) -> Vec<HostedPartition> {
+    let partition = |index| HostedPartition {
+        topic_name: Arc::clone(&topic.name),
+        id: PartitionId { topic: topic.id, index },
         leader_epoch: topic.leader_epoch,
         config: Arc::clone(&topic.config),
-    }
+    };
+    (first..topic.partitions).map(partition).collect()
 }

@@ -9,7 +9,7 @@ use kafscale_core::ids::LeaderEpoch;
 use kafscale_core::topic_config::{ConfigError, check_overrides};
 use kafscale_meta::Metadata;
 use kafscale_meta::records::ConfigScope;
-use kafscale_storage::{HostedTopic, Log};
+use kafscale_storage::{HostedPartition, Log};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
@@ -91,18 +91,18 @@ async fn stored_settings(
     Ok(settings)
 }
 
-/// The topics to open the log with: all that are stored, with the settings that this broker gives them.
-pub async fn hosted_topics(
+/// The partitions for the log to acquire: of all topics that are stored, with the settings that this broker gives them.
+pub async fn hosted_partitions(
     config: &BrokerConfig,
     metadata: &Metadata,
-) -> Result<Vec<HostedTopic>, StartError> {
+) -> Result<Vec<HostedPartition>, StartError> {
     let settings = stored_settings(config, &reachable(config.listen), metadata).await?;
     let topics = stored_topics(&settings, metadata).await?;
-    Ok(topics.iter().map(admin::hosted).collect())
+    Ok(topics.iter().flat_map(|topic| admin::hosted(topic, 0)).collect())
 }
 
 impl Broker {
-    /// Binds the listeners and serves. The log must have been opened with [`hosted_topics`].
+    /// Binds the listeners and serves. The log must have acquired [`hosted_partitions`].
     pub async fn start(
         config: BrokerConfig,
         log: Log,

@@ -21,7 +21,7 @@ mod topics;
 mod transport;
 mod wire;
 
-pub use broker::{Broker, StartError, hosted_topics};
+pub use broker::{Broker, StartError, hosted_partitions};
 pub use config::{Advertised, BrokerConfig};
 pub use coordinator::CoordinatorConfig;
 pub use transport::{Accepted, Transport};

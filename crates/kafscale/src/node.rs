@@ -1,6 +1,6 @@
 //! One broker process: metadata, log and Kafka edge, started in this order and stopped in the opposite one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use kafscale_broker::{Advertised, Broker, BrokerConfig, CoordinatorConfig, Start
 use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::Metadata;
-use kafscale_storage::{Log, LogConfig};
+use kafscale_storage::{HostedPartition, Log, LogConfig};
 
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
@@ -41,14 +41,16 @@ impl RunningNode {
         let membership = Membership::join(&metadata, config).await?;
         let broker_config = broker_config(config, membership.cluster_id.clone());
         let failed = |e: StartError| start_failure(config, &e);
-        let topics = kafscale_broker::hosted_topics(&broker_config, &metadata).await.map_err(failed)?;
+        let partitions =
+            kafscale_broker::hosted_partitions(&broker_config, &metadata).await.map_err(failed)?;
         let meta = from.elapsed();
         let from = Instant::now();
         let log_config = log_config(config, membership.incarnation);
         let store = Arc::clone(metadata.store());
-        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock), topics)
+        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock))
             .await
             .map_err(|e| Failure::runtime(e.to_string()))?;
+        serve_all(&log, partitions).await?;
         let timings = Timings { meta, log: from.elapsed() };
         let broker = Broker::start(broker_config, log.clone(), metadata.clone(), Arc::new(SystemClock))
             .await
@@ -78,6 +80,17 @@ impl RunningNode {
             tracing::warn!(%error, "the metadata could not be closed");
         }
     }
+}
+
+/// Takes every partition that is assigned to this broker. One whose records cannot be made out stops the start: its topic would
+/// seem to be empty.
+async fn serve_all(log: &Log, partitions: Vec<HostedPartition>) -> Result<(), Failure> {
+    let known: HashSet<_> = partitions.iter().map(|partition| partition.id).collect();
+    for (id, outcome) in log.acquire(partitions).await {
+        outcome.map_err(|e| Failure::runtime(format!("partition {id}: {e}")))?;
+    }
+    log.forget_unclaimed(move |id| known.contains(&id));
+    Ok(())
 }
 
 async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {

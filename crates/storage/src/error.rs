@@ -11,9 +11,35 @@ pub enum AppendError {
     /// The disk is full or failing. Nothing was kept, and the producer may retry.
     #[error("the log cannot be written at the moment: {0}")]
     Unavailable(String),
-    /// The partition was deleted or moved away.
+    /// The partition was deleted, moved away, or is being handed over.
     #[error("the partition is not served here any more")]
     Gone,
+    /// Another broker ended this one's chain: it owns nothing any more. Whether the batch counts is for the new owner to say.
+    #[error("this broker was fenced: its partitions belong to others now")]
+    Fenced,
+}
+
+/// Why a partition is not served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AcquireError {
+    /// Worth another try.
+    #[error("{0}")]
+    Retry(String),
+    #[error(
+        "the log ends at {log_end}, but the write-ahead log goes on at {found}: records between are missing"
+    )]
+    Gap { log_end: Offset, found: Offset },
+}
+
+/// Why a partition was not handed over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReleaseError {
+    /// Worth another try; the partition is served on.
+    #[error("{0}")]
+    Retry(String),
+    /// Somebody else wrote the partition's record or ended this broker's chain: abandon it.
+    #[error("the partition belongs to another broker")]
+    NotOwner,
 }
 
 /// Why records cannot be read.
@@ -46,14 +72,8 @@ pub enum OpenError {
     Io { path: std::path::PathBuf, error: std::io::Error },
     #[error(transparent)]
     Wal(#[from] crate::wal::recovery::RecoveryError),
-    #[error(
-        "partition {partition}: the log ends at {log_end}, but the write-ahead log goes on at {found}: records between are missing"
-    )]
-    Gap { partition: String, log_end: Offset, found: Offset },
     #[error("the log cannot be written: {0}")]
     Chain(#[from] crate::wal::chain::ChainError),
-    #[error("metadata cannot be read: {0}")]
-    Metadata(String),
     #[error("the object store cannot be opened: {0}")]
     Store(String),
 }

@@ -14,7 +14,7 @@ mod testing;
 mod wal;
 
 pub use block_cache::CacheStats;
-pub use error::{AppendError, OpenError, ReadError};
+pub use error::{AcquireError, AppendError, OpenError, ReadError, ReleaseError};
 pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
 pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats};
-pub use log::{HostedTopic, Log, LogConfig, StoreUrl};
+pub use log::{HostedPartition, Log, LogConfig, StoreUrl};

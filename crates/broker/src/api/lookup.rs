@@ -51,6 +51,6 @@ pub fn append_error(error: &AppendError) -> ResponseError {
         AppendError::Sequence(SequenceError::Fenced { .. }) => ResponseError::InvalidProducerEpoch,
         AppendError::Sequence(SequenceError::OutOfOrder { .. }) => ResponseError::OutOfOrderSequenceNumber,
         AppendError::Unavailable(_) => ResponseError::KafkaStorageError,
-        AppendError::Gone => ResponseError::NotLeaderOrFollower,
+        AppendError::Gone | AppendError::Fenced => ResponseError::NotLeaderOrFollower,
     }
 }

@@ -8,7 +8,7 @@ use kafka_protocol::records::{
     Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchDecoder,
     RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
-use kafscale_broker::{Broker, BrokerConfig, hosted_topics};
+use kafscale_broker::{Broker, BrokerConfig, hosted_partitions};
 use kafscale_core::clock::Clock;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
@@ -47,10 +47,11 @@ impl Harness {
         let mut config = BrokerConfig::new("test-cluster-id-0123456", NodeId(1));
         config.listen = "127.0.0.1:0".parse().unwrap();
         adjust(&mut config);
-        let topics = hosted_topics(&config, &metadata).await.unwrap();
+        let partitions = hosted_partitions(&config, &metadata).await.unwrap();
         let log_config = LogConfig::new(StoreUrl::Memory, 1, 1);
         let keys = metadata.keys().clone();
-        let log = Log::open(log_config, store, keys, Arc::clone(&clock), topics).await.unwrap();
+        let log = Log::open(log_config, store, keys, Arc::clone(&clock)).await.unwrap();
+        assert!(log.acquire(partitions).await.iter().all(|(_, outcome)| outcome.is_ok()));
         let broker = Broker::start(config, log.clone(), metadata, clock).await.unwrap();
         Harness { broker, log }
     }

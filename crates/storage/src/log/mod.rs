@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
 use kafscale_core::clock::Clock;
@@ -16,18 +17,22 @@ use kafscale_meta::records::Keyspace;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
-use crate::error::OpenError;
+use crate::error::{AcquireError, OpenError, ReleaseError};
 
+mod acquire;
 mod compacting;
 pub mod flush;
+mod load;
 pub mod manifest;
 mod merging;
 pub mod partition;
+mod partitions;
 mod recover;
 mod retention;
 mod rewrite;
 pub mod shared;
 pub mod stats;
+mod unclaimed;
 mod writer;
 
 #[cfg(test)]
@@ -87,12 +92,11 @@ impl LogConfig {
     }
 }
 
-/// A topic whose partitions this broker serves.
+/// A partition that this broker is to serve.
 #[derive(Debug, Clone)]
-pub struct HostedTopic {
-    pub name: Arc<str>,
-    pub id: TopicId,
-    pub partitions: i32,
+pub struct HostedPartition {
+    pub topic_name: Arc<str>,
+    pub id: PartitionId,
     pub leader_epoch: LeaderEpoch,
     pub config: Arc<TopicConfig>,
 }
@@ -114,15 +118,14 @@ struct Running {
 }
 
 impl Log {
-    /// Opens or creates the log, recovers `topics` and starts the background work.
+    /// Opens or creates the log and starts the background work. It serves no partition yet: see [`Log::acquire`].
     pub async fn open(
         config: LogConfig,
         meta: Arc<dyn MetaStore>,
         keys: Keyspace,
         clock: Arc<dyn Clock>,
-        topics: Vec<HostedTopic>,
     ) -> Result<Log, OpenError> {
-        let (shared, chain, lock) = recover::open(config, meta, keys, clock, topics).await?;
+        let (shared, chain, lock) = recover::open(config, meta, keys, clock).await?;
         let shared = Arc::new(shared);
         let writer = {
             let shared = shared.clone();
@@ -149,19 +152,37 @@ impl Log {
         self.shared.all_partitions().into_iter().map(partition).collect()
     }
 
-    /// Begins to serve a new topic, or the partitions that a topic gained.
-    pub fn host(&self, topic: &HostedTopic) {
-        let mut partitions = self.shared.partitions.write();
-        for index in 0..topic.partitions {
-            let id = PartitionId { topic: topic.id, index };
-            partitions.entry(id).or_insert_with(|| Arc::new(new_partition(topic, index, State::default())));
-        }
+    /// Begins to serve partitions that were assigned to this broker: their manifests, and what the write-ahead log holds above
+    /// them. Each succeeds or fails for itself. One that is served already only gets the higher leader epoch.
+    pub async fn acquire(
+        &self,
+        partitions: Vec<HostedPartition>,
+    ) -> Vec<(PartitionId, Result<(), AcquireError>)> {
+        acquire::acquire(&self.shared, partitions).await
+    }
+
+    /// Hands a partition over: refuses appends, makes the accepted ones durable, rewrites them, publishes, and stops to serve. When
+    /// it fails, the partition is served on.
+    pub async fn release(&self, id: PartitionId) -> Result<(), ReleaseError> {
+        acquire::release(&self.shared, id).await
+    }
+
+    /// Stops to serve partitions that belong to somebody else. Writes nothing.
+    pub fn abandon(&self, ids: &[PartitionId]) {
+        acquire::abandon(&self.shared, ids);
+    }
+
+    /// To be called once after everything that is assigned to this broker was acquired: recovered batches of partitions that do
+    /// not exist any more let go of their files, and orphaned objects are looked for.
+    pub fn forget_unclaimed(&self, exists: impl Fn(PartitionId) -> bool + Send + Sync + 'static) {
+        self.shared.unclaimed.retain(&self.shared.files, &exists);
+        self.shared.files.free_unused();
+        self.shared.settled.set(Box::new(exists));
     }
 
     /// Makes a topic's partitions obey another configuration from now on.
     pub fn set_config(&self, topic: TopicId, config: &Arc<TopicConfig>) {
-        let partitions = self.shared.partitions.read();
-        for partition in partitions.values().filter(|p| p.id.topic == topic) {
+        for partition in self.shared.partitions.of_topic(topic) {
             *partition.config.write() = config.clone();
         }
     }
@@ -205,12 +226,12 @@ impl Log {
     }
 }
 
-fn new_partition(topic: &HostedTopic, index: i32, state: State) -> PartitionInner {
+fn new_partition(hosted: &HostedPartition, state: State) -> PartitionInner {
     PartitionInner {
-        id: PartitionId { topic: topic.id, index },
-        topic_name: topic.name.clone(),
-        leader_epoch: topic.leader_epoch,
-        config: RwLock::new(topic.config.clone()),
+        id: hosted.id,
+        topic_name: hosted.topic_name.clone(),
+        leader_epoch: AtomicI32::new(hosted.leader_epoch.0),
+        config: RwLock::new(hosted.config.clone()),
         state: Mutex::new(state),
         maintenance: tokio::sync::Mutex::new(()),
     }

@@ -5,6 +5,7 @@
 //! bookkeeping only, never across IO.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -54,6 +55,8 @@ pub struct State {
     /// How many batches of the tail are durable.
     pub durable: usize,
     pub gone: bool,
+    /// Being handed over: appends are refused.
+    pub releasing: bool,
     /// Guards the next write of the partition's record.
     pub revision: Option<Revision>,
     pub(super) waiters: Vec<Arc<Notify>>,
@@ -64,11 +67,24 @@ pub struct State {
 pub struct PartitionInner {
     pub id: PartitionId,
     pub topic_name: Arc<str>,
-    pub leader_epoch: LeaderEpoch,
+    pub leader_epoch: AtomicI32,
     pub config: RwLock<Arc<TopicConfig>>,
     pub state: Mutex<State>,
     /// Held by whatever rewrites, merges or drops segments: one at a time.
     pub maintenance: tokio::sync::Mutex<()>,
+}
+
+impl PartitionInner {
+    pub fn leader_epoch(&self) -> LeaderEpoch {
+        LeaderEpoch(self.leader_epoch.load(Ordering::Acquire))
+    }
+
+    /// The same owner got the partition once more: what it appends from now on is of the higher epoch.
+    pub fn raise_leader_epoch(&self, epoch: LeaderEpoch) {
+        // Appends read the epoch under the state's lock, so that epochs never go down along the log.
+        let _state = self.state.lock();
+        self.leader_epoch.fetch_max(epoch.0, Ordering::AcqRel);
+    }
 }
 
 /// Offsets of a partition at one moment.
@@ -249,7 +265,7 @@ impl Partition {
     }
 
     pub fn leader_epoch(&self) -> LeaderEpoch {
-        self.inner.leader_epoch
+        self.inner.leader_epoch()
     }
 
     pub fn offsets(&self) -> PartitionOffsets {
@@ -303,7 +319,7 @@ impl Partition {
         let now_ms = self.log.clock.now_ms();
         let stamped = self.config().batch_rules.timestamp_type == TimestampType::LogAppendTime;
         let mut state = self.inner.state.lock();
-        if state.gone {
+        if state.gone || state.releasing {
             return Err(AppendError::Gone);
         }
         if let Some(sequence) = batch.sequence()
@@ -312,7 +328,7 @@ impl Partition {
         {
             return Ok(duplicate(&state, &seen, stamped));
         }
-        let placed = state.place(batch, self.inner.leader_epoch, now_ms);
+        let placed = state.place(batch, self.inner.leader_epoch(), now_ms);
         let mut tail_batch = TailBatch {
             base_offset: placed.base_offset,
             last_offset: placed.last_offset,
@@ -430,7 +446,7 @@ impl Partition {
     /// Where an epoch ended (OffsetForLeaderEpoch, KIP-101).
     pub fn end_of_epoch(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
         let state = self.inner.state.lock();
-        state.epochs.end_of(epoch, self.inner.leader_epoch, state.high_watermark)
+        state.epochs.end_of(epoch, self.inner.leader_epoch(), state.high_watermark)
     }
 
     /// Moves the log start up, durably (DeleteRecords). Gives the new log start.
@@ -446,7 +462,7 @@ impl Partition {
     }
 
     fn with_epoch(&self, (offset, timestamp_ms): (Offset, i64)) -> (Offset, i64, LeaderEpoch) {
-        (offset, timestamp_ms, self.epoch_at(offset).unwrap_or(self.inner.leader_epoch))
+        (offset, timestamp_ms, self.epoch_at(offset).unwrap_or(self.inner.leader_epoch()))
     }
 }
 

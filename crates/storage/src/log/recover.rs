@@ -1,27 +1,22 @@
-//! Opening the log: the directory, the manifests, and what the write-ahead files hold above them.
+//! Opening the log: the store, the directory of a local one, and what its write-ahead files hold.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use kafscale_core::clock::Clock;
-use kafscale_core::ids::{Offset, PartitionId, TopicId};
-use kafscale_core::producer::SeenBatch;
-use kafscale_meta::records::{Keyspace, PartitionRecord, ProducersRecord, Record};
-use kafscale_meta::{MetaStore, MetaStoreExt, Revision};
+use kafscale_meta::MetaStore;
+use kafscale_meta::records::Keyspace;
 
-use super::manifest::{self, Manifest};
-use super::partition::{State, TailBatch};
 use super::shared::Shared;
-use super::{HostedTopic, LogConfig, StoreUrl, new_partition};
+use super::unclaimed::Unclaimed;
+use super::{LogConfig, StoreUrl};
 use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
 use crate::store::open_store;
 use crate::wal::chain::{Chain, ChainConfig, LocalChain};
 use crate::wal::file::FILE_HEADER_BYTES;
 use crate::wal::files::{Place, WalFiles};
-use crate::wal::object::IndexEntry;
 use crate::wal::recovery::{self, RecoveredFile};
 
 /// The layout of a data directory; a newer one is refused.
@@ -34,7 +29,6 @@ pub async fn open(
     meta: Arc<dyn MetaStore>,
     keys: Keyspace,
     clock: Arc<dyn Clock>,
-    topics: Vec<HostedTopic>,
 ) -> Result<Opened, OpenError> {
     let (lock, mut recovered) = match config.store.clone() {
         StoreUrl::Memory => (None, Vec::new()),
@@ -53,23 +47,11 @@ pub async fn open(
     let limits = ReadLimits::with_cache_bytes(config.segment_cache_bytes);
     let segments = SegmentReader::new(store.clone(), limits);
     let files = Arc::new(WalFiles::default());
-    let mut states = load_manifests(&*meta, &keys, &topics).await?;
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
-    let previous = replay(&files, recovered, &mut states)?.or(before_unused);
-    let chain = open_chain(&config, &files, previous)?;
-    files.free_unused();
-
     let shared = Shared::new(config, clock, meta, keys, store, segments, files);
-    {
-        let mut partitions = shared.partitions.write();
-        for topic in &topics {
-            for index in 0..topic.partitions {
-                let id = PartitionId { topic: topic.id, index };
-                let state = states.remove(&id).expect("every hosted partition was loaded");
-                partitions.insert(id, Arc::new(new_partition(topic, index, state)));
-            }
-        }
-    }
+    let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
+    let chain = open_chain(&shared.config, &shared.files, previous)?;
+    shared.files.free_unused();
     Ok((shared, chain, lock))
 }
 
@@ -143,39 +125,6 @@ fn open_chain(
     }
 }
 
-/// The state of every hosted partition as its manifest has it.
-async fn load_manifests(
-    meta: &dyn MetaStore,
-    keys: &Keyspace,
-    topics: &[HostedTopic],
-) -> Result<HashMap<PartitionId, State>, OpenError> {
-    let failed = |e: kafscale_meta::Error| OpenError::Metadata(e.to_string());
-    let mut partitions: HashMap<PartitionId, (PartitionRecord, Revision)> = HashMap::new();
-    for kv in meta.range_all(&keys.partitions_prefix()).await.map_err(failed)?.kvs {
-        if let Some((topic, index)) = keys.parse_partition(&kv.key) {
-            let record = PartitionRecord::decode(&kv.key, &kv.value).map_err(failed)?;
-            partitions.insert(PartitionId { topic: TopicId(topic), index }, (record, kv.mod_revision));
-        }
-    }
-    let mut producers: HashMap<PartitionId, ProducersRecord> = HashMap::new();
-    for kv in meta.range_all(&keys.producers_prefix()).await.map_err(failed)?.kvs {
-        if let Some((topic, index)) = keys.parse_producers(&kv.key) {
-            let record = ProducersRecord::decode(&kv.key, &kv.value).map_err(failed)?;
-            producers.insert(PartitionId { topic: TopicId(topic), index }, record);
-        }
-    }
-    let mut states = HashMap::new();
-    for topic in topics {
-        for index in 0..topic.partitions {
-            let id = PartitionId { topic: topic.id, index };
-            let directory = manifest::directory(&topic.name, id);
-            let manifest = Manifest::from_records(&directory, partitions.remove(&id), producers.remove(&id));
-            states.insert(id, State::from_manifest(manifest));
-        }
-    }
-    Ok(states)
-}
-
 /// Makes spares of the files at the end that nothing was appended to. Each start leaves one where no append follows, and
 /// without this restarts alone would fill the disk. Gives what came before them.
 fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes: u64) -> Option<(u64, u64)> {
@@ -187,84 +136,19 @@ fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes:
     before
 }
 
-/// Puts the batches of the write-ahead files on top of the manifests. Gives the last file and the end of its
+/// Takes the write-ahead files over; their batches wait for the owners of their partitions. Gives the last file and the end of its
 /// objects, where the chain goes on.
-fn replay(
-    files: &WalFiles,
-    recovered: Vec<RecoveredFile>,
-    states: &mut HashMap<PartitionId, State>,
-) -> Result<Option<(u64, u64)>, OpenError> {
+fn take_over(files: &WalFiles, recovered: Vec<RecoveredFile>, unclaimed: &Unclaimed) -> Option<(u64, u64)> {
     let mut previous = None;
     for RecoveredFile { path, file, header, end, batches } in recovered {
         let size_bytes = file.metadata().map_or(0, |m| m.len());
         files.add_disk(header.file_no, path, file, size_bytes);
-        let (mut live, mut bytes) = (0, 0);
+        let bytes = batches.iter().map(|(_, entry)| u64::from(entry.size_bytes)).sum();
+        files.retain(header.file_no, batches.len() as u64, bytes);
         for (position, entry) in batches {
-            // Batches of deleted topics stay in the file until it is freed.
-            let Some(state) = states.get_mut(&entry.partition) else { continue };
-            if state.replay(&entry, Place { file_no: header.file_no, position })? {
-                live += 1;
-                bytes += u64::from(entry.size_bytes);
-            }
+            unclaimed.add(Place { file_no: header.file_no, position }, entry);
         }
-        files.retain(header.file_no, live, bytes);
         previous = Some((header.file_no, end));
     }
-    Ok(previous)
-}
-
-impl State {
-    fn from_manifest(manifest: Manifest) -> State {
-        let end = manifest.segments.last().map_or(Offset::ZERO, |s| s.last_offset().plus(1));
-        let end = end.max(manifest.log_start);
-        State {
-            log_start: manifest.log_start,
-            log_end: end,
-            high_watermark: end,
-            epochs: manifest.epochs,
-            producers: manifest.producers,
-            segment_bytes: manifest.segments.iter().map(|s| s.at.size_bytes).sum(),
-            segments: manifest.segments,
-            revision: manifest.revision,
-            ..State::default()
-        }
-    }
-
-    /// Adds a batch from a write-ahead file; `false` when the manifest covers it already.
-    fn replay(&mut self, entry: &IndexEntry, place: Place) -> Result<bool, OpenError> {
-        if entry.last_offset < self.log_end {
-            return Ok(false);
-        }
-        if entry.base_offset > self.log_end {
-            let (partition, log_end) = (entry.partition.to_string(), self.log_end);
-            return Err(OpenError::Gap { partition, log_end, found: entry.base_offset });
-        }
-        self.epochs.assign(entry.leader_epoch, entry.base_offset);
-        self.log_end = entry.last_offset.plus(1);
-        self.high_watermark = self.log_end;
-        if let Some(s) = entry.sequence {
-            let seen = SeenBatch {
-                epoch: s.epoch,
-                first_sequence: s.first,
-                last_sequence: s.last,
-                base_offset: entry.base_offset,
-                last_offset: entry.last_offset,
-                timestamp_ms: entry.appended_ms,
-            };
-            self.producers.record(s.producer_id, seen, self.high_watermark);
-        }
-        self.tail_bytes += u64::from(entry.size_bytes);
-        self.tail.push_back(TailBatch {
-            base_offset: entry.base_offset,
-            last_offset: entry.last_offset,
-            max_timestamp_ms: entry.max_timestamp_ms,
-            appended_ms: entry.appended_ms,
-            size_bytes: entry.size_bytes,
-            place,
-            flush: Weak::new(),
-            slot: 0,
-        });
-        self.durable = self.tail.len();
-        Ok(true)
-    }
+    previous
 }

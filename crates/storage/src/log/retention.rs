@@ -3,17 +3,19 @@
 //! The log start moves in metadata first; objects are deleted afterwards, so that a crash between the two leaves
 //! an orphan, never a manifest that names what is gone. Orphans are removed when the log is opened next.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use futures_util::TryStreamExt;
-use kafscale_core::ids::{Offset, TopicId};
+use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use kafscale_core::topic_config::TopicConfig;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::sync::Notify;
 
+use super::acquire::drop_state;
 use super::manifest::{PublishError, directory};
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
@@ -21,13 +23,35 @@ use crate::error::ReadError;
 
 /// Runs until the log is shut down.
 pub async fn run(shared: Arc<Shared>) {
-    remove_orphans(&shared).await;
     loop {
         tokio::select! {
             () = shared.stopping.cancelled() => return,
+            () = shared.settled.reached.notified() => remove_orphans(&shared).await,
             () = tokio::time::sleep(shared.config.retention_check_interval) => {}
         }
         enforce(&shared).await;
+    }
+}
+
+/// Set when everything that is assigned to this broker was acquired: what then belongs to no partition is left over.
+#[derive(Default)]
+pub struct Settled {
+    exists: OnceLock<Box<dyn Fn(PartitionId) -> bool + Send + Sync>>,
+    reached: Notify,
+}
+
+impl std::fmt::Debug for Settled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Settled").field(&self.exists.get().is_some()).finish()
+    }
+}
+
+impl Settled {
+    /// Only the first call counts.
+    pub fn set(&self, exists: Box<dyn Fn(PartitionId) -> bool + Send + Sync>) {
+        if self.exists.set(exists).is_ok() {
+            self.reached.notify_one();
+        }
     }
 }
 
@@ -184,23 +208,9 @@ pub async fn delete_object(shared: &Shared, object: &str) {
 
 /// Stops to serve a topic, wakes whoever waits on it, and deletes its objects.
 pub async fn drop_topic(shared: &Shared, topic: TopicId) {
-    let dropped: Vec<_> = {
-        let mut partitions = shared.partitions.write();
-        let ids: Vec<_> = partitions.keys().filter(|id| id.topic == topic).copied().collect();
-        ids.iter().filter_map(|id| partitions.remove(id)).collect()
-    };
-    for partition in &dropped {
-        let tail = {
-            let mut state = partition.state.lock();
-            state.gone = true;
-            state.wake();
-            let durable = state.durable;
-            let tail = state.drop_front(durable);
-            state.tail.clear();
-            tail
-        };
-        shared.release(&tail);
-    }
+    let dropped = shared.partitions.remove_topic(topic);
+    dropped.iter().for_each(|partition| drop_state(shared, partition));
+    shared.unclaimed.retain(&shared.files, |id| id.topic != topic);
     shared.files.free_unused();
     for partition in &dropped {
         // Whoever rewrites it now may still put an object; the list must come after that.
@@ -219,13 +229,8 @@ pub async fn drop_topic(shared: &Shared, topic: TopicId) {
 }
 
 /// Deletes objects that no manifest names: left by a crash between a PUT and its publication, or by a topic's
-/// deletion that was cut off.
+/// deletion that was cut off. Objects of partitions that exist but are not served here are not looked at.
 async fn remove_orphans(shared: &Shared) {
-    let known: HashSet<Arc<str>> = shared
-        .all_partitions()
-        .iter()
-        .flat_map(|p| p.state.lock().segments.iter().map(|s| s.at.path.clone()).collect::<Vec<_>>())
-        .collect();
     let began_ms = shared.clock.now_ms();
     let listed: Result<Vec<_>, _> = shared.store.list(Some(&Path::from("topics"))).try_collect().await;
     let objects = match listed {
@@ -235,12 +240,35 @@ async fn remove_orphans(shared: &Shared) {
             return;
         }
     };
+    let mut known: HashMap<PartitionId, HashSet<Arc<str>>> = HashMap::new();
     for object in objects {
         // What was written since the start may be on its way into a manifest.
-        let old = object.last_modified.timestamp_millis() < began_ms - 1000;
-        if old && !known.contains(object.location.as_ref()) {
-            tracing::info!(object = %object.location, "removed an orphaned object");
-            delete_object(shared, object.location.as_ref()).await;
+        if object.last_modified.timestamp_millis() >= began_ms - 1000 {
+            continue;
+        }
+        let path = object.location.as_ref();
+        let orphan = match partition_of(path) {
+            None => true,
+            Some(id) => match shared.partition(id) {
+                Some(partition) => {
+                    let segments = known.entry(id).or_insert_with(|| {
+                        partition.state.lock().segments.iter().map(|s| s.at.path.clone()).collect()
+                    });
+                    !segments.contains(path)
+                }
+                None => shared.settled.exists.get().is_some_and(|exists| !exists(id)),
+            },
+        };
+        if orphan {
+            tracing::info!(object = path, "removed an orphaned object");
+            delete_object(shared, path).await;
         }
     }
+}
+
+/// The partition whose directory an object is in.
+fn partition_of(path: &str) -> Option<PartitionId> {
+    let mut parts = path.split('/').skip(2);
+    let (topic, index) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(PartitionId { topic: TopicId(topic), index })
 }

@@ -47,6 +47,13 @@ pub enum RewriteError {
     Publish(#[from] PublishError),
 }
 
+impl RewriteError {
+    /// Whether somebody else wrote the partition's record: this broker does not own it any more.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, RewriteError::Publish(PublishError::Conflict))
+    }
+}
+
 /// Runs until the log is shut down.
 pub async fn run(shared: Arc<Shared>) {
     loop {

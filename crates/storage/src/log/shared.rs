@@ -1,6 +1,6 @@
 //! What all partitions share: the buffer in front of the writer, the files, the caches, the store and metadata.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use kafscale_core::producer::SeenBatch;
 use kafscale_meta::records::Keyspace;
 use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +20,10 @@ use super::LogConfig;
 use super::flush::{Flush, WalBuffer};
 use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::partition::{PartitionInner, Source, TailBatch};
+use super::partitions::Partitions;
+use super::retention::Settled;
 use super::stats::Counters;
+use super::unclaimed::Unclaimed;
 use crate::error::ReadError;
 use crate::segment::{SegmentError, SegmentRead, SegmentReader};
 use crate::wal::files::{Place, WalFiles};
@@ -42,7 +45,11 @@ pub struct Shared {
     pub segments: SegmentReader,
     pub buffer: WalBuffer,
     pub files: Arc<WalFiles>,
-    pub partitions: RwLock<HashMap<PartitionId, Arc<PartitionInner>>>,
+    pub partitions: Partitions,
+    /// Recovered batches whose partitions nobody acquired yet.
+    pub unclaimed: Unclaimed,
+    /// Tells the retention task when orphans may be looked for.
+    pub settled: Settled,
     /// Wakes the rewriter when a write-ahead file was closed.
     pub file_closed: Notify,
     pub stopping: CancellationToken,
@@ -73,7 +80,9 @@ impl Shared {
             segments,
             buffer: WalBuffer::default(),
             files,
-            partitions: RwLock::default(),
+            partitions: Partitions::default(),
+            unclaimed: Unclaimed::default(),
+            settled: Settled::default(),
             file_closed: Notify::new(),
             stopping: CancellationToken::new(),
             counters: Counters::default(),
@@ -84,11 +93,11 @@ impl Shared {
     }
 
     pub fn partition(&self, id: PartitionId) -> Option<Arc<PartitionInner>> {
-        self.partitions.read().get(&id).cloned()
+        self.partitions.get(id)
     }
 
     pub fn all_partitions(&self) -> Vec<Arc<PartitionInner>> {
-        self.partitions.read().values().cloned().collect()
+        self.partitions.all()
     }
 
     /// A number for a segment's name that no other process and no earlier segment has.

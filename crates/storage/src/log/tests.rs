@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::partition::Partition;
-use super::{HostedTopic, Log, LogConfig, StoreUrl};
+use super::{HostedPartition, Log, LogConfig, StoreUrl};
 use crate::error::{AppendError, OpenError, ReadError};
 use crate::testing::{NOW_MS, Producer, valid_batch};
 
@@ -67,24 +67,30 @@ impl Fixture {
         self
     }
 
-    fn hosted(&self) -> HostedTopic {
-        HostedTopic {
-            name: "orders".into(),
-            id: TOPIC,
-            partitions: self.partitions,
+    fn hosted(&self) -> Vec<HostedPartition> {
+        let partition = |index| HostedPartition {
+            topic_name: "orders".into(),
+            id: PartitionId { topic: TOPIC, index },
             leader_epoch: LeaderEpoch(0),
             config: self.topic.clone(),
-        }
+        };
+        (0..self.partitions).map(partition).collect()
     }
 
+    /// A log that serves nothing yet.
     async fn try_open(&mut self) -> Result<Log, OpenError> {
         self.config.incarnation += 1;
         let keys = Keyspace::new("test").unwrap();
-        Log::open(self.config.clone(), self.meta.clone(), keys, self.clock.clone(), vec![self.hosted()]).await
+        Log::open(self.config.clone(), self.meta.clone(), keys, self.clock.clone()).await
     }
 
     async fn open(&mut self) -> Log {
-        self.try_open().await.unwrap()
+        let log = self.try_open().await.unwrap();
+        for (id, outcome) in log.acquire(self.hosted()).await {
+            assert_eq!(outcome, Ok(()), "{id}");
+        }
+        log.forget_unclaimed(|id| id.topic == TOPIC);
+        log
     }
 }
 
@@ -469,4 +475,52 @@ async fn restarts_without_appends_take_no_space() {
     let log = fixture.open().await;
     assert_eq!(read_all(&partition(&log, 0), 0).await, expected(&[(3, 1), (2, 2)]));
     log.shutdown().await;
+}
+
+#[tokio::test]
+async fn what_nobody_claims_is_kept_until_it_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    for i in 0..60 {
+        append(&partition(&log, i % 2), 10, 1).await;
+    }
+    log.shutdown().await;
+    drop(log);
+    let log = fixture.try_open().await.unwrap();
+    let files = log.stats().wal_files;
+    assert!(files > 1 && log.partitions().is_empty());
+    let mine: Vec<_> = fixture.hosted().into_iter().filter(|p| p.id.index == 0).collect();
+    assert_eq!(log.acquire(mine.clone()).await[0].1, Ok(()));
+    assert_eq!(read_all(&partition(&log, 0), 0).await.len(), 300);
+    assert_eq!(log.release(mine[0].id).await, Ok(()));
+    assert_eq!(log.stats().wal_files, files, "the other partition still needs them");
+    log.forget_unclaimed(|id| id.index == 0);
+    assert_eq!(log.stats().wal_files, 1);
+    assert_eq!(log.acquire(mine).await[0].1, Ok(()));
+    assert_eq!(read_all(&partition(&log, 0), 0).await.len(), 300);
+}
+
+#[tokio::test]
+async fn a_released_partition_goes_on_elsewhere_with_its_producers() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..20 {
+        append_from(&p, 10, 1, Some((7, 0, i * 10))).await.unwrap();
+    }
+    assert_eq!(log.release(p.id()).await, Ok(()));
+    assert!(log.partition(p.id()).is_none());
+    assert_eq!(append_from(&p, 1, 1, None).await, Err(AppendError::Gone));
+    let mut again = fixture.hosted();
+    again.truncate(1);
+    again[0].leader_epoch = LeaderEpoch(5);
+    assert_eq!(log.acquire(again).await[0].1, Ok(()));
+    let p = partition(&log, 0);
+    assert_eq!((p.leader_epoch(), p.offsets().log_end), (LeaderEpoch(5), Offset(200)));
+    assert!(p.inner.state.lock().tail.is_empty(), "nothing of the write-ahead log is needed");
+    assert_eq!(append_from(&p, 10, 1, Some((7, 0, 190))).await, Ok(Offset(190)));
+    assert_eq!(append_from(&p, 1, 1, Some((7, 0, 200))).await, Ok(Offset(200)));
+    assert_eq!(p.epoch_at(Offset(200)), Some(LeaderEpoch(5)));
 }

@@ -1,0 +1,49 @@
+//! What recovery found in the write-ahead files, until the partitions that it belongs to are acquired.
+//!
+//! Every batch here keeps its file alive, so that nothing is lost while the owner is not known yet; what belongs to
+//! nobody any more has to be forgotten, or its files would stay for ever.
+
+use std::collections::HashMap;
+
+use kafscale_core::ids::PartitionId;
+use parking_lot::Mutex;
+
+use crate::wal::files::{Place, WalFiles};
+use crate::wal::object::IndexEntry;
+
+/// A durable batch above the segments.
+pub type Recovered = (Place, IndexEntry);
+
+#[derive(Debug, Default)]
+pub struct Unclaimed {
+    batches: Mutex<HashMap<PartitionId, Vec<Recovered>>>,
+}
+
+impl Unclaimed {
+    pub fn add(&self, place: Place, entry: IndexEntry) {
+        self.batches.lock().entry(entry.partition).or_default().push((place, entry));
+    }
+
+    /// Takes what belongs to a partition, in the order of the chain.
+    pub fn take(&self, id: PartitionId) -> Vec<Recovered> {
+        self.batches.lock().remove(&id).unwrap_or_default()
+    }
+
+    pub fn put_back(&self, id: PartitionId, batches: Vec<Recovered>) {
+        if !batches.is_empty() {
+            self.batches.lock().insert(id, batches);
+        }
+    }
+
+    /// Lets go of the batches of partitions that are not to be kept.
+    pub fn retain(&self, files: &WalFiles, keep: impl Fn(PartitionId) -> bool) {
+        let mut batches = self.batches.lock();
+        batches.retain(|id, batches| {
+            let kept = keep(*id);
+            if !kept {
+                batches.iter().for_each(|(place, _)| files.release(place.file_no, 1));
+            }
+            kept
+        });
+    }
+}
