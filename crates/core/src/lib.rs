@@ -13,3 +13,4 @@ pub mod placement;
 pub mod producer;
 pub mod records;
 pub mod topic_config;
+pub mod utc;

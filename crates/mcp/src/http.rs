@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Authenticator, Denied, Scope};
 use crate::config::McpConfig;
-use crate::handler::{Handler, Shared};
+use crate::handler::{self, Shared};
 use crate::rate_limit::RateLimit;
 use crate::sessions::Sessions;
 
@@ -59,7 +59,7 @@ pub fn router(
     transport.json_response = true;
     let sessions = Arc::new(Sessions::new(config.session_timeout));
     let service =
-        StreamableHttpService::new(move || Ok(Handler::http(Arc::clone(&shared))), sessions, transport);
+        StreamableHttpService::new(move || Ok(handler::serving(Arc::clone(&shared))), sessions, transport);
     let gate = Gate { authenticator, rate_limit: Arc::new(RateLimit::new(config.rate)) };
     Router::new()
         .route_service("/mcp", service)

@@ -1,7 +1,7 @@
 //! The agent edge: a Model Context Protocol server that answers questions about a cluster.
 //!
 //! It reads the metadata store and scrapes the brokers' metrics. Follow a call from `http` (connection, authentication,
-//! limits) through `handler` (dispatch, audit) to a file in `tools`, which asks the `view`.
+//! limits) through `handler` (dispatch, audit) to a file in `tools`, which asks the `view`; resources are answers of tools.
 //!
 //! Invariant: this crate cannot reach record data: it does not link the code that reads or writes any.
 //! Invariant: no tool writes.
@@ -9,12 +9,18 @@
 mod answer;
 pub mod audit;
 mod auth;
+mod changes;
 mod config;
+#[cfg(feature = "conformance")]
+mod fixtures;
 mod handler;
 mod http;
+mod prompts;
 mod rate_limit;
+mod resources;
 mod server;
 mod sessions;
+mod subscriptions;
 mod tools;
 mod view;
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{AuditError, AuditLog};
 use crate::auth::Authenticator;
+use crate::changes::Changes;
 use crate::config::McpConfig;
 use crate::handler::{Handler, Shared};
 use crate::http;
@@ -48,16 +49,18 @@ impl McpServer {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, McpError> {
         let address = config.listen;
-        let shared = shared(&config, metadata, clock)?;
+        let stop = CancellationToken::new();
+        let shared = shared(&config, metadata.clone(), clock, stop.clone())?;
         let listener =
             TcpListener::bind(address).await.map_err(|error| McpError::Listen { address, error })?;
         let address = listener.local_addr().map_err(|error| McpError::Listen { address, error })?;
-        let mut server = Self { address, stop: CancellationToken::new(), tasks: JoinSet::new() };
+        let mut server = Self { address, stop, tasks: JoinSet::new() };
         let (config, authenticator) = config.split();
         let authenticator: Arc<Authenticator> = Arc::new(authenticator);
         let router = http::router(&config, Arc::clone(&authenticator), Arc::clone(&shared), &server.stop);
         server.tasks.spawn(http::serve(listener, router, server.stop.clone()));
         server.tasks.spawn(keep_scraping(Arc::clone(&shared.view), server.stop.clone()));
+        server.tasks.spawn(async move { shared.changes.watch(&metadata).await });
         let stop = server.stop.clone();
         server.tasks.spawn(async move { authenticator.reload(stop).await });
         Ok(server)
@@ -83,9 +86,11 @@ pub async fn serve_stdio(
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> Result<(), McpError> {
-    let shared = shared(&config, metadata, clock)?;
+    let shared = shared(&config, metadata.clone(), clock, stop.clone())?;
     let mut tasks = JoinSet::new();
     tasks.spawn(keep_scraping(Arc::clone(&shared.view), stop.clone()));
+    let watched = Arc::clone(&shared);
+    tasks.spawn(async move { watched.changes.watch(&metadata).await });
     let failed = |error: String| McpError::Stdio(error);
     let handler = Handler::stdio(shared);
     let service = handler
@@ -98,10 +103,15 @@ pub async fn serve_stdio(
     Ok(())
 }
 
-fn shared(config: &McpConfig, metadata: Metadata, clock: Arc<dyn Clock>) -> Result<Arc<Shared>, McpError> {
+fn shared(
+    config: &McpConfig,
+    metadata: Metadata,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Result<Arc<Shared>, McpError> {
     let audit = config.audit_log.as_deref().map(AuditLog::open).transpose()?;
     let view = ClusterView::new(metadata, config.metrics.clone(), clock, config.topic_defaults.clone());
-    Ok(Arc::new(Shared::new(Arc::new(view), audit)))
+    Ok(Arc::new(Shared::new(Arc::new(view), audit, Changes::new(stop))))
 }
 
 async fn keep_scraping(view: Arc<ClusterView>, stop: CancellationToken) {

@@ -7,8 +7,9 @@ use rmcp::schemars::{self, JsonSchema};
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::figure::{Figure, rounded};
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
 use crate::view::names as metric;
 use crate::view::{ClusterView, Lags, Unavailable};
@@ -159,7 +160,7 @@ impl Tool for ClusterMetrics {
             false => None,
         };
         Ok(Answer {
-            observed_at: human::time_ms(metrics.at_ms),
+            observed_at: utc::seconds(metrics.at_ms),
             throughput: wants(Section::Throughput).then(|| read.throughput()),
             s3: wants(Section::S3).then(|| read.s3()),
             admin: wants(Section::Admin).then(|| read.admin()),

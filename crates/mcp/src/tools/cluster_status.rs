@@ -6,7 +6,8 @@ use rmcp::schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Tool;
-use crate::answer::{ToolError, human, names};
+use kafscale_core::utc;
+use crate::answer::{ToolError, names};
 use crate::view::cached::Seen;
 use crate::view::metrics::Metrics;
 use crate::view::{Answer as Viewed, Brokers, ClusterView, Topics};
@@ -106,7 +107,7 @@ impl Tool for ClusterStatus {
             groups: groups.as_ref().ok().map(|g| g.value.by_id.len()),
         };
         Ok(Answer {
-            observed_at: human::time_ms(brokers.as_ref().map_or(metrics.at_ms, |b| b.at_ms.min(metrics.at_ms))),
+            observed_at: utc::seconds(brokers.as_ref().map_or(metrics.at_ms, |b| b.at_ms.min(metrics.at_ms))),
             health: health(&counts, &warnings),
             cluster_id: brokers.as_ref().ok().and_then(|b| b.value.cluster.as_ref()).map(|c| text(&c.cluster_id)),
             counts,
@@ -232,7 +233,7 @@ fn listed(brokers: &Result<Arc<Seen<Brokers>>, crate::view::Unavailable>, metric
                 address: text(&format!("{}:{}", broker.host, broker.port)),
                 controller: brokers.value.controller == Some(*id),
                 version: Some(text(&broker.version)),
-                up_since: Some(human::time_ms(broker.started_ms)),
+                up_since: Some(utc::seconds(broker.started_ms)),
                 metrics: scraped(*id).unwrap_or_else(|| "read from the configured address".to_owned()),
             })
             .collect(),

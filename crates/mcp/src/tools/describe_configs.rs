@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kafscale_core::utc;
 use kafscale_core::topic_config::{DEFINITIONS, Definition};
 use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -81,7 +82,7 @@ impl Tool for DescribeConfigs {
             described.push(one);
         }
         Ok(Answer {
-            observed_at: human::time_ms(topics.at_ms.min(defaults.at_ms)),
+            observed_at: utc::seconds(topics.at_ms.min(defaults.at_ms)),
             columns: ["key", "value", "source", "meaning"],
             topics: described,
             truncated,

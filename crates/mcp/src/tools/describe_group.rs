@@ -4,10 +4,11 @@ use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::suggest::did_you_mean;
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::lag::{self, PartitionLag};
 use crate::view::{ClusterView, Group, Groups, Topics};
 
@@ -105,7 +106,7 @@ impl Tool for DescribeGroup {
         }
         let next_cursor = rest.peek().and(last).and_then(|last| scope.after(&last));
         Ok(Answer {
-            observed_at: human::time_ms(groups.at_ms.min(metrics.at_ms)),
+            observed_at: utc::seconds(groups.at_ms.min(metrics.at_ms)),
             group: names::shown(id).into_owned(),
             state: lag::state(group),
             protocol: protocol(group),

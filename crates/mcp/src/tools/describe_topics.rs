@@ -4,10 +4,11 @@ use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::suggest::did_you_mean;
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
 use crate::view::{Brokers, ClusterView, Topic, Topics};
 
@@ -77,7 +78,7 @@ impl Tool for DescribeTopics {
             }
         }
         Ok(Answer {
-            observed_at: human::time_ms(topics.at_ms.min(metrics.at_ms)),
+            observed_at: utc::seconds(topics.at_ms.min(metrics.at_ms)),
             columns: ["partition", "leader", "epoch", "start", "end", "bytes"],
             topics: page.topics,
             next_cursor: page.stopped.and_then(|place: Place| scope.after(&place)),

@@ -4,9 +4,10 @@ use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::lag::is_of;
 use crate::view::{ClusterView, Group, Topic};
 
@@ -79,7 +80,7 @@ impl Tool for FetchOffsets {
         }
         let next_cursor = rest.peek().and(last).and_then(|last| scope.after(&last));
         Ok(Answer {
-            observed_at: human::time_ms(groups.at_ms),
+            observed_at: utc::seconds(groups.at_ms),
             group: names::shown(id).into_owned(),
             columns: ["topic", "partition", "committed", "metadata", "committed_at"],
             rows,
@@ -96,6 +97,6 @@ fn row(group: &Group, name: &str, topic: &Topic, partition: i32) -> Row {
         partition,
         committed.map(|c| c.offset),
         note.map(|note| names::text(note, MAX_METADATA_CHARS)),
-        committed.map(|c| human::time_ms(c.commit_time_ms)),
+        committed.map(|c| utc::seconds(c.commit_time_ms)),
     )
 }

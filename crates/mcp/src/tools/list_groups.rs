@@ -6,9 +6,10 @@ use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::lag::{self, LagSummary};
 use crate::view::{ClusterView, Group, Lags, metrics::Metrics};
 
@@ -111,7 +112,7 @@ impl Tool for ListGroups {
         let next_cursor = rest.peek().and(last).and_then(|last| scope.after(&last));
         let undecided = found.undecided;
         Ok(Answer {
-            observed_at: human::time_ms(groups.at_ms.min(topics.at_ms).min(metrics.at_ms)),
+            observed_at: utc::seconds(groups.at_ms.min(topics.at_ms).min(metrics.at_ms)),
             columns: ["group", "state", "members", "total_lag", "max_lag", "worst_partition", "unknown_partitions"],
             rows,
             scanned: groups.value.by_id.len(),

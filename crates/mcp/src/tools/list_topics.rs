@@ -6,10 +6,11 @@ use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Tool;
+use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::figure::rounded;
-use crate::answer::{ToolError, human, names};
+use crate::answer::{ToolError, names};
 use crate::view::{ClusterView, names as metric};
 
 pub struct ListTopics;
@@ -77,7 +78,7 @@ impl Tool for ListTopics {
         }
         let next_cursor = rest.peek().and(last).and_then(|last| scope.after(last));
         Ok(Answer {
-            observed_at: human::time_ms(topics.at_ms.min(metrics.at_ms)),
+            observed_at: utc::seconds(topics.at_ms.min(metrics.at_ms)),
             columns: ["topic", "partitions", "messages_per_s"],
             rows,
             matched,

@@ -61,4 +61,5 @@ pub fn partition_gauge(name: &str) -> Option<PartitionGauge> {
 }
 
 /// Counters of which a broker that counted nothing yet has no series, and whose absence therefore means 0.
-pub const COUNTED_BY_EVERY_BROKER: &[&str] = &[RECORDS_IN, BYTES_IN, BYTES_OUT, REQUESTS, REQUEST_ERRORS];
+pub const COUNTED_BY_EVERY_BROKER: &[&str] =
+    &[RECORDS_IN, BYTES_IN, RECORDS_OUT, BYTES_OUT, REQUESTS, REQUEST_ERRORS];

@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(rates.of(names::RECORDS_IN, "orders"), Some(20.0));
         assert_eq!(rates.of(names::RECORDS_IN, "other"), Some(0.0));
         assert_eq!(rates.total(names::BYTES_IN), Some(0.0));
-        assert_eq!(rates.total(names::RECORDS_OUT), None);
+        assert_eq!(rates.total(names::PRODUCE_LATENCY_COUNT), None);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 
@@ -44,10 +45,23 @@ impl Client {
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
+        let (head, body) = self.open(method, path, headers, body).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        Reply { status: head.status, headers: head.headers, body: String::from_utf8(body.to_vec()).unwrap() }
+    }
+
+    async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Response<Incoming> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let connection = tokio::spawn(connection);
+        // Ends when the answer is dropped.
+        tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             request = request.header("host", self.address.to_string());
@@ -59,11 +73,40 @@ impl Client {
             request = request.header(*name, *value);
         }
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
-        let response = sender.send_request(request).await.unwrap();
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        connection.abort();
-        Reply { status: head.status, headers: head.headers, body: String::from_utf8(body.to_vec()).unwrap() }
+        sender.send_request(request).await.unwrap()
+    }
+
+    /// Begins a session of the revision before, as far as its answer to `initialize`.
+    pub async fn session(&self) -> String {
+        let headers =
+            [("accept", "application/json, text/event-stream"), ("content-type", "application/json")];
+        let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+        let reply = self.send(Method::POST, "/mcp", &headers, initialize.to_string()).await;
+        assert_eq!(reply.status, StatusCode::OK);
+        assert_eq!(reply.json()["result"]["protocolVersion"], "2025-11-25");
+        reply.header("mcp-session-id").to_owned()
+    }
+
+    pub async fn send_in(&self, session: &str, body: Value) -> Reply {
+        self.send(Method::POST, "/mcp", &in_session(session), body.to_string()).await
+    }
+
+    /// The stream of what a session's server has to say unasked.
+    pub async fn events_of(&self, session: &str) -> Events {
+        let response = self.open(Method::GET, "/mcp", &in_session(session), String::new()).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { body: response.into_body(), text: String::new() }
+    }
+
+    /// The stream of a request of the 2026-07-28 revision.
+    pub async fn listen(&self, notifications: Value) -> Events {
+        let (headers, body) = stateless("subscriptions/listen", json!({"notifications": notifications}));
+        let headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let response = self.open(Method::POST, "/mcp", &headers, body).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        Events { body: response.into_body(), text: String::new() }
     }
 
     /// A request of the 2026-07-28 revision: everything is in the request itself.
@@ -71,24 +114,11 @@ impl Client {
         self.request_with(method, params, &[]).await
     }
 
-    pub async fn request_with(&self, method: &str, mut params: Value, more: &[(&str, &str)]) -> Reply {
-        params["_meta"] = json!({
-            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-            "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
-            "io.modelcontextprotocol/clientCapabilities": {},
-        });
-        let name = params.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let mut headers = vec![
-            ("content-type", "application/json"),
-            ("accept", "application/json, text/event-stream"),
-            ("mcp-protocol-version", "2026-07-28"),
-            ("mcp-method", method),
-        ];
-        if !name.is_empty() {
-            headers.push(("mcp-name", &name));
-        }
+    pub async fn request_with(&self, method: &str, params: Value, more: &[(&str, &str)]) -> Reply {
+        let (headers, body) = stateless(method, params);
+        let mut headers: Vec<(&str, &str)> =
+            headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         headers.extend(more);
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
         self.send(Method::POST, "/mcp", &headers, body).await
     }
 
@@ -118,5 +148,56 @@ impl Client {
         let result = self.call(tool, arguments).await;
         assert_eq!(result["isError"], true, "{result}");
         result["content"][0]["text"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The headers of a request within a session.
+pub fn in_session(session: &str) -> [(&'static str, &str); 4] {
+    [
+        ("accept", "application/json, text/event-stream"),
+        ("content-type", "application/json"),
+        ("mcp-session-id", session),
+        ("mcp-protocol-version", "2025-11-25"),
+    ]
+}
+
+/// The headers and the body of a request that needs no session.
+fn stateless(method: &str, mut params: Value) -> (Vec<(&'static str, String)>, String) {
+    params["_meta"] = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},
+        "io.modelcontextprotocol/clientCapabilities": {},
+    });
+    let name = params.get("name").or_else(|| params.get("uri")).and_then(Value::as_str);
+    let mut headers = vec![
+        ("content-type", "application/json".to_owned()),
+        ("accept", "application/json, text/event-stream".to_owned()),
+        ("mcp-protocol-version", "2026-07-28".to_owned()),
+        ("mcp-method", method.to_owned()),
+    ];
+    headers.extend(name.map(|name| ("mcp-name", name.to_owned())));
+    (headers, json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string())
+}
+
+/// An answer that goes on.
+pub struct Events {
+    body: Incoming,
+    text: String,
+}
+
+impl Events {
+    /// The next message; None when the stream ends.
+    pub async fn next(&mut self) -> Option<Value> {
+        loop {
+            while let Some(end) = self.text.find("\n\n") {
+                let event = self.text.drain(..end + 2).collect::<String>();
+                let data: String = event.lines().filter_map(|line| line.strip_prefix("data:")).collect();
+                if !data.trim().is_empty() {
+                    return Some(serde_json::from_str(&data).unwrap());
+                }
+            }
+            let frame = self.body.frame().await?.unwrap();
+            self.text.push_str(std::str::from_utf8(frame.data_ref()?).unwrap());
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! docs/mcp.md tells of the tools what they tell of themselves.
+//! docs/mcp.md tells of the tools, resources and prompts what they tell of themselves.
 //!
 //! With KAFSCALE_UPDATE_DOCS set the file is written instead of checked.
 
@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/mcp.md");
 const BEGIN: &str = "<!-- tools -->\n";
-const END: &str = "<!-- end of tools -->";
+const END: &str = "<!-- end of prompts -->";
 
 fn kind(property: &Value) -> String {
     let bounds = |min: &str, max: &str| match (property.get(min), property.get(max)) {
@@ -54,12 +54,35 @@ fn section(tool: &Value) -> String {
     text
 }
 
+fn resource(resource: &Value) -> String {
+    let uri = resource.get("uri").unwrap_or_else(|| &resource["uriTemplate"]);
+    format!("| `{}` | {} |\n", uri.as_str().unwrap(), resource["description"].as_str().unwrap())
+}
+
+fn prompt(prompt: &Value) -> String {
+    let arguments = prompt.get("arguments").and_then(Value::as_array).cloned().unwrap_or_default();
+    let arguments: Vec<String> =
+        arguments.iter().map(|a| format!("`{}`", a["name"].as_str().unwrap())).collect();
+    let text = |key: &str| prompt[key].as_str().unwrap().to_owned();
+    format!("| `{}` | {} | {} |\n", text("name"), arguments.join(", "), text("description"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documentation_is_what_the_tools_say() {
     let server = Cluster::new().await.serve().await;
-    let listed = Client::new(server.addr()).request("tools/list", json!({})).await.json();
-    let tools = listed["result"]["tools"].as_array().unwrap();
-    let generated = tools.iter().map(section).collect::<Vec<_>>().join("\n");
+    let client = Client::new(server.addr());
+    let list = async |method: &str, key: &str| -> Vec<Value> {
+        client.request(method, json!({})).await.json()["result"][key].as_array().unwrap().clone()
+    };
+    let tools = list("tools/list", "tools").await.iter().map(section).collect::<Vec<_>>().join("\n");
+    let mut resources = list("resources/list", "resources").await;
+    resources.extend(list("resources/templates/list", "resourceTemplates").await);
+    let resources: String = resources.iter().map(resource).collect();
+    let prompts: String = list("prompts/list", "prompts").await.iter().map(prompt).collect();
+    let generated = format!(
+        "{tools}\n## Resources\n\n| URI | what |\n|---|---|\n{resources}\n## Prompts\n\n\
+         | prompt | arguments | what |\n|---|---|---|\n{prompts}"
+    );
     let text = std::fs::read_to_string(FILE).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("a start marker");
     let (committed, after) = rest.split_once(END).expect("an end marker");

@@ -9,6 +9,7 @@ mod edge;
 mod faults;
 mod layering;
 mod questions;
+mod resources;
 mod scale;
 mod schema;
 mod surface;
