@@ -202,7 +202,7 @@ async fn read(
         if let Ok(source) = &target.partition
             && size > 0
         {
-            node.metrics.sent(source.topic_name(), size);
+            node.metrics.sent(source.topic_name(), records_in(&partition.records), size);
         }
         used += size;
         fetched.push(partition);
@@ -213,6 +213,13 @@ async fn read(
         drop(budget.split(unused));
     }
     (fetched, budget)
+}
+
+/// How many records the batches hold, as their headers say.
+fn records_in(fetched: &[Bytes]) -> u64 {
+    let headers = fetched.iter().flat_map(|bytes| batches(bytes)).flatten();
+    let data = headers.filter(|(_, header)| !header.is_control());
+    data.map(|(_, header)| u64::try_from(header.records_count).unwrap_or(0)).sum()
 }
 
 /// Takes from the memory for responses what the request can use, but no more than a part of what is left.

@@ -46,6 +46,7 @@ pub struct Metrics {
     topic_received_bytes: IntCounterVec,
     topic_received_records: IntCounterVec,
     topic_sent_bytes: IntCounterVec,
+    topic_sent_records: IntCounterVec,
 }
 
 impl Metrics {
@@ -103,6 +104,11 @@ impl Metrics {
                 "Bytes of batches fetched.",
                 &["topic"],
             ),
+            topic_sent_records: made.counters(
+                "kafscale_topic_sent_records_total",
+                "Records of batches fetched.",
+                &["topic"],
+            ),
             registry,
         }
     }
@@ -142,13 +148,19 @@ impl Metrics {
     }
 
     /// Batches go out.
-    pub fn sent(&self, topic: &str, size_bytes: usize) {
+    pub fn sent(&self, topic: &str, records: u64, size_bytes: usize) {
         self.topic_sent_bytes.with_label_values(&[topic]).inc_by(size_bytes as u64);
+        self.topic_sent_records.with_label_values(&[topic]).inc_by(records);
     }
 
     /// A topic is gone, and so are its series.
     pub fn forget_topic(&self, topic: &str) {
-        for series in [&self.topic_received_bytes, &self.topic_received_records, &self.topic_sent_bytes] {
+        for series in [
+            &self.topic_received_bytes,
+            &self.topic_received_records,
+            &self.topic_sent_bytes,
+            &self.topic_sent_records,
+        ] {
             // An error says that there was no such series.
             let _ = series.remove_label_values(&[topic]);
         }

@@ -43,6 +43,7 @@ async fn one_scrape_tells_where_every_partition_ends() {
         ("kafscale_requests_total{api=\"Produce\"}", 2.0),
         ("kafscale_request_errors_total{api=\"Produce\",error=\"UnknownTopicOrPartition\"}", 1.0),
         ("kafscale_topic_received_records_total{topic=\"orders\"}", 3.0),
+        ("kafscale_topic_sent_records_total{topic=\"orders\"}", 3.0),
         ("kafscale_s3_health_state{state=\"healthy\"}", 1.0),
         ("kafscale_produce_latency_ms_count", 2.0),
         ("kafscale_connections", 1.0),
