@@ -127,9 +127,8 @@ impl Broker {
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
         }
-        let kafka_addr = listener
-            .local_addr()
-            .map_err(|error| StartError::Listen { address: config.listen, error })?;
+        let kafka_addr =
+            listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
         let http_listener = config.metrics_listen.map(listen).transpose()?;
         let metrics_addr = http_listener.as_ref().map(|(_, address)| *address);
         let advertised = config.advertised.clone().unwrap_or_else(|| reachable(kafka_addr));

@@ -8,6 +8,7 @@ mod api;
 mod broker;
 mod config;
 mod connection;
+mod controller;
 mod coordinator;
 mod fetch_sessions;
 pub mod fuzz;
@@ -23,5 +24,6 @@ mod wire;
 
 pub use broker::{Broker, StartError, hosted_partitions};
 pub use config::{Advertised, BrokerConfig};
+pub use controller::{Chains, Controller, ControllerStats};
 pub use coordinator::CoordinatorConfig;
 pub use transport::{Accepted, Transport};
