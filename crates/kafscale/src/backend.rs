@@ -7,7 +7,91 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use kafscale_meta::MetaUrl;
+use clap::Args;
+use kafscale_meta::{Credentials, EtcdOptions, MetaUrl, TlsOptions};
+
+use crate::failure::Failure;
+use crate::units::Span;
+
+/// What an etcd cluster needs beyond its address.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Metadata in etcd")]
+pub struct EtcdArgs {
+    /// User of etcd, where it has authentication enabled
+    #[arg(long, env = "KAFSCALE_ETCD_USERNAME", value_name = "NAME")]
+    pub etcd_username: Option<String>,
+
+    /// Password of the etcd user; better in the variable or in a file than in a flag, which others can see
+    #[arg(long, env = "KAFSCALE_ETCD_PASSWORD", value_name = "PASSWORD", hide_env_values = true)]
+    pub etcd_password: Option<String>,
+
+    /// File with the password of the etcd user
+    #[arg(long, env = "KAFSCALE_ETCD_PASSWORD_FILE", value_name = "FILE")]
+    pub etcd_password_file: Option<PathBuf>,
+
+    /// For etcds://: PEM file with the authorities that sign etcd's certificates [default: those of the system]
+    #[arg(long, env = "KAFSCALE_ETCD_CA_FILE", value_name = "FILE")]
+    pub etcd_ca_file: Option<PathBuf>,
+
+    /// For etcds://: PEM file with the certificate that this process shows to etcd
+    #[arg(long, env = "KAFSCALE_ETCD_CERT_FILE", value_name = "FILE")]
+    pub etcd_cert_file: Option<PathBuf>,
+
+    /// For etcds://: PEM file with the key of that certificate
+    #[arg(long, env = "KAFSCALE_ETCD_KEY_FILE", value_name = "FILE")]
+    pub etcd_key_file: Option<PathBuf>,
+
+    /// How long connecting to a member of etcd may take
+    #[arg(long, env = "KAFSCALE_ETCD_CONNECT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(2))]
+    pub etcd_connect_timeout: Span,
+
+    /// How long a request to etcd may take, with all attempts; then it fails, and may be tried again
+    #[arg(long, env = "KAFSCALE_ETCD_REQUEST_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(5))]
+    pub etcd_request_timeout: Span,
+}
+
+impl EtcdArgs {
+    /// Checks the settings together, and reads the password's file.
+    pub fn options(&self) -> Result<EtcdOptions, Failure> {
+        let credentials = match (&self.etcd_username, self.password()?) {
+            (Some(username), Some(password)) => Some(Credentials { username: username.clone(), password }),
+            (None, None) => None,
+            (Some(_), None) => {
+                return Err(Failure::usage("--etcd-username needs --etcd-password or --etcd-password-file"));
+            }
+            (None, Some(_)) => return Err(Failure::usage("a password for etcd needs --etcd-username")),
+        };
+        let identity = match (&self.etcd_cert_file, &self.etcd_key_file) {
+            (Some(certificate), Some(key)) => Some((certificate.clone(), key.clone())),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                return Err(Failure::usage("--etcd-cert-file and --etcd-key-file belong together"));
+            }
+        };
+        let (connect_timeout, request_timeout) = (self.etcd_connect_timeout.0, self.etcd_request_timeout.0);
+        if connect_timeout.is_zero() || request_timeout.is_zero() {
+            return Err(Failure::usage(
+                "--etcd-connect-timeout and --etcd-request-timeout must be more than 0",
+            ));
+        }
+        let tls = TlsOptions { ca_file: self.etcd_ca_file.clone(), identity };
+        Ok(EtcdOptions { credentials, tls, connect_timeout, request_timeout })
+    }
+
+    fn password(&self) -> Result<Option<String>, Failure> {
+        match (&self.etcd_password, &self.etcd_password_file) {
+            (Some(_), Some(_)) => {
+                Err(Failure::usage("give --etcd-password or --etcd-password-file, and not both"))
+            }
+            (Some(password), None) => Ok(Some(password.clone())),
+            (None, Some(file)) => match std::fs::read_to_string(file) {
+                Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
+                Err(e) => Err(Failure::usage(format!("the password file {}: {e}", file.display()))),
+            },
+            (None, None) => Ok(None),
+        }
+    }
+}
 
 /// Where the log is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,15 +127,17 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-/// The metadata backends that this build has.
-pub fn parse_meta(text: &str) -> Result<MetaUrl, String> {
-    match text.parse() {
-        Ok(MetaUrl::Etcd(_)) => {
-            Err("etcd metadata is not in this build yet; use file:///absolute/dir".into())
-        }
-        Ok(url @ (MetaUrl::File(_) | MetaUrl::Memory)) => Ok(url),
-        Err(e) => Err(e.to_string()),
+/// `etcd://host:port,…` or `etcds://…` from a list of members, as other tools for etcd write it: with or without http:// or https://.
+pub fn etcd_members(list: &str) -> Result<MetaUrl, String> {
+    let members: Vec<&str> = list.split(',').map(str::trim).collect();
+    let tls = members.iter().all(|member| member.starts_with("https://"));
+    if !tls && members.iter().any(|member| member.starts_with("https://")) {
+        return Err(format!("`{list}`: either all members of etcd are https:// or none"));
     }
+    let bare = members.iter().map(|m| m.trim_start_matches("https://").trim_start_matches("http://"));
+    let bare: Vec<&str> = bare.map(|member| member.trim_end_matches('/')).collect();
+    let url = format!("{}{}", if tls { "etcds://" } else { "etcd://" }, bare.join(","));
+    url.parse().map_err(|e: kafscale_meta::Error| e.to_string())
 }
 
 #[cfg(test)]
@@ -62,7 +148,10 @@ mod tests {
     fn urls_print_as_they_were_written() {
         for text in ["file:///var/lib/kafscale", "file:data", "memory:"] {
             assert_eq!(text.parse::<StoreUrl>().map(|url| url.to_string()), Ok(text.to_owned()));
-            assert_eq!(parse_meta(text).map(|url| url.to_string()), Ok(text.to_owned()));
+            assert_eq!(
+                text.parse::<MetaUrl>().map(|url| url.to_string()).map_err(|e| e.to_string()),
+                Ok(text.to_owned())
+            );
         }
     }
 
@@ -70,15 +159,26 @@ mod tests {
     fn backends_of_later_builds_are_refused_by_name() {
         let store = "s3://bucket/prefix".parse::<StoreUrl>().unwrap_err();
         assert!(store.contains("S3 storage is not in this build"), "{store}");
-        let meta = parse_meta("etcd://host:2379").unwrap_err();
-        assert!(meta.contains("etcd metadata is not in this build"), "{meta}");
+    }
+
+    #[test]
+    fn etcd_members_are_taken_as_other_tools_write_them() {
+        for (list, url) in [
+            ("a:2379", "etcd://a:2379"),
+            ("http://a:2379/, b:2379", "etcd://a:2379,b:2379"),
+            ("https://a:2379,https://b:2379", "etcds://a:2379,b:2379"),
+        ] {
+            assert_eq!(etcd_members(list).map(|url| url.to_string()), Ok(url.to_owned()));
+        }
+        assert!(etcd_members("https://a:1,b:1").unwrap_err().contains("all members"));
+        assert!(etcd_members("a").is_err());
     }
 
     #[test]
     fn anything_else_is_refused() {
         for text in ["", "/var/lib/kafscale", "file://relative/x", "memory", "memory:x", "http://x"] {
             assert!(text.parse::<StoreUrl>().is_err(), "{text}");
-            assert!(parse_meta(text).is_err(), "{text}");
+            assert!(text.parse::<MetaUrl>().is_err(), "{text}");
         }
         assert!("etcd://host:2379".parse::<StoreUrl>().is_err());
     }

@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kafscale_meta::MetaUrl;
 
-use crate::backend::{StoreUrl, parse_meta};
+use crate::backend::{EtcdArgs, StoreUrl};
 use crate::mcp::{AuditCommand, McpArgs, McpCommand};
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
 
@@ -106,6 +106,8 @@ pub struct BrokerArgs {
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -132,8 +134,8 @@ pub struct DataArgs {
     #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
     pub store: Option<StoreUrl>,
 
-    /// Where the metadata is kept: file:///path, or memory: to keep nothing [default: the data directory]
-    #[arg(long, env = "KAFSCALE_META", value_name = "URL", value_parser = parse_meta)]
+    /// Where the metadata is kept: file:///path, etcd://host:port,host:port, etcds:// for TLS, or memory: to keep nothing [default: the data directory]
+    #[arg(long, env = "KAFSCALE_META", value_name = "URL")]
     pub meta: Option<MetaUrl>,
 
     /// Number of this broker, unique in its cluster

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use kafscale_meta::MetaUrl;
+use kafscale_meta::{EtcdOptions, MetaUrl};
 
 use crate::backend::StoreUrl;
 use crate::cli::{BrokerArgs, DataArgs, GroupArgs, LimitArgs, LogArgs, LoggingArgs, NetworkArgs, TopicArgs};
@@ -29,6 +29,7 @@ pub struct Config {
     pub rack: Option<String>,
     pub store: StoreUrl,
     pub meta: MetaUrl,
+    pub etcd: EtcdOptions,
     pub listen: SocketAddr,
     pub metrics_listen: SocketAddr,
     pub advertise: Advertise,
@@ -52,12 +53,13 @@ pub enum Advertise {
 impl Config {
     /// Checks the arguments together. `host_name` is asked only when clients need a name for a wildcard address.
     pub fn from_args(args: BrokerArgs, host_name: impl FnOnce() -> String) -> Result<Self, Failure> {
-        let BrokerArgs { config: _, data, network, limits, topics, log, groups, mcp, logging } = args;
+        let BrokerArgs { config: _, data, etcd, network, limits, topics, log, groups, mcp, logging } = args;
         check_cluster_name(&data.cluster_name)?;
         check_limits(&limits, &topics)?;
         check_log(&log)?;
         check_groups(&groups)?;
         let (store, meta) = backends(&data)?;
+        let etcd = etcd.options()?;
         let NetworkArgs { listen, advertise, metrics_listen } = network;
         let (listen, metrics_listen) = (listen.0, metrics_listen.0);
         if listen == metrics_listen && listen.port() != 0 {
@@ -77,6 +79,7 @@ impl Config {
             rack,
             store,
             meta,
+            etcd,
             listen,
             metrics_listen,
             advertise,

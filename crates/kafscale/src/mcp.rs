@@ -8,6 +8,7 @@ use kafscale_mcp::{McpConfig, McpServer, McpSettings, audit};
 use kafscale_meta::{MetaUrl, Metadata};
 use tokio_util::sync::CancellationToken;
 
+use crate::backend::{EtcdArgs, etcd_members};
 use crate::cli::LoggingArgs;
 use crate::clock::SystemClock;
 use crate::failure::Failure;
@@ -79,6 +80,8 @@ pub struct McpCommand {
     pub stdio: bool,
 
     #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
     pub mcp: McpArgs,
     #[command(flatten)]
     pub logging: LoggingArgs,
@@ -138,6 +141,7 @@ pub async fn start(settings: McpSettings, metadata: Metadata) -> Result<McpServe
 pub fn run(command: McpCommand) -> Result<(), Failure> {
     logging::init(&command.logging)?;
     let url = meta_url(&command)?;
+    let etcd = command.etcd.options()?;
     let config = McpConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -146,7 +150,7 @@ pub fn run(command: McpCommand) -> Result<(), Failure> {
     let (cluster_name, stdio) = (command.cluster_name, command.stdio);
     runtime.block_on(async move {
         let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
-        let store = kafscale_meta::open(&url).await.map_err(failed)?;
+        let store = kafscale_meta::open(&url, &etcd).await.map_err(failed)?;
         let metadata = Metadata::new(store, &cluster_name).map_err(failed)?;
         let served = if stdio {
             serve_stdio(config, metadata.clone()).await
@@ -187,13 +191,7 @@ async fn serve_stdio(config: McpConfig, metadata: Metadata) -> Result<(), Failur
 
 fn meta_url(command: &McpCommand) -> Result<MetaUrl, Failure> {
     match (&command.mcp_etcd_endpoints, &command.meta) {
-        (Some(endpoints), _) => {
-            let members: Vec<&str> =
-                endpoints.split(',').map(|e| e.trim().trim_start_matches("http://")).collect();
-            format!("etcd://{}", members.join(","))
-                .parse()
-                .map_err(|e: kafscale_meta::Error| Failure::usage(e.to_string()))
-        }
+        (Some(members), _) => etcd_members(members).map_err(Failure::usage),
         (None, Some(url)) => Ok(url.clone()),
         (None, None) => Err(Failure::usage(
             "say where the metadata is: --mcp-etcd-endpoints or --meta. With a broker on embedded metadata, run the server in \

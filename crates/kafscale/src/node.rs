@@ -71,6 +71,11 @@ impl RunningNode {
         &self.metadata
     }
 
+    /// The place of this process in its cluster.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
     /// Answers what is under way, makes durable what was accepted, and closes the files.
     pub async fn stop(self) {
         self.broker.shutdown().await;
@@ -95,7 +100,7 @@ async fn serve_all(log: &Log, partitions: Vec<HostedPartition>) -> Result<(), Fa
 
 async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
     let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
-    let store = kafscale_meta::open(&config.meta).await.map_err(failed)?;
+    let store = kafscale_meta::open(&config.meta, &config.etcd).await.map_err(failed)?;
     Metadata::new(store, &config.cluster_name).map_err(failed)
 }
 

@@ -81,7 +81,13 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     let stop_workload = CancellationToken::new();
     let mcp_addr = mcp.as_ref().map(McpServer::addr);
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
-    let name = signals.next().await;
+    let name = tokio::select! {
+        name = signals.next() => name,
+        () = node.membership().lost() => {
+            tracing::error!("this broker is not registered in its cluster any more; start it again to register anew");
+            signals.next().await
+        }
+    };
     let stopping = Instant::now();
     eprintln!("\nstopping cleanly ({name}); once more to stop at once");
     let stop = async {

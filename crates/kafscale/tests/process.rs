@@ -41,9 +41,10 @@ fn every_shell_gets_completions() {
 
 #[test]
 fn wrong_settings_exit_with_2_and_name_the_setting() {
-    let cases: [(&[&str], &str); 6] = [
+    let cases: [(&[&str], &str); 7] = [
         (&["broker", "--store", "s3://bucket/prefix"], "S3 storage is not in this build"),
-        (&["broker", "--meta", "etcd://127.0.0.1:2379"], "etcd metadata is not in this build"),
+        (&["broker", "--meta", "etcd://127.0.0.1"], "has no port"),
+        (&["broker", "--etcd-username", "kafscale"], "--etcd-password"),
         (&["broker", "--store", "memory:"], "must both be memory:"),
         (&["broker", "--lisen", "127.0.0.1:1"], "--listen"),
         (&["broker", "--config", "no-such-file.toml"], "no-such-file.toml"),

@@ -8,10 +8,11 @@
 use std::{any::Any, collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::{
-    Compare, ErrorKind, Event, LeaseId, MAX_KEY_BYTES, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt,
-    Op, RangeRequest, Revision, Txn, Watch,
+    Compare, ErrorKind, Event, HeldLease, LeaseId, LeaseState, MAX_KEY_BYTES, MAX_PAGE_LIMIT, MAX_TXN_BYTES,
+    MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, RangeRequest, Revision, Txn, Watch, lost,
 };
 
 /// A store under test.
@@ -35,6 +36,7 @@ macro_rules! conformance_suite {
             a_transaction_is_all_or_nothing
             a_prefix_is_deleted_and_nothing_else
             pages_are_in_byte_order_and_complete
+            a_listing_is_of_one_revision
             limits_hold_before_anything_is_written
             any_key_and_value_comes_back
             a_watch_sees_everything_in_order
@@ -43,6 +45,8 @@ macro_rules! conformance_suite {
             a_revoked_lease_takes_its_keys
             an_expired_lease_takes_its_keys
             a_lease_that_is_gone_is_fenced
+            a_lease_says_until_when_it_surely_holds
+            a_held_lease_lives_until_it_is_given_back
             a_counter_loses_no_increment
             one_of_many_creators_wins
             a_closed_store_says_so
@@ -225,6 +229,36 @@ pub async fn pages_are_in_byte_order_and_complete(s: &Subject) {
     }
 }
 
+pub async fn a_listing_is_of_one_revision(s: &Subject) {
+    // More than a page, and a change that touches both ends at once.
+    for chunk in (0..MAX_PAGE_LIMIT).collect::<Vec<_>>().chunks(MAX_TXN_OPS) {
+        let then = chunk.iter().map(|i| Op::put(s.key(&format!("m/{i}")), "")).collect();
+        assert!(s.store.txn(Txn { compares: Vec::new(), then }).await.unwrap().succeeded);
+    }
+    let write = async |round: u32| {
+        let value = Bytes::from(round.to_string());
+        let both =
+            Txn::new().and_then(Op::put(s.key("a"), value.clone())).and_then(Op::put(s.key("z"), value));
+        s.store.txn(both).await.unwrap().revision
+    };
+    let first = write(0).await;
+    let writer = async {
+        for round in 1..100 {
+            let _ = write(round).await;
+        }
+    };
+    let reader = async {
+        for _ in 0..10 {
+            let listing = s.store.range_all(&s.root).await.unwrap();
+            let (a, z) = (listing.kvs.first().unwrap(), listing.kvs.last().unwrap());
+            assert_eq!(listing.kvs.len(), MAX_PAGE_LIMIT + 2);
+            assert_eq!((&a.value, a.mod_revision), (&z.value, z.mod_revision));
+            assert!(first <= a.mod_revision && a.mod_revision <= listing.revision);
+        }
+    };
+    tokio::join!(writer, reader);
+}
+
 pub async fn limits_hold_before_anything_is_written(s: &Subject) {
     let puts = |count: usize| {
         let then = (0..count).map(|i| Op::put(s.key(&format!("many/{i}")), "")).collect();
@@ -358,8 +392,8 @@ pub async fn a_list_and_a_watch_miss_nothing(s: &Subject) {
 }
 
 pub async fn a_revoked_lease_takes_its_keys(s: &Subject) {
-    let lease = s.store.lease_grant(Duration::from_secs(600)).await.unwrap();
-    let other = s.store.lease_grant(Duration::from_secs(600)).await.unwrap();
+    let lease = s.store.lease_grant(Duration::from_secs(600)).await.unwrap().id;
+    let other = s.store.lease_grant(Duration::from_secs(600)).await.unwrap().id;
     let put = |name: &str, lease| Op::put_leased(s.key(name), "", lease);
     for op in [put("a", lease), put("b", lease), put("c", lease), put("d", lease), put("e", other)] {
         s.store.txn(Txn::new().and_then(op)).await.unwrap().succeeded.then_some(()).unwrap();
@@ -383,8 +417,8 @@ pub async fn a_revoked_lease_takes_its_keys(s: &Subject) {
 
 pub async fn an_expired_lease_takes_its_keys(s: &Subject) {
     let mut watch = s.store.watch(&s.root, Revision(0)).await.unwrap();
-    let short = s.store.lease_grant(Duration::from_secs(3)).await.unwrap();
-    let long = s.store.lease_grant(Duration::from_secs(600)).await.unwrap();
+    let short = s.store.lease_grant(Duration::from_secs(3)).await.unwrap().id;
+    let long = s.store.lease_grant(Duration::from_secs(600)).await.unwrap().id;
     let txn = Txn::new()
         .and_then(Op::put_leased(s.key("a"), "", short))
         .and_then(Op::put_leased(s.key("b"), "", long))
@@ -399,7 +433,7 @@ pub async fn an_expired_lease_takes_its_keys(s: &Subject) {
 }
 
 pub async fn a_lease_that_is_gone_is_fenced(s: &Subject) {
-    let lease = s.store.lease_grant(Duration::from_secs(600)).await.unwrap();
+    let lease = s.store.lease_grant(Duration::from_secs(600)).await.unwrap().id;
     s.store.lease_revoke(lease).await.unwrap();
     for gone in [lease, LeaseId(i64::MAX)] {
         assert_eq!(s.store.lease_keepalive(gone).await.unwrap_err().kind(), ErrorKind::Fenced);
@@ -410,6 +444,39 @@ pub async fn a_lease_that_is_gone_is_fenced(s: &Subject) {
     for ttl in [Duration::ZERO, Duration::MAX] {
         assert_eq!(s.store.lease_grant(ttl).await.unwrap_err().kind(), ErrorKind::Invalid);
     }
+}
+
+pub async fn a_lease_says_until_when_it_surely_holds(s: &Subject) {
+    let ttl = Duration::from_secs(600);
+    let asked = Instant::now();
+    let lease = s.store.lease_grant(ttl).await.unwrap();
+    assert!(asked + ttl <= lease.valid_until && lease.valid_until <= Instant::now() + ttl);
+    let asked = Instant::now();
+    let extended = s.store.lease_keepalive(lease.id).await.unwrap();
+    assert!(asked + ttl <= extended && extended <= Instant::now() + ttl);
+    assert!(extended > lease.valid_until);
+}
+
+pub async fn a_held_lease_lives_until_it_is_given_back(s: &Subject) {
+    let held = HeldLease::grant(Arc::clone(&s.store), Duration::from_secs(2)).await.unwrap();
+    let put = Txn::new().and_then(Op::put_leased(s.key("k"), "", held.id()));
+    assert!(s.store.txn(put).await.unwrap().succeeded);
+    let LeaseState::Until(first) = held.state() else { panic!("it was just granted") };
+    let mut state = held.subscribe();
+    let extended = state.wait_for(|state| state.holds(first + Duration::from_secs(2)));
+    let extended = tokio::time::timeout(Duration::from_secs(30), extended).await;
+    assert!(extended.expect("it is extended").is_ok());
+    assert!(held.holds() && s.value("k").await.is_some());
+
+    held.revoke().await.unwrap();
+    assert_eq!(s.value("k").await, None);
+    // Whoever watched the state learns that it is over.
+    lost(&mut state).await;
+
+    let held = HeldLease::grant(Arc::clone(&s.store), Duration::from_secs(2)).await.unwrap();
+    s.store.lease_revoke(held.id()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(30), held.lost()).await.expect("its holder is told");
+    assert!(!held.holds());
 }
 
 pub async fn a_counter_loses_no_increment(s: &Subject) {

@@ -1,19 +1,9 @@
-//! What callers write often, on top of the narrow trait: single-key compare-and-swap, and listings over all pages.
+//! What callers write often, on top of the narrow trait: changes of a single key.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{
-    Compare, KeyValue, MAX_PAGE_LIMIT, MetaStore, Op, RangeRequest, Result, Revision, Txn, TxnOutcome,
-};
-
-/// All keys under a prefix.
-#[derive(Clone, Debug)]
-pub struct Listing {
-    pub kvs: Vec<KeyValue>,
-    /// Watch from `revision.next()` to see everything that this listing may have missed.
-    pub revision: Revision,
-}
+use crate::{Compare, MetaStore, Op, Result, Revision, Txn, TxnOutcome};
 
 /// Conveniences that every [`MetaStore`] has.
 #[async_trait]
@@ -45,25 +35,6 @@ pub trait MetaStoreExt: MetaStore {
     /// Removes a key, if it exists.
     async fn delete(&self, key: &str) -> Result<Revision> {
         Ok(self.txn(Txn::new().and_then(Op::delete(key))).await?.revision)
-    }
-
-    /// Reads all pages under a prefix. The revision is that of the first page, so that a watch from the next one
-    /// misses nothing that changed while the later pages were read.
-    async fn range_all(&self, prefix: &str) -> Result<Listing> {
-        let mut listing: Option<Listing> = None;
-        let mut start_after = None;
-        loop {
-            let page = self
-                .range(RangeRequest { prefix: prefix.to_owned(), start_after, limit: MAX_PAGE_LIMIT })
-                .await?;
-            let so_far = listing.get_or_insert(Listing { kvs: Vec::new(), revision: page.revision });
-            so_far.kvs.extend(page.kvs);
-            start_after = so_far.kvs.last().map(|kv| kv.key.clone());
-            if !page.more {
-                break;
-            }
-        }
-        Ok(listing.expect("the loop reads at least one page"))
     }
 }
 

@@ -13,8 +13,9 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::time::Instant;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Compares, and operations, in one transaction: etcd's default `--max-txn-ops`.
 pub const MAX_TXN_OPS: usize = 128;
@@ -49,6 +50,15 @@ impl fmt::Display for Revision {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
+/// A lease that was just granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub id: LeaseId,
+    /// Until then it cannot have run out. Counted from before the request was sent, so that it is too early rather than
+    /// too late; by this process's monotonic clock, which must not run slower than the store's.
+    pub valid_until: Instant,
+}
+
 /// A key with its value and its place in history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyValue {
@@ -80,6 +90,15 @@ pub struct RangePage {
     pub revision: Revision,
     /// Whether keys follow after the last one.
     pub more: bool,
+}
+
+/// All keys under a prefix, as of one revision.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// In byte order of their keys.
+    pub kvs: Vec<KeyValue>,
+    /// Watch from `revision.next()` to see everything that changed after this listing, and nothing that is in it.
+    pub revision: Revision,
 }
 
 /// A condition of a transaction on one key.
@@ -259,6 +278,19 @@ pub(crate) fn validate_key(key: &str) -> Result<()> {
     Ok(())
 }
 
+/// Checks the time to live of a lease.
+pub(crate) fn validate_ttl(ttl: Duration) -> Result<()> {
+    if ttl.is_zero() || ttl > MAX_LEASE_TTL {
+        return Err(Error::invalid(format!("a lease may live up to {MAX_LEASE_TTL:?}, not {ttl:?}")));
+    }
+    Ok(())
+}
+
+/// What a request under a lease is answered that ran out or was revoked.
+pub(crate) fn lease_gone(lease: LeaseId) -> Error {
+    Error::new(ErrorKind::Fenced, format!("the lease {} has run out or was revoked", lease.0))
+}
+
 /// What became of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a transaction whose compares did not hold has changed nothing"]
@@ -318,22 +350,28 @@ pub trait MetaStore: Send + Sync + fmt::Debug + 'static {
     /// The current value of a key.
     async fn get(&self, key: &str) -> Result<Option<KeyValue>>;
 
-    /// One page of the keys under a prefix. Pages of one listing may be of different revisions; whoever needs an exact
-    /// image watches from the revision of the *first* page, and replays.
+    /// One page of the keys under a prefix, as they are now: pages that are asked for one after the other may be of
+    /// different revisions.
     async fn range(&self, request: RangeRequest) -> Result<RangePage>;
+
+    /// All keys under a prefix, as of one revision.
+    async fn range_all(&self, prefix: &str) -> Result<Listing>;
 
     /// Does a transaction. When this returns, the change is as durable as the backend makes it.
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome>;
 
     /// Watches the keys under a prefix for changes at `from` and after; `Revision(0)` means from now on.
-    /// The watch is in place when this returns.
+    /// The watch is in place when this returns. It outlives the loss of a connection: it goes on with the revision after
+    /// the last one that it delivered.
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>>;
 
-    /// Grants a lease that ends `ttl` after its last keepalive. Backends may round up to whole seconds.
-    async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId>;
+    /// Grants a lease that ends `ttl` after its last keepalive. Backends may round up to whole seconds. Who has to keep
+    /// it alive uses [`crate::HeldLease`].
+    async fn lease_grant(&self, ttl: Duration) -> Result<Lease>;
 
-    /// Extends a lease by its time to live, or [`crate::ErrorKind::Fenced`] if it is gone.
-    async fn lease_keepalive(&self, lease: LeaseId) -> Result<()>;
+    /// Extends a lease by its time to live, or [`crate::ErrorKind::Fenced`] if it is gone. Returns until when it surely is
+    /// valid, as [`Lease::valid_until`] does.
+    async fn lease_keepalive(&self, lease: LeaseId) -> Result<Instant>;
 
     /// Ends a lease and removes its keys in one revision. A lease that is gone already is fine.
     async fn lease_revoke(&self, lease: LeaseId) -> Result<()>;

@@ -1,7 +1,7 @@
 //! The address of a metadata store, as given by `--meta`: parsed once, valid afterwards.
 //!
 //! `file:///abs/dir` or `file:relative/dir` (embedded, durable), `memory:` (embedded, nothing kept),
-//! `etcd://host:2379,host:2379`.
+//! `etcd://host:2379,host:2379/prefix` (etcd), `etcds://…` (etcd over TLS).
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -14,9 +14,23 @@ pub enum MetaUrl {
     File(PathBuf),
     /// The embedded store without a disk: gone when the process ends.
     Memory,
-    /// An etcd cluster. Never empty.
-    Etcd(Vec<Endpoint>),
+    /// An etcd cluster.
+    Etcd(EtcdUrl),
 }
+
+/// The address of an etcd cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EtcdUrl {
+    /// Whether its members are spoken to over TLS: `etcds://`.
+    pub tls: bool,
+    /// Its members, or some of them. Never empty.
+    pub endpoints: Vec<Endpoint>,
+    /// What all keys begin with, before the `/kafscale` of ours: empty, or with a slash at its beginning and none at its end.
+    pub prefix: String,
+}
+
+/// Longest prefix in bytes: etcd's limit of a transaction has room for one before every key.
+const MAX_PREFIX_BYTES: usize = 128;
 
 /// A host and port of an etcd member.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +40,7 @@ pub struct Endpoint {
     pub port: u16,
 }
 
-const EXPECTED: &str =
-    "expected file:///absolute/dir, file:relative/dir, memory: or etcd://host:2379,host:2379";
+const EXPECTED: &str = "expected file:///absolute/dir, file:relative/dir, memory:, etcd://host:2379,host:2379 or etcds://host:2379";
 
 impl FromStr for MetaUrl {
     type Err = Error;
@@ -40,8 +53,10 @@ impl FromStr for MetaUrl {
             return parse_file(url, rest);
         }
         if let Some(rest) = url.strip_prefix("etcd://") {
-            let endpoints = rest.trim_end_matches('/').split(',').map(|e| parse_endpoint(url, e));
-            return Ok(Self::Etcd(endpoints.collect::<Result<_, _>>()?));
+            return parse_etcd(url, rest, false);
+        }
+        if let Some(rest) = url.strip_prefix("etcds://") {
+            return parse_etcd(url, rest, true);
         }
         Err(Error::invalid(format!("{url:?} is not the address of a metadata store: {EXPECTED}")))
     }
@@ -62,6 +77,19 @@ fn parse_file(url: &str, rest: &str) -> Result<MetaUrl, Error> {
         return Err(Error::invalid(format!("{url:?} names no directory: {EXPECTED}")));
     }
     Ok(MetaUrl::File(PathBuf::from(path)))
+}
+
+fn parse_etcd(url: &str, rest: &str, tls: bool) -> Result<MetaUrl, Error> {
+    let rest = rest.trim_end_matches('/');
+    let (members, prefix) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let graphic = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%');
+    if prefix.len() > MAX_PREFIX_BYTES || !prefix.chars().all(graphic) {
+        return Err(Error::invalid(format!(
+            "{url:?}: the prefix {prefix:?} must be up to {MAX_PREFIX_BYTES} visible characters without ?, # and %"
+        )));
+    }
+    let endpoints = members.split(',').map(|e| parse_endpoint(url, e)).collect::<Result<_, _>>()?;
+    Ok(MetaUrl::Etcd(EtcdUrl { tls, endpoints, prefix: prefix.to_owned() }))
 }
 
 fn parse_endpoint(url: &str, endpoint: &str) -> Result<Endpoint, Error> {
@@ -92,22 +120,26 @@ impl fmt::Display for Endpoint {
     }
 }
 
+impl fmt::Display for EtcdUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { "etcds://" } else { "etcd://" })?;
+        for (i, endpoint) in self.endpoints.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            endpoint.fmt(f)?;
+        }
+        f.write_str(&self.prefix)
+    }
+}
+
 impl fmt::Display for MetaUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) if path.is_absolute() => write!(f, "file://{}", path.display()),
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Memory => f.write_str("memory:"),
-            Self::Etcd(endpoints) => {
-                f.write_str("etcd://")?;
-                for (i, endpoint) in endpoints.iter().enumerate() {
-                    if i > 0 {
-                        f.write_str(",")?;
-                    }
-                    endpoint.fmt(f)?;
-                }
-                Ok(())
-            }
+            Self::Etcd(url) => url.fmt(f),
         }
     }
 }
@@ -125,11 +157,14 @@ mod tests {
             "file:./data/x y",
             "etcd://a:2379",
             "etcd://a.b-c:2379,10.0.0.1:1,[::1]:2379",
+            "etcds://a:2379,b:2379",
+            "etcd://a:2379/team/a",
         ] {
             let parsed: MetaUrl = url.parse().unwrap();
             assert_eq!(parsed.to_string(), url);
             assert_eq!(parsed.to_string().parse::<MetaUrl>().unwrap(), parsed);
         }
+        assert_eq!("etcd://a:1/".parse::<MetaUrl>().unwrap().to_string(), "etcd://a:1");
         assert_eq!("file:/abs".parse::<MetaUrl>().unwrap(), MetaUrl::File("/abs".into()));
     }
 
@@ -151,6 +186,10 @@ mod tests {
             "etcd://:2379",
             "etcd://a b:1",
             "etcd://user@a:1",
+            "etcds://a",
+            "etcd:///prefix",
+            "etcd://a:1/a b",
+            "etcd://a:1/?x",
             "http://a:2379",
             "s3://b",
         ] {

@@ -77,7 +77,7 @@ impl World {
     }
 
     async fn join(&self, node_id: i32) -> Member {
-        let lease = self.metadata.store().lease_grant(Duration::from_secs(24 * 3600)).await.unwrap();
+        let lease = self.metadata.store().lease_grant(Duration::from_secs(24 * 3600)).await.unwrap().id;
         let record = BrokerRecord {
             host: "localhost".to_owned(),
             port: 9092,

@@ -49,7 +49,7 @@ impl Cluster {
     }
 
     pub async fn register(&self, node_id: i32, metrics: Option<SocketAddr>) {
-        let lease = self.metadata.store().lease_grant(std::time::Duration::from_secs(3600)).await.unwrap();
+        let lease = self.metadata.store().lease_grant(std::time::Duration::from_secs(3600)).await.unwrap().id;
         let record = BrokerRecord {
             host: "127.0.0.1".into(),
             port: 9092,

@@ -5,15 +5,19 @@
 //!
 //! Invariant: history holds one batch for every revision after `compacted`, in order and without a gap.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map},
+    ops::Bound::{Excluded, Included, Unbounded},
+};
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::Command;
 use crate::{
-    Compare, CompareTarget, Error, ErrorKind, Event, KeyValue, LeaseId, Op, RangePage, RangeRequest, Result,
-    Revision, Txn, TxnOutcome, WatchBatch, store::MAX_PAGE_LIMIT,
+    Compare, CompareTarget, Error, ErrorKind, Event, KeyValue, LeaseId, Listing, Op, RangePage, RangeRequest,
+    Result, Revision, Txn, TxnOutcome, WatchBatch,
+    store::{MAX_PAGE_LIMIT, lease_gone},
 };
 
 /// How much history is kept for watchers that lag behind.
@@ -101,15 +105,24 @@ impl Image {
     pub(super) fn range(&self, request: &RangeRequest) -> RangePage {
         let limit = request.limit.clamp(1, MAX_PAGE_LIMIT);
         let start = match &request.start_after {
-            Some(after) if *after >= request.prefix => std::ops::Bound::Excluded(after.as_str()),
-            _ => std::ops::Bound::Included(request.prefix.as_str()),
+            Some(after) if *after >= request.prefix => Excluded(after.as_str()),
+            _ => Included(request.prefix.as_str()),
         };
         let mut matching = self
             .entries
-            .range::<str, _>((start, std::ops::Bound::Unbounded))
+            .range::<str, _>((start, Unbounded))
             .take_while(|(key, _)| key.starts_with(&request.prefix));
         let kvs = matching.by_ref().take(limit).map(|(key, entry)| entry.with_key(key)).collect();
         RangePage { kvs, revision: self.revision, more: matching.next().is_some() }
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> Listing {
+        let matching = self
+            .entries
+            .range::<str, _>((Included(prefix), Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix));
+        let kvs = matching.map(|(key, entry)| entry.with_key(key)).collect();
+        Listing { kvs, revision: self.revision }
     }
 
     pub(super) fn grant(&mut self, ttl: std::time::Duration, now: Instant) -> LeaseId {
@@ -310,8 +323,7 @@ impl Staged {
     /// The keys under a prefix that exist, or that a staged transaction deleted.
     fn keys_under(&self, image: &Image, prefix: &str) -> BTreeSet<String> {
         fn under<'a, V>(map: &'a BTreeMap<String, V>, prefix: &'a str) -> impl Iterator<Item = &'a String> {
-            let from: btree_map::Range<'a, String, V> =
-                map.range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
+            let from: btree_map::Range<'a, String, V> = map.range::<str, _>((Included(prefix), Unbounded));
             from.map(|(key, _)| key).take_while(move |key| key.starts_with(prefix))
         }
         under(&image.entries, prefix).chain(under(&self.changes, prefix)).cloned().collect()
@@ -333,8 +345,4 @@ impl Staged {
             _ => Err(lease_gone(lease)),
         }
     }
-}
-
-pub(super) fn lease_gone(lease: LeaseId) -> Error {
-    Error::new(ErrorKind::Fenced, format!("lease {} has expired or was revoked", lease.0))
 }

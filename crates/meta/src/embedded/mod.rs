@@ -27,9 +27,9 @@ use tokio::{
 
 use self::{disk::Disk, image::Image, writer::Mailbox};
 use crate::{
-    Error, KeyValue, LeaseId, MetaStore, RangePage, RangeRequest, Result, Revision, Txn, TxnOutcome, Watch,
-    WatchBatch,
-    store::{MAX_LEASE_TTL, validate_key},
+    Error, KeyValue, Lease, LeaseId, Listing, MetaStore, RangePage, RangeRequest, Result, Revision, Txn,
+    TxnOutcome, Watch, WatchBatch,
+    store::{lease_gone, validate_key, validate_ttl},
 };
 
 /// After a lease's keys could not be removed because the disk failed, try again so much later.
@@ -210,6 +210,13 @@ impl MetaStore for EmbeddedStore {
         Ok(image.range(&request))
     }
 
+    async fn range_all(&self, prefix: &str) -> Result<Listing> {
+        validate_key(prefix)?;
+        let image = self.core.shared.image.read();
+        image.check_open()?;
+        Ok(image.list(prefix))
+    }
+
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         txn.validate()?;
         self.core.submit(Command::Txn(txn)).await
@@ -227,20 +234,19 @@ impl MetaStore for EmbeddedStore {
         Ok(Box::new(EmbeddedWatch { shared, changed, prefix: prefix.to_owned(), next }))
     }
 
-    async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId> {
-        if ttl.is_zero() || ttl > MAX_LEASE_TTL {
-            return Err(Error::invalid(format!("a lease may live up to {MAX_LEASE_TTL:?}, not {ttl:?}")));
-        }
+    async fn lease_grant(&self, ttl: Duration) -> Result<Lease> {
+        validate_ttl(ttl)?;
+        let now = Instant::now();
         let id = {
             let mut image = self.core.shared.image.write();
             image.check_open()?;
-            image.grant(ttl, Instant::now())
+            image.grant(ttl, now)
         };
         self.core.lease_changed.notify_one();
-        Ok(id)
+        Ok(Lease { id, valid_until: now + ttl })
     }
 
-    async fn lease_keepalive(&self, lease: LeaseId) -> Result<()> {
+    async fn lease_keepalive(&self, lease: LeaseId) -> Result<Instant> {
         let now = Instant::now();
         let mut image = self.core.shared.image.write();
         image.check_open()?;
@@ -248,9 +254,9 @@ impl MetaStore for EmbeddedStore {
             // A lease ends at its deadline, also when the task that removes its keys is late.
             Some(known) if !known.expired && known.deadline > now => {
                 known.deadline = now + known.ttl;
-                Ok(())
+                Ok(known.deadline)
             }
-            _ => Err(image::lease_gone(lease)),
+            _ => Err(lease_gone(lease)),
         }
     }
 

@@ -221,12 +221,12 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
         started_ms: 1,
     };
     let ttl = Duration::from_secs(10);
-    let first = metadata.store().lease_grant(ttl).await.unwrap();
+    let first = metadata.store().lease_grant(ttl).await.unwrap().id;
     let epoch = metadata.register_broker(1, first, broker.clone(), None).await.unwrap().unwrap();
     let brokers = metadata.list_brokers().await.unwrap();
     assert_eq!((brokers.items[0].0, brokers.items[0].1.record.epoch), (1, epoch));
 
-    let second = metadata.store().lease_grant(Duration::from_secs(600)).await.unwrap();
+    let second = metadata.store().lease_grant(Duration::from_secs(600)).await.unwrap().id;
     assert_eq!(metadata.register_broker(1, second, broker.clone(), None).await.unwrap(), None);
     assert!(metadata.register_broker(2, second, broker.clone(), None).await.unwrap().is_some());
     let office = ControllerRecord { node_id: 1, epoch };
@@ -251,7 +251,7 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
 #[tokio::test]
 async fn an_incarnation_begins_with_its_chain() {
     let metadata = metadata();
-    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
     let broker = || BrokerRecord {
         host: "localhost".to_owned(),
         port: 9092,
@@ -280,7 +280,7 @@ async fn a_former_controller_writes_nothing() {
     let metadata = metadata();
     let (a, b) = (new_topic("a", 2), new_topic("b", 1));
     let created = metadata.create_topics(&[a.clone(), b.clone()]).await.unwrap();
-    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
     let first = ControllerRecord { node_id: 1, epoch: 1 };
     let office = metadata.elect_controller(lease, &first).await.unwrap().unwrap();
     let again = metadata.elect_controller(lease, &first).await.unwrap();
@@ -296,7 +296,7 @@ async fn a_former_controller_writes_nothing() {
     assert_eq!(metadata.list_coordinators().await.unwrap().items.len(), 50);
 
     metadata.store().lease_revoke(lease).await.unwrap();
-    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
     let second = ControllerRecord { node_id: 2, epoch: 2 };
     let successor = metadata.elect_controller(lease, &second).await.unwrap().unwrap();
     assert!(!metadata.holds_office(office).await.unwrap() && metadata.holds_office(successor).await.unwrap());

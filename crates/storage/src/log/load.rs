@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kafscale_core::ids::{PartitionId, TopicId};
 use kafscale_meta::records::{Keyspace, PartitionRecord, ProducersRecord, Record};
-use kafscale_meta::{KeyValue, MetaStore, MetaStoreExt, Result, Revision};
+use kafscale_meta::{KeyValue, MetaStore, Result, Revision};
 
 /// The two records of a partition.
 #[derive(Debug, Default)]

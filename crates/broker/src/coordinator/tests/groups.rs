@@ -1,7 +1,6 @@
 //! Members, restarts, and groups that come and go.
 
 use kafscale_core::group::GroupState;
-use kafscale_meta::MetaStoreExt;
 use tokio::time::sleep;
 
 use super::*;

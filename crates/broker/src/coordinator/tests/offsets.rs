@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use kafscale_meta::MetaStoreExt;
 use proptest::prelude::*;
 use tokio::time::sleep;
 

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use kafscale_meta::{
-    EmbeddedStore, Error, ErrorKind, KeyValue, LeaseId, MetaStore, RangePage, RangeRequest, Result, Revision,
-    Txn, TxnOutcome, Watch,
+    EmbeddedStore, Error, ErrorKind, KeyValue, Lease, LeaseId, Listing, MetaStore, RangePage, RangeRequest,
+    Result, Revision, Txn, TxnOutcome, Watch,
 };
 use tokio::sync::Semaphore;
 
@@ -54,6 +54,10 @@ impl MetaStore for FaultyStore {
         self.inner.range(request).await
     }
 
+    async fn range_all(&self, prefix: &str) -> Result<Listing> {
+        self.inner.range_all(prefix).await
+    }
+
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         let _permit = self.gate.acquire().await.expect("never closed");
         if self.failing.load(Ordering::SeqCst) {
@@ -71,11 +75,11 @@ impl MetaStore for FaultyStore {
         self.inner.watch(prefix, from).await
     }
 
-    async fn lease_grant(&self, ttl: std::time::Duration) -> Result<LeaseId> {
+    async fn lease_grant(&self, ttl: std::time::Duration) -> Result<Lease> {
         self.inner.lease_grant(ttl).await
     }
 
-    async fn lease_keepalive(&self, lease: LeaseId) -> Result<()> {
+    async fn lease_keepalive(&self, lease: LeaseId) -> Result<tokio::time::Instant> {
         self.inner.lease_keepalive(lease).await
     }
 

@@ -11,7 +11,7 @@ use crate::{EmbeddedStore, ErrorKind, Event, MetaStore, MetaStoreExt, Op, Revisi
 async fn a_lease_ends_exactly_its_ttl_after_the_last_keepalive() {
     let store = EmbeddedStore::memory();
     let start = Instant::now();
-    let lease = store.lease_grant(Duration::from_secs(10)).await.unwrap();
+    let lease = store.lease_grant(Duration::from_secs(10)).await.unwrap().id;
     let txn = Txn::new().and_then(Op::put_leased("/k", "", lease));
     assert!(store.txn(txn).await.unwrap().succeeded);
     for _ in 0..3 {
@@ -29,7 +29,7 @@ async fn a_lease_ends_exactly_its_ttl_after_the_last_keepalive() {
 #[tokio::test(start_paused = true)]
 async fn a_paused_holder_wakes_up_fenced() {
     let store = EmbeddedStore::memory();
-    let lease = store.lease_grant(Duration::from_secs(10)).await.unwrap();
+    let lease = store.lease_grant(Duration::from_secs(10)).await.unwrap().id;
     // The clock jumps over the deadline before anything else can run.
     tokio::time::advance(Duration::from_secs(10)).await;
     assert_eq!(store.lease_keepalive(lease).await.unwrap_err().kind(), ErrorKind::Fenced);
