@@ -1,4 +1,4 @@
-//! The controller: one broker of the cluster, by election, that gives partitions and coordinator slots to live brokers (ADR 0006).
+//! The controller: one broker of the cluster, by election, that gives partitions and coordinator slots to live brokers (ADR 0007).
 //!
 //! It follows what brokers, chains, assignments and coordinators are there ([`image`]), and makes them agree with the rules
 //! ([`reconcile`]): it looks at how things are, never at what happened, so that it does not matter what a predecessor had begun.

@@ -1,4 +1,4 @@
-//! Which broker serves what: the controller's decision, for partitions and for the slots of group coordinators alike (ADR 0006).
+//! Which broker serves what: the controller's decision, for partitions and for the slots of group coordinators alike (ADR 0007).
 //!
 //! Pure and deterministic: the same input gives the same placement, whoever computes it. Owns the rules of who may be given a slot and
 //! how the load is spread; who is alive, who is certainly gone, and when to move for balance is told by the caller.

@@ -1,5 +1,5 @@
 //! The controller's office, and what only its holder writes: who serves which partition, and who coordinates which groups.
-//! Chains of write-ahead objects are read here as well; the log writes their records (ADR 0006).
+//! Chains of write-ahead objects are read here as well; the log writes their records (ADR 0007).
 //!
 //! Invariant: each transaction of a controller is guarded by the create revision of its office and by the revision of every
 //! record that it replaces. A former holder, or one that goes by an old image, changes nothing.

@@ -1,6 +1,6 @@
 //! `assignments/{topic_id}`: which incarnation of which broker owns each partition of a topic, in which leader epoch. Written
 //! with the topic, then by the controller: on failover, on balance, and when partitions are added. An owner writes it only to
-//! release what the controller asked it to release (ADR 0006).
+//! release what the controller asked it to release (ADR 0007).
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! `chains/{node_id}/{incarnation}`: a write-ahead chain in an object store that may hold what no segment holds. Written by its
 //! owner when it registers, when it has freed objects, and when it stops as planned; by the controller when it seals the chain of a
-//! broker that is gone; and deleted by the controller when nothing in it is needed (ADR 0006).
+//! broker that is gone; and deleted by the controller when nothing in it is needed (ADR 0007).
 
 use serde::{Deserialize, Serialize};
 

@@ -1,5 +1,5 @@
 //! `coordinators/{slot}`: which incarnation of which broker coordinates the groups of a slot. Written by the controller, like an
-//! assignment; by an owner only to release what it was asked to. Every write of a coordinator is guarded by the revision of this record (ADR 0006).
+//! assignment; by an owner only to release what it was asked to. Every write of a coordinator is guarded by the revision of this record (ADR 0007).
 
 use serde::{Deserialize, Serialize};
 
