@@ -6,6 +6,7 @@ ApiVersions v0. Record batches are built by hand so that any field of them can b
 
 import socket
 import struct
+import time
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS = 0, 1, 2, 3, 18, 19
 
@@ -218,9 +219,10 @@ def record(offset_delta, value=b"value", timestamp_delta=0, key=b"key"):
     return varint(len(body)) + body
 
 
-def batch(records=None, count=None, last_delta=None, magic=2, crc=None, attributes=0, first_time=1_000, max_time=1_000,
+def batch(records=None, count=None, last_delta=None, magic=2, crc=None, attributes=0, first_time=None, max_time=None,
           producer=(-1, -1, -1), length=None):
-    """A record batch; every field can be given a wrong value."""
+    """A record batch of now; every field can be given a wrong value."""
+    first_time, max_time = (int(time.time() * 1000) if at is None else at for at in (first_time, max_time))
     records = [record(i) for i in range(3)] if records is None else records
     count = len(records) if count is None else count
     last_delta = count - 1 if last_delta is None else last_delta

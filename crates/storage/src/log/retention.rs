@@ -27,9 +27,9 @@ pub async fn run(shared: Arc<Shared>) {
         tokio::select! {
             () = shared.stopping.cancelled() => return,
             () = shared.settled.reached.notified() => remove_orphans(&shared).await,
-            () = tokio::time::sleep(shared.config.retention_check_interval) => {}
+            // Not at the start: who restarts a broker to change a retention that is too short has an interval to do it.
+            () = tokio::time::sleep(shared.config.retention_check_interval) => enforce(&shared).await,
         }
-        enforce(&shared).await;
     }
 }
 

@@ -411,6 +411,26 @@ async fn orphans_are_removed_at_the_next_start() {
 }
 
 #[tokio::test]
+async fn a_start_drops_no_records_before_the_first_interval_has_passed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path()).with_topic(&[("retention.ms", "1000")]);
+    fixture.config.retention_check_interval = Duration::from_secs(3600);
+    let log = fixture.open().await;
+    append(&partition(&log, 0), 10, b'a').await;
+    log.shutdown().await;
+    fixture.clock.0.store(i64::MAX / 2, Ordering::Relaxed);
+    let orphan = dir.path().join("topics/gone/x/0/segment-0.kfs");
+    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
+    std::fs::write(&orphan, b"left over").unwrap();
+    let log = fixture.open().await;
+    // Looking for orphans is the first thing that the task does.
+    eventually("removal", || !orphan.exists()).await;
+    append(&partition(&log, 0), 10, b'b').await;
+    assert_eq!(partition(&log, 0).offsets().log_start, Offset::ZERO);
+    log.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_directory_in_use_or_of_a_newer_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::file(dir.path());
