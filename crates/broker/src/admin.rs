@@ -1,22 +1,28 @@
-//! Changes of topics: in the metadata store first, then in what this broker serves.
+//! Changes of topics: written to the metadata store, by whichever broker is asked, and answered when they have come back to it.
 //!
 //! One change at a time on this broker, so that a topic that many clients ask for is created once; the guards of the metadata
 //! transactions hold against other brokers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafscale_core::ids::{LeaderEpoch, PartitionId, TopicId};
+use kafka_protocol::messages::BrokerId;
+use kafscale_core::ids::{LeaderEpoch, NodeId, TopicId};
 use kafscale_core::names::check_topic_name;
+use kafscale_core::placement::{Incarnation, Loads, Slot};
 use kafscale_core::topic_config::{ConfigError, TopicConfig, check_overrides};
 use kafscale_meta::records::{AssignmentRecord, PartitionAssignment, TopicRecord};
 use kafscale_meta::{Metadata, NewTopic, Versioned};
-use kafscale_storage::HostedPartition;
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::controller::{assignment_of, slot_of};
 use crate::node::Node;
 use crate::topics::Topic;
+
+/// How long a change may take to come back from the metadata store. It is made already, so that clients are told so in any case.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why an admin operation failed: the code, and a sentence for the person who asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +61,8 @@ impl From<kafscale_meta::Error> for AdminError {
 pub struct TopicSpec {
     pub name: String,
     pub partitions: i32,
+    /// Owners that the client chose for the partitions, by number; empty where it leaves that to the cluster.
+    pub owners: Vec<NodeId>,
     pub configs: BTreeMap<String, String>,
 }
 
@@ -71,7 +79,7 @@ impl TopicAdmin {
 
     /// Checks a topic without creating it; `planned` partitions are about to be created beside it.
     pub fn check(&self, node: &Node, spec: &TopicSpec, planned: i64) -> Result<TopicConfig, AdminError> {
-        let TopicSpec { name, partitions, configs } = spec;
+        let TopicSpec { name, partitions, configs, .. } = spec;
         check_topic_name(name)
             .map_err(|e| AdminError::new(ResponseError::InvalidTopicException, e.to_string()))?;
         if node.topics.get(name).is_some() {
@@ -87,37 +95,34 @@ impl TopicAdmin {
         Ok(TopicConfig::resolve(configs, &node.settings.topic_defaults())?)
     }
 
-    /// Creates topics that passed [`TopicAdmin::check`]; each for itself succeeds or fails.
+    /// Creates topics that passed [`TopicAdmin::check`]; each for itself succeeds or fails. Gives their ids. They have not come in
+    /// yet: see [`until_led`].
     pub async fn create(
         &self,
         node: &Node,
         specs: Vec<TopicSpec>,
-    ) -> Result<Vec<Result<Arc<Topic>, AdminError>>, AdminError> {
-        let new: Vec<NewTopic> = specs.into_iter().map(|spec| new_topic(node, spec)).collect();
+    ) -> Result<Vec<Result<TopicId, AdminError>>, AdminError> {
+        let mut loads = loads(node);
+        let new: Vec<NewTopic> = specs.into_iter().map(|spec| new_topic(node, &mut loads, spec)).collect();
         let created = self.metadata.create_topics(&new).await?;
         let mut outcomes = Vec::with_capacity(new.len());
         for (topic, revision) in new.into_iter().zip(created) {
+            let id = TopicId(topic.topic.topic_id);
             outcomes.push(match revision {
-                Some(_) => serve(node, &topic.name, &topic.topic, LeaderEpoch(0)).await,
-                None => Err(self.adopt(node, &topic.name).await),
+                Some(_) => Ok(id),
+                None => self.created_by(&topic.name, id).await,
             });
         }
         Ok(outcomes)
     }
 
-    /// Serves a topic that exists in the metadata store, but not here: the transaction that created it seemed to fail.
-    async fn adopt(&self, node: &Node, name: &str) -> AdminError {
-        match self.metadata.load_topic(name).await {
-            Ok(Some(read)) if node.topics.get(name).is_none() => {
-                if let Err(error) = serve(node, name, &read.record, LeaderEpoch(0)).await {
-                    return error;
-                }
-            }
-            Ok(_) => {}
-            Err(error) => return error.into(),
+    /// A topic of this name exists. It may be the one that was to be created: the transaction was done, and its answer lost.
+    async fn created_by(&self, name: &str, id: TopicId) -> Result<TopicId, AdminError> {
+        if self.metadata.load_topic(name).await?.is_some_and(|read| read.record.topic_id == id.0) {
+            return Ok(id);
         }
         let message = format!("Topic '{name}' already exists.");
-        AdminError::new(ResponseError::TopicAlreadyExists, message)
+        Err(AdminError::new(ResponseError::TopicAlreadyExists, message))
     }
 
     /// Deletes a topic with its records and the offsets that groups committed for it.
@@ -126,30 +131,39 @@ impl TopicAdmin {
         if !self.metadata.delete_topic(&topic.name, &read).await? {
             return Err(changed_meanwhile(&topic.name));
         }
-        node.topics.remove(&topic.name, topic.id);
-        node.coordinator.topic_deleted(&topic.name, topic.id).await;
-        node.metrics.forget_topic(&topic.name);
-        node.log.drop_topic(topic.id).await;
+        comes_back(node, || node.topics.get_by_id(topic.id).is_none()).await;
         Ok(())
     }
 
-    /// Grows a topic to `count` partitions.
-    pub async fn add_partitions(&self, node: &Node, topic: &Topic, count: i32) -> Result<(), AdminError> {
+    /// Grows a topic to `count` partitions, and gives the new ones to these owners, if the client chose them.
+    pub async fn add_partitions(
+        &self,
+        node: &Node,
+        topic: &Topic,
+        count: i32,
+        owners: &[NodeId],
+    ) -> Result<(), AdminError> {
         let mut read = self.read(topic).await?;
         let assigned = self.metadata.load_assignment(topic.id.0).await?;
         let mut assigned = assigned.ok_or_else(|| changed_meanwhile(&topic.name))?;
-        let leader_epoch = topic.leader_epoch.0;
-        let added = PartitionAssignment::new(node.config.node_id.0, 0, leader_epoch);
-        assigned.record.partitions.resize(count.unsigned_abs() as usize, added);
+        let partitions = &mut assigned.record.partitions;
+        let added = (count.unsigned_abs() as usize).saturating_sub(partitions.len());
+        let present: Vec<Slot> = partitions.iter().map(slot_of).collect();
+        // What the topic has is counted among all already.
+        let mut of_topic = Loads::new(live(node)).add_group(&present);
+        partitions.extend(place_new(node, &mut loads(node), &mut of_topic, added, owners));
         read.record.partitions = count;
         let topic_part = (read.mod_revision, &read.record);
         let assignment_part = (assigned.mod_revision, &assigned.record);
         let swapped =
             self.metadata.swap_topic_and_assignment(&topic.name, topic_part, assignment_part).await?;
-        if swapped.is_none() {
-            return Err(changed_meanwhile(&topic.name));
-        }
-        serve(node, &topic.name, &read.record, topic.leader_epoch).await.map(drop)
+        let revision = swapped.ok_or_else(|| changed_meanwhile(&topic.name))?;
+        comes_back(node, || {
+            let known = node.topics.get_by_id(topic.id);
+            known.is_none_or(|known| known.revision >= revision && is_led(node, &known))
+        })
+        .await;
+        Ok(())
     }
 
     /// Replaces the settings of a topic that differ from the defaults.
@@ -159,31 +173,14 @@ impl TopicAdmin {
         topic: &Topic,
         configs: BTreeMap<String, String>,
     ) -> Result<(), AdminError> {
-        let config = Arc::new(TopicConfig::resolve(&configs, &node.settings.topic_defaults())?);
+        TopicConfig::resolve(&configs, &node.settings.topic_defaults())?;
         let mut read = self.read(topic).await?;
-        read.record.configs.clone_from(&configs);
-        if self.metadata.swap_topic(&topic.name, read.mod_revision, &read.record).await?.is_none() {
-            return Err(changed_meanwhile(&topic.name));
-        }
-        node.log.set_config(topic.id, &config);
-        node.topics.put(Topic { overrides: configs, config, ..topic.clone() });
+        read.record.configs = configs;
+        let swapped = self.metadata.swap_topic(&topic.name, read.mod_revision, &read.record).await?;
+        let revision = swapped.ok_or_else(|| changed_meanwhile(&topic.name))?;
+        comes_back(node, || node.topics.get_by_id(topic.id).is_none_or(|known| known.revision >= revision))
+            .await;
         Ok(())
-    }
-
-    /// Resolves the settings of all topics anew, after the defaults have changed.
-    pub fn refresh_defaults(&self, node: &Node) {
-        let defaults = node.settings.topic_defaults();
-        for topic in node.topics.all() {
-            match TopicConfig::resolve(&topic.overrides, &defaults) {
-                Ok(config) if config != *topic.config => {
-                    let config = Arc::new(config);
-                    node.log.set_config(topic.id, &config);
-                    node.topics.put(Topic { config, ..Topic::clone(&topic) });
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(topic = %topic.name, %error, "settings cannot be resolved"),
-            }
-        }
     }
 
     async fn read(&self, topic: &Topic) -> Result<Versioned<TopicRecord>, AdminError> {
@@ -211,16 +208,67 @@ pub fn check_partition_count(node: &Node, count: i32, added: i64) -> Result<(), 
     Ok(())
 }
 
+/// The broker that a client chose for a partition, by the only or first of its replicas.
+pub fn chosen_owner(node: &Node, replicas: &[BrokerId]) -> Result<NodeId, AdminError> {
+    let invalid = |message: String| Err(AdminError::new(ResponseError::InvalidReplicaAssignment, message));
+    let Some(first) = replicas.first() else {
+        return invalid("A partition was assigned to no broker.".into());
+    };
+    let brokers = node.cluster.brokers();
+    match replicas.iter().find(|id| brokers.get(NodeId(id.0)).is_none()) {
+        Some(other) => invalid(format!(
+            "The manual partition assignment includes broker {}, but no such broker is registered.",
+            other.0
+        )),
+        None => Ok(NodeId(first.0)),
+    }
+}
+
 fn changed_meanwhile(name: &str) -> AdminError {
     let message = format!("Topic '{name}' was changed or deleted at the same time.");
     AdminError::new(ResponseError::UnknownTopicOrPartition, message)
 }
 
-fn new_topic(node: &Node, spec: TopicSpec) -> NewTopic {
-    let here = PartitionAssignment::new(node.config.node_id.0, 0, 0);
+/// The live brokers.
+fn live(node: &Node) -> Vec<Incarnation> {
+    node.cluster.brokers().all().map(|broker| broker.id).collect()
+}
+
+/// How many partitions each live broker has.
+fn loads(node: &Node) -> Loads {
+    let mut loads = Loads::new(live(node));
+    for topic in node.topics.all() {
+        let slots: Vec<Slot> = topic.assignment.iter().filter(|a| !a.release).map(slot_of).collect();
+        loads.add_group(&slots);
+    }
+    loads
+}
+
+/// Owners for new partitions: those that the client chose, or the least loaded ones.
+fn place_new(
+    node: &Node,
+    loads: &mut Loads,
+    of_topic: &mut Loads,
+    count: usize,
+    owners: &[NodeId],
+) -> Vec<PartitionAssignment> {
+    if owners.is_empty() {
+        return loads.place_new(of_topic, count).iter().map(assignment_of).collect();
+    }
+    let brokers = node.cluster.brokers();
+    let to = |owner: &NodeId| {
+        let owner = brokers.get(*owner).map(|broker| broker.id);
+        assignment_of(&Slot { owner, leader_epoch: LeaderEpoch(0), release: false })
+    };
+    owners.iter().map(to).collect()
+}
+
+fn new_topic(node: &Node, loads: &mut Loads, spec: TopicSpec) -> NewTopic {
+    let count = spec.partitions.unsigned_abs() as usize;
+    let partitions = place_new(node, loads, &mut Loads::new(live(node)), count, &spec.owners);
     NewTopic {
         name: spec.name,
-        assignment: AssignmentRecord { partitions: vec![here; spec.partitions.unsigned_abs() as usize] },
+        assignment: AssignmentRecord { partitions },
         topic: TopicRecord {
             topic_id: Uuid::new_v4(),
             partitions: spec.partitions,
@@ -231,48 +279,43 @@ fn new_topic(node: &Node, spec: TopicSpec) -> NewTopic {
     }
 }
 
-/// Begins to serve a topic, or the partitions that it gained.
-async fn serve(
-    node: &Node,
-    name: &str,
-    record: &TopicRecord,
-    leader_epoch: LeaderEpoch,
-) -> Result<Arc<Topic>, AdminError> {
-    let topic = resolve(name, record, leader_epoch, &node.settings.topic_defaults())?;
-    let served =
-        node.topics.get(name).filter(|served| served.id == topic.id).map_or(0, |served| served.partitions);
-    for (id, outcome) in node.log.acquire(hosted(&topic, served)).await {
-        outcome
-            .map_err(|e| AdminError::new(ResponseError::KafkaStorageError, format!("Partition {id}: {e}")))?;
+/// Waits until a change that was made has come in.
+pub async fn comes_back(node: &Node, holds: impl FnMut() -> bool) {
+    if !wait_until(node, Instant::now() + COMES_BACK_WITHIN, holds).await {
+        tracing::warn!("a change of the metadata was made, but has not come back yet");
     }
-    Ok(node.topics.put(topic))
 }
 
-/// What the broker knows of a topic, from its record.
-pub fn resolve(
-    name: &str,
-    record: &TopicRecord,
-    leader_epoch: LeaderEpoch,
-    defaults: &BTreeMap<String, String>,
-) -> Result<Topic, ConfigError> {
-    Ok(Topic {
-        name: name.into(),
-        id: TopicId(record.topic_id),
-        partitions: record.partitions,
-        leader_epoch,
-        config: Arc::new(TopicConfig::resolve(&record.configs, defaults)?),
-        overrides: record.configs.clone(),
-        internal: record.internal,
-    })
-}
-
-/// What the log must know of a topic's partitions from `first` on.
-pub fn hosted(topic: &Topic, first: i32) -> Vec<HostedPartition> {
-    let partition = |index| HostedPartition {
-        topic_name: Arc::clone(&topic.name),
-        id: PartitionId { topic: topic.id, index },
-        leader_epoch: topic.leader_epoch,
-        config: Arc::clone(&topic.config),
+/// Waits until these topics have come in, and their partitions have leaders. `false` when the deadline passed before.
+pub async fn until_led(node: &Node, topics: &[String], deadline: Instant) -> bool {
+    // Those before `first` were found to be.
+    let mut first = 0;
+    let holds = || {
+        while let Some(name) = topics.get(first) {
+            if !node.topics.get(name).is_some_and(|topic| is_led(node, &topic)) {
+                return false;
+            }
+            first += 1;
+        }
+        true
     };
-    (first..topic.partitions).map(partition).collect()
+    wait_until(node, deadline, holds).await
+}
+
+/// A broker that stops does not wait.
+async fn wait_until(node: &Node, deadline: Instant, holds: impl FnMut() -> bool) -> bool {
+    let waited = node.stopping.run_until_cancelled(node.cluster.until(deadline, holds)).await;
+    waited.unwrap_or(false)
+}
+
+/// Whether every partition has a live owner; those that this broker owns are to be served.
+fn is_led(node: &Node, topic: &Topic) -> bool {
+    let brokers = node.cluster.brokers();
+    (0..topic.partitions).all(|index| {
+        let assigned = topic.assigned(index);
+        if node.cluster.is_own(&assigned) {
+            return topic.partition_id(index).is_some_and(|id| node.log.partition(id).is_some());
+        }
+        brokers.owner(&assigned).is_some()
+    })
 }

@@ -1,16 +1,16 @@
 //! Starting and stopping the Kafka edge.
+//!
+//! The image of the cluster is read before anything is served; the controller, the follower and the reconciler run beside the servers.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafscale_core::clock::Clock;
-use kafscale_core::ids::LeaderEpoch;
 use kafscale_core::topic_config::{ConfigError, check_overrides};
 use kafscale_meta::Metadata;
-use kafscale_meta::records::ConfigScope;
-use kafscale_storage::{HostedPartition, Log};
-use tokio::net::TcpListener;
+use kafscale_storage::Log;
 use tokio::sync::{Mutex, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -18,17 +18,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::admin::{self, TopicAdmin};
-use crate::config::{Advertised, BrokerConfig};
+use crate::admin::TopicAdmin;
+use crate::cluster::follow::{Following, Image};
+use crate::cluster::reconcile::Reconciler;
+use crate::cluster::{Cluster, Progress};
+use crate::config::BrokerConfig;
+use crate::controller::{Chains, Controller};
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
-use crate::http;
+use crate::listeners::{Endpoint, Listeners};
+use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::node::Node;
 use crate::producer_ids::ProducerIds;
 use crate::server;
 use crate::settings::Settings;
-use crate::topics::{Topic, Topics};
+use crate::topics::Topics;
 use crate::transport::Transport;
 use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 
@@ -36,10 +41,12 @@ use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 #[derive(Debug)]
 pub struct Broker {
     node: Arc<Node>,
-    kafka_addr: SocketAddr,
-    metrics_addr: Option<SocketAddr>,
-    server: JoinHandle<()>,
-    http: Option<JoinHandle<()>>,
+    addresses: Vec<SocketAddr>,
+    /// They answer what was asked before they end.
+    servers: Vec<JoinHandle<()>>,
+    /// They work on until everything was answered.
+    background: Vec<JoinHandle<()>>,
+    stop_background: CancellationToken,
 }
 
 /// Why a broker does not start.
@@ -59,88 +66,39 @@ pub enum StartError {
     Metadata(#[from] kafscale_meta::Error),
 }
 
-/// What the metadata store says that this broker serves.
-async fn stored_topics(settings: &Settings, metadata: &Metadata) -> Result<Vec<Topic>, StartError> {
-    let defaults = settings.topic_defaults();
-    let assignments = metadata.list_assignments().await?.items;
-    let mut epochs: std::collections::HashMap<_, _> = assignments
-        .into_iter()
-        .map(|(id, read)| (id, read.record.partitions.iter().map(|p| p.leader_epoch).max().unwrap_or(0)))
-        .collect();
-    let topic = |(name, read): (String, kafscale_meta::Versioned<kafscale_meta::records::TopicRecord>)| {
-        let epoch = LeaderEpoch(epochs.remove(&read.record.topic_id).unwrap_or(0));
-        admin::resolve(&name, &read.record, epoch, &defaults)
-            .map_err(|error| StartError::StoredTopic { name: name.clone(), error })
-    };
-    metadata.list_topics().await?.items.into_iter().map(topic).collect()
-}
-
-/// The settings of a broker, the dynamic ones included.
-async fn stored_settings(
-    config: &BrokerConfig,
-    advertised: &Advertised,
-    metadata: &Metadata,
-) -> Result<Settings, StartError> {
-    check_overrides(&config.topic_defaults).map_err(StartError::TopicDefaults)?;
-    let settings = Settings::new(config, advertised);
-    for scope in [ConfigScope::Broker(config.node_id.0), ConfigScope::Default] {
-        if let Some(read) = metadata.load_broker_config(scope).await? {
-            settings.set_dynamic(scope, read.record.configs);
-        }
-    }
-    Ok(settings)
-}
-
-/// The partitions for the log to acquire: of all topics that are stored, with the settings that this broker gives them.
-pub async fn hosted_partitions(
-    config: &BrokerConfig,
-    metadata: &Metadata,
-) -> Result<Vec<HostedPartition>, StartError> {
-    let settings = stored_settings(config, &reachable(config.listen), metadata).await?;
-    let topics = stored_topics(&settings, metadata).await?;
-    Ok(topics.iter().flat_map(|topic| admin::hosted(topic, 0)).collect())
+/// What a broker stands on: opened before it, and closed after it, by whoever starts it.
+#[derive(Debug)]
+pub struct Foundation {
+    pub log: Log,
+    pub metadata: Metadata,
+    pub clock: Arc<dyn Clock>,
 }
 
 impl Broker {
-    /// Binds the listeners and serves. The log must have acquired [`hosted_partitions`].
-    pub async fn start(
+    /// Serves the connections of the listeners, and begins to serve what is assigned to this member of the cluster.
+    pub async fn start<T: Transport>(
         config: BrokerConfig,
-        log: Log,
-        metadata: Metadata,
-        clock: Arc<dyn Clock>,
+        listeners: Listeners<T>,
+        membership: &Membership,
+        foundation: Foundation,
     ) -> Result<Broker, StartError> {
-        let listener = server::bind(config.listen)
-            .map_err(|error| StartError::Listen { address: config.listen, error })?;
-        Self::start_on(listener, config, log, metadata, clock).await
-    }
-
-    /// Serves the connections of `listener`. `config.listen` says nothing then.
-    pub async fn start_on(
-        listener: impl Transport,
-        config: BrokerConfig,
-        log: Log,
-        metadata: Metadata,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Broker, StartError> {
+        let Foundation { log, metadata, clock } = foundation;
         let largest = config.socket_request_max_bytes.max(DECODING_MAX_BYTES);
         let need = RequestMemory::needed_bytes(largest);
         if config.request_memory_bytes < need {
             return Err(StartError::RequestMemory { have: config.request_memory_bytes, need });
         }
-        let kafka_addr =
-            listener.local_addr().map_err(|error| StartError::Listen { address: config.listen, error })?;
-        let http_listener = config.metrics_listen.map(listen).transpose()?;
-        let metrics_addr = http_listener.as_ref().map(|(_, address)| *address);
-        let advertised = config.advertised.clone().unwrap_or_else(|| reachable(kafka_addr));
-        let settings = stored_settings(&config, &advertised, &metadata).await?;
-        let topics = Topics::default();
-        for topic in stored_topics(&settings, &metadata).await? {
-            topics.put(topic);
-        }
+        let (addresses, endpoints) = (listeners.addresses(), listeners.endpoints());
+        let image = image(&config, &endpoints, membership)?;
+        let following = Following::begin(metadata.clone(), image.clone()).await?;
+        let Image { topics, settings, cluster } = image;
         let topic_id = |topic: &str| topics.get(topic).map(|topic| topic.id);
         let coordinator =
             Coordinator::start(config.coordinator.clone(), metadata.clone(), Arc::clone(&clock), topic_id)
                 .await?;
+        let chains: Arc<dyn Chains> = Arc::new(log.clone());
+        let controller =
+            Controller::new(metadata.clone(), chains, membership.identity, membership.lease_id());
         let node = Arc::new(Node {
             coordinator,
             request_memory: Arc::new(RequestMemory::new(config.request_memory_bytes, largest)),
@@ -154,59 +112,90 @@ impl Broker {
             admin: Mutex::new(TopicAdmin::new(metadata.clone())),
             changes: TaskTracker::new(),
             producer_ids: ProducerIds::new(metadata.clone()),
+            controller: controller.stats(),
             metadata,
+            cluster,
             topics,
             settings,
-            advertised,
+            endpoints,
             config,
             log,
             clock,
         });
-        let server = tokio::spawn(server::run(Arc::clone(&node), listener));
-        let http = http_listener.map(|(listener, _)| tokio::spawn(http::run(Arc::clone(&node), listener)));
-        info!(%kafka_addr, ?metrics_addr, advertised = ?node.advertised, "serving the Kafka protocol");
-        Ok(Broker { node, kafka_addr, metrics_addr, server, http })
+        let stop_background = CancellationToken::new();
+        let background = vec![
+            tokio::spawn(controller.run(stop_background.clone())),
+            tokio::spawn(following.run(stop_background.clone())),
+            tokio::spawn(Reconciler::new(Arc::clone(&node)).run(stop_background.clone())),
+        ];
+        let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let serve = |bound| tokio::spawn(server::run(Arc::clone(&node), bound, Arc::clone(&slots)));
+        let servers = listeners.into_bound().into_iter().map(serve).collect();
+        info!(?addresses, endpoints = ?node.endpoints, "serving the Kafka protocol");
+        Ok(Broker { node, addresses, servers, background, stop_background })
     }
 
-    /// Where the Kafka protocol is served.
+    /// Where the Kafka protocol is served by the main listener.
     pub fn kafka_addr(&self) -> SocketAddr {
-        self.kafka_addr
+        self.addresses[0]
     }
 
-    /// Where metrics are served, if anywhere.
-    pub fn metrics_addr(&self) -> Option<SocketAddr> {
-        self.metrics_addr
+    /// Where it is served by each listener; the main one first.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Returns when everything that this broker owns is served.
+    pub async fn ready(&self) {
+        // The sender is in the node.
+        let _ = self.node.cluster.progress().wait_for(|progress| *progress == Progress::Ready).await;
     }
 
     /// Stops accepting, answers what was asked within the drain timeout, and ends. The log is the caller's to shut down.
     pub async fn shutdown(self) {
+        let drain_timeout = self.node.config.drain_timeout;
+        self.end(drain_timeout).await;
+    }
+
+    async fn end(self, drain_timeout: Duration) {
         self.node.stopping.cancel();
         // Members that wait for a rebalance would hold up their connections.
         let groups = self.node.coordinator.shutdown();
-        if timeout(self.node.config.drain_timeout, groups).await.is_err() {
+        if timeout(drain_timeout, groups).await.is_err() {
             tracing::warn!(
                 "the metadata store does not answer: commits that were not acknowledged may be lost"
             );
         }
-        for task in [Some(self.server), self.http].into_iter().flatten() {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a server task failed");
-            }
-        }
+        join(self.servers).await;
         self.node.changes.close();
         self.node.changes.wait().await;
+        self.stop_background.cancel();
+        join(self.background).await;
     }
 }
 
-fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
-    let failed = |error| StartError::Listen { address, error };
-    let listener = server::bind(address).map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    Ok((listener, bound))
+async fn join(tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task of the broker failed");
+        }
+    }
 }
 
-/// An address to advertise when none was configured: nobody can connect to "any address".
-fn reachable(bound: SocketAddr) -> Advertised {
-    let host = if bound.ip().is_unspecified() { "localhost".to_owned() } else { bound.ip().to_string() };
-    Advertised { host, port: bound.port() }
+/// The image of the cluster before anything is known.
+fn image(
+    config: &BrokerConfig,
+    endpoints: &[Endpoint],
+    membership: &Membership,
+) -> Result<Image, StartError> {
+    check_overrides(&config.topic_defaults).map_err(StartError::TopicDefaults)?;
+    Ok(Image {
+        topics: Arc::new(Topics::default()),
+        settings: Arc::new(Settings::new(config, endpoints)),
+        cluster: Arc::new(Cluster::new(membership.identity, membership.lease())),
+    })
 }

@@ -15,6 +15,16 @@ pub struct Advertised {
     pub port: u16,
 }
 
+/// A listener beside the main one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// Clients that come in by it are told the addresses of the other brokers' listeners of this name.
+    pub name: String,
+    pub listen: SocketAddr,
+    /// `None`: the address that it was bound to. Port 0 stands for the port that it got.
+    pub advertised: Option<Advertised>,
+}
+
 /// Settings of the Kafka edge. Names follow Apache Kafka's broker settings where there is one.
 #[derive(Debug, Clone)]
 pub struct BrokerConfig {
@@ -23,12 +33,11 @@ pub struct BrokerConfig {
     pub rack: Option<String>,
     /// Where the Kafka protocol is served; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// `None`: the address that `listen` was bound to.
+    /// `None`: the address that `listen` was bound to. Port 0 stands for the port that it got.
     pub advertised: Option<Advertised>,
+    pub more_listeners: Vec<ListenerConfig>,
     /// The address of the store, as DescribeLogDirs tells it.
     pub store: String,
-    /// Where /metrics, /healthz and /readyz are served, if anywhere.
-    pub metrics_listen: Option<SocketAddr>,
 
     /// `max.connections`: more wait in the listen queue.
     pub max_connections: usize,
@@ -74,8 +83,8 @@ impl BrokerConfig {
             rack: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 9092)),
             advertised: None,
+            more_listeners: Vec::new(),
             store: String::new(),
-            metrics_listen: None,
             max_connections: 10_000,
             connections_max_idle: Duration::from_secs(600),
             socket_request_max_bytes: 100 << 20,

@@ -27,6 +27,8 @@ const PIPELINE_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Peer {
     pub address: SocketAddr,
+    /// The name of the listener that it came in by.
+    pub listener: Arc<str>,
     /// Wakes the long poll of this connection; there is one at a time.
     pub wake: Arc<Notify>,
 }
@@ -37,7 +39,7 @@ enum ReadEnd {
 }
 
 /// Serves a connection until the peer goes, misbehaves, or the broker stops.
-pub async fn serve<R, W>(node: Arc<Node>, accepted: Accepted<R, W>)
+pub async fn serve<R, W>(node: Arc<Node>, listener: Arc<str>, accepted: Accepted<R, W>)
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -45,7 +47,7 @@ where
     let address = accepted.peer;
     node.metrics.connections_accepted.inc();
     node.metrics.connections.inc();
-    let ended = exchange(&node, accepted).await;
+    let ended = exchange(&node, listener, accepted).await;
     node.metrics.connections.dec();
     match ended {
         Ok(()) | Err(FrameError::Closed) => debug!(%address, "connection closed"),
@@ -59,13 +61,17 @@ where
     }
 }
 
-async fn exchange<R, W>(node: &Arc<Node>, accepted: Accepted<R, W>) -> Result<(), FrameError>
+async fn exchange<R, W>(
+    node: &Arc<Node>,
+    listener: Arc<str>,
+    accepted: Accepted<R, W>,
+) -> Result<(), FrameError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let Accepted { input, output, peer } = accepted;
-    let peer = Arc::new(Peer { address: peer, wake: Arc::new(Notify::new()) });
+    let peer = Arc::new(Peer { address: peer, listener, wake: Arc::new(Notify::new()) });
     let (queue, pending) = mpsc::channel(PIPELINE_MAX);
     let reading = read_requests(node, &peer, input, queue);
     let writing = write_answers(node, output, pending);

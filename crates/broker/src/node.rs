@@ -10,9 +10,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::TopicAdmin;
-use crate::config::{Advertised, BrokerConfig};
+use crate::cluster::Cluster;
+use crate::config::BrokerConfig;
+use crate::connection::Peer;
+use crate::controller::ControllerStats;
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
+use crate::listeners::Endpoint;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::settings::Settings;
@@ -23,13 +27,16 @@ use crate::wire::RequestMemory;
 #[derive(Debug)]
 pub struct Node {
     pub config: BrokerConfig,
-    /// What clients are told to connect to.
-    pub advertised: Advertised,
+    /// Where clients are told to connect; the main listener first.
+    pub endpoints: Vec<Endpoint>,
     pub log: Log,
     pub clock: Arc<dyn Clock>,
     pub metadata: Metadata,
-    pub topics: Topics,
-    pub settings: Settings,
+    /// Who is in the cluster, and this broker's place in it.
+    pub cluster: Arc<Cluster>,
+    pub topics: Arc<Topics>,
+    pub settings: Arc<Settings>,
+    pub controller: Arc<ControllerStats>,
     /// Changes of topics and settings, one at a time.
     pub admin: Mutex<TopicAdmin>,
     pub coordinator: Coordinator,
@@ -43,4 +50,12 @@ pub struct Node {
     pub response_memory: Arc<Semaphore>,
     /// Cancelled when the broker begins to stop: nothing waits any longer.
     pub stopping: CancellationToken,
+}
+
+impl Node {
+    /// Where a client is told to find this broker: by the listener that it came in by.
+    pub fn endpoint(&self, peer: &Peer) -> &Endpoint {
+        let same = self.endpoints.iter().find(|endpoint| endpoint.listener == peer.listener);
+        same.unwrap_or(&self.endpoints[0])
+    }
 }

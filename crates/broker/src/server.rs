@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tracing::{error, warn};
 
 use crate::connection;
+use crate::listeners::Bound;
 use crate::node::Node;
 use crate::transport::{Accepted, Transport};
 
@@ -29,9 +30,9 @@ pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until the broker stops, then waits for the connections to end.
-pub async fn run<T: Transport>(node: Arc<Node>, mut listener: T) {
-    let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
+/// Accepts until the broker stops, then waits for the connections to end. All listeners share the slots.
+pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Semaphore>) {
+    let Bound { transport: mut listener, endpoint, .. } = bound;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -45,9 +46,9 @@ pub async fn run<T: Transport>(node: Arc<Node>, mut listener: T) {
         };
         match accepted {
             Ok((accepted, slot)) => {
-                let node = Arc::clone(&node);
+                let (node, name) = (Arc::clone(&node), Arc::clone(&endpoint.listener));
                 connections.spawn(async move {
-                    connection::serve(node, accepted).await;
+                    connection::serve(node, name, accepted).await;
                     drop(slot);
                 });
             }

@@ -1,14 +1,17 @@
 //! The topics of the cluster as this broker knows them: names and ids to partition counts and settings.
 //!
-//! Filled from the metadata store at start and changed after every admin transaction. Readers take a topic as one immutable
-//! value; a changed topic is a new value.
+//! Kept up to date by the follower of the metadata store. Readers take a topic as one immutable value; a changed topic is a new
+//! value.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use kafscale_core::ids::{LeaderEpoch, PartitionId, TopicId};
-use kafscale_core::topic_config::TopicConfig;
+use kafscale_core::topic_config::{ConfigError, TopicConfig};
+use kafscale_meta::records::{PartitionAssignment, TopicRecord};
+use kafscale_meta::{Revision, Versioned};
+use kafscale_storage::HostedPartition;
 use parking_lot::RwLock;
 
 /// One topic at one moment.
@@ -17,7 +20,10 @@ pub struct Topic {
     pub name: Arc<str>,
     pub id: TopicId,
     pub partitions: i32,
-    pub leader_epoch: LeaderEpoch,
+    /// Who owns each partition; shorter than their number while it has not come in.
+    pub assignment: Arc<[PartitionAssignment]>,
+    /// Of the topic's record.
+    pub revision: Revision,
     /// Settings that differ from the broker's defaults.
     pub overrides: BTreeMap<String, String>,
     pub config: Arc<TopicConfig>,
@@ -25,6 +31,42 @@ pub struct Topic {
 }
 
 impl Topic {
+    /// What a broker knows of a topic, from its records.
+    pub fn resolve(
+        name: &str,
+        read: &Versioned<TopicRecord>,
+        assignment: Arc<[PartitionAssignment]>,
+        defaults: &BTreeMap<String, String>,
+    ) -> Result<Topic, ConfigError> {
+        let record = &read.record;
+        Ok(Topic {
+            name: name.into(),
+            id: TopicId(record.topic_id),
+            partitions: record.partitions,
+            assignment,
+            revision: read.mod_revision,
+            config: Arc::new(TopicConfig::resolve(&record.configs, defaults)?),
+            overrides: record.configs.clone(),
+            internal: record.internal,
+        })
+    }
+
+    /// Who owns a partition; nobody while the assignment has not come in.
+    pub fn assigned(&self, index: i32) -> PartitionAssignment {
+        let assigned = usize::try_from(index).ok().and_then(|index| self.assignment.get(index));
+        assigned.copied().unwrap_or_else(|| PartitionAssignment::released(0))
+    }
+
+    /// What the log must know of a partition to serve it.
+    pub fn hosted(&self, index: i32) -> HostedPartition {
+        HostedPartition {
+            topic_name: Arc::clone(&self.name),
+            id: PartitionId { topic: self.id, index },
+            leader_epoch: LeaderEpoch(self.assigned(index).leader_epoch),
+            config: Arc::clone(&self.config),
+        }
+    }
+
     /// The partition of this number, if the topic has it.
     pub fn partition_id(&self, index: i32) -> Option<PartitionId> {
         (0..self.partitions).contains(&index).then_some(PartitionId { topic: self.id, index })
@@ -123,7 +165,8 @@ mod tests {
             name: name.into(),
             id: TopicId(Uuid::from_u128(id)),
             partitions,
-            leader_epoch: LeaderEpoch(0),
+            assignment: Arc::default(),
+            revision: Revision(0),
             overrides: BTreeMap::new(),
             config: Arc::default(),
             internal: false,

@@ -155,7 +155,7 @@ pub struct DataArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// Address for Kafka clients to connect to
+    /// Address for Kafka clients
     #[arg(long, env = "KAFSCALE_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:9092")]
     pub listen: ListenAddr,
 
@@ -163,9 +163,25 @@ pub struct NetworkArgs {
     #[arg(long, env = "KAFSCALE_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<HostPort>,
 
+    /// Address of a second listener, for clients and brokers inside the network
+    #[arg(long, env = "KAFSCALE_LISTEN_INTERNAL", value_name = "IP:PORT")]
+    pub listen_internal: Option<ListenAddr>,
+
+    /// Name and port that clients of the second listener are told to use [default: its address, or this host's name if that is 0.0.0.0]
+    #[arg(long, env = "KAFSCALE_ADVERTISE_INTERNAL", value_name = "HOST:PORT", requires = "listen_internal")]
+    pub advertise_internal: Option<HostPort>,
+
     /// Address for /metrics, /healthz and /readyz
     #[arg(long, env = "KAFSCALE_METRICS_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:9093")]
     pub metrics_listen: ListenAddr,
+
+    /// Name and port under which others reach that address [default: the address, or the advertised name if that is 0.0.0.0]
+    #[arg(long, env = "KAFSCALE_ADVERTISE_METRICS", value_name = "HOST:PORT")]
+    pub advertise_metrics: Option<HostPort>,
+
+    /// How long the cluster takes a broker for alive that is not heard of; its partitions then go to others. With etcd only
+    #[arg(long, env = "KAFSCALE_BROKER_SESSION_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(3))]
+    pub broker_session_timeout: Span,
 }
 
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kafscale_meta::{EtcdOptions, MetaUrl};
 
@@ -12,7 +13,7 @@ use crate::backend::StoreUrl;
 use crate::cli::{BrokerArgs, DataArgs, GroupArgs, LimitArgs, LogArgs, LoggingArgs, NetworkArgs, TopicArgs};
 use crate::failure::Failure;
 use crate::mcp::McpArgs;
-use crate::units::{HostPort, Span};
+use crate::units::{HostPort, ListenAddr, Span};
 
 /// Smallest limits under which ordinary clients still work.
 const MIN_REQUEST_BYTES: u64 = 64 << 10;
@@ -20,6 +21,9 @@ const MIN_WAL_FILE_BYTES: u64 = 1 << 20;
 const MIN_SEGMENT_BYTES: u64 = 1 << 20;
 /// Kafka's sizes and times are of 32 bits where they go over the wire.
 const MAX_I32: u64 = i32::MAX as u64;
+
+/// How long a broker alone may be stopped before it joins its own cluster anew.
+const ALONE_SESSION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of one broker, checked alone and together.
 #[derive(Debug)]
@@ -31,14 +35,25 @@ pub struct Config {
     pub meta: MetaUrl,
     pub etcd: EtcdOptions,
     pub listen: SocketAddr,
-    pub metrics_listen: SocketAddr,
     pub advertise: Advertise,
+    pub internal: Option<InternalListener>,
+    pub metrics_listen: SocketAddr,
+    pub advertise_metrics: Option<HostPort>,
+    /// How long a broker is taken for alive that is not heard of.
+    pub session_timeout: Duration,
     pub limits: LimitArgs,
     pub topics: TopicArgs,
     pub log: LogArgs,
     pub groups: GroupArgs,
     pub mcp: McpArgs,
     pub logging: LoggingArgs,
+}
+
+/// The listener for what is inside the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InternalListener {
+    pub listen: SocketAddr,
+    pub advertise: Advertise,
 }
 
 /// What clients are told to connect to.
@@ -52,7 +67,7 @@ pub enum Advertise {
 
 impl Config {
     /// Checks the arguments together. `host_name` is asked only when clients need a name for a wildcard address.
-    pub fn from_args(args: BrokerArgs, host_name: impl FnOnce() -> String) -> Result<Self, Failure> {
+    pub fn from_args(args: BrokerArgs, host_name: impl Fn() -> String) -> Result<Self, Failure> {
         let BrokerArgs { config: _, data, etcd, network, limits, topics, log, groups, mcp, logging } = args;
         check_cluster_name(&data.cluster_name)?;
         check_limits(&limits, &topics)?;
@@ -60,18 +75,16 @@ impl Config {
         check_groups(&groups)?;
         let (store, meta) = backends(&data)?;
         let etcd = etcd.options()?;
-        let NetworkArgs { listen, advertise, metrics_listen } = network;
+        let session_timeout = session_timeout(&network, &meta)?;
+        check_addresses(&network)?;
+        let NetworkArgs { listen, advertise, listen_internal, advertise_internal, metrics_listen, .. } =
+            network;
         let (listen, metrics_listen) = (listen.0, metrics_listen.0);
-        if listen == metrics_listen && listen.port() != 0 {
-            return Err(Failure::usage(format!(
-                "--listen and --metrics-listen are both {listen}; they need two ports"
-            )));
-        }
-        let advertise = match advertise {
-            Some(named) => Advertise::Named(named),
-            None if listen.ip().is_unspecified() => Advertise::Named(HostPort { host: host_name(), port: 0 }),
-            None => Advertise::ListenAddress,
-        };
+        let advertise = advertised(listen, advertise, &host_name);
+        let internal = listen_internal.map(|ListenAddr(listen)| InternalListener {
+            listen,
+            advertise: advertised(listen, advertise_internal, &host_name),
+        });
         let DataArgs { node_id, cluster_name, rack, .. } = data;
         Ok(Self {
             node_id,
@@ -81,8 +94,11 @@ impl Config {
             meta,
             etcd,
             listen,
-            metrics_listen,
             advertise,
+            internal,
+            metrics_listen,
+            advertise_metrics: network.advertise_metrics,
+            session_timeout,
             limits,
             topics,
             log,
@@ -95,6 +111,41 @@ impl Config {
     /// True when a restart finds nothing, because a backend only lives in memory.
     pub fn forgets(&self) -> bool {
         self.store == StoreUrl::Memory || self.meta == MetaUrl::Memory
+    }
+}
+
+/// A wildcard address is advertised under a name that clients can connect to.
+fn advertised(listen: SocketAddr, named: Option<HostPort>, host_name: impl Fn() -> String) -> Advertise {
+    match named {
+        Some(named) => Advertise::Named(named),
+        None if listen.ip().is_unspecified() => Advertise::Named(HostPort { host: host_name(), port: 0 }),
+        None => Advertise::ListenAddress,
+    }
+}
+
+fn check_addresses(network: &NetworkArgs) -> Result<(), Failure> {
+    let internal = network.listen_internal.as_ref().map(|internal| ("--listen-internal", internal.0));
+    let all = [("--listen", network.listen.0), ("--metrics-listen", network.metrics_listen.0)];
+    let all: Vec<_> = all.into_iter().chain(internal).collect();
+    for (at, (flag, address)) in all.iter().enumerate() {
+        if let Some((other, _)) = all[..at].iter().find(|(_, other)| other == address && other.port() != 0) {
+            return Err(Failure::usage(format!(
+                "{other} and {flag} are both {address}; they need two ports"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn session_timeout(network: &NetworkArgs, meta: &MetaUrl) -> Result<Duration, Failure> {
+    let timeout = network.broker_session_timeout;
+    require((Span::seconds(2)..=Span::seconds(3600)).contains(&timeout), || {
+        format!("--broker-session-timeout is {timeout}; it must be between 2s and 1h")
+    })?;
+    match meta {
+        MetaUrl::Etcd(_) => Ok(timeout.0),
+        // Nobody else is there who could take anything over.
+        MetaUrl::File(_) | MetaUrl::Memory => Ok(timeout.0.max(ALONE_SESSION_TIMEOUT)),
     }
 }
 

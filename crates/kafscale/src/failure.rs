@@ -2,11 +2,13 @@
 
 use std::process::ExitCode;
 
-/// Why the program stops. `Usage` (status 2) is for what the user wrote, `Runtime` (status 1) for what happened.
+/// Why the program stops. `Usage` (status 2) is for what the user wrote, `Runtime` (status 1) for what happened, `Refused` (status 1) for what the
+/// cluster does not allow.
 #[derive(Debug)]
 pub enum Failure {
     Usage(String),
     Runtime(String),
+    Refused(String),
     /// clap has its own way to print: help and version go to standard output with status 0.
     Clap(Box<clap::Error>),
 }
@@ -20,6 +22,10 @@ impl Failure {
         Self::Runtime(message.into())
     }
 
+    pub fn refused(message: impl Into<String>) -> Self {
+        Self::Refused(message.into())
+    }
+
     /// Prints the failure and gives the status to exit with.
     pub fn report(self) -> ExitCode {
         match self {
@@ -27,7 +33,7 @@ impl Failure {
                 eprintln!("error: {message}");
                 ExitCode::from(2)
             }
-            Self::Runtime(message) => {
+            Self::Runtime(message) | Self::Refused(message) => {
                 eprintln!("error: {message}");
                 ExitCode::from(1)
             }

@@ -12,7 +12,6 @@ mod failure;
 mod limits;
 mod logging;
 mod mcp;
-mod membership;
 mod node;
 mod run;
 mod settings_file;

@@ -1,33 +1,52 @@
 //! One broker process: metadata, log and Kafka edge, started in this order and stopped in the opposite one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kafscale_broker::{Advertised, Broker, BrokerConfig, CoordinatorConfig, StartError};
+use kafscale_broker::{
+    Advertised, Broker, BrokerConfig, Candidate, CoordinatorConfig, Endpoint, Foundation, JoinError,
+    ListenerConfig, Listeners, Membership, MetricsServer, StartError,
+};
 use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
-use kafscale_meta::Metadata;
-use kafscale_storage::{HostedPartition, Log, LogConfig};
+use kafscale_meta::{MetaUrl, Metadata};
+use kafscale_storage::{Log, LogConfig};
 
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
 use crate::config::{Advertise, Config};
 use crate::failure::Failure;
-use crate::membership::Membership;
-use crate::units::{ByteSize, Limit, Span};
+use crate::units::{ByteSize, HostPort, Limit, Span};
 
+/// After a failed attempt to join the cluster anew.
+const REJOIN_BACKOFF_MIN: Duration = Duration::from_millis(200);
+const REJOIN_BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How often the metadata store is looked for while it is away.
+const METADATA_BACK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The name of the listener for what is inside the network.
+const INTERNAL_LISTENER: &str = "INTERNAL";
+
+/// A broker process: what it has for its whole life, and the member of the cluster that it is at present.
 pub struct RunningNode {
     pub timings: Timings,
+    metadata: Metadata,
+    metrics: MetricsServer,
+    member: Member,
+}
+
+/// One incarnation. Everything in it is opened anew for the next one, so that no state survives that could be stale.
+struct Member {
     broker: Broker,
     log: Log,
     membership: Membership,
-    metadata: Metadata,
 }
 
 /// How long the steps of the start took.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Timings {
     pub meta: Duration,
     pub log: Duration,
@@ -38,32 +57,18 @@ impl RunningNode {
     pub async fn start(config: &Config) -> Result<Self, Failure> {
         let from = Instant::now();
         let metadata = open_metadata(config).await?;
-        let membership = Membership::join(&metadata, config).await?;
-        let broker_config = broker_config(config, membership.cluster_id.clone());
-        let failed = |e: StartError| start_failure(config, &e);
-        let partitions =
-            kafscale_broker::hosted_partitions(&broker_config, &metadata).await.map_err(failed)?;
-        let meta = from.elapsed();
-        let from = Instant::now();
-        let log_config = log_config(config, membership.incarnation);
-        let store = Arc::clone(metadata.store());
-        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock))
-            .await
-            .map_err(|e| Failure::runtime(e.to_string()))?;
-        serve_all(&log, partitions).await?;
-        let timings = Timings { meta, log: from.elapsed() };
-        let broker = Broker::start(broker_config, log.clone(), metadata.clone(), Arc::new(SystemClock))
-            .await
-            .map_err(failed)?;
-        Ok(Self { timings, broker, log, membership, metadata })
+        let metrics = MetricsServer::bind(config.metrics_listen).map_err(|e| start_failure(config, &e))?;
+        let mut timings = Timings { meta: from.elapsed(), ..Timings::default() };
+        let member = Member::begin(config, &metadata, &metrics, config.listen, &mut timings).await?;
+        Ok(Self { timings, metadata, metrics, member })
     }
 
     pub fn kafka_addr(&self) -> SocketAddr {
-        self.broker.kafka_addr()
+        self.member.broker.kafka_addr()
     }
 
     pub fn metrics_addr(&self) -> SocketAddr {
-        self.broker.metrics_addr().expect("the broker is always given an address for metrics")
+        self.metrics.address()
     }
 
     /// The metadata that this process has open.
@@ -71,31 +76,91 @@ impl RunningNode {
         &self.metadata
     }
 
-    /// The place of this process in its cluster.
-    pub fn membership(&self) -> &Membership {
-        &self.membership
+    /// Returns when this process is to give up its place in the cluster and take another.
+    ///
+    /// While the metadata store is away, nobody can take anything over, and what this broker owns is served on; only then, when it is
+    /// back, there is somebody who may have taken this broker for dead.
+    pub async fn lost(&self) {
+        self.member.membership.lost().await;
+        tracing::warn!("this broker may not be a member of its cluster any more");
+        while let Err(error) = self.metadata.load_controller().await {
+            tracing::debug!(%error, "the metadata store is away; joining anew when it is back");
+            tokio::time::sleep(METADATA_BACK_INTERVAL).await;
+        }
+    }
+
+    /// Gives up what it was in the cluster, and joins as another incarnation, as often as it takes. Fails where trying again does not help.
+    pub async fn rejoin(self, config: &Config) -> Result<Self, Failure> {
+        let Self { metadata, metrics, member, .. } = self;
+        let listen = member.broker.kafka_addr();
+        metrics.lost();
+        member.end().await;
+        let mut backoff = REJOIN_BACKOFF_MIN;
+        loop {
+            let mut timings = Timings::default();
+            match Member::begin(config, &metadata, &metrics, listen, &mut timings).await {
+                Ok(member) => return Ok(Self { timings, metadata, metrics, member }),
+                Err(Failure::Runtime(why)) => {
+                    tracing::error!(why, "the cluster cannot be joined at the moment; trying again");
+                }
+                Err(failure) => return Err(failure),
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(REJOIN_BACKOFF_MAX);
+        }
     }
 
     /// Answers what is under way, makes durable what was accepted, and closes the files.
     pub async fn stop(self) {
-        self.broker.shutdown().await;
-        self.log.shutdown().await;
-        self.membership.leave().await;
+        self.member.end().await;
+        self.metrics.shutdown().await;
         if let Err(error) = self.metadata.store().close().await {
             tracing::warn!(%error, "the metadata could not be closed");
         }
     }
 }
 
-/// Takes every partition that is assigned to this broker. One whose records cannot be made out stops the start: its topic would
-/// seem to be empty.
-async fn serve_all(log: &Log, partitions: Vec<HostedPartition>) -> Result<(), Failure> {
-    let known: HashSet<_> = partitions.iter().map(|partition| partition.id).collect();
-    for (id, outcome) in log.acquire(partitions).await {
-        outcome.map_err(|e| Failure::runtime(format!("partition {id}: {e}")))?;
+impl Member {
+    /// Joins, and serves. `listen` is where the main listener is, which may have got its port from the system in an earlier life.
+    async fn begin(
+        config: &Config,
+        metadata: &Metadata,
+        metrics: &MetricsServer,
+        listen: SocketAddr,
+        timings: &mut Timings,
+    ) -> Result<Self, Failure> {
+        let from = Instant::now();
+        let mut broker_config = broker_config(config);
+        broker_config.listen = listen;
+        let failed = |e: StartError| start_failure(config, &e);
+        // Before it registers, so that the ports are known.
+        let listeners = Listeners::bind(&broker_config).map_err(failed)?;
+        let candidate = candidate(config, listeners.endpoints(), metrics.address());
+        let joined = Membership::join(metadata, &candidate, &SystemClock).await;
+        let membership = joined.map_err(|e| join_failure(config, &e))?;
+        broker_config.cluster_id.clone_from(&membership.cluster_id);
+        timings.meta += from.elapsed();
+        let from = Instant::now();
+        let log_config = log_config(config, membership.identity.epoch);
+        let store = Arc::clone(metadata.store());
+        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock))
+            .await
+            .map_err(|e| Failure::runtime(e.to_string()))?;
+        timings.log = from.elapsed();
+        let foundation =
+            Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::new(SystemClock) };
+        let broker =
+            Broker::start(broker_config, listeners, &membership, foundation).await.map_err(failed)?;
+        metrics.show(&broker);
+        broker.ready().await;
+        Ok(Self { broker, log, membership })
     }
-    log.forget_unclaimed(move |id| known.contains(&id));
-    Ok(())
+
+    async fn end(self) {
+        self.broker.shutdown().await;
+        self.log.shutdown().await;
+        self.membership.leave().await;
+    }
 }
 
 async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
@@ -141,20 +206,55 @@ fn log_config(config: &Config, incarnation: u64) -> LogConfig {
     }
 }
 
-fn broker_config(config: &Config, cluster_id: String) -> BrokerConfig {
-    let limits = &config.limits;
-    let advertised = match &config.advertise {
+fn advertised(advertise: &Advertise) -> Option<Advertised> {
+    match advertise {
         Advertise::ListenAddress => None,
-        Advertise::Named(named) => {
-            let port = if named.port == 0 { config.listen.port() } else { named.port };
-            Some(Advertised { host: named.host.clone(), port })
-        }
+        Advertise::Named(HostPort { host, port }) => Some(Advertised { host: host.clone(), port: *port }),
+    }
+}
+
+/// This broker as the cluster is to know it.
+fn candidate(config: &Config, endpoints: Vec<Endpoint>, metrics: SocketAddr) -> Candidate {
+    // A log on a local disk is the log of the one broker that has that disk; embedded metadata is on it as well.
+    let store = match (&config.store, &config.meta) {
+        (StoreUrl::File(_), MetaUrl::Etcd(_)) => Some(format!("the disk of broker {}", config.node_id)),
+        (StoreUrl::File(_) | StoreUrl::Memory, _) => None,
     };
+    Candidate {
+        node_id: NodeId(config.node_id),
+        rack: config.rack.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        metrics_address: Some(metrics_address(config, &endpoints[0], metrics)),
+        lease_ttl: config.session_timeout,
+        store,
+        has_chain: false,
+        endpoints,
+    }
+}
+
+/// Where others can scrape the metrics: nobody can connect to "any address".
+fn metrics_address(config: &Config, main: &Endpoint, listen: SocketAddr) -> String {
+    match &config.advertise_metrics {
+        Some(HostPort { host, port }) => {
+            format!("{host}:{}", if *port == 0 { listen.port() } else { *port })
+        }
+        None if listen.ip().is_unspecified() => format!("{}:{}", main.host, listen.port()),
+        None => listen.to_string(),
+    }
+}
+
+fn broker_config(config: &Config) -> BrokerConfig {
+    let limits = &config.limits;
+    let internal = config.internal.as_ref().map(|internal| ListenerConfig {
+        name: INTERNAL_LISTENER.to_owned(),
+        listen: internal.listen,
+        advertised: advertised(&internal.advertise),
+    });
     BrokerConfig {
         rack: config.rack.clone(),
         listen: config.listen,
-        advertised,
-        metrics_listen: Some(config.metrics_listen),
+        advertised: advertised(&config.advertise),
+        more_listeners: internal.into_iter().collect(),
         max_connections: limits.max_connections as usize,
         connections_max_idle: limits.connections_max_idle.0,
         socket_request_max_bytes: memory(limits.socket_request_max_bytes),
@@ -171,7 +271,7 @@ fn broker_config(config: &Config, cluster_id: String) -> BrokerConfig {
         max_partitions: limits.max_partitions,
         topic_defaults: topic_defaults(config),
         store: config.store.to_string(),
-        ..BrokerConfig::new(cluster_id, NodeId(config.node_id))
+        ..BrokerConfig::new(String::new(), NodeId(config.node_id))
     }
 }
 
@@ -205,7 +305,13 @@ fn memory(size: ByteSize) -> usize {
 fn start_failure(config: &Config, error: &StartError) -> Failure {
     match error {
         StartError::Listen { address, error } => {
-            let flag = if *address == config.metrics_listen { "--metrics-listen" } else { "--listen" };
+            let flag = match address {
+                address if *address == config.metrics_listen => "--metrics-listen",
+                address if config.internal.as_ref().is_some_and(|i| i.listen == *address) => {
+                    "--listen-internal"
+                }
+                _ => "--listen",
+            };
             Failure::runtime(format!(
                 "cannot listen on {address}: {error}. Stop what uses that port, or choose another with {flag}."
             ))
@@ -213,5 +319,16 @@ fn start_failure(config: &Config, error: &StartError) -> Failure {
         StartError::RequestMemory { .. } => Failure::usage(format!("--request-memory: {error}")),
         StartError::TopicDefaults(error) => Failure::usage(error.to_string()),
         StartError::StoredTopic { .. } | StartError::Metadata(_) => Failure::runtime(error.to_string()),
+    }
+}
+
+fn join_failure(config: &Config, error: &JoinError) -> Failure {
+    match error {
+        JoinError::Metadata(e) => Failure::runtime(format!("the metadata in {}: {e}", config.meta)),
+        JoinError::NodeIdTaken(node_id) => Failure::refused(format!(
+            "another broker with --node-id {node_id} is running in the cluster `{}`; give each broker a number of its own",
+            config.cluster_name
+        )),
+        JoinError::OtherStore { .. } => Failure::refused(format!("--store: {error}")),
     }
 }

@@ -54,7 +54,7 @@ pub fn run(config: Config, beside: Beside, warnings: Vec<String>) -> Result<(), 
 async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), Failure> {
     // Before anything is opened, so that a stop during recovery is a clean one too.
     let mut signals = StopSignals::listen()?;
-    let node = tokio::select! {
+    let mut node = tokio::select! {
         node = RunningNode::start(&config) => node?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the broker was ready");
@@ -81,12 +81,19 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     let stop_workload = CancellationToken::new();
     let mcp_addr = mcp.as_ref().map(McpServer::addr);
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
-    let name = tokio::select! {
-        name = signals.next() => name,
-        () = node.membership().lost() => {
-            tracing::error!("this broker is not registered in its cluster any more; start it again to register anew");
-            signals.next().await
+    let name = loop {
+        tokio::select! {
+            name = signals.next() => break name,
+            () = node.lost() => tracing::warn!("joining the cluster anew"),
         }
+        node = tokio::select! {
+            node = node.rejoin(&config) => node?,
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopped before the broker was ready again");
+                return Ok(());
+            }
+        };
+        tracing::info!("a member of the cluster again");
     };
     let stopping = Instant::now();
     eprintln!("\nstopping cleanly ({name}); once more to stop at once");

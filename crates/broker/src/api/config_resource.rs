@@ -8,7 +8,7 @@ use kafscale_core::names::check_topic_name;
 use kafscale_core::topic_config::check_overrides;
 use kafscale_meta::records::{BrokerConfigRecord, ConfigScope};
 
-use crate::admin::{AdminError, TopicAdmin};
+use crate::admin::{AdminError, TopicAdmin, comes_back};
 use crate::node::Node;
 use crate::settings::{by_synonym, check_dynamic};
 use crate::topics::Topic;
@@ -107,12 +107,12 @@ impl ConfigResource {
         let current = node.metadata.load_broker_config(scope).await?;
         let record = BrokerConfigRecord { configs: values };
         let expected = current.map(|read| read.mod_revision);
-        if node.metadata.swap_broker_config(scope, expected, &record).await?.is_none() {
+        let swapped = node.metadata.swap_broker_config(scope, expected, &record).await?;
+        let revision = swapped.ok_or_else(|| {
             let message = "The broker's settings were changed at the same time.";
-            return Err(AdminError::new(ResponseError::RequestTimedOut, message));
-        }
-        node.settings.set_dynamic(scope, record.configs);
-        admin.refresh_defaults(node);
+            AdminError::new(ResponseError::RequestTimedOut, message)
+        })?;
+        comes_back(node, || node.settings.revision() >= revision).await;
         Ok(())
     }
 }

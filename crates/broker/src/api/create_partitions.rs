@@ -1,6 +1,6 @@
 //! CreatePartitions (37), versions 0–3: adds partitions to topics; their number never falls.
 //!
-//! Differs from Apache Kafka: a manual assignment may name this broker only.
+//! Differs from Apache Kafka: a manual assignment names one live broker for each partition, which may move later, when load is evened out.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 
 use super::{RequestContext, str_bytes};
-use crate::admin::{AdminError, TopicAdmin, check_partition_count};
+use crate::admin::{AdminError, TopicAdmin, check_partition_count, chosen_owner};
 use crate::node::Node;
 
 pub async fn handle(
@@ -61,14 +61,16 @@ async fn add(
         ));
     }
     check_partition_count(node, asked.count, i64::from(asked.count - topic.partitions))?;
-    if let Some(assignments) = &asked.assignments {
-        let here = node.config.node_id.0;
-        let fits = assignments.len() as i64 == i64::from(asked.count - topic.partitions)
-            && assignments.iter().all(|a| a.broker_ids.len() == 1 && a.broker_ids[0].0 == here);
-        if !fits {
-            let message = format!("Each new partition may be assigned to broker {here} only.");
-            return Err(AdminError::new(ResponseError::InvalidReplicaAssignment, message));
+    let owners = match &asked.assignments {
+        None => Vec::new(),
+        Some(assignments) => {
+            if assignments.len() as i64 != i64::from(asked.count - topic.partitions) {
+                let message = "A manual assignment must name a broker for each new partition.";
+                return Err(AdminError::new(ResponseError::InvalidReplicaAssignment, message));
+            }
+            let chosen = assignments.iter().map(|assignment| chosen_owner(node, &assignment.broker_ids));
+            chosen.collect::<Result<_, _>>()?
         }
-    }
-    if validate_only { Ok(()) } else { admin.add_partitions(node, &topic, asked.count).await }
+    };
+    if validate_only { Ok(()) } else { admin.add_partitions(node, &topic, asked.count, &owners).await }
 }

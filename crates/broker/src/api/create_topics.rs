@@ -1,22 +1,27 @@
 //! CreateTopics (19), versions 2–7.
 //!
-//! Each topic succeeds or fails for itself, with a message. `validate_only` checks everything and creates nothing.
+//! Each topic succeeds or fails for itself, with a message. `validate_only` checks everything and creates nothing. Any broker creates topics, and
+//! answers when the partitions have leaders, or when the time of the request is over: the topics exist then all the same.
 //!
 //! Differs from Apache Kafka: any replication factor from 1 on is accepted, and one replica is reported, because durability is the
-//! object store's; scripts that ask for 3 work unchanged. A manual assignment may name this broker only.
+//! object store's; scripts that ask for 3 work unchanged. A manual assignment names live brokers, of which the first of each partition owns
+//! it; it may move later, when load is evened out.
 //! The number of partitions of a topic and of the cluster is limited by configuration.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use kafscale_core::ids::NodeId;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{RequestContext, str_bytes};
-use crate::admin::{AdminError, TopicSpec};
+use crate::admin::{AdminError, TopicSpec, chosen_owner, until_led};
 use crate::node::Node;
 use crate::settings::ConfigEntry;
 
@@ -28,6 +33,7 @@ pub async fn handle(
     ctx: &RequestContext,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
+    let started = Instant::now();
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for topic in &request.topics {
         *seen.entry(&topic.name).or_default() += 1;
@@ -48,16 +54,26 @@ pub async fn handle(
         checked.push(spec);
     }
     let wanted: Vec<TopicSpec> = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
-    let mut created = if request.validate_only || wanted.is_empty() {
+    let mut created: Vec<_> = if request.validate_only || wanted.is_empty() {
         Vec::new()
     } else {
         let failed = |error: AdminError| wanted.iter().map(|_| Err(error.clone())).collect();
         admin.create(node, wanted.clone()).await.unwrap_or_else(failed)
+    };
+    drop(admin);
+    let exist = wanted.iter().zip(&created).filter(|(_, created)| created.is_ok());
+    let exist: Vec<String> = exist.map(|(spec, _)| spec.name.clone()).collect();
+    let wait = Duration::from_millis(request.timeout_ms.max(0).unsigned_abs().into());
+    if !until_led(node, &exist, started + wait).await {
+        tracing::debug!(
+            topics = exist.len(),
+            "new topics have no leaders yet, and the client waits no longer"
+        );
     }
-    .into_iter();
+    let mut created = created.drain(..);
     let results = request.topics.iter().zip(checked).map(|(topic, spec)| {
         let outcome = spec.and_then(|spec| match created.next() {
-            Some(created) => created.map(|topic| (spec, topic.id.0)),
+            Some(created) => created.map(|id| (spec, id.0)),
             None => Ok((spec, Uuid::nil())),
         });
         let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
@@ -78,14 +94,17 @@ pub async fn handle(
 }
 
 fn read_spec(node: &Node, topic: &CreatableTopic) -> Result<TopicSpec, AdminError> {
-    let partitions = if topic.assignments.is_empty() {
+    let (partitions, owners) = if topic.assignments.is_empty() {
         if topic.replication_factor == 0 || topic.replication_factor < -1 {
             let message = "Replication factor must be larger than 0, or -1 to use the default value.";
             return Err(AdminError::new(ResponseError::InvalidReplicationFactor, message));
         }
-        if topic.num_partitions == -1 { node.config.num_partitions } else { topic.num_partitions }
+        let count =
+            if topic.num_partitions == -1 { node.config.num_partitions } else { topic.num_partitions };
+        (count, Vec::new())
     } else {
-        assigned_partitions(node, topic)?
+        let owners = assigned_owners(node, topic)?;
+        (owners.len() as i32, owners)
     };
     let mut configs = BTreeMap::new();
     for config in &topic.configs {
@@ -95,32 +114,21 @@ fn read_spec(node: &Node, topic: &CreatableTopic) -> Result<TopicSpec, AdminErro
         })?;
         configs.insert(config.name.to_string(), value.to_string());
     }
-    Ok(TopicSpec { name: topic.name.to_string(), partitions, configs })
+    Ok(TopicSpec { name: topic.name.to_string(), partitions, owners, configs })
 }
 
-fn assigned_partitions(node: &Node, topic: &CreatableTopic) -> Result<i32, AdminError> {
+fn assigned_owners(node: &Node, topic: &CreatableTopic) -> Result<Vec<NodeId>, AdminError> {
     if topic.num_partitions != -1 || topic.replication_factor != -1 {
         let message = "A manual partition assignment was specified, but numPartitions or replicationFactor was not set to -1.";
         return Err(AdminError::new(ResponseError::InvalidRequest, message));
     }
-    let invalid = |message: String| AdminError::new(ResponseError::InvalidReplicaAssignment, message);
-    let mut indexes: Vec<i32> = topic.assignments.iter().map(|a| a.partition_index).collect();
-    indexes.sort_unstable();
-    if !indexes.iter().copied().eq(0..indexes.len() as i32) {
-        return Err(invalid("Partitions should be a consecutive 0-based integer sequence.".into()));
+    let mut assignments: Vec<_> = topic.assignments.iter().collect();
+    assignments.sort_unstable_by_key(|assignment| assignment.partition_index);
+    if !assignments.iter().map(|a| a.partition_index).eq(0..assignments.len() as i32) {
+        let message = "Partitions should be a consecutive 0-based integer sequence.";
+        return Err(AdminError::new(ResponseError::InvalidReplicaAssignment, message));
     }
-    for assignment in &topic.assignments {
-        if assignment.broker_ids.is_empty() {
-            return Err(invalid(format!("Partition {} has no replicas.", assignment.partition_index)));
-        }
-        if let Some(other) = assignment.broker_ids.iter().find(|b| b.0 != node.config.node_id.0) {
-            return Err(invalid(format!(
-                "The manual partition assignment includes broker {}, but no such broker is registered.",
-                other.0
-            )));
-        }
-    }
-    Ok(indexes.len() as i32)
+    assignments.iter().map(|assignment| chosen_owner(node, &assignment.broker_ids)).collect()
 }
 
 fn succeeded(

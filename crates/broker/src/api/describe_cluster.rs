@@ -12,6 +12,7 @@ use kafka_protocol::protocol::StrBytes;
 
 use super::metadata::{CLUSTER_OPERATIONS, OPERATIONS_OMITTED};
 use super::{RequestContext, str_bytes};
+use crate::cluster::LiveBroker;
 use crate::node::Node;
 
 const BROKERS: i8 = 1;
@@ -35,16 +36,21 @@ pub async fn handle(
         }
         _ => return failed(ResponseError::UnsupportedEndpointType, "This endpoint type is not supported."),
     }
-    let broker = DescribeClusterBroker::default()
-        .with_broker_id(BrokerId(node.config.node_id.0))
-        .with_host(str_bytes(&node.advertised.host))
-        .with_port(i32::from(node.advertised.port))
-        .with_rack(node.config.rack.as_deref().map(str_bytes));
+    let brokers = node.cluster.brokers();
+    let describe = |broker: &LiveBroker| {
+        let endpoint = broker.endpoint(&ctx.peer.listener)?;
+        let described = DescribeClusterBroker::default()
+            .with_broker_id(BrokerId(broker.id.node_id.0))
+            .with_host(str_bytes(&endpoint.host))
+            .with_port(i32::from(endpoint.port))
+            .with_rack(broker.rack.as_deref().map(str_bytes));
+        Some(described)
+    };
     let operations =
         if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { OPERATIONS_OMITTED };
     DescribeClusterResponse::default()
         .with_cluster_id(str_bytes(&node.config.cluster_id))
-        .with_controller_id(BrokerId(node.config.node_id.0))
-        .with_brokers(vec![broker])
+        .with_controller_id(BrokerId(brokers.live_controller().map_or(-1, |node_id| node_id.0)))
+        .with_brokers(brokers.all().filter_map(describe).collect())
         .with_cluster_authorized_operations(operations)
 }

@@ -9,12 +9,10 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_topic_partitions_response::{
     Cursor, DescribeTopicPartitionsResponsePartition, DescribeTopicPartitionsResponseTopic,
 };
-use kafka_protocol::messages::{
-    BrokerId, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName,
-};
+use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName};
 use kafscale_core::names::check_topic_name;
 
-use super::metadata::TOPIC_OPERATIONS;
+use super::metadata::{TOPIC_OPERATIONS, leader, replicas};
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
 use crate::topics::Topic;
@@ -45,7 +43,7 @@ pub async fn handle(
         let resumed = cursor.filter(|cursor| cursor.topic_name.as_str() == topic.name.as_ref());
         let first = resumed.map_or(0, |cursor| cursor.partition_index.clamp(0, topic.partitions));
         let end = topic.partitions.min(first + left);
-        response.topics.push(describe(node, &topic, first..end));
+        response.topics.push(describe(node, ctx, &topic, first..end));
         left -= end - first;
         if end < topic.partitions {
             return response.with_next_cursor(Some(cursor_at(&topic.name, end)));
@@ -98,19 +96,25 @@ fn missing(ctx: &RequestContext, name: &str) -> DescribeTopicPartitionsResponseT
 
 fn describe(
     node: &Node,
+    ctx: &RequestContext,
     topic: &Topic,
     partitions: std::ops::Range<i32>,
 ) -> DescribeTopicPartitionsResponseTopic {
-    let owner = BrokerId(node.config.node_id.0);
+    let brokers = node.cluster.brokers();
     let partition = |index| {
+        let assigned = topic.assigned(index);
+        let (leader, why) = leader(&brokers, &ctx.peer.listener, &assigned);
+        let offline = if leader.0 < 0 { replicas(&assigned) } else { Vec::new() };
         DescribeTopicPartitionsResponsePartition::default()
+            .with_error_code(why.map_or(0, |why| ctx.fail(why)))
             .with_partition_index(index)
-            .with_leader_id(owner)
-            .with_leader_epoch(topic.leader_epoch.0)
-            .with_replica_nodes(vec![owner])
-            .with_isr_nodes(vec![owner])
+            .with_leader_id(leader)
+            .with_leader_epoch(assigned.leader_epoch)
+            .with_replica_nodes(replicas(&assigned))
+            .with_isr_nodes(replicas(&assigned))
             .with_eligible_leader_replicas(Some(Vec::new()))
             .with_last_known_elr(Some(Vec::new()))
+            .with_offline_replicas(offline)
     };
     DescribeTopicPartitionsResponseTopic::default()
         .with_name(Some(TopicName(str_bytes(&topic.name))))

@@ -7,6 +7,7 @@
 //! Differs from Apache Kafka: there are no followers, no transactions and no tiered storage; the last stable offset is the high
 //! watermark, and the check of the last fetched epoch is left out, as brokers do for consumers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::batch::{Codec, batches};
-use kafscale_core::ids::Offset;
+use kafscale_core::ids::{NodeId, Offset};
 use kafscale_storage::Partition;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -25,7 +26,7 @@ use crate::fetch_sessions::{
     FetchPlan, Outcome, PartitionKey, PartitionRequest, PlanKind, SessionError, SessionRequest,
 };
 use crate::node::Node;
-use crate::wire::fetch::{self, FetchAnswer, FetchedPartition, FetchedTopic};
+use crate::wire::fetch::{self, FetchAnswer, FetchedPartition, FetchedTopic, LeaderEndpoint};
 use crate::wire::{Answer, Refusal, TopicRef};
 
 /// KIP-110: older clients cannot read zstd.
@@ -68,12 +69,13 @@ pub async fn handle(
         Ok(concluded) => concluded,
         Err(error) => return session_failed(ctx, error),
     };
+    let node_endpoints = leader_endpoints(node, ctx, &fetched);
     let answered = targets.into_iter().map(|target| target.key.topic).zip(fetched);
     let topics = by_topic(answered.zip(told).filter_map(|(answered, told)| told.then_some(answered)));
     fetch::encode(
         ctx.correlation_id,
         ctx.version,
-        FetchAnswer { error_code: 0, session_id, topics, read_committed },
+        FetchAnswer { error_code: 0, session_id, topics, node_endpoints, read_committed },
         budget,
     )
 }
@@ -131,6 +133,9 @@ impl Target {
     /// The partition, when it can be read from where the request wants it.
     fn readable(&self) -> Result<(&Partition, Offset), ResponseError> {
         let partition = self.partition.as_ref().map_err(|e| *e)?;
+        if partition.is_gone() {
+            return Err(ResponseError::NotLeaderOrFollower);
+        }
         lookup::check_leader_epoch(partition, self.request.current_leader_epoch)?;
         let (from, offsets) = (Offset(self.request.fetch_offset), partition.offsets());
         if from < offsets.log_start || from > offsets.log_end {
@@ -196,7 +201,7 @@ async fn read(
         let room = allowed.saturating_sub(used);
         let partition = match read_partition(ctx, target, room, used == 0).await {
             Ok(partition) => partition,
-            Err(error) => failed(ctx, target, error),
+            Err(error) => failed(node, ctx, target, error),
         };
         let size: usize = partition.records.iter().map(Bytes::len).sum();
         if let Ok(source) = &target.partition
@@ -272,6 +277,7 @@ async fn read_partition(
         error_code: 0,
         high_watermark: offsets.high_watermark.0,
         log_start_offset: offsets.log_start.0,
+        current_leader: None,
         records: read.chunks,
     })
 }
@@ -280,8 +286,11 @@ fn has_zstd(chunk: &[u8]) -> bool {
     batches(chunk).any(|batch| batch.is_ok_and(|(_, header)| header.codec() == Codec::Zstd))
 }
 
-fn failed(ctx: &RequestContext, target: &Target, error: ResponseError) -> FetchedPartition {
+fn failed(node: &Node, ctx: &RequestContext, target: &Target, error: ResponseError) -> FetchedPartition {
+    let PartitionKey { topic, index } = &target.key;
+    let leader = lookup::current_leader(node, &ctx.peer.listener, topic, *index, error);
     FetchedPartition {
+        current_leader: leader.map(|leader| (leader.node_id.0, leader.leader_epoch)),
         index: target.key.index,
         error_code: ctx.fail(error),
         high_watermark: -1,
@@ -317,6 +326,20 @@ fn conclude(
             Ok((id, node.fetch_sessions.select(id, epoch, &outcomes)?))
         }
     }
+}
+
+/// Where the leaders are that the answer names.
+fn leader_endpoints(node: &Node, ctx: &RequestContext, fetched: &[FetchedPartition]) -> Vec<LeaderEndpoint> {
+    let named: BTreeSet<i32> =
+        fetched.iter().filter_map(|p| p.current_leader.map(|(node_id, _)| node_id)).collect();
+    let brokers = node.cluster.brokers();
+    let endpoint = |node_id: i32| {
+        let broker = brokers.get(NodeId(node_id))?;
+        let endpoint = broker.endpoint(&ctx.peer.listener)?;
+        let (host, port) = (endpoint.host.clone(), i32::from(endpoint.port));
+        Some(LeaderEndpoint { node_id, host, port, rack: broker.rack.as_deref().map(str::to_owned) })
+    };
+    named.into_iter().filter_map(endpoint).collect()
 }
 
 /// Neighbours of one topic share its entry.

@@ -34,8 +34,8 @@ pub async fn handle(
     match found {
         Ok(()) => FindCoordinatorResponse::default()
             .with_node_id(BrokerId(node.config.node_id.0))
-            .with_host(str_bytes(&node.advertised.host))
-            .with_port(i32::from(node.advertised.port)),
+            .with_host(str_bytes(&node.endpoint(&ctx.peer).host))
+            .with_port(i32::from(node.endpoint(&ctx.peer).port)),
         Err((error, message)) => FindCoordinatorResponse::default()
             .with_error_code(ctx.fail(error))
             .with_error_message((ctx.version >= 1).then(|| StrBytes::from_static_str(message)))
@@ -60,8 +60,8 @@ fn coordinator(node: &Node, ctx: &RequestContext, key: StrBytes, found: Result<(
     match found {
         Ok(()) => answer
             .with_node_id(BrokerId(node.config.node_id.0))
-            .with_host(str_bytes(&node.advertised.host))
-            .with_port(i32::from(node.advertised.port)),
+            .with_host(str_bytes(&node.endpoint(&ctx.peer).host))
+            .with_port(i32::from(node.endpoint(&ctx.peer).port)),
         Err((error, message)) => answer
             .with_error_code(ctx.fail(error))
             .with_error_message(Some(StrBytes::from_static_str(message)))

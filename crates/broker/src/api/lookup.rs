@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
-use kafscale_core::ids::{LeaderEpoch, TopicId};
+use kafscale_core::ids::{LeaderEpoch, NodeId, TopicId};
 use kafscale_core::producer::SequenceError;
 use kafscale_storage::{AppendError, Partition, ReadError};
 
@@ -23,6 +23,30 @@ pub fn topic(node: &Node, topic: &TopicRef) -> Result<Arc<Topic>, ResponseError>
 pub fn partition(node: &Node, topic: &Topic, index: i32) -> Result<Partition, ResponseError> {
     let id = topic.partition_id(index).ok_or(ResponseError::UnknownTopicOrPartition)?;
     node.log.partition(id).ok_or(ResponseError::NotLeaderOrFollower)
+}
+
+/// A leader that clients are told of when they ask the wrong broker (KIP-951).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CurrentLeader {
+    pub node_id: NodeId,
+    pub leader_epoch: i32,
+}
+
+/// Who leads a partition now, where that helps a client that got this error.
+pub fn current_leader(
+    node: &Node,
+    listener: &str,
+    topic: &TopicRef,
+    index: i32,
+    error: ResponseError,
+) -> Option<CurrentLeader> {
+    if !matches!(error, ResponseError::NotLeaderOrFollower | ResponseError::FencedLeaderEpoch) {
+        return None;
+    }
+    let assigned = self::topic(node, topic).ok()?.assigned(index);
+    let brokers = node.cluster.brokers();
+    let owner = brokers.owner(&assigned).filter(|owner| owner.endpoint(listener).is_some())?;
+    Some(CurrentLeader { node_id: owner.id.node_id, leader_epoch: assigned.leader_epoch })
 }
 
 /// Compares the epoch that a client believes in with the partition's (KIP-320). -1 is no belief.

@@ -7,22 +7,24 @@
 //! UNSUPPORTED_VERSION; transactional batches are refused with TRANSACTIONAL_ID_AUTHORIZATION_FAILED, which clients
 //! give up on, because there are no transactions yet. The timeout of the request holds for acks=1 too, and is a second at least.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::produce_response::{
-    BatchIndexAndErrorMessage, PartitionProduceResponse, TopicProduceResponse,
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
 };
-use kafka_protocol::messages::{ProduceResponse, TopicName};
+use kafka_protocol::messages::{BrokerId, ProduceResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::batch::{BatchHeader, BatchRejection, Codec, ValidBatch};
+use kafscale_core::ids::NodeId;
 use kafscale_storage::{AppendError, Appended};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Pending, RequestContext, lookup};
+use super::{Pending, RequestContext, lookup, str_bytes};
 use crate::node::Node;
 use crate::topics::Topic;
 use crate::wire::produce::{self, PartitionBatch, TopicBatches, TopicRef};
@@ -32,6 +34,8 @@ use crate::wire::{Answer, Refusal};
 const TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// KIP-110 lets older clients not see zstd.
 const ZSTD_SINCE: i16 = 7;
+/// Who is not the leader tells who is (KIP-951).
+const CURRENT_LEADER_SINCE: i16 = 10;
 
 /// Why a partition's batch is not stored.
 struct Failure {
@@ -83,7 +87,8 @@ pub fn admit(
             silent_answer(&ctx, appended)
         } else {
             let topics = await_durable(&node, &ctx, appended, started + wait).await;
-            ctx.answer(&ProduceResponse::default().with_responses(topics))
+            let endpoints = node_endpoints(&node, &ctx, &topics);
+            ctx.answer(&ProduceResponse::default().with_responses(topics).with_node_endpoints(endpoints))
         };
         node.metrics.produced(started.elapsed());
         node.metrics.handled(ctx.api, started.elapsed());
@@ -176,9 +181,13 @@ async fn await_durable(
     for (topic, parts) in appended {
         let mut partitions = Vec::with_capacity(parts.len());
         for Part { index, outcome } in parts {
+            let outcome = match outcome {
+                Ok(appended) => await_part(node, ctx, appended, deadline).await,
+                Err(failure) => Err(failure),
+            };
             partitions.push(match outcome {
-                Ok(appended) => await_part(node, ctx, index, appended, deadline).await,
-                Err(failure) => failed(ctx, index, failure),
+                Ok(response) => response.with_index(index),
+                Err(failure) => failed(node, ctx, &topic, index, failure),
             });
         }
         topics.push(topic_response(topic, partitions));
@@ -189,28 +198,32 @@ async fn await_durable(
 async fn await_part(
     node: &Node,
     ctx: &RequestContext,
-    index: i32,
     appended: Appended,
     deadline: Instant,
-) -> PartitionProduceResponse {
+) -> Result<PartitionProduceResponse, Failure> {
     let Appended { base_offset, log_append_time_ms, log_start_offset, durable } = appended;
     match timeout_at(deadline, durable.wait()).await {
-        Ok(Ok(())) => PartitionProduceResponse::default()
-            .with_index(index)
+        Ok(Ok(())) => Ok(PartitionProduceResponse::default()
             .with_base_offset(base_offset.0)
             .with_log_append_time_ms(log_append_time_ms)
-            .with_log_start_offset(if ctx.version >= 5 { log_start_offset.0 } else { -1 }),
-        Ok(Err(error)) => failed(ctx, index, error.into()),
+            .with_log_start_offset(if ctx.version >= 5 { log_start_offset.0 } else { -1 })),
+        Ok(Err(error)) => Err(error.into()),
         Err(_) => {
             node.metrics.produce_timed_out();
-            failed(ctx, index, ResponseError::RequestTimedOut.into())
+            Err(ResponseError::RequestTimedOut.into())
         }
     }
 }
 
-fn failed(ctx: &RequestContext, index: i32, failure: Failure) -> PartitionProduceResponse {
+fn failed(
+    node: &Node,
+    ctx: &RequestContext,
+    topic: &TopicRef,
+    index: i32,
+    failure: Failure,
+) -> PartitionProduceResponse {
     let Failure { error, record, message } = failure;
-    let response = PartitionProduceResponse::default()
+    let mut response = PartitionProduceResponse::default()
         .with_index(index)
         .with_error_code(ctx.fail(error))
         .with_base_offset(-1)
@@ -218,6 +231,12 @@ fn failed(ctx: &RequestContext, index: i32, failure: Failure) -> PartitionProduc
         .with_log_start_offset(-1);
     if ctx.version < 8 {
         return response;
+    }
+    if ctx.version >= CURRENT_LEADER_SINCE
+        && let Some(current) = lookup::current_leader(node, &ctx.peer.listener, topic, index, error)
+    {
+        let leader = LeaderIdAndEpoch::default().with_leader_id(BrokerId(current.node_id.0));
+        response = response.with_current_leader(leader.with_leader_epoch(current.leader_epoch));
     }
     let message = message.map(StrBytes::from_string);
     let at_fault = |index| {
@@ -228,6 +247,24 @@ fn failed(ctx: &RequestContext, index: i32, failure: Failure) -> PartitionProduc
     response
         .with_record_errors(record.map(at_fault).into_iter().collect())
         .with_error_message(message.clone())
+}
+
+/// The addresses of the leaders that the answer names.
+fn node_endpoints(node: &Node, ctx: &RequestContext, topics: &[TopicProduceResponse]) -> Vec<NodeEndpoint> {
+    let named = topics.iter().flat_map(|topic| &topic.partition_responses);
+    let named: BTreeSet<i32> = named.map(|partition| partition.current_leader.leader_id.0).collect();
+    let brokers = node.cluster.brokers();
+    let endpoint = |id: i32| {
+        let broker = brokers.get(NodeId(id))?;
+        let endpoint = broker.endpoint(&ctx.peer.listener)?;
+        let described = NodeEndpoint::default()
+            .with_node_id(BrokerId(id))
+            .with_host(str_bytes(&endpoint.host))
+            .with_port(i32::from(endpoint.port))
+            .with_rack(broker.rack.as_deref().map(str_bytes));
+        Some(described)
+    };
+    named.into_iter().filter(|id| *id >= 0).filter_map(endpoint).collect()
 }
 
 fn topic_response(topic: TopicRef, partitions: Vec<PartitionProduceResponse>) -> TopicProduceResponse {

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::image::{Change, Followed};
+pub use self::image::{assignment_of, slot_of};
 use self::reconcile::Reconciler;
 pub use self::stats::ControllerStats;
 

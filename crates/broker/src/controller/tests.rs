@@ -83,6 +83,7 @@ impl World {
             port: 9092,
             rack: None,
             version: "1".to_owned(),
+            listeners: Vec::new(),
             metrics_address: None,
             epoch: 0,
             started_ms: 1,

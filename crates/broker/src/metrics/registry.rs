@@ -25,6 +25,40 @@ struct ApiSeries {
     durations: Histogram,
 }
 
+/// Partitions that come and go.
+#[derive(Debug)]
+pub struct PartitionCounters {
+    pub acquired: IntCounter,
+    pub released: IntCounter,
+    pub abandoned: IntCounter,
+    pub failures: IntCounter,
+    pub acquire_seconds: Histogram,
+}
+
+impl PartitionCounters {
+    fn new(made: &Maker<'_>) -> PartitionCounters {
+        PartitionCounters {
+            acquired: made
+                .counter("kafscale_partitions_acquired_total", "Partitions that this broker began to serve."),
+            released: made
+                .counter("kafscale_partitions_released_total", "Partitions handed over to other brokers."),
+            abandoned: made.counter(
+                "kafscale_partitions_abandoned_total",
+                "Partitions no longer served because they were found to belong to another broker.",
+            ),
+            failures: made.counter(
+                "kafscale_partition_failures_total",
+                "Partitions that could not be served or handed over at an attempt.",
+            ),
+            acquire_seconds: made.histogram(
+                "kafscale_partition_acquire_duration_seconds",
+                "Time from a partition's assignment to this broker to its being served.",
+                LATENCY_SECONDS,
+            ),
+        }
+    }
+}
+
 /// All counters of a broker.
 #[derive(Debug)]
 pub struct Metrics {
@@ -43,6 +77,7 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     pub received_bytes: IntCounter,
     pub sent_bytes: IntCounter,
+    pub partitions: PartitionCounters,
     topic_received_bytes: IntCounterVec,
     topic_received_records: IntCounterVec,
     topic_sent_bytes: IntCounterVec,
@@ -89,6 +124,7 @@ impl Metrics {
             ),
             received_bytes: made.counter("kafscale_received_bytes_total", "Bytes of Kafka requests."),
             sent_bytes: made.counter("kafscale_sent_bytes_total", "Bytes of Kafka responses."),
+            partitions: PartitionCounters::new(&made),
             topic_received_bytes: made.counters(
                 "kafscale_topic_received_bytes_total",
                 "Bytes of batches appended.",

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kafscale_core::ids::Offset;
 use kafscale_storage::PartitionOffsets;
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 use super::store_health::StoreState;
 use super::text::{Kind, Text};
 use crate::node::Node;
+use crate::topics::Topic;
 
 /// Bounds of the lag distribution, in records.
 const LAG_BOUNDS: &[f64] = &[0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0];
@@ -26,20 +28,67 @@ struct PartitionGauges {
     size_bytes: u64,
 }
 
-/// Everything in the text format.
-pub fn render(node: &Node) -> String {
+/// Everything in the text format: of the broker that lives now, if there is one, and of its lives: how many began, and how many were lost.
+pub fn render(node: Option<&Node>, begun: u64, lost: u64) -> String {
     let mut out = String::new();
-    if let Err(error) = TextEncoder::new().encode_utf8(&node.metrics.registry.gather(), &mut out) {
-        tracing::error!(%error, "the counters cannot be written as text");
-    }
     let mut text = Text::default();
-    broker(node, &mut text);
-    let ends = partitions(node, &mut text);
-    groups(node, &ends, &mut text);
-    store(node, &mut text);
-    log(node, &mut text);
+    let help = "Times that this process joined its cluster.";
+    text.single("kafscale_broker_incarnations_total", Kind::Counter, help, begun as f64);
+    let help = "Times that this process lost its place in the cluster, and joined anew.";
+    text.single("kafscale_broker_fenced_total", Kind::Counter, help, lost as f64);
+    if let Some(node) = node {
+        if let Err(error) = TextEncoder::new().encode_utf8(&node.metrics.registry.gather(), &mut out) {
+            tracing::error!(%error, "the counters cannot be written as text");
+        }
+        broker(node, &mut text);
+        cluster(node, &mut text);
+        let ends = partitions(node, &mut text);
+        groups(node, &ends, &mut text);
+        store(node, &mut text);
+        log(node, &mut text);
+    }
     out.push_str(&text.finish());
     out
+}
+
+/// The cluster as this broker sees it, and its work as the controller.
+fn cluster(node: &Node, text: &mut Text) {
+    let brokers = node.cluster.brokers();
+    let help = "Brokers that are alive, as this one sees it.";
+    text.single("kafscale_cluster_brokers", Kind::Gauge, help, brokers.all().count() as f64);
+    let leaderless = |topic: &Arc<Topic>| {
+        (0..topic.partitions).filter(|index| brokers.owner(&topic.assigned(*index)).is_none()).count()
+    };
+    let leaderless: usize = node.topics.all().iter().map(leaderless).sum();
+    let help = "Partitions of the cluster without a live owner, as this broker sees it.";
+    text.single("kafscale_cluster_leaderless_partitions", Kind::Gauge, help, leaderless as f64);
+    let held = f64::from(u8::from(node.cluster.lease_holds()));
+    let help = "1 while this broker is surely a member of its cluster.";
+    text.single("kafscale_broker_lease_held", Kind::Gauge, help, held);
+    let stats = &node.controller;
+    let active = f64::from(u8::from(stats.active.load(Ordering::Relaxed)));
+    text.single("kafscale_controller_active", Kind::Gauge, "1 if this broker is the controller.", active);
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+    let counters = [
+        ("kafscale_controller_elections_total", "Terms of office that began here.", &stats.elections),
+        (
+            "kafscale_controller_reassignments_total",
+            "Partitions and coordinator slots given to another incarnation.",
+            &stats.reassignments,
+        ),
+        (
+            "kafscale_controller_releases_total",
+            "Partitions and coordinator slots that live owners were asked to let go.",
+            &stats.releases,
+        ),
+        ("kafscale_controller_seals_total", "Chains of brokers that were gone and sealed.", &stats.seals),
+    ];
+    for (name, help, counter) in counters {
+        text.single(name, Kind::Counter, help, get(counter));
+    }
+    let name = "kafscale_controller_last_reconcile_seconds";
+    let help = "How long the controller took the last time that it looked at everything, seals included.";
+    text.single(name, Kind::Gauge, help, get(&stats.last_reconcile_us) / 1e6);
 }
 
 fn broker(node: &Node, text: &mut Text) {

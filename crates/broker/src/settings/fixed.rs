@@ -1,7 +1,8 @@
 //! The settings of a broker that only a restart changes, under Apache Kafka's names.
 
 use super::{ConfigEntry, ConfigSource, ConfigType, Synonym};
-use crate::config::{Advertised, BrokerConfig};
+use crate::config::BrokerConfig;
+use crate::listeners::{Endpoint, MAIN_LISTENER};
 
 /// A read-only setting.
 #[derive(Debug, Clone)]
@@ -83,7 +84,7 @@ static ROWS: &[Row] = rows! {
 };
 
 /// The read-only settings of a broker.
-pub fn settings(config: &BrokerConfig, advertised: &Advertised) -> Vec<FixedSetting> {
+pub fn settings(config: &BrokerConfig, endpoints: &[Endpoint]) -> Vec<FixedSetting> {
     let default = BrokerConfig::new(config.cluster_id.clone(), config.node_id);
     let rows = ROWS.iter().map(|row| FixedSetting {
         name: row.name,
@@ -92,11 +93,11 @@ pub fn settings(config: &BrokerConfig, advertised: &Advertised) -> Vec<FixedSett
         config_type: row.config_type,
         documentation: row.documentation,
     });
-    rows.chain(identity(config, advertised)).collect()
+    rows.chain(identity(config, endpoints)).collect()
 }
 
 /// What tells this broker from others.
-fn identity(config: &BrokerConfig, advertised: &Advertised) -> [FixedSetting; 5] {
+fn identity(config: &BrokerConfig, endpoints: &[Endpoint]) -> [FixedSetting; 5] {
     let given = |name, config_type, value: Option<String>, documentation| FixedSetting {
         name,
         is_default: value.is_none(),
@@ -105,8 +106,12 @@ fn identity(config: &BrokerConfig, advertised: &Advertised) -> [FixedSetting; 5]
         documentation,
     };
     let id = Some(config.node_id.to_string());
-    let listener = Some(format!("PLAINTEXT://{}", config.listen));
-    let reached = Some(format!("PLAINTEXT://{}:{}", advertised.host, advertised.port));
+    let others = config.more_listeners.iter().map(|l| format!("{}://{}", l.name, l.listen));
+    let listening: Vec<_> =
+        std::iter::once(format!("{MAIN_LISTENER}://{}", config.listen)).chain(others).collect();
+    let reached: Vec<_> =
+        endpoints.iter().map(|e| format!("{}://{}:{}", e.listener, e.host, e.port)).collect();
+    let (listener, reached) = (Some(listening.join(",")), Some(reached.join(",")));
     [
         given("broker.id", ConfigType::Int, id.clone(), "The id of this broker."),
         given("node.id", ConfigType::Int, id, "The id of this broker."),

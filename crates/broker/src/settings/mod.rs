@@ -10,12 +10,14 @@ mod fixed;
 use std::collections::BTreeMap;
 
 use kafscale_core::topic_config::{ConfigError, DEFINITIONS, Definition, ValueType, definition};
+use kafscale_meta::Revision;
 use kafscale_meta::records::ConfigScope;
 use parking_lot::RwLock;
 
 pub use fixed::FixedSetting;
 
-use crate::config::{Advertised, BrokerConfig};
+use crate::config::BrokerConfig;
+use crate::listeners::Endpoint;
 
 /// Where a value comes from (`DescribeConfigsResponse.ConfigSource`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct Settings {
 struct Dynamic {
     this_broker: BTreeMap<String, String>,
     all_brokers: BTreeMap<String, String>,
+    /// Of the last change of either.
+    revision: Revision,
 }
 
 /// What was really chosen: a setting that says what holds anyway is a default, not a static configuration.
@@ -85,21 +89,28 @@ fn differing_from_kafka(chosen: &BTreeMap<String, String>) -> BTreeMap<String, S
 }
 
 impl Settings {
-    pub fn new(config: &BrokerConfig, advertised: &Advertised) -> Settings {
+    /// `endpoints` are where clients are told to connect, the main listener first.
+    pub fn new(config: &BrokerConfig, endpoints: &[Endpoint]) -> Settings {
         Settings {
             started_with: differing_from_kafka(&config.topic_defaults),
-            fixed: fixed::settings(config, advertised),
+            fixed: fixed::settings(config, endpoints),
             dynamic: RwLock::default(),
         }
     }
 
-    /// Replaces the dynamic settings of a scope.
-    pub fn set_dynamic(&self, scope: ConfigScope, values: BTreeMap<String, String>) {
+    /// Replaces the dynamic settings of a scope by those that were written at a revision.
+    pub fn set_dynamic(&self, scope: ConfigScope, values: BTreeMap<String, String>, revision: Revision) {
         let mut dynamic = self.dynamic.write();
+        dynamic.revision = dynamic.revision.max(revision);
         match scope {
             ConfigScope::Broker(_) => dynamic.this_broker = values,
             ConfigScope::Default => dynamic.all_brokers = values,
         }
+    }
+
+    /// The revision of the last change of dynamic settings that has come in.
+    pub fn revision(&self) -> Revision {
+        self.dynamic.read().revision
     }
 
     /// The dynamic settings of a scope.
@@ -231,7 +242,7 @@ mod tests {
     fn settings() -> Settings {
         let mut config = BrokerConfig::new("c", NodeId(1));
         config.topic_defaults.insert("retention.ms".into(), "4".into());
-        Settings::new(&config, &Advertised { host: "h".into(), port: 1 })
+        Settings::new(&config, &[])
     }
 
     fn map(name: &str, value: &str) -> BTreeMap<String, String> {
@@ -242,7 +253,7 @@ mod tests {
     fn a_setting_that_says_what_holds_anyway_is_a_default() {
         let mut config = BrokerConfig::new("c", NodeId(1));
         config.topic_defaults.insert("retention.ms".into(), "604800000".into());
-        let settings = Settings::new(&config, &Advertised { host: "h".into(), port: 1 });
+        let settings = Settings::new(&config, &[]);
         let described = settings.describe_topic(&BTreeMap::new());
         let retention = described.iter().find(|e| e.name == "retention.ms").unwrap();
         assert_eq!(retention.source, ConfigSource::Default);
@@ -255,8 +266,8 @@ mod tests {
             settings.describe_topic(overrides).into_iter().find(|e| e.name == "retention.ms").unwrap()
         };
         assert_eq!(retention(&BTreeMap::new()).source, ConfigSource::StaticBroker);
-        settings.set_dynamic(ConfigScope::Default, map("log.retention.ms", "3"));
-        settings.set_dynamic(ConfigScope::Broker(1), map("log.retention.ms", "2"));
+        settings.set_dynamic(ConfigScope::Default, map("log.retention.ms", "3"), Revision(1));
+        settings.set_dynamic(ConfigScope::Broker(1), map("log.retention.ms", "2"), Revision(2));
         let described = retention(&map("retention.ms", "1"));
         let sources: Vec<_> =
             described.synonyms.iter().map(|s| (s.name, s.value.as_deref(), s.source as i8)).collect();

@@ -16,8 +16,19 @@ pub struct FetchAnswer {
     pub error_code: i16,
     pub session_id: i32,
     pub topics: Vec<FetchedTopic>,
+    /// Where the leaders are that partitions name (KIP-951).
+    pub node_endpoints: Vec<LeaderEndpoint>,
     /// Consumers that read only committed records get an empty list of aborted transactions, others get none at all.
     pub read_committed: bool,
+}
+
+/// Where a leader is reached.
+#[derive(Debug)]
+pub struct LeaderEndpoint {
+    pub node_id: i32,
+    pub host: String,
+    pub port: i32,
+    pub rack: Option<String>,
 }
 
 /// The partitions of one topic in a Fetch response.
@@ -34,8 +45,13 @@ pub struct FetchedPartition {
     pub error_code: i16,
     pub high_watermark: i64,
     pub log_start_offset: i64,
+    /// Node id and leader epoch of the leader, where this broker is not it.
+    pub current_leader: Option<(i32, i32)>,
     pub records: Vec<Bytes>,
 }
+
+/// Since this version partitions name their leaders (KIP-951).
+pub const CURRENT_LEADER_SINCE: i16 = 16;
 
 /// Encodes the response of a request; `budget` stays taken until the peer has it.
 pub fn encode(
@@ -87,7 +103,37 @@ impl Writer {
             }
             self.no_tagged_fields();
         }
-        self.no_tagged_fields();
+        if fetched.node_endpoints.is_empty() || self.version < CURRENT_LEADER_SINCE {
+            self.no_tagged_fields();
+            return Ok(());
+        }
+        self.varint(1);
+        let mut field = std::mem::take(&mut self.out);
+        self.endpoints(&fetched.node_endpoints)?;
+        std::mem::swap(&mut field, &mut self.out);
+        self.tagged_field(0, &field)
+    }
+
+    fn endpoints(&mut self, endpoints: &[LeaderEndpoint]) -> Result<(), Refusal> {
+        self.count(endpoints.len())?;
+        for endpoint in endpoints {
+            self.out.put_i32(endpoint.node_id);
+            self.string(&endpoint.host)?;
+            self.out.put_i32(endpoint.port);
+            match &endpoint.rack {
+                Some(rack) => self.string(rack)?,
+                None => self.out.put_u8(0),
+            }
+            self.no_tagged_fields();
+        }
+        Ok(())
+    }
+
+    fn tagged_field(&mut self, tag: u32, field: &[u8]) -> Result<(), Refusal> {
+        let size = u32::try_from(field.len()).map_err(|_| Refusal::Encode("a field is too long".into()))?;
+        self.varint(tag);
+        self.varint(size);
+        self.out.put_slice(field);
         Ok(())
     }
 
@@ -116,7 +162,16 @@ impl Writer {
             }
             self.rest.extend(partition.records);
         }
-        self.no_tagged_fields();
+        match partition.current_leader.filter(|_| self.version >= CURRENT_LEADER_SINCE) {
+            None => self.no_tagged_fields(),
+            Some((leader_id, leader_epoch)) => {
+                let mut field = [0; 9];
+                field[..4].copy_from_slice(&leader_id.to_be_bytes());
+                field[4..8].copy_from_slice(&leader_epoch.to_be_bytes());
+                self.varint(1);
+                self.tagged_field(1, &field)?;
+            }
+        }
         Ok(())
     }
 
@@ -172,6 +227,7 @@ mod tests {
             error_code: 0,
             high_watermark: 40,
             log_start_offset: 3,
+            current_leader: (index == 1).then_some((7, 5)),
             records: chunks.iter().map(|c| Bytes::from_static(c)).collect(),
         };
         let topic = if version >= 13 {
@@ -183,6 +239,7 @@ mod tests {
         FetchAnswer {
             session_id: if version >= 7 { 99 } else { 0 },
             topics: vec![FetchedTopic { topic, partitions }],
+            node_endpoints: vec![LeaderEndpoint { node_id: 7, host: "h".into(), port: 9, rack: None }],
             ..FetchAnswer::default()
         }
     }
@@ -205,6 +262,12 @@ mod tests {
             }
             let records: Vec<_> = topic.partitions.iter().map(|p| p.records.clone().unwrap()).collect();
             assert_eq!(records, [&b"one two"[..], b"", b"three"]);
+            let told = version >= CURRENT_LEADER_SINCE;
+            let leader = &topic.partitions[1].current_leader;
+            assert_eq!((leader.leader_id.0, leader.leader_epoch), if told { (7, 5) } else { (-1, -1) });
+            let endpoints: Vec<_> =
+                response.node_endpoints.iter().map(|e| (e.node_id.0, e.host.to_string(), e.port)).collect();
+            assert_eq!(endpoints, if told { vec![(7, "h".to_owned(), 9)] } else { Vec::new() });
             assert!(
                 topic.partitions.iter().all(|p| p.high_watermark == 40 && p.aborted_transactions.is_none())
             );

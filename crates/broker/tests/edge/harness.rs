@@ -1,14 +1,14 @@
 //! A broker in memory, and the batches that tests send to it.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::records::{
     Compression, NO_PRODUCER_EPOCH, NO_PRODUCER_ID, NO_SEQUENCE, Record, RecordBatchDecoder,
     RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
-use kafscale_broker::{Broker, BrokerConfig, hosted_partitions};
+use kafscale_broker::{Broker, BrokerConfig, Candidate, Foundation, Listeners, Membership, MetricsServer};
 use kafscale_core::clock::Clock;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
@@ -32,7 +32,9 @@ pub fn now_ms() -> i64 {
 /// A running broker with the stores below it.
 pub struct Harness {
     pub broker: Broker,
+    pub metrics: MetricsServer,
     log: Log,
+    membership: Membership,
 }
 
 impl Harness {
@@ -47,13 +49,26 @@ impl Harness {
         let mut config = BrokerConfig::new("test-cluster-id-0123456", NodeId(1));
         config.listen = "127.0.0.1:0".parse().unwrap();
         adjust(&mut config);
-        let partitions = hosted_partitions(&config, &metadata).await.unwrap();
-        let log_config = LogConfig::new(StoreUrl::Memory, 1, 1);
-        let keys = metadata.keys().clone();
-        let log = Log::open(log_config, store, keys, Arc::clone(&clock)).await.unwrap();
-        assert!(log.acquire(partitions).await.iter().all(|(_, outcome)| outcome.is_ok()));
-        let broker = Broker::start(config, log.clone(), metadata, clock).await.unwrap();
-        Harness { broker, log }
+        let listeners = Listeners::bind(&config).unwrap();
+        let candidate = Candidate {
+            node_id: config.node_id,
+            endpoints: listeners.endpoints(),
+            rack: config.rack.clone(),
+            version: "test".to_owned(),
+            metrics_address: None,
+            lease_ttl: Duration::from_secs(600),
+            store: None,
+            has_chain: false,
+        };
+        let membership = Membership::join(&metadata, &candidate, &*clock).await.unwrap();
+        let log_config = LogConfig::new(StoreUrl::Memory, 1, membership.identity.epoch);
+        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::clone(&clock)).await.unwrap();
+        let foundation = Foundation { log: log.clone(), metadata, clock };
+        let broker = Broker::start(config, listeners, &membership, foundation).await.unwrap();
+        broker.ready().await;
+        let metrics = MetricsServer::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        metrics.show(&broker);
+        Harness { broker, metrics, log, membership }
     }
 
     pub async fn client(&self) -> Client {
@@ -63,6 +78,7 @@ impl Harness {
     pub async fn stop(self) {
         self.broker.shutdown().await;
         self.log.shutdown().await;
+        self.membership.leave().await;
     }
 }
 

@@ -132,7 +132,6 @@ async fn large_requests_that_never_come_do_not_stop_small_ones() {
 #[tokio::test]
 async fn a_consumer_that_takes_nothing_is_disconnected() {
     let harness = Harness::start_with(|config| {
-        config.metrics_listen = Some("127.0.0.1:0".parse().unwrap());
         config.write_stall_timeout = Duration::from_millis(300);
     })
     .await;

@@ -11,7 +11,7 @@ use crate::client::{name, text};
 use crate::harness::{Harness, batch};
 
 pub async fn get(harness: &Harness, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(harness.broker.metrics_addr().unwrap()).await.unwrap();
+    let mut stream = TcpStream::connect(harness.metrics.address()).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
@@ -27,8 +27,7 @@ fn value(text: &str, series: &str) -> Option<f64> {
 
 #[tokio::test]
 async fn one_scrape_tells_where_every_partition_ends() {
-    let harness =
-        Harness::start_with(|config| config.metrics_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    let harness = Harness::start().await;
     let mut client = harness.client().await;
     client.create_topic("orders", 2, &[]).await;
     client.produce("orders", 1, batch(&["a", "b", "c"])).await;
@@ -62,8 +61,7 @@ async fn one_scrape_tells_where_every_partition_ends() {
 
 #[tokio::test]
 async fn one_scrape_tells_the_lag_of_every_group() {
-    let harness =
-        Harness::start_with(|config| config.metrics_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    let harness = Harness::start().await;
     let mut client = harness.client().await;
     client.create_topic("orders", 1, &[]).await;
     client.produce("orders", 0, batch(&["a", "b", "c"])).await;
@@ -91,8 +89,7 @@ async fn one_scrape_tells_the_lag_of_every_group() {
 
 #[tokio::test]
 async fn every_family_has_help_and_a_type_and_stands_once() {
-    let harness =
-        Harness::start_with(|config| config.metrics_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    let harness = Harness::start().await;
     let mut client = harness.client().await;
     client.create_topic("orders", 1, &[]).await;
     client.produce("orders", 0, batch(&["a"])).await;

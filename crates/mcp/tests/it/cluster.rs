@@ -55,6 +55,7 @@ impl Cluster {
             port: 9092,
             rack: None,
             version: "0.1.0".into(),
+            listeners: Vec::new(),
             metrics_address: metrics.map(|address| address.to_string()),
             epoch: 0,
             started_ms: 1_700_000_000_000,

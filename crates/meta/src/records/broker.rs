@@ -8,12 +8,23 @@ use serde::{Deserialize, Serialize};
 
 use super::{Keyspace, Record, codec::decode_number};
 
+/// Where a further listener of a broker is reached, for clients that come in by a listener of that name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRecord {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+}
+
 /// A live broker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerRecord {
-    /// Where clients reach it.
+    /// Where clients reach it by its main listener.
     pub host: String,
     pub port: u16,
+    /// The others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<ListenerRecord>,
     pub rack: Option<String>,
     /// The release that it runs.
     pub version: String,
@@ -61,8 +72,13 @@ mod tests {
             (host, version) in (any_name(), any_name()),
             (rack, metrics_address) in (proptest::option::of(any_name()), proptest::option::of(any_name())),
             port: u16, epoch: u64, started_ms: i64, node_id: i32,
+            listeners in proptest::collection::vec((any_name(), any_name(), any::<u16>()), 0..3),
         ) {
-            check_encoding(&BrokerRecord { host, port, rack, version, metrics_address, epoch, started_ms });
+            let listener = |(name, host, port)| ListenerRecord { name, host, port };
+            let listeners = listeners.into_iter().map(listener).collect();
+            check_encoding(&BrokerRecord {
+                host, port, listeners, rack, version, metrics_address, epoch, started_ms,
+            });
             prop_assert_eq!(keyspace().parse_broker(&keyspace().broker(node_id)), Some(node_id));
         }
     }
@@ -79,6 +95,7 @@ mod tests {
         let record = BrokerRecord {
             host: "broker-1".into(),
             port: 9092,
+            listeners: Vec::new(),
             rack: None,
             version: "0.1.0".into(),
             metrics_address: Some("broker-1:9093".into()),
@@ -90,6 +107,14 @@ mod tests {
             concat!(
                 r#"{"v":1,"host":"broker-1","port":9092,"rack":null,"version":"0.1.0","#,
                 r#""metrics_address":"broker-1:9093","epoch":7,"started_ms":1}"#
+            ),
+        );
+        let internal = ListenerRecord { name: "INTERNAL".into(), host: "b".into(), port: 9 };
+        check_bytes(
+            &BrokerRecord { listeners: vec![internal], metrics_address: None, ..record },
+            concat!(
+                r#"{"v":1,"host":"broker-1","port":9092,"listeners":[{"name":"INTERNAL","host":"b","port":9}],"#,
+                r#""rack":null,"version":"0.1.0","metrics_address":null,"epoch":7,"started_ms":1}"#
             ),
         );
     }

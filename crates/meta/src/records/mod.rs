@@ -22,7 +22,7 @@ mod producers;
 mod topic;
 
 pub use assignment::{AssignmentRecord, PartitionAssignment};
-pub use broker::BrokerRecord;
+pub use broker::{BrokerRecord, ListenerRecord};
 pub use broker_config::{BrokerConfigRecord, ConfigScope};
 pub use chain::ChainRecord;
 pub use cluster::ClusterRecord;

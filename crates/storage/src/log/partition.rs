@@ -272,6 +272,11 @@ impl Partition {
         self.inner.state.lock().offsets()
     }
 
+    /// Whether it was handed over, abandoned or deleted since it was looked up.
+    pub fn is_gone(&self) -> bool {
+        self.inner.state.lock().gone
+    }
+
     /// Bytes in segments and in the tail.
     pub fn size_bytes(&self) -> u64 {
         let state = self.inner.state.lock();
