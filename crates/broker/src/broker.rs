@@ -92,10 +92,13 @@ impl Broker {
         let image = image(&config, &endpoints, membership)?;
         let following = Following::begin(metadata.clone(), image.clone()).await?;
         let Image { topics, settings, cluster } = image;
-        let topic_id = |topic: &str| topics.get(topic).map(|topic| topic.id);
-        let coordinator =
-            Coordinator::start(config.coordinator.clone(), metadata.clone(), Arc::clone(&clock), topic_id)
-                .await?;
+        let coordinator = Coordinator::start(
+            config.coordinator.clone(),
+            metadata.clone(),
+            Arc::clone(&clock),
+            membership.identity,
+            membership.lease(),
+        );
         let chains: Arc<dyn Chains> = Arc::new(log.clone());
         let controller =
             Controller::new(metadata.clone(), chains, membership.identity, membership.lease_id());
@@ -149,10 +152,11 @@ impl Broker {
         &self.node
     }
 
-    /// Returns when everything that this broker owns is served.
+    /// Returns when everything that this broker owns is served, and every group has a coordinator.
     pub async fn ready(&self) {
         // The sender is in the node.
         let _ = self.node.cluster.progress().wait_for(|progress| *progress == Progress::Ready).await;
+        self.node.coordinator.ready().await;
     }
 
     /// Stops accepting, answers what was asked within the drain timeout, and ends. The log is the caller's to shut down.

@@ -12,7 +12,6 @@ use tokio_util::task::TaskTracker;
 use crate::admin::TopicAdmin;
 use crate::cluster::Cluster;
 use crate::config::BrokerConfig;
-use crate::connection::Peer;
 use crate::controller::ControllerStats;
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
@@ -50,12 +49,4 @@ pub struct Node {
     pub response_memory: Arc<Semaphore>,
     /// Cancelled when the broker begins to stop: nothing waits any longer.
     pub stopping: CancellationToken,
-}
-
-impl Node {
-    /// Where a client is told to find this broker: by the listener that it came in by.
-    pub fn endpoint(&self, peer: &Peer) -> &Endpoint {
-        let same = self.endpoints.iter().find(|endpoint| endpoint.listener == peer.listener);
-        same.unwrap_or(&self.endpoints[0])
-    }
 }

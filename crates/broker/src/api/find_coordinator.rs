@@ -1,6 +1,7 @@
 //! FindCoordinator (10), versions 0–6: who coordinates a group; several at once since version 4 (KIP-699).
 //!
-//! Every group is coordinated by this broker.
+//! Any broker can be asked, and answers what it has last seen of the slots' records, with the address that the coordinator has for
+//! the listener by which the client came in. COORDINATOR_NOT_AVAILABLE while a slot has no live coordinator.
 //!
 //! Differs from Apache Kafka: there are no transactions and no share groups yet. Their keys are refused with
 //! TRANSACTIONAL_ID_AUTHORIZATION_FAILED, on which clients give up at once, and INVALID_REQUEST, and a message that says why.
@@ -11,8 +12,11 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::find_coordinator_response::Coordinator;
 use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinatorResponse};
 use kafka_protocol::protocol::StrBytes;
+use kafscale_core::ids::NodeId;
 
 use super::{RequestContext, str_bytes};
+use crate::cluster::Brokers;
+use crate::listeners::Endpoint;
 use crate::node::Node;
 
 const GROUP: i8 = 0;
@@ -25,17 +29,20 @@ pub async fn handle(
     ctx: &RequestContext,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let found = find(request.key_type);
+    let brokers = node.cluster.brokers();
     if ctx.version >= 4 {
-        let keys = request.coordinator_keys.into_iter();
-        let coordinators = keys.map(|key| coordinator(node, ctx, key, found)).collect();
+        let find = |key: StrBytes| {
+            let found = find(node, ctx, &brokers, request.key_type, &key);
+            coordinator(ctx, key, found)
+        };
+        let coordinators = request.coordinator_keys.into_iter().map(find).collect();
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
     }
-    match found {
-        Ok(()) => FindCoordinatorResponse::default()
-            .with_node_id(BrokerId(node.config.node_id.0))
-            .with_host(str_bytes(&node.endpoint(&ctx.peer).host))
-            .with_port(i32::from(node.endpoint(&ctx.peer).port)),
+    match find(node, ctx, &brokers, request.key_type, &request.key) {
+        Ok((node_id, endpoint)) => FindCoordinatorResponse::default()
+            .with_node_id(BrokerId(node_id.0))
+            .with_host(str_bytes(&endpoint.host))
+            .with_port(i32::from(endpoint.port)),
         Err((error, message)) => FindCoordinatorResponse::default()
             .with_error_code(ctx.fail(error))
             .with_error_message((ctx.version >= 1).then(|| StrBytes::from_static_str(message)))
@@ -44,24 +51,38 @@ pub async fn handle(
     }
 }
 
-fn find(key_type: i8) -> Result<(), Refused> {
+fn find<'a>(
+    node: &Node,
+    ctx: &RequestContext,
+    brokers: &'a Brokers,
+    key_type: i8,
+    key: &str,
+) -> Result<(NodeId, &'a Endpoint), Refused> {
     match key_type {
-        GROUP => Ok(()),
+        GROUP => {}
         TRANSACTION => {
             let message = "Transactions are not supported by this broker yet.";
-            Err((ResponseError::TransactionalIdAuthorizationFailed, message))
+            return Err((ResponseError::TransactionalIdAuthorizationFailed, message));
         }
-        _ => Err((ResponseError::InvalidRequest, "This broker coordinates consumer groups only.")),
+        _ => return Err((ResponseError::InvalidRequest, "This broker coordinates consumer groups only.")),
     }
+    let owner = node.coordinator.coordinator_of(key);
+    let broker = owner.and_then(|owner| brokers.get(owner.node_id).filter(|broker| broker.id == owner));
+    let endpoint = broker.and_then(|broker| Some((broker.id.node_id, broker.endpoint(&ctx.peer.listener)?)));
+    endpoint.ok_or((ResponseError::CoordinatorNotAvailable, "The coordinator is not available."))
 }
 
-fn coordinator(node: &Node, ctx: &RequestContext, key: StrBytes, found: Result<(), Refused>) -> Coordinator {
+fn coordinator(
+    ctx: &RequestContext,
+    key: StrBytes,
+    found: Result<(NodeId, &Endpoint), Refused>,
+) -> Coordinator {
     let answer = Coordinator::default().with_key(key);
     match found {
-        Ok(()) => answer
-            .with_node_id(BrokerId(node.config.node_id.0))
-            .with_host(str_bytes(&node.endpoint(&ctx.peer).host))
-            .with_port(i32::from(node.endpoint(&ctx.peer).port)),
+        Ok((node_id, endpoint)) => answer
+            .with_node_id(BrokerId(node_id.0))
+            .with_host(str_bytes(&endpoint.host))
+            .with_port(i32::from(endpoint.port)),
         Err((error, message)) => answer
             .with_error_code(ctx.fail(error))
             .with_error_message(Some(StrBytes::from_static_str(message)))

@@ -1,6 +1,7 @@
-//! ListGroups (16), versions 0–5: all groups, by state since version 4 (KIP-518) and by type since 5 (KIP-848).
+//! ListGroups (16), versions 0–5: the groups that this broker coordinates, by state since version 4 (KIP-518) and by type since 5
+//! (KIP-848). Clients ask every broker.
 //!
-//! All groups are of the type `classic`.
+//! All groups are of the type `classic`. COORDINATOR_LOAD_IN_PROGRESS while some of them are being read.
 
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::group::GROUP_TYPE;
 
+use super::group_error::code_of;
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
 
 pub async fn handle(
     node: &Arc<Node>,
-    _ctx: &RequestContext,
+    ctx: &RequestContext,
     request: ListGroupsRequest,
 ) -> ListGroupsResponse {
     let passes = |filter: &[StrBytes], value: &str| {
@@ -23,7 +25,10 @@ pub async fn handle(
     if !passes(&request.types_filter, GROUP_TYPE) {
         return ListGroupsResponse::default();
     }
-    let listed = node.coordinator.list().into_iter();
+    let listed = match node.coordinator.list() {
+        Ok(listed) => listed.into_iter(),
+        Err(error) => return ListGroupsResponse::default().with_error_code(ctx.fail(code_of(error))),
+    };
     let groups = listed.filter(|group| passes(&request.states_filter, group.state.name())).map(|group| {
         ListedGroup::default()
             .with_group_id(GroupId(str_bytes(&group.group)))

@@ -5,6 +5,7 @@
 //! Version 10, which names topics by id, is not offered because the message crate does not have it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
@@ -15,12 +16,16 @@ use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, TopicN
 use kafscale_core::group::offsets::CommittedOffset;
 use kafscale_core::group::{Generation, GroupError, MemberIdentity};
 use kafscale_core::ids::{LeaderEpoch, Offset};
+use tokio::time::Instant;
 
 use super::RequestContext;
 use super::group_error::code_of;
 use crate::coordinator::PartitionCommit;
 use crate::node::Node;
 use crate::topics::Topic;
+
+/// How long a topic that exists may take to come in.
+const COMES_IN_WITHIN: Duration = Duration::from_secs(2);
 
 /// What becomes of a partition before the group is asked.
 enum Checked {
@@ -48,7 +53,7 @@ pub async fn handle(
     let mut commits = Vec::new();
     let mut checked: Vec<(TopicName, Vec<(i32, Checked)>)> = Vec::with_capacity(request.topics.len());
     for asked in request.topics {
-        let topic = node.topics.get(&asked.name);
+        let topic = find(node, &asked.name).await;
         let partitions: Vec<(i32, Checked)> = asked
             .partitions
             .into_iter()
@@ -72,6 +77,18 @@ pub async fn handle(
     };
     let topics = checked.into_iter().map(|(name, partitions)| answer(ctx, name, partitions, result));
     OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+/// A topic that was just created may not have come in here yet, and clients take a topic that is not known for gone.
+async fn find(node: &Node, name: &str) -> Option<Arc<Topic>> {
+    if let Some(topic) = node.topics.get(name) {
+        return Some(topic);
+    }
+    let stored = node.metadata.load_topic(name).await;
+    if matches!(stored, Ok(Some(_))) {
+        node.cluster.until(Instant::now() + COMES_IN_WITHIN, || node.topics.get(name).is_some()).await;
+    }
+    node.topics.get(name)
 }
 
 fn check(node: &Node, topic: Option<&Topic>, asked: OffsetCommitRequestPartition, times: Times) -> Checked {

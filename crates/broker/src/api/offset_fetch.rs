@@ -15,13 +15,18 @@ use kafka_protocol::messages::offset_fetch_response::{
 };
 use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
+use kafscale_core::group::GroupError;
 use kafscale_core::group::offsets::{CommittedOffset, CommittedOffsets};
 
+use super::group_error::code_of;
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
 
 /// The partitions of a topic, with their committed offsets.
 type Found = (TopicName, Vec<(i32, Option<CommittedOffset>)>);
+
+/// What is asked for: partitions by topic, or all that there are.
+type Asked = Option<Vec<(TopicName, Vec<i32>)>>;
 
 pub async fn handle(
     node: &Arc<Node>,
@@ -29,27 +34,48 @@ pub async fn handle(
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {
     if ctx.version >= 8 {
-        let groups = request.groups.into_iter().map(|group| fetch_group(node, group));
+        let groups = request.groups.into_iter().map(|group| fetch_group(node, ctx, group));
         return OffsetFetchResponse::default().with_groups(groups.collect());
     }
-    let topics =
+    let asked: Asked =
         request.topics.map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());
-    let found = fetch(node, &request.group_id, topics);
-    OffsetFetchResponse::default().with_topics(found.into_iter().map(old_topic).collect())
+    match fetch(node, &request.group_id, asked.clone()) {
+        Ok(found) => {
+            OffsetFetchResponse::default().with_topics(found.into_iter().map(|t| old_topic(t, 0)).collect())
+        }
+        Err(error) => {
+            let code = ctx.fail(code_of(error));
+            if ctx.version >= 2 {
+                return OffsetFetchResponse::default().with_error_code(code);
+            }
+            // Version 1 has no place for an error but the partitions.
+            let unknown = |(name, partitions): (TopicName, Vec<i32>)| {
+                old_topic((name, partitions.into_iter().map(|p| (p, None)).collect()), code)
+            };
+            let topics = asked.unwrap_or_default().into_iter().map(unknown).collect();
+            OffsetFetchResponse::default().with_topics(topics)
+        }
+    }
 }
 
-fn fetch_group(node: &Node, asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup {
+fn fetch_group(
+    node: &Node,
+    ctx: &RequestContext,
+    asked: OffsetFetchRequestGroup,
+) -> OffsetFetchResponseGroup {
     let topics =
         asked.topics.map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());
     let found = fetch(node, &asked.group_id, topics);
-    OffsetFetchResponseGroup::default()
-        .with_group_id(asked.group_id)
-        .with_topics(found.into_iter().map(topic).collect())
+    let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id);
+    match found {
+        Ok(found) => answer.with_topics(found.into_iter().map(topic).collect()),
+        Err(error) => answer.with_error_code(ctx.fail(code_of(error))),
+    }
 }
 
-/// What a group has committed for these topics, or for all of them.
-fn fetch(node: &Node, group: &str, topics: Option<Vec<(TopicName, Vec<i32>)>>) -> Vec<Found> {
-    node.coordinator.offsets(group, |offsets| match topics {
+/// What a group has committed.
+fn fetch(node: &Node, group: &str, asked: Asked) -> Result<Vec<Found>, GroupError> {
+    node.coordinator.offsets(group, |offsets| match asked {
         Some(topics) => {
             topics.into_iter().map(|(name, partitions)| look_up(node, offsets, name, partitions)).collect()
         }
@@ -90,7 +116,7 @@ fn topic((name, partitions): Found) -> OffsetFetchResponseTopics {
         .with_partitions(partitions.into_iter().map(partition).collect())
 }
 
-fn old_topic((name, partitions): Found) -> OffsetFetchResponseTopic {
+fn old_topic((name, partitions): Found, error_code: i16) -> OffsetFetchResponseTopic {
     let partition = |(index, committed): (i32, Option<CommittedOffset>)| {
         let (offset, epoch, metadata) = values(committed);
         OffsetFetchResponsePartition::default()
@@ -98,6 +124,7 @@ fn old_topic((name, partitions): Found) -> OffsetFetchResponseTopic {
             .with_committed_offset(offset)
             .with_committed_leader_epoch(epoch)
             .with_metadata(Some(metadata))
+            .with_error_code(error_code)
     };
     OffsetFetchResponseTopic::default()
         .with_name(name)

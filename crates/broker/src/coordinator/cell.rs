@@ -14,6 +14,7 @@ use tracing::error;
 use super::Shared;
 use super::command::Command;
 use super::task::GroupTask;
+use super::tenure::Tenure;
 
 /// Requests that wait for the group's task. Whoever sends more waits with its connection.
 const MAILBOX_SIZE: usize = 256;
@@ -21,6 +22,8 @@ const MAILBOX_SIZE: usize = 256;
 #[derive(Debug)]
 pub(super) struct Cell {
     pub id: Arc<str>,
+    /// The period in which this broker coordinates the group.
+    pub tenure: Arc<Tenure>,
     /// Changed only by the writer, after the change was written.
     pub offsets: RwLock<CommittedOffsets>,
     pub status: Mutex<Status>,
@@ -61,7 +64,13 @@ pub(super) enum Delivery {
 }
 
 impl Cell {
-    pub fn new(id: Arc<str>, group: Group, offsets: CommittedOffsets, stored: bool) -> Cell {
+    pub fn new(
+        tenure: &Arc<Tenure>,
+        id: Arc<str>,
+        group: Group,
+        offsets: CommittedOffsets,
+        stored: bool,
+    ) -> Cell {
         let status = Status {
             state: group.state(),
             protocol_type: group.protocol_type().to_owned(),
@@ -72,6 +81,7 @@ impl Cell {
         };
         Cell {
             id,
+            tenure: Arc::clone(tenure),
             offsets: RwLock::new(offsets),
             status: Mutex::new(status),
             unwritten: AtomicUsize::new(0),
@@ -129,8 +139,9 @@ impl Cell {
     ) -> mpsc::Sender<Command> {
         let (mailbox, commands) = mpsc::channel(MAILBOX_SIZE);
         *slot = Slot::Active(mailbox.clone());
+        shared.account(&mut self.status.lock(), group.weight_bytes());
         let task = GroupTask::new(Arc::clone(shared), Arc::clone(self), group, commands);
-        shared.tasks.spawn(task.run());
+        shared.spawn(&self.tenure, task.run());
         mailbox
     }
 
@@ -161,14 +172,13 @@ impl Cell {
     /// is forgotten altogether.
     pub fn rest(
         self: &Arc<Self>,
-        shared: &Shared,
         group: Box<Group>,
         commands: &mpsc::Receiver<Command>,
     ) -> Result<(), Box<Group>> {
         // The order of these locks is the same everywhere: first the map, then the slot.
-        let mut cells = shared.cells.lock();
+        let mut cells = self.tenure.cells.lock();
         let mut slot = self.slot.lock();
-        if !commands.is_empty() {
+        if !commands.is_empty() || self.tenure.ended.is_cancelled() {
             return Err(group);
         }
         if self.is_trace_of_nothing() {
@@ -190,9 +200,17 @@ impl Cell {
     }
 
     /// Takes the cell out of the map, so that the next request for the group makes a new one.
-    pub fn forget(&self, shared: &Shared) {
-        let mut cells = shared.cells.lock();
+    pub fn forget(&self) {
+        let mut cells = self.tenure.cells.lock();
         *self.slot.lock() = Slot::Forgotten;
         cells.remove(&self.id);
+    }
+
+    /// Lets a group at rest go with its tenure. A task finds out by itself.
+    pub fn forget_at_rest(&self) {
+        let mut slot = self.slot.lock();
+        if matches!(&*slot, Slot::Resting(_)) {
+            *slot = Slot::Forgotten;
+        }
     }
 }

@@ -24,12 +24,34 @@ pub(super) enum Command {
         partitions: Vec<NamedPartition>,
         reply: oneshot::Sender<DeletedOffsets>,
     },
-    Describe(oneshot::Sender<GroupView>),
+    Describe(oneshot::Sender<Result<GroupView, GroupError>>),
     Delete(oneshot::Sender<Result<(), GroupError>>),
     /// Look for offsets whose retention is over.
     Expire,
     #[cfg(test)]
     Panic,
+}
+
+impl Command {
+    /// Answers with an error.
+    pub fn refuse(self, error: GroupError) {
+        // An asker that is gone needs no answer.
+        match self {
+            Command::Join(request, reply) => {
+                let _ = reply.send(JoinReply { member_id: request.member_id, result: Err(error) });
+            }
+            Command::Sync(_, reply) => drop(reply.send(Err(error))),
+            Command::Heartbeat(_, reply) | Command::Commit { reply, .. } | Command::Delete(reply) => {
+                let _ = reply.send(Err(error));
+            }
+            Command::Leave(_, reply) => drop(reply.send(Err(error))),
+            Command::DeleteOffsets { reply, .. } => drop(reply.send(Err(error))),
+            Command::Describe(reply) => drop(reply.send(Err(error))),
+            Command::Expire => {}
+            #[cfg(test)]
+            Command::Panic => {}
+        }
+    }
 }
 
 pub(super) type DeletedOffsets = Result<Vec<Result<(), GroupError>>, GroupError>;

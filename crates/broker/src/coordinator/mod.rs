@@ -1,28 +1,40 @@
 //! The group coordinator: finds each group its task, keeps committed offsets, and writes both to the metadata store.
 //!
+//! Groups belong to slots, and each slot is coordinated by one incarnation of one broker ([`slots`], ADR 0007). [`follow`] loads the
+//! groups of the slots that this one is given, for a [`tenure`] that ends when the slot is taken or asked for.
+//!
 //! A group's state machine ([`kafscale_core::group::Group`]) is owned by one task while anything can happen to it, and
 //! rests in its [`cell::Cell`] otherwise. All writes go through one [`writer`], in order, many in one transaction.
 //!
 //! Invariants:
+//! - nothing is answered for a group of another broker's slot, nor when the lease may have run out;
 //! - a commit is visible, and answered, only after the transaction that holds it succeeded;
-//! - the metadata store sees the writes of a group in the order in which the group decided them;
+//! - the metadata store sees the writes of a group in the order in which the group decided them, and those of one coordinator
+//!   only while it is the group's;
 //! - a group that is neither stored nor has members is forgotten, so that probing for groups leaves nothing behind.
 //!
-//! Left to others: Kafka messages and error codes (the `api` files), whether a topic exists (their callers).
+//! Left to others: Kafka messages and error codes (the `api` files), whether a topic exists (their callers), who gets which
+//! slot (the controller).
 
 mod cell;
 mod command;
+mod follow;
+mod gone;
+mod guard;
+mod plan;
 mod record;
+mod slots;
 mod stats;
 mod sweep;
 mod task;
+mod tenure;
 mod timeline;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -35,18 +47,22 @@ use kafscale_core::group::{
 };
 use kafscale_core::ids::TopicId;
 use kafscale_core::names::TOPIC_NAME_MAX_BYTES;
+use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::{Keyspace, OffsetKey};
-use kafscale_meta::{MAX_KEY_BYTES, Metadata};
+use kafscale_meta::{LeaseState, MAX_KEY_BYTES, Metadata};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use cell::{Cell, Delivery, Status};
 use command::Command;
+use follow::Follower;
+use slots::Slots;
+use tenure::Tenure;
 use timeline::Timeline;
-use writer::{Change, WriteQueue};
+use writer::WriteQueue;
 
 /// The broker's `group.*` and `offsets.*` settings.
 #[derive(Debug, Clone)]
@@ -91,7 +107,7 @@ pub struct PartitionCommit {
 /// A partition by the name of its topic, as commits name it.
 pub type NamedPartition = (Arc<str>, i32);
 
-/// Coordinates all groups of this broker.
+/// Coordinates the groups of this broker's slots.
 #[derive(Debug)]
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -105,7 +121,7 @@ struct Shared {
     keys: Keyspace,
     clock: Arc<dyn Clock>,
     timeline: Timeline,
-    cells: Mutex<HashMap<Arc<str>, Arc<Cell>>>,
+    slots: Arc<Slots>,
     writes: WriteQueue,
     /// What the members of all groups take in memory.
     members_bytes: AtomicUsize,
@@ -129,46 +145,32 @@ enum NotAsked {
 }
 
 impl Coordinator {
-    /// Loads all groups and offsets. `topic_id` tells the current id of a topic, so that offsets of topics which were
-    /// deleted meanwhile are deleted too.
-    pub async fn start(
+    /// Coordinates whatever slots this incarnation is given, as long as its lease holds. Must be called within a tokio runtime.
+    pub fn start(
         config: CoordinatorConfig,
         metadata: Metadata,
         clock: Arc<dyn Clock>,
-        topic_id: impl Fn(&str) -> Option<TopicId>,
-    ) -> kafscale_meta::Result<Coordinator> {
+        own: Incarnation,
+        lease: watch::Receiver<LeaseState>,
+    ) -> Coordinator {
         let timeline = Timeline::starting_at(clock.now_ms());
-        let loaded = record::load(&metadata, config.group, timeline.now_ms(), topic_id).await?;
-        let keys = metadata.keys().clone();
-        let (writes, writing) = writer::start(Arc::clone(metadata.store()));
+        let slots = Arc::new(Slots::new(own, lease));
+        let (writes, writing) = writer::start(metadata.clone(), Arc::clone(&slots));
         let shared = Arc::new(Shared {
             config,
-            keys,
+            keys: metadata.keys().clone(),
             clock,
             timeline,
-            cells: Mutex::new(loaded.cells),
+            slots,
             writes,
             members_bytes: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
-        for (cell, stale) in loaded.stale_offsets {
-            let removals =
-                stale.into_iter().map(|(topic, partition)| Change::RemoveOffset { topic, partition });
-            shared.writes.enqueue(&shared.keys, &cell, removals.collect(), None);
-        }
-        // Members may have died with the last coordinator: their sessions must run.
-        let cells: Vec<Arc<Cell>> = shared.cells.lock().values().cloned().collect();
-        for cell in cells {
-            let weight_bytes = cell.at_rest(Group::weight_bytes).unwrap_or(0);
-            shared.account(&mut cell.status.lock(), weight_bytes);
-            if weight_bytes > 0 {
-                cell.activate(&shared);
-            }
-        }
-        shared.tasks.spawn(sweep::run(Arc::clone(&shared)));
-        Ok(Coordinator { shared, writing: Mutex::new(Some(writing)) })
+        shared.tasks.spawn(sweep::run(Arc::clone(&shared), metadata.clone()));
+        shared.tasks.spawn(Follower::new(Arc::clone(&shared), metadata).run());
+        Coordinator { shared, writing: Mutex::new(Some(writing)) }
     }
 
     /// Sends all waiting members away and finishes the writes. Groups go on where they were after the next start.
@@ -183,6 +185,16 @@ impl Coordinator {
         {
             tracing::error!(%error, "the task that writes groups and offsets failed");
         }
+    }
+
+    /// Who coordinates a group, as far as this broker knows.
+    pub fn coordinator_of(&self, group: &str) -> Option<Incarnation> {
+        self.shared.slots.owner_of(group)
+    }
+
+    /// Returns when every slot has a coordinator, and the groups of this broker's are served.
+    pub async fn ready(&self) {
+        self.shared.slots.ready().await;
     }
 
     pub fn config(&self) -> &CoordinatorConfig {
@@ -242,11 +254,17 @@ impl Coordinator {
     }
 
     /// Looks at the committed offsets of a group; those of an unknown group are empty.
-    pub fn offsets<T>(&self, group: &str, look: impl FnOnce(&CommittedOffsets) -> T) -> T {
-        match self.shared.cell(group) {
+    pub fn offsets<T>(
+        &self,
+        group: &str,
+        look: impl FnOnce(&CommittedOffsets) -> T,
+    ) -> Result<T, GroupError> {
+        let tenure = self.shared.slots.serving(group)?;
+        let cell = tenure.cells.lock().get(group).cloned();
+        Ok(match cell {
             Some(cell) => look(&cell.offsets.read()),
             None => look(&CommittedOffsets::default()),
-        }
+        })
     }
 
     /// Deletes committed offsets (KIP-496); the results are in the order of the partitions.
@@ -267,7 +285,7 @@ impl Coordinator {
     /// [`GroupError::NotFound`] when there is no such group.
     pub async fn describe(&self, group: &str) -> Result<GroupView, GroupError> {
         match self.ask(group, Missing::Refuse, Command::Describe).await {
-            Ok(view) => Ok(view),
+            Ok(view) => view,
             Err(NotAsked::NoSuchGroup) => Err(GroupError::NotFound),
             Err(NotAsked::Error(error)) => Err(error),
         }
@@ -281,25 +299,14 @@ impl Coordinator {
         }
     }
 
-    /// Forgets the offsets that were committed for a topic, which is gone. Returns once that is written.
+    /// Forgets the offsets that were committed for a topic, which is gone, in the groups of this broker. Returns once that is
+    /// written. (Other coordinators see by themselves that it is gone.)
     pub async fn topic_deleted(&self, topic: &str, id: TopicId) {
-        let cells: Vec<Arc<Cell>> = self.shared.cells.lock().values().cloned().collect();
-        let mut written = Vec::new();
-        for cell in cells {
-            let partitions = cell.offsets.read().partitions(topic, id);
-            if partitions.is_empty() {
-                continue;
-            }
-            let topic: Arc<str> = topic.into();
-            let removal = |partition| Change::RemoveOffset { topic: Arc::clone(&topic), partition };
-            let (done, outcome) = oneshot::channel();
-            let removals = partitions.into_iter().map(removal).collect();
-            self.shared.writes.enqueue(&self.shared.keys, &cell, removals, Some(done));
-            written.push((Arc::clone(&cell.id), outcome));
-        }
-        for (group, outcome) in written {
+        let cells = gone::cells(&self.shared.slots.tenures());
+        let gone = HashSet::from([(topic.into(), id)]);
+        for (group, outcome) in gone::remove(&self.shared, &cells, &gone) {
             if !matches!(outcome.await, Ok(Ok(()))) {
-                // They are not served for a new topic of that name, and are removed at the next start.
+                // They are not served for a new topic of that name, and are found again by a later look.
                 warn!(%group, topic, "offsets of a deleted topic could not be removed yet");
             }
         }
@@ -341,13 +348,20 @@ impl Coordinator {
         let (reply, answer) = oneshot::channel();
         self.shared.send(group, missing, command(reply)).await?;
         // A group that ends answers what it has, so that only a failed task leaves this unanswered.
-        answer.await.map_err(|_| NotAsked::Error(GroupError::CoordinatorNotAvailable))
+        let answer = answer.await.map_err(|_| NotAsked::Error(GroupError::CoordinatorNotAvailable))?;
+        // The process may have been stopped meanwhile, and somebody else may be the coordinator.
+        if self.shared.slots.holds_lease() {
+            Ok(answer)
+        } else {
+            Err(NotAsked::Error(GroupError::NotCoordinator))
+        }
     }
 }
 
 impl Shared {
-    fn cell(&self, group: &str) -> Option<Arc<Cell>> {
-        self.cells.lock().get(group).cloned()
+    /// Spawns what has to come to its end before a tenure's slot is let go.
+    fn spawn(&self, tenure: &Tenure, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(tenure.tasks.track_future(task));
     }
 
     /// Notes what a group takes in memory now.
@@ -384,9 +398,18 @@ impl Shared {
             if self.stopping.is_cancelled() {
                 return Err(NotAsked::Error(GroupError::NotCoordinator));
             }
+            let tenure = self.slots.serving(group).map_err(NotAsked::Error)?;
             let cell = match missing {
-                Missing::Create => self.cell_or_new(group).map_err(NotAsked::Error)?,
-                Missing::Refuse => self.cell(group).ok_or(NotAsked::NoSuchGroup)?,
+                Missing::Create => self.cell_or_new(&tenure, group).map_err(NotAsked::Error)?,
+                Missing::Refuse => {
+                    let cell = tenure.cells.lock().get(group).cloned();
+                    match cell {
+                        Some(cell) => cell,
+                        // A tenure that ends forgets its groups: then it is somebody else who knows.
+                        None if tenure.ended.is_cancelled() => continue,
+                        None => return Err(NotAsked::NoSuchGroup),
+                    }
+                }
             };
             match cell.deliver(self, command) {
                 Delivery::Done => return Ok(()),
@@ -400,18 +423,26 @@ impl Shared {
         }
     }
 
-    fn cell_or_new(&self, group: &str) -> Result<Arc<Cell>, GroupError> {
-        let mut cells = self.cells.lock();
-        if let Some(cell) = cells.get(group) {
+    fn cell_or_new(&self, tenure: &Arc<Tenure>, group: &str) -> Result<Arc<Cell>, GroupError> {
+        if let Some(cell) = tenure.cells.lock().get(group) {
             return Ok(Arc::clone(cell));
         }
-        if cells.len() >= self.config.max_groups {
+        let groups: usize = self.slots.tenures().iter().map(|tenure| tenure.cells.lock().len()).sum();
+        if groups >= self.config.max_groups {
             warn!(group, max_groups = self.config.max_groups, "there are too many groups to create another");
             return Err(GroupError::CoordinatorNotAvailable);
         }
+        let mut cells = tenure.cells.lock();
+        if tenure.ended.is_cancelled() {
+            return Err(GroupError::NotCoordinator);
+        }
+        if let Some(cell) = cells.get(group) {
+            return Ok(Arc::clone(cell));
+        }
         let id: Arc<str> = group.into();
         let machine = Group::new(self.config.group, self.timeline.now_ms());
-        let cell = Arc::new(Cell::new(Arc::clone(&id), machine, CommittedOffsets::default(), false));
+        let cell = Cell::new(tenure, Arc::clone(&id), machine, CommittedOffsets::default(), false);
+        let cell = Arc::new(cell);
         cells.insert(id, Arc::clone(&cell));
         Ok(cell)
     }

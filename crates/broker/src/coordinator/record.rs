@@ -1,69 +1,85 @@
-//! Groups and offsets as records of the metadata store, and reading all of them at the start.
+//! Groups and offsets as records of the metadata store, and reading those of the slots that a broker is given.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use kafscale_core::group::offsets::{CommittedOffset, CommittedOffsets};
-use kafscale_core::group::{Generation, Group, GroupConfig, GroupSnapshot, MemberSnapshot, Protocol};
+use kafscale_core::group::{
+    Generation, Group, GroupConfig, GroupSnapshot, MemberSnapshot, Protocol, slot_of,
+};
 use kafscale_core::ids::{LeaderEpoch, Offset, TopicId};
-use kafscale_meta::records::{GroupMember, GroupProtocol, GroupRecord, OffsetRecord, Record};
-use kafscale_meta::{MAX_TXN_BYTES, Metadata};
-use tracing::info;
+use kafscale_meta::records::{
+    COORDINATOR_SLOTS, GroupMember, GroupProtocol, GroupRecord, Keyspace, OffsetKey, OffsetRecord, Record,
+};
+use kafscale_meta::{Error, ErrorKind, KeyValue, MAX_TXN_BYTES, Metadata, Result};
+use tracing::error;
 
-use super::NamedPartition;
-use super::cell::Cell;
-
-/// Everything that was in the store.
+/// The groups of some slots, by slot.
+#[derive(Default)]
 pub(super) struct Loaded {
-    pub cells: HashMap<Arc<str>, Arc<Cell>>,
-    /// Offsets of topics that no longer exist.
-    pub stale_offsets: Vec<(Arc<Cell>, Vec<NamedPartition>)>,
+    pub slots: HashMap<i32, HashMap<String, LoadedGroup>>,
+    /// Slots with a group whose records cannot be made out.
+    pub broken: HashSet<i32>,
 }
 
 #[derive(Default)]
-struct LoadedGroup {
-    record: Option<GroupRecord>,
-    offsets: CommittedOffsets,
-    stale: Vec<NamedPartition>,
+pub(super) struct LoadedGroup {
+    pub record: Option<GroupRecord>,
+    pub offsets: CommittedOffsets,
 }
 
-pub(super) async fn load(
-    metadata: &Metadata,
-    config: GroupConfig,
-    now_ms: i64,
-    topic_id: impl Fn(&str) -> Option<TopicId>,
-) -> kafscale_meta::Result<Loaded> {
-    let mut groups: HashMap<String, LoadedGroup> = HashMap::new();
-    for (group, read) in metadata.list_groups().await?.items {
-        groups.entry(group).or_default().record = Some(read.record);
-    }
-    for (key, read) in metadata.load_all_offsets().await?.items {
-        let committed = committed_offset(read.record);
-        let group = groups.entry(key.group).or_default();
-        if topic_id(&key.topic) != Some(committed.topic_id) {
-            group.stale.push((key.topic.as_str().into(), key.partition));
+/// Reads the groups of these slots, and their offsets, all in one go.
+pub(super) async fn load(metadata: &Metadata, slots: HashSet<i32>) -> Result<Loaded> {
+    let (store, keys) = (metadata.store(), metadata.keys().clone());
+    let (groups_prefix, offsets_prefix) = (keys.groups_prefix(), keys.offsets_prefix());
+    let listed = tokio::try_join!(store.range_all(&groups_prefix), store.range_all(&offsets_prefix));
+    let (groups, offsets) = listed?;
+    // That takes a while, and the runtime's threads have connections to serve.
+    let decoding = tokio::task::spawn_blocking(move || decode(&keys, &slots, &groups.kvs, &offsets.kvs));
+    decoding.await.map_err(|_| Error::new(ErrorKind::Internal, "decoding the groups ended early"))
+}
+
+fn decode(keys: &Keyspace, slots: &HashSet<i32>, groups: &[KeyValue], offsets: &[KeyValue]) -> Loaded {
+    let mut loaded =
+        Loaded { slots: slots.iter().map(|slot| (*slot, HashMap::new())).collect(), ..Loaded::default() };
+    for kv in groups {
+        let Some(group) = keys.parse_group(&kv.key) else { continue };
+        let slot = slot_of(&group, COORDINATOR_SLOTS);
+        let Some(of_slot) = loaded.slots.get_mut(&slot) else { continue };
+        match GroupRecord::decode(&kv.key, &kv.value) {
+            Ok(record) => of_slot.entry(group).or_default().record = Some(record),
+            Err(error) => loaded.refuse(slot, &error),
         }
-        group.offsets.insert(&key.topic, key.partition, committed);
     }
-    let mut loaded = Loaded { cells: HashMap::with_capacity(groups.len()), stale_offsets: Vec::new() };
-    let mut members = 0;
-    for (id, LoadedGroup { record, offsets, stale }) in groups {
-        let stored = record.is_some();
-        let group = match record {
+    for kv in offsets {
+        let Some(OffsetKey { group, topic, partition }) = keys.parse_offset(&kv.key) else { continue };
+        let slot = slot_of(&group, COORDINATOR_SLOTS);
+        let Some(of_slot) = loaded.slots.get_mut(&slot) else { continue };
+        match OffsetRecord::decode(&kv.key, &kv.value) {
+            Ok(record) => {
+                of_slot.entry(group).or_default().offsets.insert(&topic, partition, committed_offset(record));
+            }
+            Err(error) => loaded.refuse(slot, &error),
+        }
+    }
+    loaded
+}
+
+impl Loaded {
+    fn refuse(&mut self, slot: i32, error: &Error) {
+        error!(slot, %error, "the groups of a slot cannot be served");
+        self.broken.insert(slot);
+    }
+}
+
+impl LoadedGroup {
+    /// The group as it goes on here.
+    pub fn restore(&mut self, config: GroupConfig, now_ms: i64) -> Group {
+        match self.record.take() {
             Some(record) => Group::restore(snapshot(record), config, now_ms),
             None => Group::new(config, now_ms),
-        };
-        members += group.member_count();
-        let id: Arc<str> = id.into();
-        let cell = Arc::new(Cell::new(Arc::clone(&id), group, offsets, stored));
-        if !stale.is_empty() {
-            loaded.stale_offsets.push((Arc::clone(&cell), stale));
         }
-        loaded.cells.insert(id, cell);
     }
-    info!(groups = loaded.cells.len(), members, "loaded the consumer groups");
-    Ok(loaded)
 }
 
 pub(super) fn encode_offset(committed: &CommittedOffset) -> Bytes {
@@ -78,7 +94,7 @@ pub(super) fn encode_offset(committed: &CommittedOffset) -> Bytes {
     record.encode()
 }
 
-fn committed_offset(record: OffsetRecord) -> CommittedOffset {
+pub(super) fn committed_offset(record: OffsetRecord) -> CommittedOffset {
     CommittedOffset {
         offset: Offset(record.offset),
         topic_id: TopicId(record.topic_id),

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use kafscale_core::group::GroupState;
+use kafscale_core::group::{GroupError, GroupState};
 use kafscale_core::ids::Offset;
 
-use super::Coordinator;
 use super::cell::Status;
+use super::tenure::Phase;
+use super::{Coordinator, gone};
 
 /// A group as ListGroups shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +27,40 @@ pub struct GroupStats {
     pub committed: Vec<(Arc<str>, i32, Offset)>,
 }
 
+/// How many slots this broker coordinates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SlotStats {
+    pub serving: usize,
+    pub loading: usize,
+    /// Slots that were found to be another broker's when something was to be written.
+    pub fenced: u64,
+}
+
 impl Coordinator {
-    /// All groups, in the order of their ids.
-    pub fn list(&self) -> Vec<ListedGroup> {
-        let cells: Vec<_> = self.shared.cells.lock().values().cloned().collect();
+    pub fn slot_stats(&self) -> SlotStats {
+        let slots = &self.shared.slots;
+        let mut stats = SlotStats { fenced: slots.fenced(), ..SlotStats::default() };
+        for tenure in slots.tenures() {
+            match tenure.phase() {
+                Phase::Serving => stats.serving += 1,
+                Phase::Loading => stats.loading += 1,
+                Phase::Ended | Phase::Deposed => {}
+            }
+        }
+        stats
+    }
+
+    /// The groups that this broker coordinates, in the order of their ids. [`GroupError::Loading`] while some of them are being
+    /// read, and [`GroupError::CoordinatorNotAvailable`] when it may not be their coordinator any more.
+    pub fn list(&self) -> Result<Vec<ListedGroup>, GroupError> {
+        let tenures = self.shared.slots.tenures();
+        if tenures.iter().any(|tenure| tenure.phase() == Phase::Loading) {
+            return Err(GroupError::Loading);
+        }
+        if !self.shared.slots.holds_lease() {
+            return Err(GroupError::CoordinatorNotAvailable);
+        }
+        let cells = gone::cells(&tenures);
         let listed = cells.iter().map(|cell| {
             let status = cell.status.lock();
             ListedGroup {
@@ -40,12 +71,16 @@ impl Coordinator {
         });
         let mut listed: Vec<ListedGroup> = listed.collect();
         listed.sort_by(|a, b| a.group.cmp(&b.group));
-        listed
+        Ok(listed)
     }
 
-    /// All groups with their committed offsets, in the order of their ids.
+    /// The groups that this broker coordinates with their committed offsets, in the order of their ids. Empty when it may not
+    /// be their coordinator any more.
     pub fn stats(&self) -> Vec<GroupStats> {
-        let cells: Vec<_> = self.shared.cells.lock().values().cloned().collect();
+        if !self.shared.slots.holds_lease() {
+            return Vec::new();
+        }
+        let cells = gone::cells(&self.shared.slots.tenures());
         let stats = cells.iter().map(|cell| {
             let Status { state, members, .. } = cell.status.lock().clone();
             let offsets = cell.offsets.read();

@@ -1,16 +1,19 @@
-//! Retention of committed offsets: looks at all groups now and then, and wakes those that have something to forget.
+//! Retention of committed offsets: looks at the groups of this broker's slots now and then, and wakes those that have something
+//! to forget.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use kafscale_core::group::{Group, GroupState};
+use kafscale_meta::Metadata;
 use tokio::time::MissedTickBehavior;
+use tracing::debug;
 
 use super::cell::Cell;
 use super::command::Command;
-use super::{NamedPartition, Shared};
+use super::{NamedPartition, Shared, gone};
 
-pub(super) async fn run(shared: Arc<Shared>) {
+pub(super) async fn run(shared: Arc<Shared>, metadata: Metadata) {
     let mut interval = tokio::time::interval(shared.config.offsets_retention_check_interval);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -18,8 +21,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.stopping.cancelled() => return,
             _ = interval.tick() => {}
         }
-        let cells: Vec<Arc<Cell>> = shared.cells.lock().values().cloned().collect();
-        for cell in cells {
+        let tenures = shared.slots.tenures();
+        tokio::select! {
+            () = shared.stopping.cancelled() => return,
+            forgotten = gone::forget(&shared, &metadata, &tenures) => if let Err(error) = forgotten {
+                debug!(%error, "offsets of deleted topics stay until the next look at them");
+            }
+        }
+        for cell in gone::cells(&tenures) {
             // A group that a task has is asked; one at rest is only woken when it has something to forget.
             let needed = cell.at_rest(|group| !expired(&shared, &cell, group).is_nothing()).unwrap_or(true);
             if needed {

@@ -9,13 +9,15 @@ use kafscale_core::group::{
     Effect, Event, Group, GroupError, GroupState, JoinReply, LeftMember, MemberIdentity, PersistError,
     PersistId, Synced, Token,
 };
+use kafscale_meta::ErrorKind;
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use super::cell::Cell;
 use super::command::{Command, DeletedOffsets};
+use super::plan::Change;
 use super::sweep::{Expired, expired};
-use super::writer::{Change, Written, is_too_large};
+use super::writer::Written;
 use super::{NamedPartition, PartitionCommit, Shared};
 
 /// Heartbeats that wait are read before sessions end, for after a pause of the broker; but a flood of requests must not
@@ -68,7 +70,7 @@ impl GroupTask {
         GroupTask { shared, cell, group, commands, waiting, next_token: 0, streak: 0, snapshots }
     }
 
-    /// Runs until the group comes to rest, is deleted, or the coordinator stops.
+    /// Runs until the group comes to rest, is deleted, or is not coordinated here any more.
     pub async fn run(mut self) {
         loop {
             let fate = match self.next().await {
@@ -89,7 +91,7 @@ impl GroupTask {
             }
             let at_rest = self.group.is_idle() && self.waiting.is_empty() && self.snapshots.is_empty();
             if at_rest && self.commands.is_empty() {
-                match self.cell.rest(&self.shared, self.group, &self.commands) {
+                match self.cell.rest(self.group, &self.commands) {
                     Ok(()) => return,
                     Err(group) => self.group = group,
                 }
@@ -121,9 +123,9 @@ impl GroupTask {
         };
         let next = tokio::select! {
             biased;
-            () = self.shared.stopping.cancelled() => return Next::Stop,
+            () = self.cell.tenure.ended.cancelled() => return Next::Stop,
             (id, outcome) = written => {
-                let lost = || kafscale_meta::Error::new(kafscale_meta::ErrorKind::Retry, "the writer is gone");
+                let lost = || kafscale_meta::Error::new(ErrorKind::Retry, "the writer is gone");
                 Next::Written(id, outcome.unwrap_or_else(|_| Err(lost())))
             }
             command = self.commands.recv() => match command {
@@ -162,7 +164,7 @@ impl GroupTask {
             }
             Command::Commit { identity, commits, reply } => self.commit(&identity, commits, reply),
             Command::DeleteOffsets { partitions, reply } => self.delete_offsets(partitions, reply),
-            Command::Describe(reply) => answer(reply, self.group.view()),
+            Command::Describe(reply) => answer(reply, Ok(self.group.view())),
             Command::Delete(reply) => {
                 let result = self.delete().await;
                 let deleted = result.is_ok();
@@ -261,7 +263,7 @@ impl GroupTask {
         };
         let outcome = self.enqueue(commits.into_iter().map(put).collect());
         // The answer needs nothing of the group any more, and the group must not wait for it.
-        self.shared.tasks.spawn(async move { answer(reply, written(outcome).await) });
+        self.shared.spawn(&self.cell.tenure, async move { answer(reply, written(outcome).await) });
     }
 
     fn delete_offsets(&mut self, partitions: Vec<NamedPartition>, reply: oneshot::Sender<DeletedOffsets>) {
@@ -278,14 +280,15 @@ impl GroupTask {
             .into_iter()
             .zip(&results)
             .filter(|((topic, partition), result)| result.is_ok() && offsets.get(topic, *partition).is_some())
-            .map(|((topic, partition), _)| Change::RemoveOffset { topic, partition })
+            .map(|((topic, partition), _)| Change::RemoveOffset { topic, partition, of: None })
             .collect();
         drop(offsets);
         if removals.is_empty() {
             return answer(reply, Ok(results));
         }
         let outcome = self.enqueue(removals);
-        self.shared.tasks.spawn(async move { answer(reply, written(outcome).await.map(|()| results)) });
+        let answering = async move { answer(reply, written(outcome).await.map(|()| results)) };
+        self.shared.spawn(&self.cell.tenure, answering);
     }
 
     async fn delete(&mut self) -> Result<(), GroupError> {
@@ -300,7 +303,7 @@ impl GroupTask {
             Expired::Nothing => Fate::Lives,
             Expired::Offsets(offsets) => {
                 info!(group = %self.cell.id, offsets = offsets.len(), "committed offsets have expired");
-                let remove = |(topic, partition)| Change::RemoveOffset { topic, partition };
+                let remove = |(topic, partition)| Change::RemoveOffset { topic, partition, of: None };
                 // Should this fail, the next sweep finds them again.
                 drop(self.enqueue(offsets.into_iter().map(remove).collect()));
                 Fate::Lives
@@ -317,17 +320,19 @@ impl GroupTask {
 
     /// Answers everyone who still waits or asks, and leaves nothing behind in the map.
     async fn end(mut self) {
-        self.cell.forget(&self.shared);
+        self.cell.forget();
         if self.group.state() != GroupState::Dead {
             self.step(Event::Unload);
         }
         self.commands.close();
         while let Some(command) = self.commands.recv().await {
-            if let Command::Delete(reply) = command {
+            if self.cell.tenure.ended.is_cancelled() {
+                command.refuse(GroupError::NotCoordinator);
+            } else if let Command::Delete(reply) = command {
                 answer(reply, Err(GroupError::NotFound));
-                continue;
+            } else {
+                self.obey(command).await;
             }
-            self.obey(command).await;
         }
     }
 }
@@ -335,12 +340,17 @@ impl GroupTask {
 async fn written(outcome: oneshot::Receiver<Written>) -> Result<(), GroupError> {
     match outcome.await {
         Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) if error.kind() == ErrorKind::Fenced => Err(GroupError::NotCoordinator),
         Ok(Err(_)) | Err(_) => Err(GroupError::CoordinatorNotAvailable),
     }
 }
 
 fn persist_error(error: &kafscale_meta::Error) -> PersistError {
-    if is_too_large(error) { PersistError::TooLarge } else { PersistError::Retry }
+    match error.kind() {
+        ErrorKind::Fenced => PersistError::Fenced,
+        ErrorKind::Invalid => PersistError::TooLarge,
+        _ => PersistError::Retry,
+    }
 }
 
 /// An asker that is gone needs no answer.

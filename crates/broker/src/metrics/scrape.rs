@@ -167,13 +167,30 @@ fn partitions(node: &Node, text: &mut Text) -> LogEnds {
     ends
 }
 
+fn coordinator(node: &Node, text: &mut Text) {
+    let stats = node.coordinator.slot_stats();
+    let name = "kafscale_coordinator_slots";
+    text.family(name, Kind::Gauge, "Coordinator slots of this broker: groups are served, or being read.");
+    text.sample(name, &[("state", "serving")], stats.serving as f64);
+    text.sample(name, &[("state", "loading")], stats.loading as f64);
+    let name = "kafscale_coordinator_fenced_total";
+    let help = "Slots that were found to be another broker's when something was to be written.";
+    text.single(name, Kind::Counter, help, stats.fenced as f64);
+}
+
 fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
+    coordinator(node, text);
     let groups = node.coordinator.stats();
     let mut committed = Vec::new();
+    // Whether another broker knows the end of a partition that a group of this one reads.
+    let mut ends_elsewhere = false;
     for group in &groups {
         for (topic, partition, offset) in &group.committed {
             let end = ends.get(topic).and_then(|partitions| partitions.get(partition));
             let lag = end.map(|end| (end.0 - offset.0).max(0) as f64);
+            let there =
+                || node.topics.get(topic).is_some_and(|topic| topic.partition_id(*partition).is_some());
+            ends_elsewhere |= end.is_none() && there();
             committed.push((&group.group, topic, partition.to_string(), offset.0 as f64, lag));
         }
     }
@@ -183,7 +200,8 @@ fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
         text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *offset);
     }
     let name = "kafscale_consumer_group_lag";
-    text.family(name, Kind::Gauge, "Records between a group's committed offset and the log end.");
+    let help = "Records between a group's committed offset and the log end, where this broker knows both.";
+    text.family(name, Kind::Gauge, help);
     for (group, topic, partition, _, lag) in &committed {
         if let Some(lag) = lag {
             text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *lag);
@@ -193,6 +211,10 @@ fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
     text.family(name, Kind::Gauge, "Members of a group.");
     for group in &groups {
         text.sample(name, &[("group", &group.group)], group.members as f64);
+    }
+    if ends_elsewhere {
+        // A part of the lags would pass for all of them: see docs/metrics.md for how to get them from all brokers.
+        return;
     }
     let lags: Vec<f64> = committed.iter().filter_map(|(.., lag)| *lag).collect();
     let below = |bound: f64| lags.iter().filter(|lag| **lag <= bound).count() as u64;

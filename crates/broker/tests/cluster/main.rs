@@ -7,6 +7,7 @@
 #[allow(dead_code)]
 mod client;
 mod following;
+mod groups;
 mod harness;
 mod listeners;
 mod routing;

@@ -15,6 +15,8 @@ pub enum GroupError {
     CoordinatorNotAvailable,
     #[error("this broker no longer coordinates the group")]
     NotCoordinator,
+    #[error("the coordinator is reading the group, try again")]
+    Loading,
     #[error("the group id is not valid")]
     InvalidGroupId,
     #[error("the member id is not known in this group")]

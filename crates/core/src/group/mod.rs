@@ -25,6 +25,7 @@ pub mod offsets;
 mod pending;
 mod rebalance;
 mod session;
+mod slot;
 mod snapshot;
 mod static_join;
 pub mod subscription;
@@ -41,6 +42,7 @@ pub use event::{
     MemberIdentity, PersistError, Protocol, SyncRequest, Synced,
 };
 pub use ids::{Generation, InstanceId, MemberId, PersistId, Token};
+pub use slot::slot_of;
 pub use snapshot::{GroupSnapshot, MemberSnapshot};
 pub use view::{GROUP_TYPE, GroupView, MemberView};
 

@@ -5,9 +5,7 @@ use uuid::Uuid;
 use super::{Guarded, Metadata, Records, Versioned};
 use crate::{
     Compare, Op, Result, Revision, Txn,
-    records::{
-        AssignmentRecord, OffsetKey, OffsetRecord, PartitionRecord, ProducersRecord, Record, TopicRecord,
-    },
+    records::{AssignmentRecord, PartitionRecord, ProducersRecord, Record, TopicRecord},
 };
 
 /// A topic to create.
@@ -76,8 +74,8 @@ impl Metadata {
     /// Deletes the topic that was read, with everything that belongs to it. `false` means that it was changed or deleted
     /// meanwhile, and nothing was done.
     ///
-    /// The topic, its assignment and its partitions vanish at once. Committed offsets follow; should that fail, they
-    /// carry the id of a topic that is gone, and a later call to [`Metadata::delete_offsets_of_topic`] removes them.
+    /// The topic, its assignment and its partitions vanish at once. Committed offsets are left to the coordinators of their
+    /// groups; they carry the id of a topic that is gone.
     pub async fn delete_topic(&self, name: &str, read: &Versioned<TopicRecord>) -> Result<bool> {
         let topic_id = read.record.topic_id;
         let key = self.keys.topic(name);
@@ -87,27 +85,7 @@ impl Metadata {
             .and_then(Op::delete(self.keys.assignment(topic_id)))
             .and_then(Op::delete_prefix(self.keys.partitions_of_topic_prefix(topic_id)))
             .and_then(Op::delete_prefix(self.keys.producers_of_topic_prefix(topic_id)));
-        if !self.store.txn(txn).await?.succeeded {
-            return Ok(false);
-        }
-        self.delete_offsets_of_topic(name, topic_id).await?;
-        Ok(true)
-    }
-
-    /// Removes the committed offsets of one incarnation of a topic in all groups. Returns how many there were.
-    pub async fn delete_offsets_of_topic(&self, name: &str, topic_id: Uuid) -> Result<usize> {
-        let all = self.load_all_offsets().await?;
-        let of_topic = |(key, offset): &(OffsetKey, Versioned<OffsetRecord>)| {
-            (key.topic == name && offset.record.topic_id == topic_id)
-                .then(|| (self.keys.offset(key), offset.mod_revision))
-        };
-        // Guarded, since a topic of the same name may be created and consumed while we are at it.
-        let guarded = all.items.iter().filter_map(of_topic).map(|(key, revision)| {
-            let then = vec![Op::delete(&key)];
-            Guarded { when: Compare::mod_revision(key, revision), then }
-        });
-        let done = self.apply_guarded(None, guarded.collect()).await?;
-        Ok(done.iter().flatten().count())
+        Ok(self.store.txn(txn).await?.succeeded)
     }
 
     pub async fn list_assignments(&self) -> Result<Records<Uuid, AssignmentRecord>> {

@@ -1,5 +1,6 @@
 //! `coordinators/{slot}`: which incarnation of which broker coordinates the groups of a slot. Written by the controller, like an
-//! assignment; by an owner only to release what it was asked to. Every write of a coordinator is guarded by the revision of this record (ADR 0007).
+//! assignment; by an owner only to release what it was asked to, and as it is, so that an earlier write of which it lost sight cannot
+//! happen any more. Every write of a coordinator is guarded by the revision of this record (ADR 0007).
 
 use serde::{Deserialize, Serialize};
 

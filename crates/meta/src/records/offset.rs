@@ -1,5 +1,7 @@
 //! `offsets/{group}/{topic}/{partition}`: a committed offset. Written by the group's coordinator for OffsetCommit,
-//! coalesced into few transactions; removed by OffsetDelete, DeleteGroups, with the topic, and when it expires.
+//! coalesced into few transactions; removed by OffsetDelete, DeleteGroups, after its topic was deleted, and when it expires.
+//!
+//! Every write of a coordinator, here and in `groups/`, is guarded by the revision of its slot's record.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
