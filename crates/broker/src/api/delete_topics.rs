@@ -1,6 +1,7 @@
 //! DeleteTopics (20), versions 1–6: by name, or by id since version 6.
 //!
-//! A deleted topic is gone when this is answered; its space is freed with it. Its committed offsets go as well.
+//! A deleted topic is gone when this is answered; its space is freed with it. Its committed offsets are removed by the coordinators of
+//! their groups as soon as they hear of it.
 //!
 //! Differs from Apache Kafka: a name is free for a new topic at once, because everything is stored under the topic's id.
 

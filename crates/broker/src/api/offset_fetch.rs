@@ -6,6 +6,7 @@
 //!
 //! Differs from Apache Kafka: an offset that was committed for an earlier topic of the same name is not returned.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
@@ -17,6 +18,7 @@ use kafka_protocol::messages::{OffsetFetchRequest, OffsetFetchResponse, TopicNam
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::group::GroupError;
 use kafscale_core::group::offsets::{CommittedOffset, CommittedOffsets};
+use kafscale_core::ids::TopicId;
 
 use super::group_error::code_of;
 use super::{RequestContext, str_bytes};
@@ -34,12 +36,15 @@ pub async fn handle(
     request: OffsetFetchRequest,
 ) -> OffsetFetchResponse {
     if ctx.version >= 8 {
-        let groups = request.groups.into_iter().map(|group| fetch_group(node, ctx, group));
-        return OffsetFetchResponse::default().with_groups(groups.collect());
+        let mut groups = Vec::with_capacity(request.groups.len());
+        for group in request.groups {
+            groups.push(fetch_group(node, ctx, group).await);
+        }
+        return OffsetFetchResponse::default().with_groups(groups);
     }
     let asked: Asked =
         request.topics.map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());
-    match fetch(node, &request.group_id, asked.clone()) {
+    match fetch(node, &request.group_id, asked.clone()).await {
         Ok(found) => {
             OffsetFetchResponse::default().with_topics(found.into_iter().map(|t| old_topic(t, 0)).collect())
         }
@@ -58,14 +63,14 @@ pub async fn handle(
     }
 }
 
-fn fetch_group(
+async fn fetch_group(
     node: &Node,
     ctx: &RequestContext,
     asked: OffsetFetchRequestGroup,
 ) -> OffsetFetchResponseGroup {
     let topics =
         asked.topics.map(|topics| topics.into_iter().map(|t| (t.name, t.partition_indexes)).collect());
-    let found = fetch(node, &asked.group_id, topics);
+    let found = fetch(node, &asked.group_id, topics).await;
     let answer = OffsetFetchResponseGroup::default().with_group_id(asked.group_id);
     match found {
         Ok(found) => answer.with_topics(found.into_iter().map(topic).collect()),
@@ -74,32 +79,61 @@ fn fetch_group(
 }
 
 /// What a group has committed.
-fn fetch(node: &Node, group: &str, asked: Asked) -> Result<Vec<Found>, GroupError> {
+async fn fetch(node: &Node, group: &str, asked: Asked) -> Result<Vec<Found>, GroupError> {
+    let doubtful = node.coordinator.offsets(group, |offsets| doubtful(node, offsets, asked.as_ref()))?;
+    let mut ids = HashMap::new();
+    for name in doubtful {
+        let stored =
+            node.metadata.load_topic(&name).await.map_err(|_| GroupError::CoordinatorNotAvailable)?;
+        ids.insert(name, stored.map(|read| TopicId(read.record.topic_id)));
+    }
+    let current = |name: &str, committed: &CommittedOffset| match ids.get(name) {
+        Some(id) => *id == Some(committed.topic_id),
+        None => true,
+    };
     node.coordinator.offsets(group, |offsets| match asked {
         Some(topics) => {
-            topics.into_iter().map(|(name, partitions)| look_up(node, offsets, name, partitions)).collect()
+            topics.into_iter().map(|(name, partitions)| look_up(offsets, current, name, partitions)).collect()
         }
-        None => all(node, offsets),
+        None => all(offsets, current),
     })
 }
 
-fn look_up(node: &Node, offsets: &CommittedOffsets, name: TopicName, partitions: Vec<i32>) -> Found {
-    let current = |c: &&CommittedOffset| is_current(node, &name, c);
-    let found = partitions.into_iter().map(|p| (p, offsets.get(&name, p).filter(current).cloned())).collect();
+/// Topics with offsets that were not committed for the topic that this broker knows by that name: it is another one of the same
+/// name, or the committer's has not come in here yet. To take the one for the other would send consumers back to where they
+/// once began.
+fn doubtful(
+    node: &Node,
+    offsets: &CommittedOffsets,
+    asked: Option<&Vec<(TopicName, Vec<i32>)>>,
+) -> Vec<Arc<str>> {
+    let is_asked = |name: &str| asked.is_none_or(|asked| asked.iter().any(|(topic, _)| ***topic == *name));
+    let differs = |name: &str, partitions: &BTreeMap<i32, CommittedOffset>| {
+        let known = node.topics.get(name);
+        known.is_some_and(|topic| partitions.values().any(|committed| committed.topic_id != topic.id))
+    };
+    let topics = offsets.topics().filter(|(name, partitions)| is_asked(name) && differs(name, partitions));
+    topics.map(|(name, _)| Arc::clone(name)).collect()
+}
+
+fn look_up(
+    offsets: &CommittedOffsets,
+    current: impl Fn(&str, &CommittedOffset) -> bool,
+    name: TopicName,
+    partitions: Vec<i32>,
+) -> Found {
+    let committed = |p: i32| offsets.get(&name, p).filter(|committed| current(&name, committed)).cloned();
+    let found = partitions.into_iter().map(|p| (p, committed(p))).collect();
     (name, found)
 }
 
-fn all(node: &Node, offsets: &CommittedOffsets) -> Vec<Found> {
-    let topic = |(name, partitions): (&Arc<str>, &std::collections::BTreeMap<i32, CommittedOffset>)| {
-        let current = partitions.iter().filter(|(_, c)| is_current(node, name, c));
+fn all(offsets: &CommittedOffsets, current: impl Fn(&str, &CommittedOffset) -> bool) -> Vec<Found> {
+    let topic = |(name, partitions): (&Arc<str>, &BTreeMap<i32, CommittedOffset>)| {
+        let current = partitions.iter().filter(|(_, committed)| current(name, committed));
         let found: Vec<_> = current.map(|(p, c)| (*p, Some(c.clone()))).collect();
         (TopicName(str_bytes(name)), found)
     };
     offsets.topics().map(topic).filter(|(_, found)| !found.is_empty()).collect()
-}
-
-fn is_current(node: &Node, topic: &str, committed: &CommittedOffset) -> bool {
-    node.topics.get(topic).is_none_or(|topic| topic.id == committed.topic_id)
 }
 
 fn topic((name, partitions): Found) -> OffsetFetchResponseTopics {

@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kafscale_meta::records::{COORDINATOR_SLOTS, CoordinatorRecord, PartitionAssignment};
@@ -144,6 +145,9 @@ async fn load(metadata: Metadata, shared: Arc<Shared>, mut tenures: Vec<Arc<Tenu
                 let broken = std::mem::take(&mut loaded.broken);
                 let (left, whole): (Vec<_>, Vec<_>) =
                     tenures.into_iter().partition(|tenure| broken.contains(&tenure.slot));
+                for tenure in &left {
+                    tenure.unreadable.store(true, Ordering::Relaxed);
+                }
                 serve(&shared, &whole, &mut loaded.slots, from);
                 if let Err(error) = gone::forget(&shared, &metadata, &whole).await {
                     debug!(%error, "offsets of deleted topics stay until the next look at them");

@@ -10,7 +10,7 @@ use kafscale_core::group::{GroupError, slot_of};
 use kafscale_core::ids::NodeId;
 use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::{COORDINATOR_SLOTS, PartitionAssignment};
-use kafscale_meta::{LeaseState, Revision};
+use kafscale_meta::{LeaseState, Revision, lost};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -89,14 +89,19 @@ impl Slots {
         self.table.read().iter().filter_map(|seat| seat.tenure.clone()).collect()
     }
 
-    /// Returns when every slot has a coordinator, and those of this broker are served.
+    /// Returns when every slot has a coordinator, and those of this broker are served if they can be; or when its lease is lost.
     pub async fn ready(&self) {
-        let ready = |seat: &Seat| {
-            let phase = seat.tenure.as_ref().map(|tenure| tenure.phase());
-            seat.record.owner.is_some() && phase.is_none_or(|phase| phase == Phase::Serving)
+        let tried = |tenure: &Arc<Tenure>| {
+            tenure.phase() == Phase::Serving || tenure.unreadable.load(Ordering::Relaxed)
         };
-        let mut changed = self.changed.subscribe();
-        while !self.table.read().iter().all(ready) && changed.changed().await.is_ok() {}
+        let ready = |seat: &Seat| seat.record.owner.is_some() && seat.tenure.as_ref().is_none_or(tried);
+        let (mut changed, mut lease) = (self.changed.subscribe(), self.lease());
+        let waiting =
+            async { while !self.table.read().iter().all(ready) && changed.changed().await.is_ok() {} };
+        tokio::select! {
+            () = waiting => {}
+            () = lost(&mut lease) => {}
+        }
     }
 
     /// Tells those who wait for something to look again.

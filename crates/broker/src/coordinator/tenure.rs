@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use kafscale_meta::Revision;
 use kafscale_meta::records::{CoordinatorRecord, PartitionAssignment};
@@ -25,6 +26,8 @@ pub(super) struct Tenure {
     /// The groups that are known, once they are read.
     pub cells: Mutex<Cells>,
     held: Mutex<Held>,
+    /// The groups were read, but some record could not be made out.
+    pub unreadable: AtomicBool,
     /// Cancelled when the tenure ends: whoever waits is sent away.
     pub ended: CancellationToken,
     /// Tasks of groups, answers that are owed, and writes that are not done: what has to come to its end before the slot is
@@ -57,6 +60,7 @@ impl Tenure {
             epoch: record.leader_epoch,
             cells: Mutex::default(),
             held: Mutex::new(Held { record, revision, phase: Phase::Loading }),
+            unreadable: AtomicBool::new(false),
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }

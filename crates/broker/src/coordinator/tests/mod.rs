@@ -73,6 +73,12 @@ impl Bench {
         }
     }
 
+    /// Uses another store from now on.
+    fn on(&mut self, inner: Arc<EmbeddedStore>) {
+        self.store = Arc::new(FaultyStore::new(Arc::clone(&inner)));
+        self.inner = inner;
+    }
+
     /// The store as it is, without faults.
     fn metadata(&self) -> Metadata {
         Metadata::new(Arc::clone(&self.inner) as Arc<dyn MetaStore>, "test").expect("a name")

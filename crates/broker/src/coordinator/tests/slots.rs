@@ -287,6 +287,7 @@ async fn a_broken_record_keeps_only_its_own_slot_from_being_served() {
     let broken = only("broken").start;
     a.until_serving(0..broken).await;
     a.until_serving(broken + 1..COORDINATOR_SLOTS).await;
+    a.ready().await;
     assert_eq!(a.offsets("broken", CommittedOffsets::len), Err(GroupError::Loading));
     bench.inner.delete(&key).await.expect("deleted");
     a.until_serving(ALL_SLOTS).await;
@@ -354,6 +355,32 @@ async fn ten_thousand_groups_are_loaded_soon() {
     println!("10,000 groups with 100,000 offsets were loaded in {took:?}");
     assert_eq!(coordinator.groups().len(), 10_000);
     assert_eq!(coordinator.committed("group-77", "orders", 9), Some(5));
+    coordinator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_groups_commit_each_second() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut bench = Bench::new();
+    bench.on(Arc::new(EmbeddedStore::file(dir.path()).await.expect("opened")));
+    let coordinator = Arc::new(bench.start().await);
+    let (rounds, groups) = (10, 1_000);
+    let from = std::time::Instant::now();
+    let mut clients = tokio::task::JoinSet::new();
+    for group in 0..groups {
+        let (coordinator, clock) = (Arc::clone(&coordinator), Arc::clone(&bench.clock));
+        clients.spawn(async move {
+            for round in 0..rounds {
+                let commits = (0..3).map(|p| commit_of("orders", p, round, &clock)).collect();
+                coordinator.commit(&format!("group-{group}"), outside(), commits).await.expect("committed");
+            }
+        });
+    }
+    clients.join_all().await;
+    let took = from.elapsed();
+    let (commits, transactions) = (rounds * groups, bench.store.transactions());
+    println!("{commits} commits of 3 partitions in {transactions} transactions took {took:?}");
+    assert!(i64::try_from(transactions).expect("few") < commits / 10, "{transactions} transactions");
     coordinator.shutdown().await;
 }
 
