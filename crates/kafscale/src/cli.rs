@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use kafscale_meta::MetaUrl;
 
 use crate::backend::{EtcdArgs, StoreUrl};
+use crate::health::HealthCommand;
 use crate::mcp::{AuditCommand, McpArgs, McpCommand};
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
 
@@ -69,6 +70,10 @@ pub enum Command {
     Broker(Box<BrokerArgs>),
     /// Serve AI agents (Model Context Protocol), read-only, for brokers on shared metadata
     Mcp(Box<McpCommand>),
+    /// Run the demo's sample topics, records and consumer groups against a broker that runs elsewhere
+    Workload(WorkloadArgs),
+    /// Ask a running broker or MCP server whether it is well: exit status 0 if it is
+    Health(HealthCommand),
     /// Check the audit log of the MCP server
     Audit {
         #[command(subcommand)]
@@ -95,6 +100,21 @@ pub struct DemoArgs {
 
     #[command(flatten)]
     pub broker: BrokerArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkloadArgs {
+    /// The broker; it must be the only one of its cluster
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
+    pub bootstrap: HostPort,
+
+    /// How many orders are made in a second
+    #[arg(long, env = "KAFSCALE_ORDERS_PER_SECOND", value_name = "N", default_value_t = 20)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub orders_per_second: u32,
+
+    #[command(flatten)]
+    pub logging: LoggingArgs,
 }
 
 #[derive(Debug, Args)]

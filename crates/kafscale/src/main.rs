@@ -9,6 +9,7 @@ mod config;
 mod config_docs;
 mod demo;
 mod failure;
+mod health;
 mod limits;
 mod logging;
 mod mcp;
@@ -45,6 +46,8 @@ fn dispatch() -> Result<(), Failure> {
         }
         Command::Broker(args) => start(*args, Beside::Nothing),
         Command::Mcp(command) => mcp::run(*command),
+        Command::Workload(args) => demo::run_workload_alone(&args),
+        Command::Health(command) => print_all(health::run(&command)?.as_bytes()),
         Command::Audit { command } => print_all(mcp::audit(&command)?.as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -159,8 +159,10 @@ fn beside_the_broker(
         }
     };
     async move {
-        if let Some(rate) = orders_per_second {
-            demo::run_workload(broker, rate, stop).await;
+        if let Some(rate) = orders_per_second
+            && let Err(error) = demo::run_workload(broker, rate, stop).await
+        {
+            tracing::error!(%error, "the sample workload has stopped; the broker goes on without it");
         }
     }
 }

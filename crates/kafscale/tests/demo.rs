@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::Process;
+use common::{Process, output};
 use rustix::process::Signal;
 
 /// Lags are seen in metrics a moment after the members have committed.
@@ -91,4 +91,19 @@ fn without_a_workload_there_are_no_topics() {
     let demo = Process::start(&["demo", "--no-workload"], data.path());
     assert_eq!(orders(&demo.get("/metrics").1), 0.0);
     assert_eq!(demo.stop(Signal::INT), Some(0));
+}
+
+#[test]
+fn the_workload_runs_against_a_broker_elsewhere_until_it_is_told_to_stop() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Process::start(&["broker"], data.path());
+    let mut workload = Process::spawn_beside(&["workload", "--bootstrap", &broker.kafka]);
+    workload.wait_for("the sample workload is running");
+    assert!(orders(&broker.get("/metrics").1) >= 50_000.0);
+    assert_eq!(workload.stop(Signal::TERM), Some(0));
+    let kafka = broker.kafka.clone();
+    assert_eq!(broker.stop(Signal::TERM), Some(0));
+    let (without, _, err) = output(&["workload", "--bootstrap", &kafka]);
+    assert_eq!(without.status.code(), Some(1), "{err}");
+    assert!(err.contains(&kafka), "{err}");
 }

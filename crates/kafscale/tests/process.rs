@@ -95,6 +95,22 @@ fn metrics_and_health_are_served() {
 }
 
 #[test]
+fn health_is_asked_for_without_another_program() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Process::start(&["broker"], data.path());
+    let url = format!("http://{}", broker.metrics);
+    for (path, status) in [("/readyz", 0), ("/healthz", 0), ("/no-such-page", 1)] {
+        let (health, out, err) = output(&["health", &format!("{url}{path}")]);
+        assert_eq!(health.status.code(), Some(status), "{path}: {out}{err}");
+    }
+    assert_eq!(broker.stop(Signal::TERM), Some(0));
+    let (gone, _, err) = output(&["health", &format!("{url}/readyz")]);
+    assert_eq!(gone.status.code(), Some(1), "{err}");
+    let (wrong, _, err) = output(&["health", "localhost:9093"]);
+    assert_eq!(wrong.status.code(), Some(2), "{err}");
+}
+
+#[test]
 fn a_data_directory_in_use_is_refused() {
     let data = tempfile::tempdir().unwrap();
     let broker = Process::start(&["broker"], data.path());

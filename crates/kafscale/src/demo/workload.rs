@@ -44,34 +44,32 @@ const LIVE_MEMBERS: [(&str, &str, &str); 4] = [
     ("payments-worker", PAYMENTS, "payments-worker-2"),
 ];
 
-/// Runs until it is told to stop; then every member has left its group.
-pub async fn run(broker: SocketAddr, orders_per_second: u32, stop: CancellationToken) {
-    let mut tasks = JoinSet::new();
-    let ready = tokio::select! {
-        () = stop.cancelled() => return,
-        ready = prepare(broker) => ready,
+/// Runs until it is told to stop, or until the broker refuses it for good. Then every member has left its group.
+pub async fn run(
+    broker: SocketAddr,
+    orders_per_second: u32,
+    stop: CancellationToken,
+) -> Result<(), ClientError> {
+    let shop = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        ready = prepare(broker) => ready?,
     };
-    let shop = match ready {
-        Ok(shop) => shop,
-        Err(error) => {
-            tracing::error!(%error, "the sample workload could not start; the broker goes on without it");
-            return;
-        }
-    };
+    let mut members = JoinSet::new();
+    let leave = stop.child_token();
     for (group, topic, client_id) in LIVE_MEMBERS {
         let member = Consumer::new(broker, Membership::new(group, topic, client_id));
-        tasks.spawn(member.run(stop.clone()));
+        members.spawn(member.run(leave.clone()));
     }
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            ended = shop.open_for_business(broker, orders_per_second) => {
-                let Err(error) = ended;
-                tracing::error!(%error, "the sample workload has stopped; the broker goes on without it");
-            }
+    let ended = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = shop.open_for_business(broker, orders_per_second) => {
+            let Err(error) = ended;
+            Err(error)
         }
-    });
-    while tasks.join_next().await.is_some() {}
+    };
+    leave.cancel();
+    while members.join_next().await.is_some() {}
+    ended
 }
 
 /// Makes the topics.

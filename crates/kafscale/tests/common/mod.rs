@@ -47,18 +47,24 @@ impl Process {
 
     /// Starts a command and waits until it is ready.
     pub fn spawn(mut command: Command) -> Self {
-        let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--log-format", "json"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut process = Self { child, log, kafka: String::new(), metrics: String::new() };
+        command.args(["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]);
+        let mut process = Self::logging_json(command);
         let ready = process.wait_for("ready");
         process.kafka = ready["kafka"].as_str().unwrap().to_owned();
         process.metrics = ready["metrics"].as_str().unwrap().to_owned();
         process
+    }
+
+    /// Starts a role that listens to nobody.
+    pub fn spawn_beside(args: &[&str]) -> Self {
+        Self::logging_json(kafscale(args))
+    }
+
+    fn logging_json(mut command: Command) -> Self {
+        command.args(["--log-format", "json"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self { child, log, kafka: String::new(), metrics: String::new() }
     }
 
     /// Reads JSON log lines until one has this message.
