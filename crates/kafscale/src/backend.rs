@@ -98,21 +98,35 @@ impl EtcdArgs {
 pub enum StoreUrl {
     File(PathBuf),
     Memory,
+    /// A bucket of an object store, and what all names in it begin with; may be empty.
+    S3 {
+        bucket: String,
+        prefix: String,
+    },
+}
+
+impl StoreUrl {
+    /// Whether several brokers may share the store.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, Self::S3 { .. })
+    }
 }
 
 impl FromStr for StoreUrl {
     type Err = String;
 
-    /// `file:///absolute/dir`, `file:relative/dir` or `memory:`, as for the metadata.
+    /// `s3://bucket/prefix`, or `file:///absolute/dir`, `file:relative/dir` or `memory:`, as for the metadata.
     fn from_str(text: &str) -> Result<Self, String> {
-        if text.starts_with("s3:") {
-            return Err("S3 storage is not in this build yet; use file:///absolute/dir".into());
+        if let Some(place) = text.strip_prefix("s3://") {
+            return bucket_and_prefix(place).ok_or_else(|| {
+                format!("`{text}` is no bucket; use s3://bucket or s3://bucket/prefix, of letters, digits, dots, dashes and underscores")
+            });
         }
         match text.parse() {
             Ok(MetaUrl::File(path)) => Ok(Self::File(path)),
             Ok(MetaUrl::Memory) => Ok(Self::Memory),
             Ok(MetaUrl::Etcd(_)) | Err(_) => Err(format!(
-                "`{text}` is no place for the log; use file:///absolute/dir, file:relative/dir or memory:"
+                "`{text}` is no place for the log; use s3://bucket/prefix, file:///absolute/dir, file:relative/dir or memory:"
             )),
         }
     }
@@ -123,8 +137,20 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::File(path) => MetaUrl::File(path.clone()).fmt(f),
             Self::Memory => MetaUrl::Memory.fmt(f),
+            Self::S3 { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
+}
+
+/// Splits `bucket/prefix`. Names are of characters that need no escaping anywhere.
+fn bucket_and_prefix(place: &str) -> Option<StoreUrl> {
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let prefix = prefix.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let name = |part: &str| !part.is_empty() && part.chars().all(plain) && !part.chars().all(|c| c == '.');
+    let good = name(bucket) && (prefix.is_empty() || prefix.split('/').all(name));
+    good.then(|| StoreUrl::S3 { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
 }
 
 /// `etcd://host:port,…` or `etcds://…` from a list of members, as other tools for etcd write it: with or without http:// or https://.
@@ -156,9 +182,19 @@ mod tests {
     }
 
     #[test]
-    fn backends_of_later_builds_are_refused_by_name() {
-        let store = "s3://bucket/prefix".parse::<StoreUrl>().unwrap_err();
-        assert!(store.contains("S3 storage is not in this build"), "{store}");
+    fn buckets_are_named_with_a_prefix_or_without() {
+        let s3 = |bucket: &str, prefix: &str| StoreUrl::S3 { bucket: bucket.into(), prefix: prefix.into() };
+        for (text, url) in [
+            ("s3://bucket", s3("bucket", "")),
+            ("s3://bucket/", s3("bucket", "")),
+            ("s3://my-bucket.1/a/b_c/", s3("my-bucket.1", "a/b_c")),
+        ] {
+            assert_eq!(text.parse(), Ok(url.clone()));
+            assert_eq!(url.to_string().parse(), Ok(url));
+        }
+        for text in ["s3:", "s3://", "s3:///a", "s3://a//b", "s3://a/b c", "s3://a/../b", "s3://ä"] {
+            assert!(text.parse::<StoreUrl>().is_err(), "{text}");
+        }
     }
 
     #[test]

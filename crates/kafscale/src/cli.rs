@@ -13,6 +13,7 @@ use kafscale_meta::MetaUrl;
 use crate::backend::{EtcdArgs, StoreUrl};
 use crate::health::HealthCommand;
 use crate::mcp::{AuditCommand, McpArgs, McpCommand};
+use crate::s3::S3Args;
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
 
 const TOP_EXAMPLES: &str = "\
@@ -128,6 +129,8 @@ pub struct BrokerArgs {
     #[command(flatten)]
     pub etcd: EtcdArgs,
     #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
     pub network: NetworkArgs,
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -150,7 +153,7 @@ pub struct DataArgs {
     #[arg(long, env = "KAFSCALE_DATA_DIR", value_name = "DIR", default_value = "./kafscale-data")]
     pub data_dir: PathBuf,
 
-    /// Where the log is kept: file:///path, or memory: to keep nothing [default: the data directory]
+    /// Where the log is kept: file:///path, s3://bucket/prefix, or memory: to keep nothing [default: the data directory]
     #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
     pub store: Option<StoreUrl>,
 
@@ -302,9 +305,22 @@ pub struct LogArgs {
     #[arg(long, env = "KAFSCALE_WAL_FILE_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(64))]
     pub wal_file_bytes: ByteSize,
 
-    /// Least time between two writes; 0 writes at once, more gathers batches and costs latency
-    #[arg(long, env = "KAFSCALE_WAL_MIN_INTERVAL", value_name = "TIME", default_value_t = Span::ms(0))]
-    pub wal_min_interval: Span,
+    /// Least time between two writes; 0 writes at once, more gathers batches and costs latency. In an object store each write costs money: 250ms are up to 10 million PUTs a month [default: 0ms on a local disk, 250ms in an object store]
+    #[arg(long, env = "KAFSCALE_WAL_MIN_INTERVAL", value_name = "TIME")]
+    pub wal_min_interval: Option<Span>,
+
+    /// In an object store, a write is done at this size whatever the interval
+    #[arg(long, env = "KAFSCALE_WAL_OBJECT_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(8))]
+    pub wal_object_bytes: ByteSize,
+
+    /// Writes that are under way to an object store at a time
+    #[arg(long, env = "KAFSCALE_WAL_UPLOADS", value_name = "N", default_value_t = 4)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub wal_uploads: u32,
+
+    /// Memory for what is appended while an object store is slow or away; beyond it producers are told to try again later
+    #[arg(long, env = "KAFSCALE_WAL_PENDING_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(256))]
+    pub wal_pending_bytes: ByteSize,
 
     /// How often retention is applied
     #[arg(long, env = "KAFSCALE_LOG_RETENTION_CHECK_INTERVAL", value_name = "TIME", default_value_t = Span::seconds(300))]

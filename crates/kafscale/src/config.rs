@@ -3,6 +3,7 @@
 //! Everything that needs two settings at once is decided here, so that the rest of the program sees values that
 //! hold: no optional backends, no limits that contradict each other.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub struct Config {
     pub store: StoreUrl,
     pub meta: MetaUrl,
     pub etcd: EtcdOptions,
+    /// Where and how the log of this broker is written.
+    pub log_store: kafscale_storage::StoreUrl,
     pub listen: SocketAddr,
     pub advertise: Advertise,
     pub internal: Option<InternalListener>,
@@ -68,13 +71,28 @@ pub enum Advertise {
 impl Config {
     /// Checks the arguments together. `host_name` is asked only when clients need a name for a wildcard address.
     pub fn from_args(args: BrokerArgs, host_name: impl Fn() -> String) -> Result<Self, Failure> {
-        let BrokerArgs { config: _, data, etcd, network, limits, topics, log, groups, mcp, logging } = args;
+        let BrokerArgs { config: _, data, etcd, s3, network, limits, topics, log, groups, mcp, logging } =
+            args;
         check_cluster_name(&data.cluster_name)?;
         check_limits(&limits, &topics)?;
         check_log(&log)?;
         check_groups(&groups)?;
         let (store, meta) = backends(&data)?;
         let etcd = etcd.options()?;
+        let log_store = match &store {
+            StoreUrl::File(dir) => kafscale_storage::StoreUrl::File(dir.clone()),
+            StoreUrl::Memory => kafscale_storage::StoreUrl::Memory,
+            StoreUrl::S3 { bucket, prefix } => {
+                let text = |(name, value): (OsString, OsString)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                };
+                kafscale_storage::StoreUrl::S3(Box::new(s3.config(
+                    bucket,
+                    prefix,
+                    std::env::vars_os().filter_map(text),
+                )?))
+            }
+        };
         let session_timeout = session_timeout(&network, &meta)?;
         check_addresses(&network)?;
         let NetworkArgs { listen, advertise, listen_internal, advertise_internal, metrics_listen, .. } =
@@ -93,6 +111,7 @@ impl Config {
             store,
             meta,
             etcd,
+            log_store,
             listen,
             advertise,
             internal,
@@ -152,7 +171,7 @@ fn session_timeout(network: &NetworkArgs, meta: &MetaUrl) -> Result<Duration, Fa
 fn backends(data: &DataArgs) -> Result<(StoreUrl, MetaUrl), Failure> {
     let local = || absolute(&data.data_dir);
     let store = match &data.store {
-        Some(StoreUrl::Memory) => StoreUrl::Memory,
+        Some(url @ (StoreUrl::Memory | StoreUrl::S3 { .. })) => url.clone(),
         Some(StoreUrl::File(path)) => StoreUrl::File(absolute(path)?),
         None => StoreUrl::File(local()?),
     };
@@ -227,6 +246,7 @@ fn check_log(log: &LogArgs) -> Result<(), Failure> {
         let (max, file) = (log.wal_max_bytes, log.wal_file_bytes);
         format!("--wal-max-bytes ({max}) must be at least two files of --wal-file-bytes ({file})")
     })?;
+    require(log.wal_object_bytes.0 >= 1, || "--wal-object-bytes must be more than 0".to_owned())?;
     more_than_zero("--log-retention-check-interval", log.log_retention_check_interval)
 }
 

@@ -15,6 +15,7 @@ mod logging;
 mod mcp;
 mod node;
 mod run;
+mod s3;
 mod settings_file;
 mod units;
 

@@ -30,6 +30,9 @@ const METADATA_BACK_INTERVAL: Duration = Duration::from_millis(500);
 /// The name of the listener for what is inside the network.
 const INTERNAL_LISTENER: &str = "INTERNAL";
 
+/// Each write to an object store costs money; this is four in a second at most.
+const SHARED_WAL_MIN_INTERVAL: Duration = Duration::from_millis(250);
+
 /// A broker process: what it has for its whole life, and the member of the cluster that it is at present.
 pub struct RunningNode {
     pub timings: Timings,
@@ -81,7 +84,11 @@ impl RunningNode {
     /// While the metadata store is away, nobody can take anything over, and what this broker owns is served on; only then, when it is
     /// back, there is somebody who may have taken this broker for dead.
     pub async fn lost(&self) {
-        self.member.membership.lost().await;
+        tokio::select! {
+            () = self.member.membership.lost() => {}
+            // The controller took it for dead, and gave everything away.
+            () = self.member.log.fenced() => {}
+        }
         tracing::warn!("this broker may not be a member of its cluster any more");
         while let Err(error) = self.metadata.load_controller().await {
             tracing::debug!(%error, "the metadata store is away; joining anew when it is back");
@@ -158,6 +165,13 @@ impl Member {
 
     async fn end(self) {
         self.broker.shutdown().await;
+        // Where this fails, the controller does it when the lease has run out.
+        if let Err(error) = self.log.seal_own().await {
+            tracing::warn!(
+                error,
+                "this broker's chain could not be sealed; its partitions are given away a little later"
+            );
+        }
         self.log.shutdown().await;
         self.membership.leave().await;
     }
@@ -189,20 +203,20 @@ pub fn topic_defaults(config: &Config) -> BTreeMap<String, String> {
 }
 
 fn log_config(config: &Config, incarnation: u64) -> LogConfig {
-    let store = match &config.store {
-        StoreUrl::File(dir) => kafscale_storage::StoreUrl::File(dir.clone()),
-        StoreUrl::Memory => kafscale_storage::StoreUrl::Memory,
-    };
+    let default_interval = if config.store.is_shared() { SHARED_WAL_MIN_INTERVAL } else { Duration::ZERO };
     let cache_bytes = memory(config.limits.cache_bytes);
     LogConfig {
         wal_file_bytes: config.log.wal_file_bytes.0,
         wal_max_bytes: config.log.wal_max_bytes.0,
-        wal_min_interval: config.log.wal_min_interval.0,
+        wal_min_interval: config.log.wal_min_interval.map_or(default_interval, |span| span.0),
+        wal_object_bytes: memory(config.log.wal_object_bytes),
+        wal_uploads: config.log.wal_uploads as usize,
+        wal_pending_bytes: memory(config.log.wal_pending_bytes),
         tail_cache_bytes: cache_bytes / 2,
         segment_cache_bytes: cache_bytes - cache_bytes / 2,
         retention_check_interval: config.log.log_retention_check_interval.0,
         producer_expiration: config.log.producer_id_expiration.0,
-        ..LogConfig::new(store, config.node_id, incarnation)
+        ..LogConfig::new(config.log_store.clone(), config.node_id, incarnation)
     }
 }
 
@@ -219,6 +233,7 @@ fn candidate(config: &Config, endpoints: Vec<Endpoint>, metrics: SocketAddr) -> 
     let store = match (&config.store, &config.meta) {
         (StoreUrl::File(_), MetaUrl::Etcd(_)) => Some(format!("the disk of broker {}", config.node_id)),
         (StoreUrl::File(_) | StoreUrl::Memory, _) => None,
+        (url @ StoreUrl::S3 { .. }, _) => Some(url.to_string()),
     };
     Candidate {
         node_id: NodeId(config.node_id),
@@ -227,7 +242,7 @@ fn candidate(config: &Config, endpoints: Vec<Endpoint>, metrics: SocketAddr) -> 
         metrics_address: Some(metrics_address(config, &endpoints[0], metrics)),
         lease_ttl: config.session_timeout,
         store,
-        has_chain: false,
+        has_chain: config.store.is_shared(),
         endpoints,
     }
 }

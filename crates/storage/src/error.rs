@@ -76,4 +76,11 @@ pub enum OpenError {
     Chain(#[from] crate::wal::chain::ChainError),
     #[error("the object store cannot be opened: {0}")]
     Store(String),
+    #[error("the metadata cannot be read: {0}")]
+    Meta(String),
+    /// This incarnation has no chain, or somebody sealed it before it began.
+    #[error(
+        "this broker's registration was taken for dead before its log was opened; start again to register anew"
+    )]
+    Fenced,
 }

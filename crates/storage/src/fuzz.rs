@@ -80,7 +80,7 @@ pub fn wal_object_seed(batches: &[PlacedBatch]) -> Vec<u8> {
     }
     let id = object::ObjectId { node_id: 1, incarnation: 1, seq: 0, salt: 0 };
     let entries = u32::try_from(index.len()).expect("a handful of seeds");
-    let header = object::ObjectHeader { id, body_bytes: body.len() as u64, entries };
+    let header = object::ObjectHeader { id, seal: false, body_bytes: body.len() as u64, entries };
     [&header.encode()[..], &body, &object::encode_tail(&header, &index)].concat()
 }
 

@@ -16,5 +16,6 @@ mod wal;
 pub use block_cache::CacheStats;
 pub use error::{AcquireError, AppendError, OpenError, ReadError, ReleaseError};
 pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
-pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats};
+pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats, StoreRequests};
 pub use log::{HostedPartition, Log, LogConfig, StoreUrl};
+pub use store::s3::{S3Config, S3Credentials};

@@ -3,7 +3,11 @@
 //! A local directory is given the guarantee that an object store has by itself: what was put is durable when the put
 //! returns, and is there whole or not at all (see [`durable`]).
 
+pub mod backoff;
+pub mod counted;
 mod durable;
+pub mod s3;
+pub mod verify;
 
 use std::io;
 use std::sync::Arc;
@@ -56,9 +60,30 @@ fn kind_of(error: &object_store::Error) -> StoreErrorKind {
         E::NotFound { .. } => StoreErrorKind::NotFound,
         E::AlreadyExists { .. } | E::Precondition { .. } => StoreErrorKind::Exists,
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreErrorKind::Denied,
-        // Clients of remote stores retry by themselves what is worth it; what then comes out names no cause. The
-        // local store's errors have an `io::Error` somewhere below.
+        // The local store's errors have an `io::Error` somewhere below, those of remote ones an HTTP status or what became
+        // of the connection. What cannot be made out may pass; stores without a network fail for good.
+        E::Generic { store, .. } => match io_kind(error) {
+            Some(io) => kind_of_io(io),
+            None if matches!(*store, "InMemory" | "LocalFileSystem") => StoreErrorKind::Internal,
+            None => kind_of_status(status_of(error)),
+        },
         other => io_kind(other).map_or(StoreErrorKind::Internal, kind_of_io),
+    }
+}
+
+/// The HTTP status behind an error. The type that has it is private to object_store; its text is not.
+pub fn status_of(error: &object_store::Error) -> Option<u16> {
+    let text = error.to_string();
+    let (_, after) = text.split_once("status code: ")?;
+    after.get(..3)?.parse().ok()
+}
+
+fn kind_of_status(status: Option<u16>) -> StoreErrorKind {
+    match status {
+        None | Some(408 | 409 | 429 | 500..) => StoreErrorKind::Retry,
+        Some(401 | 403) => StoreErrorKind::Denied,
+        Some(404) => StoreErrorKind::NotFound,
+        Some(_) => StoreErrorKind::Internal,
     }
 }
 
@@ -98,5 +123,7 @@ pub fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(InMemory::new())),
         StoreUrl::File(directory) => Ok(Arc::new(DurableLocal::open(directory)?)),
+        StoreUrl::S3(config) => Ok(s3::open(config)?),
+        StoreUrl::Shared(store) => Ok(Arc::clone(store)),
     }
 }

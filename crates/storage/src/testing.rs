@@ -1,5 +1,7 @@
 //! Batches for the tests of this crate.
 
+pub mod faulty;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use kafscale_core::batch::{BatchHeader, BatchRules, TimestampType, ValidBatch, batches};
 use kafscale_core::ids::{LeaderEpoch, Offset};

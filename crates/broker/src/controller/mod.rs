@@ -57,13 +57,12 @@ pub trait Chains: std::fmt::Debug + Send + Sync + 'static {
 
 #[async_trait]
 impl Chains for Log {
-    async fn seal(&self, _dead: Incarnation) -> Result<(), String> {
-        // The log is in a local directory, and its lock, which this process holds, is the fence.
-        Ok(())
+    async fn seal(&self, dead: Incarnation) -> Result<(), String> {
+        Log::seal(self, dead.node_id.0, dead.epoch).await
     }
 
     async fn collect(&self) -> Result<(), String> {
-        Ok(())
+        Log::collect(self).await
     }
 }
 

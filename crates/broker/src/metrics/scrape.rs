@@ -255,12 +255,16 @@ fn log(node: &Node, text: &mut Text) {
     text.latency(name, &[], &stats.flush_latency);
     let name = "kafscale_store_operation_duration_seconds";
     text.family(name, Kind::Histogram, "Time of an operation on the object store.");
-    text.latency(name, &[("operation", "put")], &stats.put_latency);
-    text.latency(name, &[("operation", "delete")], &stats.delete_latency);
+    let requests =
+        [("put", &stats.puts), ("get", &stats.gets), ("list", &stats.lists), ("delete", &stats.deletes)];
+    for (operation, requests) in requests {
+        text.latency(name, &[("operation", operation)], &requests.latency);
+    }
     let name = "kafscale_store_operation_failures_total";
     text.family(name, Kind::Counter, "Operations on the object store that failed.");
-    text.sample(name, &[("operation", "put")], stats.put_failures as f64);
-    text.sample(name, &[("operation", "delete")], stats.delete_failures as f64);
+    for (operation, requests) in requests {
+        text.sample(name, &[("operation", operation)], requests.failures as f64);
+    }
     let counters = [
         ("kafscale_wal_flush_failures_total", "Writes that failed.", stats.flush_failures),
         ("kafscale_wal_flushed_bytes_total", "Bytes made durable.", stats.flushed_bytes),
@@ -275,6 +279,11 @@ fn log(node: &Node, text: &mut Text) {
     }
     let gauges = [
         ("kafscale_wal_bytes", "Bytes in the write-ahead log.", stats.wal_bytes),
+        (
+            "kafscale_wal_pending_bytes",
+            "Appended and not durable yet, where the log is in an object store.",
+            stats.wal_pending_bytes,
+        ),
         ("kafscale_wal_files", "Files of the write-ahead log.", stats.wal_files),
         ("kafscale_tail_cache_bytes", "Recent batches kept in memory.", stats.tail_cache_bytes),
     ];

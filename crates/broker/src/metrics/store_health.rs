@@ -74,12 +74,18 @@ impl StoreHealth {
 
     /// Takes a reading. `accepts_writes` is the log's own verdict.
     pub fn report(&self, stats: &LogStats, accepts_writes: bool, now: Instant) -> StoreReport {
-        let latencies = [&stats.flush_latency, &stats.put_latency, &stats.delete_latency];
-        let reading = Reading {
-            operations: latencies.iter().map(|l| l.count).sum(),
-            failures: stats.flush_failures + stats.put_failures + stats.delete_failures,
-            sum_us: latencies.iter().map(|l| l.sum_us).sum(),
+        let requests = [&stats.puts, &stats.gets, &stats.lists, &stats.deletes];
+        let mut reading = Reading {
+            operations: requests.iter().map(|r| r.latency.count).sum(),
+            failures: requests.iter().map(|r| r.failures).sum(),
+            sum_us: requests.iter().map(|r| r.latency.sum_us).sum(),
         };
+        // Those to an object store are among its requests.
+        if !stats.wal_in_store {
+            reading.operations += stats.flush_latency.count;
+            reading.failures += stats.flush_failures;
+            reading.sum_us += stats.flush_latency.sum_us;
+        }
         self.memory.lock().report(reading, accepts_writes, now)
     }
 }

@@ -1,7 +1,7 @@
 //! How a partition comes to this broker and how it leaves: acquired with its manifest and what the write-ahead log has
 //! above it, released with nothing left to read back, or abandoned because somebody else owns it already.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use kafscale_core::ids::{Offset, PartitionId};
@@ -9,14 +9,16 @@ use kafscale_core::producer::SeenBatch;
 
 use super::load::{PartitionRecords, load_records};
 use super::manifest::{self, Manifest};
+use super::objects::footers::{ChainIndex, FootersError, Found};
 use super::partition::{PartitionInner, State, TailBatch};
 use super::rewrite;
 use super::shared::Shared;
 use super::unclaimed::Recovered;
 use super::{HostedPartition, new_partition};
 use crate::error::{AcquireError, AppendError, ReleaseError};
-use crate::wal::files::Place;
-use crate::wal::object::IndexEntry;
+use crate::wal::chain_id::ChainId;
+use crate::wal::files::{Place, StoredObject, WalFiles};
+use crate::wal::object::{HEADER_BYTES, IndexEntry};
 
 /// What became of each partition.
 pub type Acquired = Vec<(PartitionId, Result<(), AcquireError>)>;
@@ -34,34 +36,118 @@ pub async fn acquire(shared: &Shared, wanted: Vec<HostedPartition>) -> Acquired 
             None => missing.push(hosted),
         }
     }
+    if missing.is_empty() {
+        return outcomes;
+    }
+    let all_fail = |outcomes: &mut Acquired, missing: Vec<HostedPartition>, why: String| {
+        let failed = |hosted: HostedPartition| (hosted.id, Err(AcquireError::Retry(why.clone())));
+        outcomes.extend(missing.into_iter().map(failed));
+    };
+    // Before the manifests: a chain that is collected between the two is covered by them.
+    let mut above = match Above::of(shared).await {
+        Ok(above) => above,
+        Err(e) => {
+            all_fail(&mut outcomes, missing, e.to_string());
+            return outcomes;
+        }
+    };
     let ids: HashSet<_> = missing.iter().map(|hosted| hosted.id).collect();
     let mut records = match load_records(&*shared.meta, &shared.keys, &ids).await {
         Ok(records) => records,
         Err(e) => {
-            let failed = |hosted: HostedPartition| (hosted.id, Err(AcquireError::Retry(e.to_string())));
-            outcomes.extend(missing.into_iter().map(failed));
+            all_fail(&mut outcomes, missing, e.to_string());
             return outcomes;
         }
     };
     for hosted in missing {
         let records = records.remove(&hosted.id).unwrap_or_default();
-        let outcome = claim(shared, &hosted, records);
+        let outcome = claim(shared, &hosted, records, &mut above);
         outcomes.push((hosted.id, outcome));
     }
-    shared.files.free_unused();
+    shared.free_unused();
+    if shared.files.last_taken_over().is_some() {
+        shared.file_closed.notify_one();
+    }
     outcomes
 }
 
+/// What write-ahead chains hold above the manifests.
+enum Above {
+    /// On a local disk, what this process read when it started.
+    Unclaimed,
+    /// In an object store, the sealed chains of others, and the objects that were found to be needed.
+    Chains { chains: Vec<Arc<ChainIndex>>, needed: HashMap<(ChainId, u64), u64> },
+}
+
+impl Above {
+    async fn of(shared: &Shared) -> Result<Above, FootersError> {
+        match &shared.chain {
+            Some(chain) => {
+                let chains = chain.footers.all(shared).await?;
+                Ok(Above::Chains { chains, needed: HashMap::new() })
+            }
+            None => Ok(Above::Unclaimed),
+        }
+    }
+
+    /// The batches of a partition that reach above `end`, in the order of the log. Each keeps its file.
+    fn take(&mut self, shared: &Shared, id: PartitionId, end: Offset) -> Vec<Recovered> {
+        match self {
+            Above::Unclaimed => shared.unclaimed.take(id),
+            Above::Chains { chains, needed } => {
+                let mut found: Vec<(ChainId, Found)> = Vec::new();
+                for chain in chains.iter() {
+                    let batches = chain.by_partition.get(&id).map_or(&[][..], Vec::as_slice);
+                    let reaching = batches.iter().filter(|f| f.entry.last_offset >= end);
+                    found.extend(reaching.map(|f| (chain.id, *f)));
+                }
+                found.sort_by_key(|(_, f)| (f.entry.leader_epoch, f.entry.base_offset));
+                found.into_iter().map(|(chain, f)| keep(&shared.files, needed, chain, f)).collect()
+            }
+        }
+    }
+
+    /// After a failure.
+    fn put_back(&self, shared: &Shared, id: PartitionId, recovered: Vec<Recovered>) {
+        match self {
+            Above::Unclaimed => shared.unclaimed.put_back(id, recovered),
+            Above::Chains { .. } => {
+                recovered.iter().for_each(|(place, _)| shared.files.release(place.file_no, 1));
+            }
+        }
+    }
+}
+
+fn keep(
+    files: &WalFiles,
+    needed: &mut HashMap<(ChainId, u64), u64>,
+    chain: ChainId,
+    found: Found,
+) -> Recovered {
+    let Found { seq, object_bytes, entry } = found;
+    let file_no = *needed.entry((chain, seq)).or_insert_with(|| {
+        let path = chain.object(seq);
+        files.add_object(StoredObject { path, size_bytes: object_bytes, own_seq: None })
+    });
+    files.retain(file_no, 1, u64::from(entry.size_bytes));
+    (Place { file_no, position: HEADER_BYTES as u64 + entry.position }, entry)
+}
+
 /// Serves one partition from its records and what was recovered of it.
-fn claim(shared: &Shared, hosted: &HostedPartition, records: PartitionRecords) -> Result<(), AcquireError> {
+fn claim(
+    shared: &Shared,
+    hosted: &HostedPartition,
+    records: PartitionRecords,
+    above: &mut Above,
+) -> Result<(), AcquireError> {
     let directory = manifest::directory(&hosted.topic_name, hosted.id);
     let manifest = Manifest::from_records(&directory, records.partition, records.producers);
     let mut state = State::from_manifest(manifest);
-    let recovered = shared.unclaimed.take(hosted.id);
+    let recovered = above.take(shared, hosted.id, state.log_end);
     let covered = match state.replay_all(&recovered) {
         Ok(covered) => covered,
         Err(gap) => {
-            shared.unclaimed.put_back(hosted.id, recovered);
+            above.put_back(shared, hosted.id, recovered);
             return Err(gap);
         }
     };
@@ -79,7 +165,7 @@ pub async fn release(shared: &Shared, id: PartitionId) -> Result<(), ReleaseErro
         Ok(()) => {
             drop_state(shared, &partition);
             shared.partitions.remove(id);
-            shared.files.free_unused();
+            shared.free_unused();
             Ok(())
         }
         Err(e) => {
@@ -116,7 +202,7 @@ pub fn abandon(shared: &Shared, ids: &[PartitionId]) {
             drop_state(shared, &partition);
         }
     }
-    shared.files.free_unused();
+    shared.free_unused();
 }
 
 /// Makes a partition that was taken off the map useless to whoever still holds it.

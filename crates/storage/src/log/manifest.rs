@@ -11,6 +11,7 @@ use kafscale_meta::records::{
 };
 use kafscale_meta::{Compare, MetaStore, Op, Revision, Txn};
 
+use super::objects::{Ended, OwnChain};
 use crate::segment::SegmentRef;
 
 /// A segment in a partition's manifest.
@@ -46,8 +47,18 @@ pub enum PublishError {
     /// Somebody else wrote the record: this process does not own the partition any more.
     #[error("the partition's record was changed by another broker")]
     Conflict,
+    /// This process's chain was sealed: its partitions may belong to others already.
+    #[error("this broker's chain was sealed")]
+    Fenced,
     #[error(transparent)]
     Meta(#[from] kafscale_meta::Error),
+}
+
+/// Who publishes, and the chain that must not be sealed when it happens: a successor reads the manifest after that.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard<'a> {
+    pub writer_epoch: u64,
+    pub chain: Option<&'a OwnChain>,
 }
 
 /// The directory of a partition's segments in the store.
@@ -87,7 +98,7 @@ impl Manifest {
         meta: &dyn MetaStore,
         keys: &Keyspace,
         id: PartitionId,
-        writer_epoch: u64,
+        Guard { writer_epoch, chain }: Guard<'_>,
         producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
     ) -> Result<Revision, PublishError> {
         let key = keys.partition(id.topic.0, id.index);
@@ -103,10 +114,20 @@ impl Manifest {
                 Some(revision) => Compare::mod_revision(&key, revision),
                 None => Compare::absent(&key),
             };
-            let txn = ops.iter().cloned().fold(Txn::new().when(guard), Txn::and_then);
+            let mut txn = ops.iter().cloned().fold(Txn::new().when(guard), Txn::and_then);
+            let unsealed = chain.map(|chain| chain.guard(keys));
+            txn.compares.extend(unsealed.clone());
             let outcome = meta.txn(txn).await?;
             if outcome.succeeded {
                 return Ok(outcome.revision);
+            }
+            if let Some(chain) = chain {
+                match chain.refresh(meta, keys).await? {
+                    Err(Ended) => return Err(PublishError::Fenced),
+                    // This process changed its chain's record meanwhile.
+                    Ok(()) if unsealed != Some(chain.guard(keys)) => continue,
+                    Ok(()) => {}
+                }
             }
             let Some(current) = meta.get(&key).await? else { return Err(PublishError::Conflict) };
             let writer = PartitionRecord::decode(&key, &current.value)?.writer_epoch;

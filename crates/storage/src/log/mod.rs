@@ -1,7 +1,7 @@
 //! The log of a broker: every partition that it serves, over one write-ahead chain and a store of segments.
 //!
 //! A produce goes [`Partition::append`](partition::Partition::append) → [`flush::WalBuffer`] → [`writer`] →
-//! [`crate::wal::chain`]. In the background, [`rewrite`] turns what the chain holds into segments and
+//! [`crate::wal::chain`]; in an object store, [`objects`] has the writer and the chain. In the background, [`rewrite`] turns what the chain holds into segments and
 //! [`retention`] drops what is too old, and [`compacting`] what later records supersede.
 
 use std::path::PathBuf;
@@ -14,10 +14,15 @@ use kafscale_core::ids::{LeaderEpoch, PartitionId, TopicId};
 use kafscale_core::topic_config::TopicConfig;
 use kafscale_meta::MetaStore;
 use kafscale_meta::records::Keyspace;
+use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use crate::error::{AcquireError, OpenError, ReleaseError};
+use crate::error::{AcquireError, AppendError, OpenError, ReleaseError};
+use crate::store::s3::S3Config;
+use crate::wal::chain::Chain;
+use crate::wal::chain_id::ChainId;
 
 mod acquire;
 mod compacting;
@@ -25,6 +30,7 @@ pub mod flush;
 mod load;
 pub mod manifest;
 mod merging;
+pub mod objects;
 pub mod partition;
 mod partitions;
 mod recover;
@@ -43,12 +49,33 @@ use shared::Shared;
 use stats::LogStats;
 
 /// Where the log lives.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum StoreUrl {
     /// A directory of a local disk.
     File(PathBuf),
     /// Nothing is kept. For tests.
     Memory,
+    /// A bucket, which several brokers share.
+    S3(Box<S3Config>),
+    /// Any store that several brokers share. For tests and simulations.
+    Shared(Arc<dyn ObjectStore>),
+}
+
+impl StoreUrl {
+    /// Whether several brokers may share the store. An incarnation then registers with a record of its chain.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, StoreUrl::S3(_) | StoreUrl::Shared(_))
+    }
+
+    /// For messages.
+    fn describe(&self) -> String {
+        match self {
+            StoreUrl::File(dir) => dir.display().to_string(),
+            StoreUrl::Memory => "memory".to_owned(),
+            StoreUrl::S3(config) => config.describe(),
+            StoreUrl::Shared(store) => store.to_string(),
+        }
+    }
 }
 
 /// Settings of the log.
@@ -64,6 +91,15 @@ pub struct LogConfig {
     pub wal_max_bytes: u64,
     /// The least time between the beginnings of two writes (`wal.min_interval`); zero on a local disk.
     pub wal_min_interval: Duration,
+    /// In an object store: so many objects of the chain are under way at a time, 16 at most.
+    pub wal_uploads: usize,
+    /// In an object store: an object of the chain is sent at this size, whatever the interval.
+    pub wal_object_bytes: usize,
+    /// In an object store: rewriting into segments begins also when the chain has more objects than this, as each is a request
+    /// for who takes it over.
+    pub wal_max_objects: usize,
+    /// In an object store: appends are refused while more than this waits to become durable.
+    pub wal_pending_bytes: usize,
     /// Budget for recent batches kept in memory.
     pub tail_cache_bytes: usize,
     /// Budget for blocks of segments kept in memory.
@@ -84,6 +120,10 @@ impl LogConfig {
             wal_file_bytes: 64 << 20,
             wal_max_bytes: 256 << 20,
             wal_min_interval: Duration::ZERO,
+            wal_uploads: 4,
+            wal_object_bytes: 8 << 20,
+            wal_max_objects: 4096,
+            wal_pending_bytes: 256 << 20,
             tail_cache_bytes: 128 << 20,
             segment_cache_bytes: 128 << 20,
             retention_check_interval: Duration::from_secs(30),
@@ -111,10 +151,16 @@ pub struct Log {
 /// Background work, ended by [`Log::shutdown`].
 #[derive(Debug)]
 struct Running {
-    writer: Option<std::thread::JoinHandle<()>>,
+    writer: Option<Writer>,
     tasks: JoinSet<()>,
     /// Keeps other processes out of the directory.
     lock: Option<std::fs::File>,
+}
+
+#[derive(Debug)]
+enum Writer {
+    Thread(std::thread::JoinHandle<()>),
+    Task(AbortOnDrop),
 }
 
 impl Log {
@@ -127,14 +173,15 @@ impl Log {
     ) -> Result<Log, OpenError> {
         let (shared, chain, lock) = recover::open(config, meta, keys, clock).await?;
         let shared = Arc::new(shared);
-        let writer = {
-            let shared = shared.clone();
-            let thread = std::thread::Builder::new().name("wal-writer".into());
-            thread
-                .spawn(move || writer::run(&shared, chain))
-                .map_err(|error| OpenError::Io { path: PathBuf::from("wal-writer thread"), error })?
-        };
         let mut tasks = JoinSet::new();
+        let writer = match (chain, &shared.chain) {
+            (Some(chain), _) => Writer::Thread(spawn_writer(&shared, chain)?),
+            (None, Some(chain)) => {
+                tasks.spawn(objects::free::run(shared.clone(), chain.clone()));
+                Writer::Task(AbortOnDrop(tokio::spawn(objects::writer::run(shared.clone(), chain.clone()))))
+            }
+            (None, None) => unreachable!("open gives one of the two"),
+        };
         tasks.spawn(rewrite::run(shared.clone()));
         tasks.spawn(retention::run(shared.clone()));
         tasks.spawn(compacting::run(shared.clone()));
@@ -176,7 +223,7 @@ impl Log {
     /// not exist any more let go of their files, and orphaned objects are looked for.
     pub fn forget_unclaimed(&self, exists: impl Fn(PartitionId) -> bool + Send + Sync + 'static) {
         self.shared.unclaimed.retain(&self.shared.files, &exists);
-        self.shared.files.free_unused();
+        self.shared.free_unused();
         self.shared.settled.set(Box::new(exists));
     }
 
@@ -195,6 +242,8 @@ impl Log {
     pub fn stats(&self) -> LogStats {
         let (wal_bytes, wal_files) = self.shared.files.usage();
         LogStats {
+            wal_in_store: self.shared.chain.is_some(),
+            wal_pending_bytes: self.shared.buffer.pending_bytes() as u64,
             wal_bytes,
             wal_files: wal_files as u64,
             tail_cache_bytes: self.shared.tail_cache_bytes() as u64,
@@ -204,11 +253,68 @@ impl Log {
 
     /// `Err` with the reason while the log takes no writes; readiness depends on it.
     pub fn health(&self) -> Result<(), String> {
-        self.shared.buffer.refusing().map_or(Ok(()), Err)
+        self.shared.buffer.trouble().map_or(Ok(()), Err)
     }
 
-    /// Refuses new appends, makes the accepted ones durable, and ends the background work.
+    /// Returns when this broker's chain was found sealed by somebody else: it owns nothing any more, and has to join anew. Never
+    /// on a local disk.
+    pub async fn fenced(&self) {
+        match &self.shared.chain {
+            Some(chain) => chain.fenced.cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// When the chain was last proven not to be sealed: everything that was visible then was not taken over by anybody. `None`
+    /// before the first object, and on a local disk, where the directory's lock is the fence.
+    pub fn proved_at(&self) -> Option<Instant> {
+        self.shared.chain.as_ref()?.proved_at()
+    }
+
+    /// Proves it anew, with an empty object if nothing else is to be written. Gives [`Log::proved_at`].
+    pub async fn prove(&self) -> Result<Instant, AppendError> {
+        let Some(chain) = &self.shared.chain else { return Ok(Instant::now()) };
+        self.shared.buffer.prove()?.wait().await?;
+        Ok(chain.proved_at().expect("an object was created"))
+    }
+
+    /// For a planned stop, when everything was drained: ends the background work as [`Log::shutdown`] does, and seals this broker's
+    /// own chain, so that its partitions can be given away at once. Nothing to do on a local disk.
+    pub async fn seal_own(&self) -> Result<(), String> {
+        self.stop().await;
+        match &self.shared.chain {
+            Some(chain) => objects::seal::seal_own(&self.shared, chain).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Makes sure that an incarnation which is gone can acknowledge nothing any more: its chain is sealed, and its record says so. For
+    /// the controller; the error is for a person, and worth another try.
+    pub async fn seal(&self, node_id: i32, incarnation: u64) -> Result<(), String> {
+        match &self.shared.chain {
+            Some(_) => objects::seal::seal(&self.shared, ChainId { node_id, incarnation }).await,
+            // The directory's lock, which this process holds, is the fence.
+            None => Ok(()),
+        }
+    }
+
+    /// Frees sealed chains of which the manifests cover everything. For the controller.
+    pub async fn collect(&self) -> Result<(), String> {
+        match &self.shared.chain {
+            Some(_) => objects::collect::collect(&self.shared).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses new appends, makes the accepted ones durable, and ends the background work. A store that does not answer is not waited
+    /// for beyond some seconds: what it was not known to have is not acknowledged.
     pub async fn shutdown(&self) {
+        self.stop().await;
+        self.shared.segments.shutdown().await;
+        drop(self.running.lock().lock.take());
+    }
+
+    async fn stop(&self) {
         self.shared.buffer.close();
         self.shared.stopping.cancel();
         let (writer, mut tasks) = {
@@ -216,13 +322,34 @@ impl Log {
             (running.writer.take(), std::mem::take(&mut running.tasks))
         };
         while tasks.join_next().await.is_some() {}
-        if let Some(writer) = writer
-            && tokio::task::spawn_blocking(move || writer.join()).await.is_err()
-        {
+        let joined = match writer {
+            Some(Writer::Thread(thread)) => {
+                tokio::task::spawn_blocking(move || thread.join().is_ok()).await.unwrap_or(false)
+            }
+            Some(Writer::Task(mut task)) => (&mut task.0).await.is_ok(),
+            None => true,
+        };
+        if !joined {
             tracing::error!("the writer of the log could not be joined");
         }
-        self.shared.segments.shutdown().await;
-        drop(self.running.lock().lock.take());
+    }
+}
+
+fn spawn_writer(shared: &Arc<Shared>, chain: Chain) -> Result<std::thread::JoinHandle<()>, OpenError> {
+    let shared = shared.clone();
+    let thread = std::thread::Builder::new().name("wal-writer".into());
+    thread
+        .spawn(move || writer::run(&shared, chain))
+        .map_err(|error| OpenError::Io { path: PathBuf::from("wal-writer thread"), error })
+}
+
+/// A log that is dropped without a shutdown writes nothing more.
+#[derive(Debug)]
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -6,15 +6,21 @@ use std::sync::Arc;
 
 use kafscale_core::clock::Clock;
 use kafscale_meta::MetaStore;
-use kafscale_meta::records::Keyspace;
+use kafscale_meta::records::{ChainRecord, Keyspace, Record};
+use object_store::ObjectStore;
 
+use super::objects::OwnChain;
 use super::shared::Shared;
+use super::stats::Counters;
 use super::unclaimed::Unclaimed;
 use super::{LogConfig, StoreUrl};
 use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
+use crate::store::counted::Counted;
 use crate::store::open_store;
+use crate::store::verify::verify;
 use crate::wal::chain::{Chain, ChainConfig, LocalChain};
+use crate::wal::chain_id::ChainId;
 use crate::wal::file::FILE_HEADER_BYTES;
 use crate::wal::files::{Place, WalFiles};
 use crate::wal::recovery::{self, RecoveredFile};
@@ -22,7 +28,8 @@ use crate::wal::recovery::{self, RecoveredFile};
 /// The layout of a data directory; a newer one is refused.
 const DIRECTORY_VERSION: u32 = 1;
 
-type Opened = (Shared, Chain, Option<File>);
+/// The log, the writer's end of a chain that is not in an object store, and the lock of a directory.
+type Opened = (Shared, Option<Chain>, Option<File>);
 
 pub async fn open(
     config: LogConfig,
@@ -31,7 +38,7 @@ pub async fn open(
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
     let (lock, mut recovered) = match config.store.clone() {
-        StoreUrl::Memory => (None, Vec::new()),
+        StoreUrl::Memory | StoreUrl::S3(_) | StoreUrl::Shared(_) => (None, Vec::new()),
         StoreUrl::File(dir) => {
             let wal_dir = wal_dir(&dir, config.node_id);
             let opened = tokio::task::spawn_blocking(move || {
@@ -44,14 +51,25 @@ pub async fn open(
         }
     };
     let store = open_store(&config.store).map_err(|e| OpenError::Store(e.to_string()))?;
+    let counters = Counters::default();
+    let store: Arc<dyn ObjectStore> = Arc::new(Counted::new(store, Arc::clone(&counters.requests)));
+    let own_chain = match config.store.is_shared() {
+        true => {
+            let unique = format!("{:020}-{:020}", config.node_id, config.incarnation);
+            let place = config.store.describe();
+            verify(&*store, &unique).await.map_err(|e| OpenError::Store(format!("{place}: {e}")))?;
+            Some(begin_chain(&config, &*meta, &keys).await?)
+        }
+        false => None,
+    };
     let limits = ReadLimits::with_cache_bytes(config.segment_cache_bytes);
     let segments = SegmentReader::new(store.clone(), limits);
     let files = Arc::new(WalFiles::default());
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
-    let shared = Shared::new(config, clock, meta, keys, store, segments, files);
+    let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters);
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
     let chain = open_chain(&shared.config, &shared.files, previous)?;
-    shared.files.free_unused();
+    shared.free_unused();
     Ok((shared, chain, lock))
 }
 
@@ -104,23 +122,41 @@ fn write_version(path: &Path) -> std::io::Result<()> {
     std::fs::rename(&staged, path)
 }
 
+/// The chain of this incarnation, which it registered with.
+async fn begin_chain(
+    config: &LogConfig,
+    meta: &dyn MetaStore,
+    keys: &Keyspace,
+) -> Result<Arc<OwnChain>, OpenError> {
+    let id = ChainId { node_id: config.node_id, incarnation: config.incarnation };
+    let key = keys.chain(id.node_id, id.incarnation);
+    let failed = |e: kafscale_meta::Error| OpenError::Meta(e.to_string());
+    let kv = meta.get(&key).await.map_err(failed)?.ok_or(OpenError::Fenced)?;
+    let record = ChainRecord::decode(&key, &kv.value).map_err(failed)?;
+    match record.sealed_at {
+        Some(_) => Err(OpenError::Fenced),
+        None => Ok(OwnChain::new(id, record, kv.mod_revision)),
+    }
+}
+
 fn open_chain(
     config: &LogConfig,
     files: &Arc<WalFiles>,
     previous: Option<(u64, u64)>,
-) -> Result<Chain, OpenError> {
+) -> Result<Option<Chain>, OpenError> {
     let chain_config = ChainConfig {
         node_id: config.node_id,
         incarnation: config.incarnation,
         file_bytes: config.wal_file_bytes,
     };
     match &config.store {
-        StoreUrl::Memory => Ok(Chain::memory(files.clone(), chain_config)),
+        StoreUrl::S3(_) | StoreUrl::Shared(_) => Ok(None),
+        StoreUrl::Memory => Ok(Some(Chain::memory(files.clone(), chain_config))),
         StoreUrl::File(dir) => {
             let dir = wal_dir(dir, config.node_id);
             let mut chain = LocalChain::new(&dir, chain_config, files.clone(), previous);
             chain.open_file()?;
-            Ok(Chain::Local(chain))
+            Ok(Some(Chain::Local(chain)))
         }
     }
 }

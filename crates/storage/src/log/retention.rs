@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use futures_util::TryStreamExt;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
@@ -26,7 +25,8 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.stopping.cancelled() => return,
-            () = shared.settled.reached.notified() => remove_orphans(&shared).await,
+            // What other brokers are about to publish is in a shared store as well.
+            () = shared.settled.reached.notified(), if shared.chain.is_none() => remove_orphans(&shared).await,
             // Not at the start: who restarts a broker to change a retention that is too short has an interval to do it.
             () = tokio::time::sleep(shared.config.retention_check_interval) => enforce(&shared).await,
         }
@@ -77,7 +77,10 @@ async fn enforce(shared: &Shared) {
             Err(error) => tracing::warn!(%topic, partition = index, %error, "cannot drop old records"),
         }
     }
-    shared.files.free_unused();
+    shared.free_unused();
+    if let Some(chain) = &shared.chain {
+        chain.footers.forget_old();
+    }
 }
 
 impl State {
@@ -150,10 +153,10 @@ pub async fn delete_records(
         }
     }
     let log_start = move_log_start(shared, partition, before).await.map_err(|e| match e {
-        PublishError::Conflict => ReadError::Gone,
+        PublishError::Conflict | PublishError::Fenced => ReadError::Gone,
         PublishError::Meta(e) => ReadError::Unavailable(e.to_string()),
     })?;
-    shared.files.free_unused();
+    shared.free_unused();
     Ok(log_start)
 }
 
@@ -193,13 +196,11 @@ async fn move_log_start(
 }
 
 pub async fn delete_object(shared: &Shared, object: &str) {
-    let began = Instant::now();
     let deleted = shared.store.delete(&Path::from(object)).await;
     let deleted = match deleted {
         Err(object_store::Error::NotFound { .. }) => Ok(()),
         other => other,
     };
-    shared.counters.deletes.observe(began.elapsed(), deleted.is_ok());
     shared.counters.segments_deleted.fetch_add(1, Ordering::Relaxed);
     if let Err(error) = deleted {
         tracing::warn!(object, %error, "cannot delete an object; it is removed at the next start");
@@ -211,7 +212,7 @@ pub async fn drop_topic(shared: &Shared, topic: TopicId) {
     let dropped = shared.partitions.remove_topic(topic);
     dropped.iter().for_each(|partition| drop_state(shared, partition));
     shared.unclaimed.retain(&shared.files, |id| id.topic != topic);
-    shared.files.free_unused();
+    shared.free_unused();
     for partition in &dropped {
         // Whoever rewrites it now may still put an object; the list must come after that.
         let _guard = partition.maintenance.lock().await;

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use kafscale_core::batch::PlacedBatch;
 use kafscale_core::ids::Offset;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
+use tokio::time::Instant;
 
 use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::merging::merge_small;
@@ -50,32 +51,67 @@ pub enum RewriteError {
 impl RewriteError {
     /// Whether somebody else wrote the partition's record: this broker does not own it any more.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, RewriteError::Publish(PublishError::Conflict))
+        matches!(self, RewriteError::Publish(PublishError::Conflict | PublishError::Fenced))
     }
 }
+
+/// After a failure with what was taken over, the next attempt.
+const TAKEN_OVER_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs until the log is shut down.
 pub async fn run(shared: Arc<Shared>) {
+    let mut aged_at = Instant::now();
     loop {
+        let pause = match shared.files.last_taken_over() {
+            Some(_) => TAKEN_OVER_RETRY.min(shared.config.retention_check_interval),
+            None => shared.config.retention_check_interval,
+        };
         tokio::select! {
             () = shared.stopping.cancelled() => return,
             () = shared.file_closed.notified() => {}
-            () = tokio::time::sleep(shared.config.retention_check_interval) => {}
+            () = tokio::time::sleep(pause) => {}
         }
-        rewrite_aged(&shared).await;
-        while over_limit(&shared) && !shared.stopping.is_cancelled() {
-            if !rewrite_oldest_file(&shared).await {
-                break;
-            }
+        // First of all, so that the chains that it came from can be collected.
+        if let Some(last) = shared.files.last_taken_over() {
+            rewrite_up_to(&shared, last).await;
+        }
+        // Objects are closed several times in a second, and this looks at every partition.
+        if shared.chain.is_none() || aged_at <= Instant::now() {
+            aged_at = Instant::now() + shared.config.retention_check_interval;
+            rewrite_aged(&shared).await;
+        }
+        rewrite_excess(&shared).await;
+    }
+}
+
+/// Rewrites from the oldest file on when there is more than the limit. Objects are small: they are rewritten by half of the limit,
+/// so that their partitions get few large segments rather than many small ones.
+async fn rewrite_excess(shared: &Shared) {
+    if !over_limit(shared, 1) {
+        return;
+    }
+    let share = if shared.chain.is_some() { 2 } else { 1 };
+    while over_limit(shared, share) && !shared.stopping.is_cancelled() {
+        let Some(oldest) = shared.files.oldest_closed() else { return };
+        rewrite_up_to(shared, oldest).await;
+        if shared.files.oldest_closed() == Some(oldest) {
+            return;
         }
     }
 }
 
-fn over_limit(shared: &Shared) -> bool {
-    let (bytes, _) = shared.files.usage();
-    let batches: usize = shared.all_partitions().iter().map(|p| p.state.lock().tail.len()).sum();
+/// Whether there is more than a share of what may be there.
+fn over_limit(shared: &Shared, share: usize) -> bool {
+    let (bytes, files) = shared.files.usage();
+    let objects = if shared.chain.is_some() { files } else { 0 };
     shared.files.oldest_closed().is_some()
-        && (bytes > shared.config.wal_max_bytes || batches > TAIL_BATCHES_MAX)
+        && (bytes > shared.config.wal_max_bytes / share as u64
+            || objects > shared.config.wal_max_objects / share
+            || tail_batches(shared) > TAIL_BATCHES_MAX / share)
+}
+
+fn tail_batches(shared: &Shared) -> usize {
+    shared.all_partitions().iter().map(|p| p.state.lock().tail.len()).sum()
 }
 
 /// Partitions whose oldest batch waits longer than the topic's `segment.ms`.
@@ -88,14 +124,15 @@ async fn rewrite_aged(shared: &Shared) {
             rewrite_logged(shared, &partition).await;
         }
     }
-    shared.files.free_unused();
+    shared.free_unused();
 }
 
-/// Rewrites every partition that has a batch in the oldest file. `false` when that did not free it.
-async fn rewrite_oldest_file(shared: &Shared) -> bool {
-    let Some(oldest) = shared.files.oldest_closed() else { return false };
-    let begins_there =
-        |p: &Arc<PartitionInner>| p.state.lock().tail.front().is_some_and(|b| b.place.file_no <= oldest);
+/// Rewrites every partition that has a batch in a file up to this one.
+async fn rewrite_up_to(shared: &Shared, last: u64) {
+    let begins_there = |p: &Arc<PartitionInner>| {
+        let state = p.state.lock();
+        state.durable > 0 && state.tail.front().is_some_and(|b| b.place.file_no <= last)
+    };
     let concerned = shared.all_partitions().into_iter().filter(begins_there);
     stream::iter(concerned)
         .take_until(shared.stopping.cancelled())
@@ -103,8 +140,7 @@ async fn rewrite_oldest_file(shared: &Shared) -> bool {
             rewrite_logged(shared, &partition).await
         })
         .await;
-    shared.files.free_unused();
-    shared.files.oldest_closed() != Some(oldest)
+    shared.free_unused();
 }
 
 async fn rewrite_logged(shared: &Shared, partition: &PartitionInner) {
@@ -171,10 +207,7 @@ pub async fn store_segment(
         records: encoded.records,
         compacted: false,
     };
-    let began = Instant::now();
-    let put = shared.store.put(&Path::from(path), PutPayload::from(encoded)).await;
-    shared.counters.puts.observe(began.elapsed(), put.is_ok());
-    put?;
+    shared.store.put(&Path::from(path), PutPayload::from(encoded)).await?;
     shared.counters.segments_written.fetch_add(1, Ordering::Relaxed);
     Ok(segment)
 }

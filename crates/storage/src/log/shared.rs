@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::LogConfig;
-use super::flush::{Flush, WalBuffer};
-use super::manifest::{Manifest, PublishError, StoredSegment};
+use super::flush::{Flush, Limits, WalBuffer};
+use super::manifest::{Guard, Manifest, PublishError, StoredSegment};
+use super::objects::OwnChain;
 use super::partition::{PartitionInner, Source, TailBatch};
 use super::partitions::Partitions;
 use super::retention::Settled;
@@ -45,6 +46,8 @@ pub struct Shared {
     pub segments: SegmentReader,
     pub buffer: WalBuffer,
     pub files: Arc<WalFiles>,
+    /// The chain in an object store; none where it is on a local disk.
+    pub chain: Option<Arc<OwnChain>>,
     pub partitions: Partitions,
     /// Recovered batches whose partitions nobody acquired yet.
     pub unclaimed: Unclaimed,
@@ -70,7 +73,16 @@ impl Shared {
         store: Arc<dyn ObjectStore>,
         segments: SegmentReader,
         files: Arc<WalFiles>,
+        chain: Option<Arc<OwnChain>>,
+        counters: Counters,
     ) -> Shared {
+        let limits = match chain {
+            Some(_) => Limits {
+                object_bytes: config.wal_object_bytes,
+                pending_bytes: config.wal_pending_bytes.max(config.wal_object_bytes),
+            },
+            None => Limits::NONE,
+        };
         Shared {
             config,
             clock,
@@ -78,14 +90,15 @@ impl Shared {
             keys,
             store,
             segments,
-            buffer: WalBuffer::default(),
+            buffer: WalBuffer::new(limits),
             files,
+            chain,
             partitions: Partitions::default(),
             unclaimed: Unclaimed::default(),
             settled: Settled::default(),
             file_closed: Notify::new(),
             stopping: CancellationToken::new(),
-            counters: Counters::default(),
+            counters,
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),
             last_file: AtomicU64::new(0),
@@ -113,7 +126,26 @@ impl Shared {
         id: PartitionId,
         producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
     ) -> Result<Revision, PublishError> {
-        manifest.publish(&*self.meta, &self.keys, id, self.config.incarnation, producers).await
+        let guard = Guard { writer_epoch: self.config.incarnation, chain: self.chain.as_deref() };
+        let published = manifest.publish(&*self.meta, &self.keys, id, guard, producers).await;
+        if matches!(published, Err(PublishError::Fenced)) {
+            self.fence("the record of its chain says so");
+        }
+        published
+    }
+
+    /// Somebody else ended this broker's chain: it acknowledges nothing any more.
+    pub fn fence(&self, why: &'static str) {
+        let Some(chain) = &self.chain else { return };
+        // A chain that this process sealed itself is no surprise.
+        if chain.is_own_seal() || chain.fenced.is_cancelled() {
+            return;
+        }
+        tracing::error!(why, "this broker was fenced: its partitions belong to others");
+        for gathered in self.buffer.fence() {
+            gathered.flush.fence();
+        }
+        chain.fenced.cancel();
     }
 
     /// Keeps an object in memory for readers, and lets the oldest go when the budget is spent.
@@ -129,6 +161,17 @@ impl Shared {
 
     pub fn tail_cache_bytes(&self) -> usize {
         self.tail_cache.lock().bytes
+    }
+
+    /// Frees write-ahead files that nothing needs any more.
+    pub fn free_unused(&self) {
+        let before = self.files.own_freed();
+        self.files.free_unused();
+        if let Some(chain) = &self.chain
+            && self.files.own_freed() > before
+        {
+            chain.freed.notify_one();
+        }
     }
 
     /// Gives batches of the tail back to the files that hold them.
@@ -157,16 +200,7 @@ impl Shared {
         } else {
             self.counters.tail_misses.fetch_add(wanted.len() as u64, Ordering::Relaxed);
         }
-        let mut read = if wanted.is_empty() {
-            Vec::new().into_iter()
-        } else {
-            let files = self.files.clone();
-            tokio::task::spawn_blocking(move || files.read(&wanted))
-                .await
-                .map_err(|e| ReadError::Unavailable(e.to_string()))?
-                .map_err(|e| ReadError::Unavailable(format!("the write-ahead log: {e}")))?
-                .into_iter()
-        };
+        let mut read = self.read_back(wanted).await?.into_iter();
         let bytes_of = |source| match source {
             Source::Memory(bytes) => Ok(bytes),
             Source::Wal(_, _, base_offset) => {
@@ -174,6 +208,21 @@ impl Shared {
             }
         };
         sources.into_iter().map(bytes_of).collect()
+    }
+
+    /// Batches of the tail that are not in memory any more.
+    async fn read_back(&self, wanted: Vec<(Place, u32)>) -> Result<Vec<Bytes>, ReadError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        if self.chain.is_some() {
+            return super::objects::read::batches(self, &wanted).await;
+        }
+        let files = self.files.clone();
+        tokio::task::spawn_blocking(move || files.read(&wanted))
+            .await
+            .map_err(|e| ReadError::Unavailable(e.to_string()))?
+            .map_err(|e| ReadError::Unavailable(format!("the write-ahead log: {e}")))
     }
 
     pub async fn read_segment(

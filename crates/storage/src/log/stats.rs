@@ -1,7 +1,10 @@
 //! Counters of the log, for metrics. Plain atomics: the hot path adds to them, a scrape reads them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use crate::store::counted::RequestCounters;
 
 /// Upper bounds of the latency buckets, in microseconds.
 pub const LATENCY_BUCKETS_US: [u64; 14] =
@@ -86,31 +89,51 @@ impl StoreCounters {
 #[derive(Debug, Default)]
 pub struct Counters {
     pub flushes: FlushCounters,
-    pub puts: StoreCounters,
-    pub deletes: StoreCounters,
+    pub requests: Arc<RequestCounters>,
+    /// Objects of chains that batches of the tail were read back from.
+    pub objects_read: AtomicU64,
     pub tail_hits: AtomicU64,
     pub tail_misses: AtomicU64,
     pub segments_written: AtomicU64,
     pub segments_deleted: AtomicU64,
 }
 
+/// Requests of one kind to the store.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StoreRequests {
+    pub latency: LatencySnapshot,
+    pub failures: u64,
+}
+
+impl StoreCounters {
+    fn read(&self) -> StoreRequests {
+        StoreRequests { latency: self.latency.snapshot(), failures: self.failures.load(Ordering::Relaxed) }
+    }
+}
+
 /// One reading of everything.
 #[derive(Debug, Clone, Default)]
 pub struct LogStats {
-    /// Time from the start of a write to the end of its fdatasync.
+    /// Time from the start of a write to the end of its fdatasync; in an object store, from sending an object of the chain until it and
+    /// all before it were there. Failures are attempts.
     pub flush_latency: LatencySnapshot,
     pub flush_failures: u64,
     pub flushed_bytes: u64,
     pub flushed_batches: u64,
-    pub put_latency: LatencySnapshot,
-    pub put_failures: u64,
-    pub delete_latency: LatencySnapshot,
-    pub delete_failures: u64,
+    /// Requests to the store, those of the chain included.
+    pub puts: StoreRequests,
+    pub gets: StoreRequests,
+    pub lists: StoreRequests,
+    pub deletes: StoreRequests,
     /// Batches of recent reads found in memory, and read back from the write-ahead log.
     pub tail_hits: u64,
     pub tail_misses: u64,
     pub segments_written: u64,
     pub segments_deleted: u64,
+    /// Whether the write-ahead log is in the object store, and its writes among the requests to it.
+    pub wal_in_store: bool,
+    /// Appended and not durable yet; only counted where the chain is in an object store.
+    pub wal_pending_bytes: u64,
     pub wal_bytes: u64,
     pub wal_files: u64,
     pub tail_cache_bytes: u64,
@@ -124,10 +147,10 @@ impl Counters {
             flush_failures: get(&self.flushes.failures),
             flushed_bytes: get(&self.flushes.bytes),
             flushed_batches: get(&self.flushes.batches),
-            put_latency: self.puts.latency.snapshot(),
-            put_failures: get(&self.puts.failures),
-            delete_latency: self.deletes.latency.snapshot(),
-            delete_failures: get(&self.deletes.failures),
+            puts: self.requests.puts.read(),
+            gets: self.requests.gets.read(),
+            lists: self.requests.lists.read(),
+            deletes: self.requests.deletes.read(),
             tail_hits: get(&self.tail_hits),
             tail_misses: get(&self.tail_misses),
             segments_written: get(&self.segments_written),

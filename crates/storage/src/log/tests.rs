@@ -30,6 +30,7 @@ impl Clock for TestClock {
 }
 
 mod compaction;
+mod objects;
 
 const TOPIC: TopicId = TopicId(Uuid::from_u128(1));
 

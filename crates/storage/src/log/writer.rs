@@ -1,4 +1,5 @@
-//! The writer: one thread that makes the open object durable, over and over.
+//! The writer of a local chain: one thread that makes the open object durable, over and over. ([`super::objects::writer`] is its
+//! sibling for object stores.)
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,6 +15,9 @@ use crate::wal::object::IndexEntry;
 
 /// After a failed write, how often the disk is tried again.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The rewriter looks whether there is too much after so many objects of a store.
+const OBJECTS_PER_LOOK: u64 = 32;
 
 /// Writes until the buffer is closed and empty. Runs on a thread of its own, as fdatasync blocks.
 pub fn run(shared: &Shared, mut chain: Chain) {
@@ -45,7 +49,8 @@ fn keep_spacing(last_write: Option<Instant>, interval: Duration) {
     }
 }
 
-fn write(shared: &Shared, chain: &mut Chain, object: OpenObject) {
+/// The index of an object, and what it points to.
+pub fn contents(object: &OpenObject) -> (Vec<IndexEntry>, Vec<Bytes>) {
     let mut position = 0;
     let mut index = Vec::with_capacity(object.batches.len());
     let mut bodies = Vec::with_capacity(object.batches.len());
@@ -54,9 +59,19 @@ fn write(shared: &Shared, chain: &mut Chain, object: OpenObject) {
         position += batch.bytes.len() as u64;
         bodies.push(batch.bytes.clone());
     }
+    (index, bodies)
+}
+
+fn write(shared: &Shared, chain: &mut Chain, object: OpenObject) {
+    let (index, bodies) = contents(&object);
     let began = Instant::now();
     let written = chain.append(&index, &bodies);
-    shared.counters.flushes.observe(began.elapsed(), position, index.len() as u64, written.is_ok());
+    shared.counters.flushes.observe(
+        began.elapsed(),
+        object.bytes as u64,
+        index.len() as u64,
+        written.is_ok(),
+    );
     match written {
         Ok((file_no, body_at)) => acknowledge(shared, object, bodies, &index, file_no, body_at),
         Err(error) => give_up(shared, object, &error),
@@ -64,7 +79,7 @@ fn write(shared: &Shared, chain: &mut Chain, object: OpenObject) {
 }
 
 /// Makes the batches visible, then answers for them: a consumer never waits for what a producer was told.
-fn acknowledge(
+pub fn acknowledge(
     shared: &Shared,
     object: OpenObject,
     bodies: Vec<Bytes>,
@@ -72,7 +87,7 @@ fn acknowledge(
     file_no: u64,
     body_at: u64,
 ) {
-    let OpenObject { flush, batches } = object;
+    let OpenObject { flush, batches, bytes: _ } = object;
     flush.keep(bodies);
     shared.files.hold(file_no, &flush);
     let mut kept = 0;
@@ -89,10 +104,15 @@ fn acknowledge(
     }
     shared.files.release(file_no, batches.len() as u64 - kept);
     flush.succeed();
-    if shared.last_file.swap(file_no, Ordering::Relaxed) != file_no {
+    let last_file = shared.last_file.swap(file_no, Ordering::Relaxed);
+    // Each object of a store is a file; a look at all of them is worth it now and then only.
+    let look = if shared.chain.is_some() { file_no.is_multiple_of(OBJECTS_PER_LOOK) } else { true };
+    if look && last_file != file_no {
         shared.file_closed.notify_one();
     }
-    shared.remember(flush);
+    if flush.size_bytes() > 0 {
+        shared.remember(flush);
+    }
 }
 
 /// Takes back what failed and everything placed after it, then refuses appends until the disk is sound again.

@@ -133,7 +133,7 @@ impl LocalChain {
             seq: self.next_seq,
             salt: 0,
         };
-        let mut header = ObjectHeader { id, body_bytes, entries: index.len() as u32 };
+        let mut header = ObjectHeader { id, seal: false, body_bytes, entries: index.len() as u32 };
         let object_bytes = header.object_bytes();
         let fits = |c: &Current| c.position == FILE_HEADER_BYTES || c.position + object_bytes <= c.size_bytes;
         if !self.current.as_ref().is_some_and(fits) {

@@ -1,4 +1,5 @@
-//! The write-ahead files that still hold batches which no segment holds: reading them, and freeing them in order.
+//! The write-ahead files that still hold batches which no segment holds: reading them, and freeing them in order. In an object store
+//! each object counts as a file.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -31,6 +32,16 @@ enum Medium {
     },
     /// Nothing durable: the batches stay in memory until they are rewritten.
     Memory(Vec<Arc<Flush>>),
+    Object(StoredObject),
+}
+
+/// An object of a chain in an object store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredObject {
+    pub path: object_store::path::Path,
+    pub size_bytes: u64,
+    /// Its number, where it is of this process's own chain. An object of another's is for the controller to free.
+    pub own_seq: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -46,6 +57,10 @@ struct Entry {
 struct Inner {
     entries: VecDeque<Entry>,
     spares: Vec<PathBuf>,
+    /// The number of the next object.
+    next_object_no: u64,
+    /// Objects of the own chain below this are not needed any more.
+    own_freed: u64,
 }
 
 /// The files of the chain, oldest first. The last one is being written.
@@ -63,6 +78,36 @@ impl WalFiles {
     pub fn add_memory(&self, file_no: u64) {
         let medium = Medium::Memory(Vec::new());
         self.inner.lock().entries.push_back(Entry { file_no, medium, live: 0, bytes: 0 });
+    }
+
+    /// Adds an object, and gives its number among the files.
+    pub fn add_object(&self, object: StoredObject) -> u64 {
+        let mut inner = self.inner.lock();
+        let file_no = inner.next_object_no;
+        inner.next_object_no += 1;
+        inner.entries.push_back(Entry { file_no, medium: Medium::Object(object), live: 0, bytes: 0 });
+        file_no
+    }
+
+    /// The object of this number, as long as it is needed.
+    pub fn object(&self, file_no: u64) -> Option<StoredObject> {
+        match self.inner.lock().entry(file_no) {
+            Some(Entry { medium: Medium::Object(object), .. }) => Some(object.clone()),
+            Some(_) | None => None,
+        }
+    }
+
+    /// Objects of the own chain below this are not needed any more.
+    pub fn own_freed(&self) -> u64 {
+        self.inner.lock().own_freed
+    }
+
+    /// The youngest object of another chain that is still needed.
+    pub fn last_taken_over(&self) -> Option<u64> {
+        let foreign = |entry: &&Entry| {
+            entry.live > 0 && matches!(&entry.medium, Medium::Object(object) if object.own_seq.is_none())
+        };
+        self.inner.lock().entries.iter().rev().find(foreign).map(|entry| entry.file_no)
     }
 
     /// Keeps a flush alive for as long as its file, where that is memory.
@@ -93,8 +138,15 @@ impl WalFiles {
         let mut freed = Vec::new();
         let spares = {
             let mut inner = self.inner.lock();
-            while inner.entries.len() > 1 && inner.entries[0].live == 0 {
+            while inner.can_free_first() {
                 freed.extend(inner.entries.pop_front());
+            }
+            let own = |entry: &Entry| match &entry.medium {
+                Medium::Object(object) => object.own_seq,
+                Medium::Disk { .. } | Medium::Memory(_) => None,
+            };
+            if let Some(seq) = freed.iter().filter_map(own).max() {
+                inner.own_freed = seq + 1;
             }
             inner.spares.len()
         };
@@ -140,7 +192,8 @@ impl WalFiles {
     /// The oldest file when more than one is in use: the next to be rewritten.
     pub fn oldest_closed(&self) -> Option<u64> {
         let inner = self.inner.lock();
-        (inner.entries.len() > 1).then(|| inner.entries[0].file_no)
+        let closed = inner.entries.len() > 1 || inner.entries.front().is_some_and(Entry::is_object);
+        closed.then(|| inner.entries[0].file_no)
     }
 
     /// The space that all files take, and how many there are. A file of a disk takes all of its space from the start,
@@ -149,6 +202,7 @@ impl WalFiles {
         let taken = |entry: &Entry| match &entry.medium {
             Medium::Disk { size_bytes, .. } => *size_bytes,
             Medium::Memory(_) => entry.bytes,
+            Medium::Object(object) => object.size_bytes,
         };
         let inner = self.inner.lock();
         (inner.entries.iter().map(taken).sum(), inner.entries.len())
@@ -181,7 +235,19 @@ impl WalFiles {
     }
 }
 
+impl Entry {
+    /// An object is never added to: there is no file that is being written.
+    fn is_object(&self) -> bool {
+        matches!(self.medium, Medium::Object(_))
+    }
+}
+
 impl Inner {
+    fn can_free_first(&self) -> bool {
+        let writing = |first: &Entry| self.entries.len() == 1 && !first.is_object();
+        self.entries.front().is_some_and(|first| first.live == 0 && !writing(first))
+    }
+
     fn entry(&mut self, file_no: u64) -> Option<&mut Entry> {
         let first = self.entries.front()?.file_no;
         let index = usize::try_from(file_no.checked_sub(first)?).ok()?;

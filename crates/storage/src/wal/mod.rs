@@ -1,9 +1,11 @@
 //! The write-ahead chain: what makes an append durable.
 //!
 //! On a local disk the chain is a row of preallocated files to which objects are appended, each made durable by
-//! one fdatasync. The object format is the one that an object store gets, so that both are read by the same code.
+//! one fdatasync. In an object store each object of the chain is one of the store's ([`chain_id`] has their names). The format
+//! of the objects is the same.
 
 pub mod chain;
+pub mod chain_id;
 pub mod file;
 pub mod files;
 pub mod object;

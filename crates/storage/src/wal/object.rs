@@ -7,7 +7,8 @@
 //! An object holds batches of many partitions. The index at its end says what is where, so that recovery from an
 //! object store needs no more than a suffix of each object. Integers are big-endian, CRCs are CRC32C. The body
 //! carries no CRC of its own: each batch has one, and its first 21 bytes, which that does not cover, are repeated
-//! in the index. docs/format.md has the tables.
+//! in the index. A seal, which ends a chain in an object store, is an object without batches and with a flag. docs/format.md
+//! has the tables.
 
 use bytes::{Buf, BufMut, Bytes};
 use kafscale_core::batch::{BatchHeader, PlacedBatch};
@@ -19,6 +20,11 @@ pub const HEADER_BYTES: usize = 64;
 pub const INDEX_ENTRY_BYTES: usize = 96;
 pub const FOOTER_BYTES: usize = 32;
 pub const VERSION: u16 = 1;
+
+/// Flag of a seal: the chain ends here, whatever may stand above.
+const FLAG_SEAL: u16 = 0x0100;
+/// Flags that a reader must know.
+const FLAGS_CRITICAL: u16 = 0xff00;
 
 pub const HEADER_MAGIC: [u8; 4] = *b"KAFW";
 const FOOTER_MAGIC: [u8; 4] = *b"KAFE";
@@ -39,6 +45,7 @@ pub struct ObjectId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectHeader {
     pub id: ObjectId,
+    pub seal: bool,
     pub body_bytes: u64,
     pub entries: u32,
 }
@@ -83,7 +90,7 @@ impl ObjectHeader {
         let mut b = &mut out[..];
         b.put_slice(&HEADER_MAGIC);
         b.put_u16(VERSION);
-        b.put_u16(0); // flags
+        b.put_u16(if self.seal { FLAG_SEAL } else { 0 });
         b.put_i32(self.id.node_id);
         b.put_u32(self.entries);
         b.put_u64(self.id.incarnation);
@@ -111,11 +118,14 @@ impl ObjectHeader {
         if version != VERSION {
             return Err(ObjectError::NewerVersion(version));
         }
-        b.advance(2);
+        let flags = b.get_u16();
+        if flags & FLAGS_CRITICAL & !FLAG_SEAL != 0 {
+            return Err(ObjectError::Damaged("it has flags that this program does not know"));
+        }
         let node_id = b.get_i32();
         let entries = b.get_u32();
         let id = ObjectId { node_id, incarnation: b.get_u64(), seq: b.get_u64(), salt: b.get_u64() };
-        Ok(ObjectHeader { id, body_bytes: b.get_u64(), entries })
+        Ok(ObjectHeader { id, seal: flags & FLAG_SEAL != 0, body_bytes: b.get_u64(), entries })
     }
 }
 
@@ -191,6 +201,11 @@ impl IndexEntry {
 
 /// The index and the footer, which follow the body.
 pub fn encode_tail(header: &ObjectHeader, index: &[IndexEntry]) -> Bytes {
+    encode_tail_with_crc(header, index).0
+}
+
+/// [`encode_tail`], and the CRC of the index.
+pub fn encode_tail_with_crc(header: &ObjectHeader, index: &[IndexEntry]) -> (Bytes, u32) {
     let mut out = Vec::with_capacity(index.len() * INDEX_ENTRY_BYTES + FOOTER_BYTES);
     for entry in index {
         entry.encode(&mut out);
@@ -204,7 +219,91 @@ pub fn encode_tail(header: &ObjectHeader, index: &[IndexEntry]) -> Bytes {
     out.put_u32(index_crc);
     let crc = crc32c::crc32c(&out[footer_at..]);
     out.put_u32(crc);
-    out.into()
+    (out.into(), index_crc)
+}
+
+/// What the fixed end of an object says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footer {
+    pub entries: u32,
+    pub body_bytes: u64,
+    pub seq: u64,
+    pub index_crc: u32,
+}
+
+impl Footer {
+    /// Reads the last bytes of an object.
+    pub fn decode(end: &[u8]) -> Result<Footer, ObjectError> {
+        let Some(mut footer) = end.len().checked_sub(FOOTER_BYTES).and_then(|at| end.get(at..)) else {
+            return Err(ObjectError::Damaged("the footer is cut off"));
+        };
+        let crc = u32::from_be_bytes(footer[FOOTER_BYTES - 4..].try_into().expect("four bytes"));
+        if crc32c::crc32c(&footer[..FOOTER_BYTES - 4]) != crc || footer[..4] != FOOTER_MAGIC {
+            return Err(ObjectError::Damaged("the CRC of the footer does not match"));
+        }
+        footer.advance(4);
+        let (entries, body_bytes, seq) = (footer.get_u32(), footer.get_u64(), footer.get_u64());
+        Ok(Footer { entries, body_bytes, seq, index_crc: footer.get_u32() })
+    }
+
+    fn index_bytes(&self) -> u64 {
+        u64::from(self.entries) * INDEX_ENTRY_BYTES as u64
+    }
+
+    fn decode_index(&self, index: &[u8]) -> Result<Vec<IndexEntry>, ObjectError> {
+        if crc32c::crc32c(index) != self.index_crc {
+            return Err(ObjectError::Damaged("the CRC of the index does not match"));
+        }
+        Ok(index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect())
+    }
+}
+
+/// What the end of an object says of the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Suffix {
+    Index(Vec<IndexEntry>),
+    Seal,
+    /// So many bytes of the end are needed.
+    More(u64),
+}
+
+/// Reads the index of object `seq`, which has `object_bytes` bytes, from its last ones. Batches are not looked at: their own CRCs
+/// tell whether what is read later is whole.
+pub fn decode_suffix(end: &[u8], object_bytes: u64, seq: u64) -> Result<Suffix, ObjectError> {
+    let footer = Footer::decode(end)?;
+    let fixed = (HEADER_BYTES + FOOTER_BYTES) as u64;
+    if footer.index_bytes().saturating_add(fixed).saturating_add(footer.body_bytes) != object_bytes {
+        return Err(ObjectError::Damaged("the footer does not match the size"));
+    }
+    if footer.seq != seq {
+        return Err(ObjectError::Damaged("the footer is of another object"));
+    }
+    if footer.entries == 0 {
+        let Some(front) = end.len().checked_sub(fixed as usize).map(|at| &end[at..]) else {
+            return Ok(Suffix::More(fixed));
+        };
+        let header = ObjectHeader::decode(front)?;
+        return Ok(if header.seal { Suffix::Seal } else { Suffix::Index(Vec::new()) });
+    }
+    let needed = footer.index_bytes() + FOOTER_BYTES as u64;
+    let index = match usize::try_from(needed).ok().and_then(|n| end.len().checked_sub(n)) {
+        Some(at) => &end[at..end.len() - FOOTER_BYTES],
+        None => return Ok(Suffix::More(needed)),
+    };
+    let entries = footer.decode_index(index)?;
+    let inside = |e: &IndexEntry| {
+        e.position.checked_add(e.size_bytes.into()).is_some_and(|end| end <= footer.body_bytes)
+    };
+    if entries.iter().any(|e| !inside(e) || e.base_offset.0 < 0 || e.last_offset < e.base_offset) {
+        return Err(ObjectError::Damaged("an index entry cannot be right"));
+    }
+    Ok(Suffix::Index(entries))
+}
+
+/// The object that ends a chain.
+pub fn encode_seal(id: ObjectId) -> Bytes {
+    let header = ObjectHeader { id, seal: true, body_bytes: 0, entries: 0 };
+    [&header.encode()[..], &encode_tail(&header, &[])].concat().into()
 }
 
 /// Reads a whole object and checks everything in it, the batches' CRCs included.
@@ -214,20 +313,11 @@ pub fn decode(bytes: &[u8]) -> Result<(ObjectHeader, Vec<IndexEntry>), ObjectErr
     let Some(whole) = whole else { return Err(ObjectError::Damaged("it is cut off")) };
     let body_end = HEADER_BYTES + header.body_bytes as usize;
     let (body, tail) = (&bytes[HEADER_BYTES..body_end], &bytes[body_end..whole]);
-    let (index, mut footer) = tail.split_at(tail.len() - FOOTER_BYTES);
-    let footer_crc = u32::from_be_bytes(footer[FOOTER_BYTES - 4..].try_into().expect("four bytes"));
-    if crc32c::crc32c(&footer[..FOOTER_BYTES - 4]) != footer_crc || footer[..4] != FOOTER_MAGIC {
-        return Err(ObjectError::Damaged("the CRC of the footer does not match"));
-    }
-    footer.advance(4);
-    let stated = (footer.get_u32(), footer.get_u64(), footer.get_u64());
-    if stated != (header.entries, header.body_bytes, header.id.seq) {
+    let footer = Footer::decode(tail)?;
+    if (footer.entries, footer.body_bytes, footer.seq) != (header.entries, header.body_bytes, header.id.seq) {
         return Err(ObjectError::Damaged("header and footer disagree"));
     }
-    if crc32c::crc32c(index) != footer.get_u32() {
-        return Err(ObjectError::Damaged("the CRC of the index does not match"));
-    }
-    let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
+    let entries = footer.decode_index(&tail[..tail.len() - FOOTER_BYTES])?;
     for entry in &entries {
         check_batch(body, entry)?;
     }

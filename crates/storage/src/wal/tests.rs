@@ -173,7 +173,7 @@ fn an_object_made_up_by_a_producer_is_not_taken_for_one() {
     let file = recover(dir.path()).unwrap().pop().unwrap();
     // A forged header with a right CRC, but without the file's salt, behind the torn tail.
     let id = ObjectId { node_id: 1, incarnation: 9, seq: 77, salt: 0 };
-    let forged = ObjectHeader { id, body_bytes: 0, entries: 0 };
+    let forged = ObjectHeader { id, seal: false, body_bytes: 0, entries: 0 };
     let mut bytes = forged.encode().to_vec();
     bytes.extend_from_slice(&encode_tail(&forged, &[]));
     file.file.write_all_at(&bytes, file.end + 100).unwrap();
@@ -200,7 +200,7 @@ fn a_file_header_of_a_newer_version_is_refused() {
 fn encoded() -> Vec<u8> {
     let (index, batches) = one(0, 10);
     let id = ObjectId { node_id: 1, incarnation: 2, seq: 3, salt: 4 };
-    let header = ObjectHeader { id, body_bytes: batches[0].len() as u64, entries: 1 };
+    let header = ObjectHeader { id, seal: false, body_bytes: batches[0].len() as u64, entries: 1 };
     [header.encode().to_vec(), batches[0].to_vec(), encode_tail(&header, &index).to_vec()].concat()
 }
 
@@ -222,7 +222,7 @@ proptest! {
         let _ = object::decode(&bytes);
         let id = ObjectId { node_id: 1, incarnation: 2, seq: 3, salt: 4 };
         for body_bytes in [body, body >> 20, u64::MAX] {
-            let mut forged = ObjectHeader { id, body_bytes, entries }.encode().to_vec();
+            let mut forged = ObjectHeader { id, seal: false, body_bytes, entries }.encode().to_vec();
             forged.extend(&bytes);
             let _ = object::decode(&forged);
         }

@@ -1,0 +1,197 @@
+//! The writer of a chain in an object store: a task that sends what has gathered, up to so many objects at a time, and
+//! acknowledges them in the order of the chain.
+//!
+//! Invariant: object `seq` is sent only when `seq - k` and everything below is there, so that never more than k are uncertain.
+//! Invariant: an append is acknowledged when its object and all lower ones are there: a seal may cut the chain below it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::PutPayload;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+
+use super::identity::Identity;
+use super::upload::{OnTrouble, Outcome, Upload, upload};
+use super::{OwnChain, UPLOADS_MAX};
+use crate::log::flush::OpenObject;
+use crate::log::shared::Shared;
+use crate::log::writer::{acknowledge, contents};
+use crate::wal::files::StoredObject;
+use crate::wal::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail_with_crc};
+
+/// A stopping broker waits so long for a store that does not answer.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// An object that was sent and is not acknowledged.
+struct InFlight {
+    object: OpenObject,
+    bodies: Vec<Bytes>,
+    index: Vec<IndexEntry>,
+    size_bytes: u64,
+    sent: Instant,
+    /// Set when the object is there.
+    durable: Option<Instant>,
+}
+
+struct Writer<'a> {
+    shared: &'a Shared,
+    chain: &'a OwnChain,
+    /// Sent, oldest first; the first one is object `first`.
+    in_flight: VecDeque<InFlight>,
+    first: u64,
+    uploads: JoinSet<(u64, Outcome)>,
+    last_sent: Option<Instant>,
+    trouble: OnTrouble,
+}
+
+/// Writes until the buffer is closed and empty, or the chain is fenced.
+pub async fn run(shared: Arc<Shared>, chain: Arc<OwnChain>) {
+    let trouble = on_trouble(&shared);
+    let mut writer = Writer {
+        shared: &shared,
+        chain: &chain,
+        in_flight: VecDeque::new(),
+        first: 0,
+        uploads: JoinSet::new(),
+        last_sent: None,
+        trouble,
+    };
+    let work = async {
+        tokio::select! {
+            () = chain.fenced.cancelled() => {}
+            () = writer.work() => {}
+        }
+    };
+    work.await;
+    writer.end();
+}
+
+/// Failed attempts make the log say that it is in trouble; they are logged from time to time.
+fn on_trouble(shared: &Arc<Shared>) -> OnTrouble {
+    let (shared, failures) = (Arc::downgrade(shared), AtomicU64::new(0));
+    Arc::new(move |why: &str| {
+        let Some(shared) = shared.upgrade() else { return };
+        shared.counters.flushes.failures.fetch_add(1, Ordering::Relaxed);
+        shared.buffer.stall(Some(why.to_owned()));
+        if failures.fetch_add(1, Ordering::Relaxed).is_multiple_of(16) {
+            tracing::warn!(
+                why,
+                "an object of the chain could not be written; trying again until it is there"
+            );
+        }
+    })
+}
+
+impl Writer<'_> {
+    /// Returns when the buffer is closed, and everything is there or the store does not answer any more.
+    async fn work(&mut self) {
+        let at_once = self.shared.config.wal_uploads.clamp(1, UPLOADS_MAX as usize);
+        loop {
+            let not_before =
+                self.last_sent.map_or_else(Instant::now, |at| at + self.shared.config.wal_min_interval);
+            let may_send = self.in_flight.len() < at_once;
+            tokio::select! {
+                biased;
+                Some(joined) = self.uploads.join_next() => {
+                    let (seq, outcome) = joined.expect("an upload does not panic");
+                    if !self.landed(seq, outcome) {
+                        return;
+                    }
+                }
+                object = self.shared.buffer.next_object(not_before), if may_send => match object {
+                    Some(object) => self.send(object),
+                    None => break,
+                },
+            }
+        }
+        if timeout(STOP_PATIENCE, self.drain()).await.is_err() {
+            tracing::error!(
+                "the object store does not answer; what it was not known to have is not acknowledged"
+            );
+        }
+    }
+
+    async fn drain(&mut self) {
+        while let Some(joined) = self.uploads.join_next().await {
+            let (seq, outcome) = joined.expect("an upload does not panic");
+            if !self.landed(seq, outcome) {
+                return;
+            }
+        }
+    }
+
+    fn send(&mut self, object: OpenObject) {
+        let seq = self.first + self.in_flight.len() as u64;
+        let (index, bodies) = contents(&object);
+        let id =
+            ObjectId { node_id: self.chain.id.node_id, incarnation: self.chain.id.incarnation, seq, salt: 0 };
+        let header =
+            ObjectHeader { id, seal: false, body_bytes: object.bytes as u64, entries: index.len() as u32 };
+        let (tail, index_crc) = encode_tail_with_crc(&header, &index);
+        let pieces = std::iter::once(Bytes::copy_from_slice(&header.encode()));
+        let payload: PutPayload = pieces.chain(bodies.iter().cloned()).chain([tail]).collect();
+        let identity = Identity { header, index_crc };
+        let sent = Upload { path: self.chain.id.object(seq), payload, identity };
+        let (store, trouble) = (Arc::clone(&self.shared.store), Arc::clone(&self.trouble));
+        self.uploads.spawn(async move { (seq, upload(store, sent, trouble).await) });
+        let now = Instant::now();
+        self.last_sent = Some(now);
+        let size_bytes = header.object_bytes();
+        self.in_flight.push_back(InFlight { object, bodies, index, size_bytes, sent: now, durable: None });
+    }
+
+    /// Takes note of an object's end. `false` when the chain is not ours any more.
+    fn landed(&mut self, seq: u64, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::Durable(at) => {
+                let place = usize::try_from(seq - self.first).expect("few are under way");
+                self.in_flight[place].durable = Some(at);
+                self.acknowledge();
+                true
+            }
+            Outcome::Fenced => {
+                self.shared.fence("its chain was sealed");
+                false
+            }
+        }
+    }
+
+    /// Acknowledges what is there with all below it.
+    fn acknowledge(&mut self) {
+        while let Some(proved) = self.in_flight.front().and_then(|first| first.durable) {
+            let InFlight { object, bodies, index, size_bytes, sent, .. } =
+                self.in_flight.pop_front().expect("looked at above");
+            let seq = self.first;
+            self.first += 1;
+            self.chain.prove(proved);
+            self.shared.buffer.stall(None);
+            let bytes = object.bytes;
+            self.shared.counters.flushes.observe(sent.elapsed(), bytes as u64, index.len() as u64, true);
+            let path = self.chain.id.object(seq);
+            let file_no = self.shared.files.add_object(StoredObject { path, size_bytes, own_seq: Some(seq) });
+            acknowledge(self.shared, object, bodies, &index, file_no, HEADER_BYTES as u64);
+            self.shared.buffer.settle(bytes);
+        }
+    }
+
+    /// Fails what is under way, where there is anything: the chain is fenced, or the broker stops without an answer.
+    fn end(self) {
+        let fenced = self.chain.fenced.is_cancelled();
+        let answered = self.in_flight.is_empty();
+        for InFlight { object, .. } in self.in_flight {
+            match fenced {
+                true => object.flush.fence(),
+                // Its requests time out or fail, and may be sent again: whether it counts is not known.
+                false => object.flush.fail("the broker stopped before the object store answered"),
+            }
+            self.shared.buffer.settle(object.bytes);
+        }
+        if answered && !fenced {
+            *self.chain.end.lock() = Some(self.first);
+        }
+    }
+}
