@@ -37,6 +37,9 @@ use crate::topics::Topics;
 use crate::transport::Transport;
 use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 
+/// How long a broker that was fenced goes on with what is under way.
+const ABANDON_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
 #[derive(Debug)]
 pub struct Broker {
@@ -109,6 +112,7 @@ impl Broker {
             response_memory: Arc::new(Semaphore::new(
                 config.response_memory_bytes.min(Semaphore::MAX_PERMITS),
             )),
+            drain_timeout: parking_lot::Mutex::new(config.drain_timeout),
             stopping: CancellationToken::new(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
@@ -165,7 +169,20 @@ impl Broker {
         self.end(drain_timeout).await;
     }
 
+    /// Ends when its place in the cluster is lost: what is asked for is refused, and nothing is waited for that needs others.
+    pub async fn abandon(self) {
+        self.end(ABANDON_TIMEOUT).await;
+    }
+
+    /// Ends as a process that is killed: nothing is answered or finished. For tests and simulations.
+    pub fn kill(self) {
+        for task in self.servers.into_iter().chain(self.background) {
+            task.abort();
+        }
+    }
+
     async fn end(self, drain_timeout: Duration) {
+        *self.node.drain_timeout.lock() = drain_timeout;
         self.node.stopping.cancel();
         // Members that wait for a rebalance would hold up their connections.
         let groups = self.node.coordinator.shutdown();

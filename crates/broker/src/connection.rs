@@ -79,7 +79,10 @@ where
     tokio::select! {
         end = &mut reading => match end {
             // The queue is closed, so that writing ends when everything was answered.
-            ReadEnd::Stopping => timeout(node.config.drain_timeout, writing).await.unwrap_or(Ok(())),
+            ReadEnd::Stopping => {
+                let drain_timeout = *node.drain_timeout.lock();
+                timeout(drain_timeout, writing).await.unwrap_or(Ok(()))
+            }
             ReadEnd::Gone(error) => Err(error),
         },
         end = &mut writing => end,

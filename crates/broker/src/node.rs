@@ -1,6 +1,7 @@
 //! What all connections and handlers of one broker share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
@@ -47,6 +48,8 @@ pub struct Node {
     pub request_memory: Arc<RequestMemory>,
     /// Bytes of fetched records in memory.
     pub response_memory: Arc<Semaphore>,
+    /// How long a broker that stops goes on with what is under way.
+    pub drain_timeout: parking_lot::Mutex<Duration>,
     /// Cancelled when the broker begins to stop: nothing waits any longer.
     pub stopping: CancellationToken,
 }

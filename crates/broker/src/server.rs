@@ -8,8 +8,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{error, warn};
 
+use crate::cluster::Progress;
 use crate::connection;
 use crate::listeners::Bound;
 use crate::node::Node;
@@ -30,9 +32,17 @@ pub fn bind(address: std::net::SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Connections wait for so long until the broker serves what it owns: better than an answer that it does not.
+const READY_WITHIN: Duration = Duration::from_secs(5);
+
 /// Accepts until the broker stops, then waits for the connections to end. All listeners share the slots.
 pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Semaphore>) {
     let Bound { transport: mut listener, endpoint, .. } = bound;
+    let mut progress = node.cluster.progress();
+    let ready = timeout(READY_WITHIN, progress.wait_for(|progress| *progress == Progress::Ready));
+    if node.stopping.run_until_cancelled(ready).await.is_some_and(|in_time| in_time.is_err()) {
+        warn!("accepting connections although not everything that this broker owns is served yet");
+    }
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {

@@ -24,6 +24,8 @@ use crate::units::{ByteSize, HostPort, Limit, Span};
 const REJOIN_BACKOFF_MIN: Duration = Duration::from_millis(200);
 const REJOIN_BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// How long a broker that lost its place tries to take itself off the list.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the metadata store is looked for while it is away.
 const METADATA_BACK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -46,6 +48,15 @@ struct Member {
     broker: Broker,
     log: Log,
     membership: Membership,
+}
+
+/// How a broker lost its place in its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Others have ended its chain: it can acknowledge nothing any more.
+    Chain,
+    /// It may have been taken for dead.
+    Lease,
 }
 
 /// How long the steps of the start took.
@@ -79,16 +90,20 @@ impl RunningNode {
         &self.metadata
     }
 
-    /// Returns when this process is to give up its place in the cluster and take another.
+    /// Returns when this process is to give up its place in the cluster and take another: when others have ended its chain, or when its lease is
+    /// lost.
     ///
-    /// While the metadata store is away, nobody can take anything over, and what this broker owns is served on; only then, when it is
-    /// back, there is somebody who may have taken this broker for dead.
-    pub async fn lost(&self) {
+    /// While the metadata store is away, nobody can take anything over, and what this broker owns is served on; only when it is back,
+    /// there is somebody who may have taken this broker for dead.
+    pub async fn lost(&self) -> Lost {
         tokio::select! {
-            () = self.member.membership.lost() => {}
-            // The controller took it for dead, and gave everything away.
-            () = self.member.log.fenced() => {}
+            () = self.member.log.fenced() => Lost::Chain,
+            () = self.lease_lost() => Lost::Lease,
         }
+    }
+
+    async fn lease_lost(&self) {
+        self.member.membership.lost().await;
         tracing::warn!("this broker may not be a member of its cluster any more");
         while let Err(error) = self.metadata.load_controller().await {
             tracing::debug!(%error, "the metadata store is away; joining anew when it is back");
@@ -97,11 +112,14 @@ impl RunningNode {
     }
 
     /// Gives up what it was in the cluster, and joins as another incarnation, as often as it takes. Fails where trying again does not help.
-    pub async fn rejoin(self, config: &Config) -> Result<Self, Failure> {
+    pub async fn rejoin(self, lost: Lost, config: &Config) -> Result<Self, Failure> {
         let Self { metadata, metrics, member, .. } = self;
         let listen = member.broker.kafka_addr();
         metrics.lost();
-        member.end().await;
+        match lost {
+            Lost::Chain => member.abandon().await,
+            Lost::Lease => member.leave().await,
+        }
         let mut backoff = REJOIN_BACKOFF_MIN;
         loop {
             let mut timings = Timings::default();
@@ -119,7 +137,7 @@ impl RunningNode {
 
     /// Answers what is under way, makes durable what was accepted, and closes the files.
     pub async fn stop(self) {
-        self.member.end().await;
+        self.member.leave().await;
         self.metrics.shutdown().await;
         if let Err(error) = self.metadata.store().close().await {
             tracing::warn!(%error, "the metadata could not be closed");
@@ -159,11 +177,17 @@ impl Member {
         let broker =
             Broker::start(broker_config, listeners, &membership, foundation).await.map_err(failed)?;
         metrics.show(&broker);
-        broker.ready().await;
+        tokio::select! {
+            () = broker.ready() => {}
+            // Taken for dead before it could serve: whoever runs it sees that at once, too.
+            () = log.fenced() => {}
+            () = membership.lost() => {}
+        }
         Ok(Self { broker, log, membership })
     }
 
-    async fn end(self) {
+    /// A planned end: what is under way is answered, the chain is sealed, so that others can take over at once, and the lease given back.
+    async fn leave(self) {
         self.broker.shutdown().await;
         // Where this fails, the controller does it when the lease has run out.
         if let Err(error) = self.log.seal_own().await {
@@ -174,6 +198,14 @@ impl Member {
         }
         self.log.shutdown().await;
         self.membership.leave().await;
+    }
+
+    /// An end because others have taken over, or may have.
+    async fn abandon(self) {
+        self.broker.abandon().await;
+        self.log.shutdown().await;
+        // If that takes too long, the next incarnation waits for the end of the lease.
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.membership.leave()).await;
     }
 }
 

@@ -82,12 +82,13 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     let mcp_addr = mcp.as_ref().map(McpServer::addr);
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
     let name = loop {
-        tokio::select! {
+        let lost = tokio::select! {
             name = signals.next() => break name,
-            () = node.lost() => tracing::warn!("joining the cluster anew"),
-        }
+            lost = node.lost() => lost,
+        };
+        tracing::error!(?lost, "this broker lost its place in the cluster, and joins anew");
         node = tokio::select! {
-            node = node.rejoin(&config) => node?,
+            node = node.rejoin(lost, &config) => node?,
             name = signals.next() => {
                 tracing::info!(signal = name, "stopped before the broker was ready again");
                 return Ok(());

@@ -42,7 +42,7 @@ fn every_shell_gets_completions() {
 #[test]
 fn wrong_settings_exit_with_2_and_name_the_setting() {
     let cases: [(&[&str], &str); 7] = [
-        (&["broker", "--store", "s3://bucket/prefix"], "S3 storage is not in this build"),
+        (&["broker", "--store", "s3://"], "is no bucket"),
         (&["broker", "--meta", "etcd://127.0.0.1"], "has no port"),
         (&["broker", "--etcd-username", "kafscale"], "--etcd-password"),
         (&["broker", "--store", "memory:"], "must both be memory:"),

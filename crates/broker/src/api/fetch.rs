@@ -22,6 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{RequestContext, lookup, str_bytes};
+use crate::cluster::reads;
 use crate::fetch_sessions::{
     FetchPlan, Outcome, PartitionKey, PartitionRequest, PlanKind, SessionError, SessionRequest,
 };
@@ -63,7 +64,11 @@ pub async fn handle(
         ctx.release_little_memory();
         wait_for_bytes(node, ctx, &targets, min_bytes, Instant::now() + max_wait).await;
     }
-    let (fetched, budget) = read(node, ctx, &targets, max_bytes).await;
+    let (mut fetched, budget) = read(node, ctx, &targets, max_bytes).await;
+    if fetched.iter().any(|partition| partition.error_code == 0) && !reads::are_current(node).await {
+        let refuse = |target| failed(node, ctx, target, ResponseError::NotLeaderOrFollower);
+        fetched = targets.iter().map(refuse).collect();
+    }
     node.metrics.fetched();
     let (session_id, told) = match conclude(node, kind, uses_topic_ids, &targets, &fetched) {
         Ok(concluded) => concluded,

@@ -17,6 +17,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 use super::{RequestContext, lookup};
+use crate::cluster::reads;
 use crate::node::Node;
 use crate::wire::TopicRef;
 
@@ -56,6 +57,16 @@ pub async fn handle(
 }
 
 async fn find(
+    node: &Node,
+    version: i16,
+    topic: &TopicRef,
+    asked: &ListOffsetsPartition,
+) -> Result<Found, ResponseError> {
+    let found = look(node, version, topic, asked).await?;
+    if reads::are_current(node).await { Ok(found) } else { Err(ResponseError::NotLeaderOrFollower) }
+}
+
+async fn look(
     node: &Node,
     version: i16,
     topic: &TopicRef,

@@ -14,6 +14,7 @@ use kafka_protocol::messages::{OffsetForLeaderEpochRequest, OffsetForLeaderEpoch
 use kafscale_core::ids::LeaderEpoch;
 
 use super::{RequestContext, lookup};
+use crate::cluster::reads;
 use crate::node::Node;
 use crate::wire::TopicRef;
 
@@ -22,22 +23,29 @@ pub async fn handle(
     ctx: &RequestContext,
     request: OffsetForLeaderEpochRequest,
 ) -> OffsetForLeaderEpochResponse {
-    let topics = request.topics.into_iter().map(|topic| {
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
         let reference = TopicRef::Name(topic.topic.0.clone());
-        let partitions = topic.partitions.iter().map(|asked| {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for asked in &topic.partitions {
             let answer = EpochEndOffset::default()
                 .with_partition(asked.partition)
                 .with_leader_epoch(-1)
                 .with_end_offset(-1);
-            match find(node, &reference, asked) {
+            let mut found = find(node, &reference, asked);
+            if found.is_ok() && !reads::are_current(node).await {
+                found = Err(ResponseError::NotLeaderOrFollower);
+            }
+            partitions.push(match found {
                 Ok(Some((epoch, end))) => answer.with_leader_epoch(epoch).with_end_offset(end),
                 Ok(None) => answer,
                 Err(error) => answer.with_error_code(ctx.fail(error)),
-            }
-        });
-        OffsetForLeaderTopicResult::default().with_partitions(partitions.collect()).with_topic(topic.topic)
-    });
-    OffsetForLeaderEpochResponse::default().with_topics(topics.collect())
+            });
+        }
+        topics
+            .push(OffsetForLeaderTopicResult::default().with_partitions(partitions).with_topic(topic.topic));
+    }
+    OffsetForLeaderEpochResponse::default().with_topics(topics)
 }
 
 fn find(

@@ -1,12 +1,14 @@
 //! The cluster as this broker knows it: who is alive and where, who is the controller, and which topics are to be looked at.
 //!
 //! [`follow`] keeps the image by watches of the metadata store, and [`reconcile`] makes the log serve what the image says. Both
-//! go by how things are, never by what happened, so that what was missed or came late does no harm.
+//! go by how things are, never by what happened, so that what was missed or came late does no harm. [`reads`] says whether the image
+//! may be trusted for an answer.
 //!
 //! Invariant: only the follower writes to the image; who changes metadata waits until the change has come in ([`Cluster::until`]).
 //! Left to others: who should own what (the controller), whether an owner may still acknowledge (the log's chain).
 
 pub mod follow;
+pub mod reads;
 pub mod reconcile;
 
 use std::collections::{BTreeMap, HashSet};

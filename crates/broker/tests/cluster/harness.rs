@@ -1,4 +1,4 @@
-//! Brokers that share a metadata store. Each has a log of its own in memory.
+//! Brokers that share a metadata store and an object store, both in memory.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,9 +32,10 @@ impl Clock for WallClock {
     }
 }
 
-/// The metadata that the brokers share.
+/// What the brokers share.
 pub struct World {
     pub metadata: Metadata,
+    store: StoreUrl,
 }
 
 /// One broker of the cluster.
@@ -47,7 +48,7 @@ pub struct Member {
 impl World {
     pub fn new() -> World {
         let store: Arc<dyn MetaStore> = Arc::new(EmbeddedStore::memory());
-        World { metadata: Metadata::new(store, "test").unwrap() }
+        World { metadata: Metadata::new(store, "test").unwrap(), store: StoreUrl::shared_memory() }
     }
 
     /// A cluster of brokers 1 to `count`.
@@ -69,6 +70,16 @@ impl World {
         node_id: i32,
         adjust: impl FnOnce(&mut BrokerConfig),
     ) -> Result<Member, JoinError> {
+        self.join_for(node_id, LEASE_TTL, adjust).await
+    }
+
+    /// Joins with a lease of its own length.
+    pub async fn join_for(
+        &self,
+        node_id: i32,
+        lease_ttl: Duration,
+        adjust: impl FnOnce(&mut BrokerConfig),
+    ) -> Result<Member, JoinError> {
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let mut config = BrokerConfig::new("", NodeId(node_id));
         config.listen = "127.0.0.1:0".parse().unwrap();
@@ -82,13 +93,13 @@ impl World {
             rack: config.rack.clone(),
             version: "test".to_owned(),
             metrics_address: None,
-            lease_ttl: LEASE_TTL,
+            lease_ttl,
             store: None,
-            has_chain: false,
+            has_chain: self.store.is_shared(),
         };
         let membership = Membership::join(&self.metadata, &candidate, &*clock).await?;
         config.cluster_id.clone_from(&membership.cluster_id);
-        let log_config = LogConfig::new(StoreUrl::Memory, node_id, membership.identity.epoch);
+        let log_config = LogConfig::new(self.store.clone(), node_id, membership.identity.epoch);
         let store = Arc::clone(self.metadata.store());
         let log =
             Log::open(log_config, store, self.metadata.keys().clone(), Arc::clone(&clock)).await.unwrap();
@@ -104,12 +115,32 @@ impl Member {
         Client::connect(self.broker.kafka_addr()).await
     }
 
+    /// The end of a process that is killed, and of its lease.
+    pub async fn kill(self) {
+        self.broker.kill();
+        self.membership.leave().await;
+    }
+
+    /// A process that lost its connection to the metadata store: its lease runs out, and it does not know whether it is still needed.
+    pub fn cut_off(self) -> Zombie {
+        let Member { broker, membership, log } = self;
+        drop(membership);
+        Zombie { broker, log }
+    }
+
     /// A planned stop.
     pub async fn stop(self) {
         self.broker.shutdown().await;
+        self.log.seal_own().await.unwrap();
         self.log.shutdown().await;
         self.membership.leave().await;
     }
+}
+
+/// A broker that may have been taken for dead.
+pub struct Zombie {
+    pub broker: Broker,
+    pub log: Log,
 }
 
 /// What a broker says of topics.

@@ -1,4 +1,4 @@
-//! Several brokers as one cluster, over real sockets, with one metadata store in memory: who serves what, what clients are told of it,
+//! Several brokers as one cluster, over real sockets, with one metadata store and one object store in memory: who serves what, what clients are told of it,
 //! and what happens when brokers come and go.
 
 #![allow(clippy::unwrap_used)]
@@ -6,6 +6,7 @@
 #[path = "../edge/client.rs"]
 #[allow(dead_code)]
 mod client;
+mod failover;
 mod following;
 mod groups;
 mod harness;

@@ -62,6 +62,11 @@ pub enum StoreUrl {
 }
 
 impl StoreUrl {
+    /// A store in memory that all logs which are opened with a clone of it share. For tests and simulations.
+    pub fn shared_memory() -> StoreUrl {
+        StoreUrl::Shared(Arc::new(object_store::memory::InMemory::new()))
+    }
+
     /// Whether several brokers may share the store. An incarnation then registers with a record of its chain.
     pub fn is_shared(&self) -> bool {
         matches!(self, StoreUrl::S3(_) | StoreUrl::Shared(_))
