@@ -122,7 +122,7 @@ async fn a_planned_stop_and_a_return_lose_nothing() {
 async fn a_broker_that_does_not_know_that_others_took_over_neither_takes_nor_tells_anything() {
     let world = World::new();
     let one = world.join(1).await;
-    let two = world.join_for(2, Duration::from_secs(1), |_| {}).await.unwrap();
+    let two = world.join_for(2, Duration::from_secs(3), |_| {}).await.unwrap();
     let mut on_two = two.client().await;
     let mut clients = Clients::connect(std::slice::from_ref(&one)).await;
     let created = clients.0.get_mut(&1).unwrap().call(7, &placed("t", &[2])).await;
