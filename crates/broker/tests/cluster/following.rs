@@ -7,11 +7,11 @@ use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    CreatePartitionsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest,
+    CreatePartitionsRequest, DeleteTopicsRequest, FetchRequest, IncrementalAlterConfigsRequest,
 };
 use kafscale_broker::JoinError;
 
-use crate::client::{name, text};
+use crate::client::{fetch_request, name, text};
 use crate::harness::{World, batch, leaders, metadata_of, shares, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,6 +61,25 @@ async fn a_second_broker_of_one_number_is_refused_while_the_first_is_alive() {
     let (world, members) = World::with_brokers(1).await;
     let refused = world.try_join(1, |_| {}).await;
     assert!(matches!(refused, Err(JoinError::NodeIdTaken(_))));
+    for member in members {
+        member.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_waiting_fetch_is_answered_when_a_partition_moves() {
+    let (world, mut members) = World::with_brokers(2).await;
+    let mut client = members[0].client().await;
+    client.create_topic("t", 12, &[]).await;
+    let owners = leaders(&mut client, "t").await;
+    let own: Vec<(i32, i64)> = (0..12).filter(|index| owners[*index as usize] == 1).map(|i| (i, 0)).collect();
+    let mut waiting = members[0].client().await;
+    waiting.send(12, &fetch_request("t", &own).with_max_wait_ms(600_000)).await;
+    members.push(world.join(3).await);
+    let correlation_id = waiting.correlation_id();
+    let told = waiting.receive::<FetchRequest>(12, correlation_id).await;
+    let refused = ResponseError::NotLeaderOrFollower.code();
+    assert!(told.responses[0].partitions.iter().any(|partition| partition.error_code == refused));
     for member in members {
         member.stop().await;
     }
