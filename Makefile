@@ -6,13 +6,24 @@ TOOLS_DIR ?= $(HOME)/.cache/kafscale/tools
 FUZZ_SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build check test deny fuzz fmt clean
+.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults deny fuzz fmt clean
+
+FAULT_MINUTES ?= 10
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
 
 demo: build ## build and run a broker with sample data on 127.0.0.1:9092
 	@exec $(TARGET_DIR)/release/kafscale demo
+
+demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
+	@deploy/demo-platform up
+
+demo-platform-down: ## stop the platform; its data stays
+	@deploy/demo-platform down
+
+demo-platform-clean: ## stop the platform and remove its data
+	@deploy/demo-platform clean
 
 build: ## build the optimised binary
 	cargo build --release --locked -p kafscale
@@ -24,6 +35,10 @@ check: ## the inner loop: formatting, lints, unit tests
 
 test: ## everything: install what tests need, unit tests, client matrix, faults, scale
 	@.ci/test
+
+faults: build ## hurt a cluster of three brokers for FAULT_MINUTES minutes under load, and check every record
+	@tests/setup
+	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale FAULT_MINUTES=$(FAULT_MINUTES) tests/cluster/faults
 
 deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the dependencies
 	$(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources
