@@ -28,20 +28,22 @@ def binary():
     sys.exit(f"no kafscale binary at {', '.join(map(str, candidates))}: build it or set KAFSCALE_BIN")
 
 
-def free_port():
+def free_port(host="127.0.0.1"):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((host, 0))
         return probe.getsockname()[1]
 
 
 class Broker:
     """One kafscale process on ports and in a directory of its own, with what it prints kept in a file."""
 
-    def __init__(self, data_dir=None, role="broker", args=(), env=None):
+    def __init__(self, data_dir=None, role="broker", args=(), env=None, link=None):
+        """`link` is the network namespace that it lives in, if not ours."""
         self.role, self.args, self.env = role, list(args), dict(env or {})
+        self.prefix = link.prefix if link else ()
         self.own_dir = None if data_dir else tempfile.mkdtemp(prefix="kafscale-test-")
         self.data_dir = pathlib.Path(data_dir or os.path.join(self.own_dir, "data"))
-        self.host, self.port, self.metrics_port = "127.0.0.1", free_port(), free_port()
+        self.host, self.port, self.metrics_port = (link.host, 9092, 9093) if link else ("127.0.0.1", free_port(), free_port())
         self.log_path = pathlib.Path(tempfile.mkstemp(prefix="kafscale-log-", suffix=".txt")[1])
         self.process = None
 
@@ -52,7 +54,7 @@ class Broker:
     def command(self):
         # Both backends named: nothing of it is on this disk.
         places = [] if {"--store", "--meta"} <= set(self.args) else ["--data-dir", str(self.data_dir)]
-        return [binary(), self.role, *places, "--listen", self.bootstrap, "--metrics-listen", f"{self.host}:{self.metrics_port}",
+        return [*self.prefix, binary(), self.role, *places, "--listen", self.bootstrap, "--metrics-listen", f"{self.host}:{self.metrics_port}",
                 *self.args]
 
     def spawn(self):
@@ -87,6 +89,12 @@ class Broker:
     def kill9(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
 
     def stop(self, limit_s=30, sign=signal.SIGTERM):
         """Asks it to end and returns its exit code."""

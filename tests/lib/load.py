@@ -1,15 +1,16 @@
 """Load from several kinds of client that remembers what was acknowledged, and checks of what is there afterwards.
 
-`Load` is librdkafka's producer, `JavaLoad` the Java client's, `Resumer` a consumer that commits. `read_all` reads everything
+`Load` is librdkafka's producer, `JavaLoad` the Java client's, `PlainLoad` one that repeats itself; `Resumer` is a consumer that commits. `read_all` reads everything
 back; the checks compare it with what was acknowledged.
 """
 
+import pathlib
 import subprocess
 import tempfile
 import threading
 import time
 
-from cache import CACHE
+from cache import CACHE, python
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from rows import check, wait_for
 
@@ -23,13 +24,13 @@ RETRIED = {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_LOAD_IN_PROGRESS, 
 class Load(threading.Thread):
     """Produces numbered records to every partition and keeps what was acknowledged, and where."""
 
-    def __init__(self, bootstrap, topic, **config):
+    def __init__(self, bootstrap, topic, partitions=PARTITIONS, pause_s=0.002, **config):
         super().__init__(daemon=True)
-        self.topic = topic
-        self.errors, self.sent = [], [0] * PARTITIONS
-        self.acknowledged = [{} for _ in range(PARTITIONS)]
+        self.topic, self.partitions, self.pause_s = topic, partitions, pause_s
+        self.errors, self.sent = [], [0] * partitions
+        self.acknowledged = [{} for _ in range(partitions)]
         # When each partition last acknowledged something, and the longest wait for that since `forget_gaps`.
-        self.last_s, self.gap_s = [time.monotonic()] * PARTITIONS, [0.0] * PARTITIONS
+        self.last_s, self.gap_s = [time.monotonic()] * partitions, [0.0] * partitions
         self.stopping = threading.Event()
         self.producer = Producer({"bootstrap.servers": bootstrap, "acks": "all", "error_cb": self.failed, "log_level": 2,
                                   "reconnect.backoff.max.ms": 200, "retry.backoff.max.ms": 200, "linger.ms": 2, **config})
@@ -50,15 +51,19 @@ class Load(threading.Thread):
 
     def forget_gaps(self):
         now_s = time.monotonic()
-        self.last_s, self.gap_s = [now_s] * PARTITIONS, [0.0] * PARTITIONS
+        self.last_s, self.gap_s = [now_s] * self.partitions, [0.0] * self.partitions
+
+    def gaps_s(self):
+        """The longest time without an acknowledgement, of each partition."""
+        now_s = time.monotonic()
+        return [max(gap_s, now_s - last_s) for gap_s, last_s in zip(self.gap_s, self.last_s)]
 
     def longest_gap_s(self):
-        now_s = time.monotonic()
-        return max(max(gap_s, now_s - last_s) for gap_s, last_s in zip(self.gap_s, self.last_s))
+        return max(self.gaps_s())
 
     def run(self):
         while not self.stopping.is_set():
-            for partition in range(PARTITIONS):
+            for partition in range(self.partitions):
                 number = self.sent[partition]
                 try:
                     self.producer.produce(self.topic, f"{number}:" + "p" * (number % 300), str(number),
@@ -67,7 +72,7 @@ class Load(threading.Thread):
                     self.producer.poll(0.1)
                     continue
                 self.sent[partition] = number + 1
-            self.producer.poll(0.002)
+            self.producer.poll(self.pause_s)
 
     def finish(self):
         self.stopping.set()
@@ -80,20 +85,18 @@ class Load(threading.Thread):
         return sum(map(len, self.acknowledged))
 
 
-class JavaLoad:
-    """The Java client's default producer, in a process of its own that tells all its acknowledgements at the end."""
+class ProcessLoad:
+    """A producer in a process of its own, which sends until its standard input ends and then tells all its acknowledgements."""
 
-    def __init__(self, bootstrap, topic):
-        self.sent, self.acknowledged, self.errors = [0] * PARTITIONS, [{} for _ in range(PARTITIONS)], []
+    def __init__(self, command, partitions):
+        self.partitions = partitions
+        self.sent, self.acknowledged, self.errors = [0] * partitions, [{} for _ in range(partitions)], []
         self.output = tempfile.TemporaryFile("w+")
-        path = f"{CACHE / 'java-classes'}:{CACHE / 'java-libs'}/*"
-        self.process = subprocess.Popen(
-            ["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=off", "-cp", path, "matrix.Hammer", bootstrap, topic,
-             str(PARTITIONS)], stdin=subprocess.PIPE, stdout=self.output)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self.output)
 
     def finish(self):
         self.process.stdin.close()
-        check(self.process.wait(90) == 0, "the Java producer failed")
+        check(self.process.wait(150) == 0, f"the producer {self.process.args[0]} failed")
         self.output.seek(0)
         for line in self.output:
             kind, partition, *rest = line.split(maxsplit=3)
@@ -109,12 +112,29 @@ class JavaLoad:
         return sum(map(len, self.acknowledged))
 
 
+class JavaLoad(ProcessLoad):
+    """The Java client's default producer: idempotent, acks=all."""
+
+    def __init__(self, bootstrap, topic, partitions=PARTITIONS, pause_ms=1):
+        path = f"{CACHE / 'java-classes'}:{CACHE / 'java-libs'}/*"
+        super().__init__(["java", "-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=off", "-cp", path, "matrix.Hammer",
+                          bootstrap, topic, str(partitions), str(pause_ms)], partitions)
+
+
+class PlainLoad(ProcessLoad):
+    """kafka-python without idempotence, acks=all, one request at a time."""
+
+    def __init__(self, bootstrap, topic, partitions=PARTITIONS, pause_ms=10):
+        super().__init__([python(), str(pathlib.Path(__file__).with_name("plain_load.py")), bootstrap, topic, str(partitions),
+                          str(pause_ms)], partitions)
+
+
 class Resumer(threading.Thread):
     """Consumes and commits; knows the last commit that was acknowledged and the last one that was tried."""
 
-    def __init__(self, bootstrap, topic):
+    def __init__(self, bootstrap, topic, partitions=PARTITIONS):
         super().__init__(daemon=True)
-        self.bootstrap, self.topic = bootstrap, topic
+        self.bootstrap, self.topic, self.partitions = bootstrap, topic, partitions
         self.acknowledged, self.tried = {}, {}
         self.lock = threading.Lock()
         self.stopping = threading.Event()
@@ -167,7 +187,7 @@ class Resumer(threading.Thread):
 
     def committed(self, reader):
         try:
-            return reader.committed([TopicPartition(self.topic, p) for p in range(PARTITIONS)], 5)
+            return reader.committed([TopicPartition(self.topic, p) for p in range(self.partitions)], 5)
         except KafkaException as error:
             check(error.args[0].retriable() or error.args[0].code() in RETRIED, error)
             return None
@@ -187,16 +207,16 @@ class Resumer(threading.Thread):
                   f"partition {partition.partition} is committed at {partition.offset}, acknowledged {low}, tried {high}")
 
 
-def read_all(bootstrap, topic):
+def read_all(bootstrap, topic, count=PARTITIONS):
     """The numbers of all records, by partition and in order of their offsets."""
     reader = Consumer({"bootstrap.servers": bootstrap, "group.id": "reader", "enable.auto.commit": False, "log_level": 2,
                        "fetch.message.max.bytes": 4 << 20})
-    partitions = [TopicPartition(topic, p, 0) for p in range(PARTITIONS)]
+    partitions = [TopicPartition(topic, p, 0) for p in range(count)]
     ends = [reader.get_watermark_offsets(p, 20)[1] for p in partitions]
     reader.assign(partitions)
     found = [[] for _ in partitions]
     deadline = time.monotonic() + 120
-    while any(len(found[p]) < ends[p] for p in range(PARTITIONS)):
+    while any(len(found[p]) < ends[p] for p in range(count)):
         check(time.monotonic() < deadline, f"read {[len(f) for f in found]} of {ends} records in two minutes")
         for message in reader.consume(5000, 1):
             check(not message.error(), message.error())
@@ -220,10 +240,20 @@ def check_acknowledged(load, found):
 
 
 def exactly_once(bootstrap, topic, load):
-    found = read_all(bootstrap, topic)
+    found = read_all(bootstrap, topic, load.partitions)
     check_acknowledged(load, found)
-    for partition in range(PARTITIONS):
+    for partition in range(load.partitions):
         check(found[partition] == list(range(load.sent[partition])), f"partition {partition} is not 0, 1, 2, …")
+    return found
+
+
+def at_least_once(bootstrap, topic, load):
+    """All records are there, first seen in the order in which they were sent; gives them and the number of repeats."""
+    found = read_all(bootstrap, topic, load.partitions)
+    check_acknowledged(load, found)
+    for partition in range(load.partitions):
+        check(firsts_in_order(found[partition]) == load.sent[partition], f"partition {partition} has not all")
+    return found, sum(map(len, found)) - sum(load.sent)
 
 
 def firsts_in_order(numbers):

@@ -118,24 +118,44 @@ def api_versions(bootstrap):
         return {key: (low, high) for key, low, high in answer.array(lambda: answer.unpack("hhh"))}
 
 
-def metadata(bootstrap, topics):
-    """{topic: (error, partition count)}, all topics for None. Version 1 may create what it does not know."""
+def cluster(bootstrap, topics):
+    """({node id: address}, {topic: (error, {partition: leader})}), all topics for None. Version 1 may create what it does not know."""
     with Connection(bootstrap) as connection:
         body = struct.pack(">i", -1) if topics is None else array([string(t) for t in topics])
         answer = connection.call(METADATA, 1, body)
-        answer.array(lambda: (answer.unpack("i"), answer.string(), answer.unpack("i"), answer.string()))
-        answer.unpack("i")
+
+        def broker():
+            node, host, port, _rack = answer.unpack("i"), answer.string(), answer.unpack("i"), answer.string()
+            return node, f"{host}:{port}"
 
         def partition():
-            answer.unpack("hii")
+            _code, index, leader = answer.unpack("hii")
             answer.array(lambda: answer.unpack("i"))
             answer.array(lambda: answer.unpack("i"))
+            return index, leader
 
         def topic():
             code, name, _internal = answer.unpack("h"), answer.string(), answer.unpack("b")
-            return name, (error_name(code), len(answer.array(partition)))
+            return name, (error_name(code), dict(answer.array(partition)))
 
-        return dict(answer.array(topic))
+        brokers = dict(answer.array(broker))
+        answer.unpack("i")
+        return brokers, dict(answer.array(topic))
+
+
+def metadata(bootstrap, topics):
+    """{topic: (error, partition count)}."""
+    return {name: (error, len(leaders)) for name, (error, leaders) in cluster(bootstrap, topics)[1].items()}
+
+
+def brokers(bootstrap):
+    """{node id: address} of the live brokers."""
+    return cluster(bootstrap, [])[0]
+
+
+def leaders(bootstrap, topic):
+    """{partition: node id of its leader, -1 without one}."""
+    return cluster(bootstrap, [topic])[1][topic][1]
 
 
 def create_topics(bootstrap, topics, limit_s=60, replication=1, configs=()):

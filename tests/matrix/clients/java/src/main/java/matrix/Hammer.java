@@ -21,6 +21,7 @@ public final class Hammer {
         String bootstrap = args[0];
         String topic = args[1];
         int partitions = Integer.parseInt(args[2]);
+        long pauseMs = args.length > 3 ? Long.parseLong(args[3]) : 1;
         PrintStream out = new PrintStream(new BufferedOutputStream(System.out, 1 << 16));
         AtomicBoolean ended = new AtomicBoolean();
         Thread input = new Thread(() -> {
@@ -54,7 +55,7 @@ public final class Hammer {
                             }
                         });
                 }
-                Thread.sleep(1);
+                Thread.sleep(pauseMs);
             }
             producer.flush();
         }
