@@ -3,8 +3,7 @@
 import threading
 import time
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from rows import check
 
 
@@ -55,10 +54,11 @@ class Observer(threading.Thread):
 class CommitWatch(threading.Thread):
     """Asks for the committed offsets of a group again and again; they never go backwards."""
 
-    def __init__(self, bootstrap, group, topic):
+    def __init__(self, bootstrap, group, topic, partitions):
         super().__init__(daemon=True)
-        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
-        self.group, self.topic, self.highest, self.answers, self.error = group, topic, {}, 0, None
+        self.group, self.highest, self.answers, self.error = group, {}, 0, None
+        self.places = [TopicPartition(topic, p) for p in range(partitions)]
+        self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": group, "log_level": 2, "reconnect.backoff.max.ms": 200})
         self.stopping = threading.Event()
         self.start()
 
@@ -68,17 +68,17 @@ class CommitWatch(threading.Thread):
                 self.look()
         except Exception as error:
             self.error = error
+        self.consumer.close()
 
     def look(self):
         try:
-            future = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self.group)], request_timeout=5)
-            found = future[self.group].result(10)
-        except (KafkaException, TimeoutError):
+            found = self.consumer.committed(self.places, 5)
+        except KafkaException:
             return  # a coordinator that is not there just now
-        for place in found.topic_partitions:
-            if place.topic != self.topic or place.error:
+        for place in found:
+            if place.error:
                 continue
-            before = self.highest.get(place.partition, -1)
+            before = self.highest.get(place.partition, -1001)
             check(place.offset >= before, f"{self.group} {place.partition} was committed at {before}, now at {place.offset}")
             self.highest[place.partition] = place.offset
         self.answers += 1

@@ -12,7 +12,8 @@ from watch import CommitWatch, Observer
 class Workloads:
     """Idempotent producers of two makes, one that repeats itself, a group that commits, and watchers of all of it."""
 
-    def __init__(self, bootstrap, partitions=6):
+    def __init__(self, bootstrap, partitions=6, kafka_python=True):
+        """`kafka_python` repeats itself by that client, or else by librdkafka without idempotence."""
         self.bootstrap, self.partitions = bootstrap, partitions
         admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
         self.topics = ["once", "once-java", "plain"]
@@ -20,10 +21,14 @@ class Workloads:
             future.result(60)
         self.once = Load(bootstrap, "once", partitions, pause_s=0.01, **{"enable.idempotence": True})
         self.java = JavaLoad(bootstrap, "once-java", partitions, pause_ms=10) if shutil.which("java") else None
-        self.plain = PlainLoad(bootstrap, "plain", partitions, pause_ms=20)
+        if kafka_python:
+            self.plain = PlainLoad(bootstrap, "plain", partitions, pause_ms=20)
+        else:
+            self.plain = Load(bootstrap, "plain", partitions, pause_s=0.02, **{"max.in.flight.requests.per.connection": 1})
+        self.plain_name = "kafka-python" if kafka_python else "librdkafka-without-idempotence"
         self.resumer = Resumer(bootstrap, "once", partitions)
         self.observers = {topic: Observer(bootstrap, topic, partitions) for topic in self.topics}
-        self.commits = CommitWatch(bootstrap, GROUP, "once")
+        self.commits = CommitWatch(bootstrap, GROUP, "once", partitions)
         wait_for("the first commit", lambda: self.resumer.commits or self.resumer.error, 60)
 
     def look(self):
@@ -44,7 +49,7 @@ class Workloads:
         return time.monotonic() - since_s
 
     def stop_producers(self, steps):
-        for name, load in (("librdkafka", self.once), ("kafka-python", self.plain), ("java", self.java)):
+        for name, load in (("librdkafka", self.once), (self.plain_name, self.plain), ("java", self.java)):
             if load is None:
                 steps.skip(f"end:{name}-producer", "there is no Java on this machine")
                 continue
@@ -68,7 +73,7 @@ class Workloads:
         if self.java:
             with steps.step("end:java-exactly-once-in-order"):
                 found["once-java"] = exactly_once(self.bootstrap, "once-java", self.java)
-        with steps.step("end:kafka-python-at-least-once-in-order"):
+        with steps.step(f"end:{self.plain_name}-at-least-once-in-order"):
             found["plain"], repeats = at_least_once(self.bootstrap, "plain", self.plain)
             steps.info("repeats-without-idempotence", repeats)
         for topic, records in found.items():
@@ -83,6 +88,8 @@ class Workloads:
         for observer in self.observers.values():
             observer.stopping.set()
         for load in (self.java, self.plain):
-            if load and load.process.poll() is None:
+            if isinstance(load, Load):
+                load.stopping.set()
+            elif load and load.process.poll() is None:
                 load.process.kill()
                 load.process.wait()
