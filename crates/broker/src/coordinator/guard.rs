@@ -104,22 +104,23 @@ impl Guard {
         let changed = |(tenure, revision): &(Arc<Tenure>, Revision)| {
             tenure.revision() != *revision || tenure.phase() == Phase::Deposed
         };
+        let Some((tenure, revision)) = guards.first() else { return Ok(()) };
         let mut attempt = 0;
-        while !guards.iter().any(changed) {
-            let Some((tenure, revision)) = guards.first() else { break };
+        loop {
+            // A look first: while the store is away, those who wait should hear so soon. And the last attempt may have been done.
+            self.look([tenure]).await?;
+            if guards.iter().any(changed) {
+                return Ok(());
+            }
             let (record, _) = tenure.record();
             attempt += 1;
             match self.metadata.swap_coordinator(tenure.slot, *revision, &record).await {
                 Ok(Some(written)) => tenure.note(record.slot, written),
-                Ok(None) => self.look([tenure]).await?,
-                // A look shows whether it was done all the same.
-                Err(error) if error.kind() == ErrorKind::Retry && attempt < FENCE_ATTEMPTS_MAX => {
-                    self.look([tenure]).await?;
-                }
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Retry && attempt < FENCE_ATTEMPTS_MAX => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     async fn read_again(&self, cell: &Cell) -> Result<()> {
