@@ -3,6 +3,7 @@
 //! Invariant: this is the only crate that names `object_store`.
 
 mod block_cache;
+mod compute;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
@@ -14,6 +15,7 @@ mod testing;
 mod wal;
 
 pub use block_cache::CacheStats;
+pub use compute::compute;
 pub use error::{AcquireError, AppendError, OpenError, ReadError, ReleaseError};
 pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
 pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats, StoreRequests};

@@ -35,7 +35,7 @@ pub(super) async fn load(metadata: &Metadata, slots: HashSet<i32>) -> Result<Loa
     let listed = tokio::try_join!(store.range_all(&groups_prefix), store.range_all(&offsets_prefix));
     let (groups, offsets) = listed?;
     // That takes a while, and the runtime's threads have connections to serve.
-    let decoding = tokio::task::spawn_blocking(move || decode(&keys, &slots, &groups.kvs, &offsets.kvs));
+    let decoding = kafscale_storage::compute(move || decode(&keys, &slots, &groups.kvs, &offsets.kvs));
     decoding.await.map_err(|_| Error::new(ErrorKind::Internal, "decoding the groups ended early"))
 }
 

@@ -20,6 +20,7 @@ use super::partition::PartitionInner;
 use super::retention::delete_object;
 use super::rewrite::{RewriteError, store_segment};
 use super::shared::Shared;
+use crate::compute::compute;
 use crate::error::ReadError;
 use crate::segment::{MERGE_MAX_BYTES, SegmentBuilder};
 
@@ -348,7 +349,7 @@ impl Pieces<'_> {
 }
 
 async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ReadError> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| ReadError::Unavailable(e.to_string()))
+    compute(work).await.map_err(|e| ReadError::Unavailable(e.to_string()))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use super::span::{BatchAt, Span};
 use super::statistics::{self, Statistics};
 use super::{FormatError, Header, SegmentError, SegmentRef, format};
 use crate::block_cache::{BLOCK_BYTES, CacheStats};
+use crate::compute::compute;
 use crate::store::StoreError;
 
 /// The most that one read gives; a caller who asked for more goes on at [`SegmentRead::next`].
@@ -223,8 +224,7 @@ async fn find_in_batch(
         return Ok(None);
     }
     let bytes = span.contiguous(position, batch.end());
-    let found =
-        tokio::task::spawn_blocking(move || records::first_at_or_after(&header, &bytes, target_ms)).await;
+    let found = compute(move || records::first_at_or_after(&header, &bytes, target_ms)).await;
     match found {
         Ok(Ok(Some((offset, _)))) if offset < header.base_offset || offset > last_offset => {
             Err(SegmentError::corrupt(segment, position, format!("a record claims offset {offset}")))
