@@ -4,9 +4,11 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # Tools that the build installs for itself; never system-wide.
 TOOLS_DIR ?= $(HOME)/.cache/kafscale/tools
 FUZZ_SECONDS ?= 60
+SEEDS ?= 100
+FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults deny fuzz fmt clean
+.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -39,6 +41,13 @@ test: ## everything: install what tests need, unit tests, client matrix, faults,
 faults: build ## hurt a cluster of three brokers for FAULT_MINUTES minutes under load, and check every record
 	@tests/setup
 	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale FAULT_MINUTES=$(FAULT_MINUTES) tests/cluster/faults
+
+sim: ## simulate clusters with faults, with SEEDS seeds from FIRST_SEED on; prints how to run a failing one alone
+	cargo build --locked --quiet -p kafscale-sim
+	$(TARGET_DIR)/debug/kafscale-sim many $(FIRST_SEED) $(SEEDS)
+
+sim-mutants: ## break the code in known ways, and see that the simulation notices each
+	sim/mutants/run
 
 deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the dependencies
 	$(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources

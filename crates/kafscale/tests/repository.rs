@@ -76,14 +76,25 @@ fn the_crate_graph_is_the_one_in_architecture_md() {
 
 #[test]
 fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
-    let rules: [(&str, &[&str]); 7] = [
-        ("object_store", &["kafscale-storage"]),
+    let rules: [(&str, &[&str]); 8] = [
+        ("kafscale-sim-entropy", &["kafscale-sim"]),
+        ("object_store", &["kafscale-sim", "kafscale-storage"]),
         ("redb", &["kafscale-meta"]),
         ("tonic", &["kafscale-meta"]),
         ("axum", &["kafscale-broker", "kafscale-mcp"]),
-        ("kafka-protocol", &["kafscale", "kafscale-broker"]),
+        ("kafka-protocol", &["kafscale", "kafscale-broker", "kafscale-sim"]),
         ("clap", &["kafscale"]),
-        ("tokio", &["kafscale", "kafscale-broker", "kafscale-mcp", "kafscale-meta", "kafscale-storage"]),
+        (
+            "tokio",
+            &[
+                "kafscale",
+                "kafscale-broker",
+                "kafscale-mcp",
+                "kafscale-meta",
+                "kafscale-sim",
+                "kafscale-storage",
+            ],
+        ),
     ];
     let dependencies = dependencies();
     for (dependency, allowed) in rules {
@@ -96,7 +107,7 @@ fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
 
 #[test]
 fn every_source_file_opens_with_what_it_owns() {
-    for path in files("crates", "rs") {
+    for path in ["crates", "sim"].iter().flat_map(|dir| files(dir, "rs")) {
         assert!(read(&path).starts_with("//!"), "{path} does not open with `//!`");
     }
 }
@@ -168,7 +179,7 @@ fn every_link_between_documents_leads_somewhere() {
 #[test]
 fn every_source_file_that_a_document_names_exists() {
     let sources: Vec<String> =
-        ["crates", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, "rs")).collect();
+        ["crates", "sim", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, "rs")).collect();
     for path in documents() {
         for name in read(&path).split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
             // Named from the root, or by the end of its path: `api/produce.rs`.

@@ -1,0 +1,195 @@
+//! A broker's process: the real membership, log, controller and Kafka edge, over the simulated stores, network and clocks.
+//!
+//! What the binary does around them is done here in the same way: an incarnation that was fenced, or lost its lease, is torn down, and
+//! another one joins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafscale_broker::{Advertised, Broker, BrokerConfig, Candidate, Foundation, Listeners, Membership};
+use kafscale_core::clock::Clock;
+use kafscale_core::ids::NodeId;
+use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
+use kafscale_storage::{Log, LogConfig, StoreUrl};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::history::{Event, History};
+use crate::machine::Timeline;
+use crate::meta::SimMeta;
+use crate::net::{KAFKA_PORT, SimListener, host_of};
+use crate::process::Process;
+use crate::rng::Rng;
+use crate::store::SimStore;
+
+const REJOIN_BACKOFF: Duration = Duration::from_millis(200);
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+const METADATA_BACK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the brokers of one simulation have in common: small limits, so that what is rare otherwise happens all the time.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    lease_ttl: Duration,
+    wal_min_interval: Duration,
+    wal_uploads: usize,
+    wal_object_bytes: usize,
+    wal_max_bytes: u64,
+    wal_max_objects: usize,
+    wal_pending_bytes: usize,
+    tail_cache_bytes: usize,
+    retention_check_interval: Duration,
+}
+
+impl Settings {
+    pub fn draw(rng: &mut Rng) -> Settings {
+        Settings {
+            lease_ttl: *rng.pick(&[Duration::from_secs(3), Duration::from_secs(6)]),
+            wal_min_interval: Duration::from_millis(*rng.pick(&[0, 20, 100, 250])),
+            wal_uploads: rng.between(1, 6) as usize,
+            wal_object_bytes: *rng.pick(&[4 << 10, 64 << 10, 8 << 20]),
+            wal_max_bytes: *rng.pick(&[16 << 10, 128 << 10, 1 << 20]),
+            wal_max_objects: *rng.pick(&[10, 50, 4096]),
+            wal_pending_bytes: *rng.pick(&[64 << 10, 16 << 20]),
+            tail_cache_bytes: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]),
+            retention_check_interval: Duration::from_millis(*rng.pick(&[700, 2000, 5000])),
+        }
+    }
+}
+
+/// What a process is started with.
+pub struct Env {
+    pub process: Process,
+    pub store: SimStore,
+    pub metadata: Arc<EmbeddedStore>,
+    pub listener: SimListener,
+    pub clock: Arc<dyn Clock>,
+    pub timeline: Timeline,
+    pub history: History,
+    pub settings: Settings,
+    /// SIGTERM.
+    pub stop: CancellationToken,
+    /// Tells that the process has ended.
+    pub ended: CancellationToken,
+}
+
+impl Env {
+    fn note(&self, event: Event) {
+        self.history.note_at(self.timeline.now(), event);
+    }
+}
+
+/// The process, from its start to its end.
+pub async fn run(env: Env) {
+    let _ended = env.ended.clone().drop_guard();
+    let store: Arc<dyn MetaStore> = Arc::new(SimMeta::new(Arc::clone(&env.metadata), env.process.clone()));
+    let metadata = Metadata::new(store, "sim").expect("the name is a name");
+    while !env.stop.is_cancelled() {
+        match env.stop.run_until_cancelled(Member::begin(&env, &metadata)).await {
+            Some(Ok(member)) => member.serve(&env, &metadata).await,
+            Some(Err(why)) => {
+                env.note(Event::NodeFailed { node: env.process.node, why });
+                sleep(REJOIN_BACKOFF).await;
+            }
+            None => return,
+        }
+    }
+}
+
+/// One incarnation.
+struct Member {
+    broker: Broker,
+    log: Log,
+    membership: Membership,
+}
+
+impl Member {
+    async fn begin(env: &Env, metadata: &Metadata) -> Result<Member, String> {
+        let node_id = NodeId(env.process.node);
+        let advertised = Advertised { host: host_of(node_id.0), port: KAFKA_PORT };
+        let listeners = Listeners::on(env.listener.clone(), Some(advertised)).map_err(|e| e.to_string())?;
+        let candidate = Candidate {
+            node_id,
+            endpoints: listeners.endpoints(),
+            rack: None,
+            version: "sim".to_owned(),
+            metrics_address: None,
+            lease_ttl: env.settings.lease_ttl,
+            store: None,
+            has_chain: true,
+        };
+        let membership =
+            Membership::join(metadata, &candidate, &*env.clock).await.map_err(|e| e.to_string())?;
+        let incarnation = membership.identity.epoch;
+        env.note(Event::NodeJoined { node: node_id.0, incarnation });
+        let store = Arc::clone(metadata.store());
+        let config = log_config(env, incarnation);
+        let log = Log::open(config, store, metadata.keys().clone(), Arc::clone(&env.clock))
+            .await
+            .map_err(|e| e.to_string())?;
+        let mut config = BrokerConfig::new(membership.cluster_id.clone(), node_id);
+        config.drain_timeout = Duration::from_secs(3);
+        let foundation =
+            Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::clone(&env.clock) };
+        let broker =
+            Broker::start(config, listeners, &membership, foundation).await.map_err(|e| e.to_string())?;
+        Ok(Member { broker, log, membership })
+    }
+
+    /// Serves until the process is to stop, or the incarnation is over.
+    async fn serve(self, env: &Env, metadata: &Metadata) {
+        tokio::select! {
+            () = env.stop.cancelled() => self.leave().await,
+            () = self.log.fenced() => self.abandon().await,
+            () = lost(&self.membership, metadata) => self.leave().await,
+        }
+    }
+
+    async fn leave(self) {
+        self.broker.shutdown().await;
+        if let Err(error) = self.log.seal_own().await {
+            tracing::warn!(error, "the chain is not sealed");
+        }
+        self.log.shutdown().await;
+        self.membership.leave().await;
+    }
+
+    async fn abandon(self) {
+        self.broker.abandon().await;
+        self.log.shutdown().await;
+        let _ = timeout(LEAVE_TIMEOUT, self.membership.leave()).await;
+    }
+}
+
+/// Returns when the membership is lost and there is somebody again who may have noticed.
+async fn lost(membership: &Membership, metadata: &Metadata) {
+    membership.lost().await;
+    while metadata.load_controller().await.is_err() {
+        sleep(METADATA_BACK_INTERVAL).await;
+    }
+}
+
+fn log_config(env: &Env, incarnation: u64) -> LogConfig {
+    let Settings {
+        wal_min_interval,
+        wal_uploads,
+        wal_object_bytes,
+        wal_max_bytes,
+        wal_max_objects,
+        wal_pending_bytes,
+        tail_cache_bytes,
+        retention_check_interval,
+        ..
+    } = env.settings;
+    LogConfig {
+        wal_min_interval,
+        wal_uploads,
+        wal_object_bytes,
+        wal_max_bytes,
+        wal_max_objects,
+        wal_pending_bytes,
+        tail_cache_bytes,
+        retention_check_interval,
+        segment_cache_bytes: 4 << 20,
+        ..LogConfig::new(StoreUrl::Shared(Arc::new(env.store.clone())), env.process.node, incarnation)
+    }
+}

@@ -1,0 +1,112 @@
+//! A broker's process, as the services around it see it, and the requests that it sends them.
+//!
+//! A request is carried out by the service's machine, whatever becomes of the process that sent it: a crash in the middle leaves open
+//! whether it takes effect, and a request that its sender has given up may still do so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+
+use crate::faults::{Answer, Doomed, Fate, Faults, Phase, Service};
+use crate::world::{Command, Orders};
+
+/// One start of one broker.
+#[derive(Debug, Clone)]
+pub struct Process {
+    pub node: i32,
+    orders: Orders,
+    faults: Faults,
+    /// The machine of the services.
+    services: Handle,
+    dead: Arc<AtomicBool>,
+}
+
+impl Process {
+    pub fn new(node: i32, orders: Orders, faults: Faults, services: Handle) -> Process {
+        Process { node, orders, faults, services, dead: Arc::default() }
+    }
+
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    pub fn services(&self) -> &Handle {
+        &self.services
+    }
+
+    /// Dies here: what else its tasks attempt until the end of the window does not happen.
+    async fn die(&self, step: &str, phase: Phase) -> ! {
+        self.condemn(step, phase);
+        std::future::pending::<()>().await;
+        unreachable!("a process that died does not go on")
+    }
+
+    fn condemn(&self, step: &str, phase: Phase) {
+        if !self.dead.swap(true, Ordering::Relaxed) {
+            self.orders.give(Command::Crash { node: self.node, at: format!("{step}/{phase:?}") });
+        }
+    }
+
+    /// Sends a request. The error is what the caller hears instead of an outcome.
+    pub async fn request<T: Send + 'static>(
+        &self,
+        service: Service,
+        step: &str,
+        conditional: bool,
+        apply: impl Fn() -> T + Send + 'static,
+    ) -> Result<T, Answer> {
+        if self.dead.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+        let doomed = self.faults.step(step);
+        if doomed == Doomed::At(Phase::Before) {
+            self.die(step, Phase::Before).await;
+        }
+        let fate = self.faults.fate(service, self.node, conditional);
+        let (answer, answered) = oneshot::channel();
+        self.services.spawn(carry_out(fate, apply, answer));
+        match doomed {
+            Doomed::At(Phase::UnderWay) => self.die(step, Phase::UnderWay).await,
+            Doomed::At(phase) => {
+                let _ = answered.await;
+                self.die(step, phase).await
+            }
+            Doomed::No => answered.await.unwrap_or(Err(Answer::Timeout)),
+        }
+    }
+}
+
+async fn carry_out<T>(fate: Fate, apply: impl Fn() -> T, answer: oneshot::Sender<Result<T, Answer>>) {
+    let mut slept = Duration::ZERO;
+    let mut outcome = None;
+    let mut answer = Some(answer);
+    // By time; the application first where it coincides with the answer.
+    let mut due = [
+        fate.applied_after.map(|at| (at, 0)),
+        Some((fate.answered_after, 1)),
+        fate.again_after.map(|at| (at, 2)),
+    ];
+    due.sort_unstable_by_key(|event| event.unwrap_or((Duration::MAX, 3)));
+    for (at, what) in due.into_iter().flatten() {
+        sleep(at - slept).await;
+        slept = at;
+        match what {
+            0 => outcome = Some(apply()),
+            1 => {
+                let heard = match fate.answer {
+                    Answer::Outcome => outcome.take().ok_or(Answer::Timeout),
+                    failed => Err(failed),
+                };
+                if let Some(answer) = answer.take() {
+                    // The process may have died.
+                    let _ = answer.send(heard);
+                }
+            }
+            _ => drop(apply()),
+        }
+    }
+}
