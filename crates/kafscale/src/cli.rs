@@ -23,6 +23,7 @@ Examples:
   kafscale broker --data-dir /var/lib/kafscale \\
       --listen 0.0.0.0:9092 --advertise kafka.example:9092
   kafscale broker --config kafscale.toml
+  kafscale mcp --meta etcd://etcd:2379   the cluster for AI agents, on http://127.0.0.1:8090/mcp
   kcat -b 127.0.0.1:9092 -L       ask a running broker for its topics
 
 Where to look next:
@@ -43,6 +44,29 @@ Exit status: 0 stopped cleanly, 1 failed at run time, 2 a wrong setting.";
 const DEMO_EXAMPLES: &str = "\
 All settings of `kafscale broker` hold here too. Stop with Ctrl-C; start again to go on with the same data;
 remove the data directory to begin anew.";
+
+const MCP_EXAMPLES: &str = "\
+Examples:
+  kafscale mcp --meta etcd://etcd-1:2379,etcd-2:2379
+      for agents on this machine: http://127.0.0.1:8090/mcp, without a token
+  KAFSCALE_MCP_ETCD_ENDPOINTS=etcd-1:2379 KAFSCALE_MCP_AUTH_TOKEN=$TOKEN \\
+      kafscale mcp --mcp-http-addr 0.0.0.0:8090 --mcp-allowed-hosts mcp.example
+      for agents elsewhere, who send the header Authorization: Bearer $TOKEN
+  kafscale mcp --meta etcd://etcd-1:2379 --stdio
+      for a client that starts programs; nothing listens
+
+An MCP client is told:
+  { \"mcpServers\": { \"kafscale\": { \"type\": \"http\", \"url\": \"http://localhost:8090/mcp\",
+    \"headers\": { \"Authorization\": \"Bearer TOKEN\" } } } }
+
+The server reads the metadata and the brokers' metrics. It opens no Kafka connection and writes nothing but its audit log.
+Every flag has a variable: --mcp-audit-log is KAFSCALE_MCP_AUDIT_LOG. More in docs/mcp.md.";
+
+const AUDIT_EXAMPLES: &str = "\
+Example:
+  kafscale audit verify /var/log/kafscale/audit.jsonl
+
+Exit status: 0 every line holds, 1 a line was changed, removed or moved, or the file cannot be read.";
 
 /// A Kafka-compatible broker in one binary: no JVM, no ZooKeeper, no setup.
 ///
@@ -70,12 +94,14 @@ pub enum Command {
     #[command(after_help = BROKER_EXAMPLES)]
     Broker(Box<BrokerArgs>),
     /// Serve AI agents (Model Context Protocol), read-only, for brokers on shared metadata
+    #[command(after_help = MCP_EXAMPLES)]
     Mcp(Box<McpCommand>),
     /// Run the demo's sample topics, records and consumer groups against a broker that runs elsewhere
     Workload(WorkloadArgs),
     /// Ask a running broker or MCP server whether it is well: exit status 0 if it is
     Health(HealthCommand),
     /// Check the audit log of the MCP server
+    #[command(after_help = AUDIT_EXAMPLES)]
     Audit {
         #[command(subcommand)]
         command: AuditCommand,

@@ -35,6 +35,34 @@ pub struct McpArgs {
     #[arg(long, env = "KAFSCALE_MCP_AUTH_TOKEN_FILE", value_name = "FILE")]
     pub mcp_auth_token_file: Option<PathBuf>,
 
+    /// Issuer of access tokens (OpenID Connect, OAuth 2.1) that are accepted too: https://…, as in their claim iss
+    #[arg(long, env = "KAFSCALE_MCP_OIDC_ISSUER", value_name = "URL")]
+    pub mcp_oidc_issuer: Option<String>,
+
+    /// What those tokens must be for, with commas between several [default: the public URL]
+    #[arg(long, env = "KAFSCALE_MCP_OIDC_AUDIENCE", value_name = "AUDIENCE", value_delimiter = ',')]
+    pub mcp_oidc_audience: Vec<String>,
+
+    /// Where the issuer's keys are [default: where the issuer's own metadata say]
+    #[arg(long, env = "KAFSCALE_MCP_OIDC_JWKS_URL", value_name = "URL")]
+    pub mcp_oidc_jwks_url: Option<String>,
+
+    /// How clients reach the server, such as https://mcp.example/mcp; an issuer gives out tokens for it
+    #[arg(long, env = "KAFSCALE_MCP_PUBLIC_URL", value_name = "URL")]
+    pub mcp_public_url: Option<String>,
+
+    /// PEM file with the certificate to serve TLS with, followed while it changes [default: no TLS]
+    #[arg(long, env = "KAFSCALE_MCP_TLS_CERT_FILE", value_name = "FILE")]
+    pub mcp_tls_cert_file: Option<PathBuf>,
+
+    /// PEM file with the key of that certificate
+    #[arg(long, env = "KAFSCALE_MCP_TLS_KEY_FILE", value_name = "FILE")]
+    pub mcp_tls_key_file: Option<PathBuf>,
+
+    /// PEM file with the authorities that vouch for the issuer and for https metrics [default: those of the system]
+    #[arg(long, env = "KAFSCALE_MCP_CA_FILE", value_name = "FILE")]
+    pub mcp_ca_file: Option<PathBuf>,
+
     /// Where the brokers' metrics are, with commas between several [default: where the brokers registered them]
     #[arg(long, env = "KAFSCALE_MCP_BROKER_METRICS_URL", value_name = "URL", value_delimiter = ',')]
     pub mcp_broker_metrics_url: Vec<String>,
@@ -100,6 +128,13 @@ impl McpArgs {
             listen: self.mcp_http_addr.unwrap_or(default).0,
             auth_token: self.mcp_auth_token.clone(),
             auth_token_file: self.mcp_auth_token_file.clone(),
+            oidc_issuer: self.mcp_oidc_issuer.clone(),
+            oidc_audiences: self.mcp_oidc_audience.clone(),
+            oidc_jwks_url: self.mcp_oidc_jwks_url.clone(),
+            public_url: self.mcp_public_url.clone(),
+            tls_cert_file: self.mcp_tls_cert_file.clone(),
+            tls_key_file: self.mcp_tls_key_file.clone(),
+            ca_file: self.mcp_ca_file.clone(),
             broker_metrics_urls: self.mcp_broker_metrics_url.clone(),
             session_timeout: self.mcp_session_timeout.0,
             allowed_hosts: self.mcp_allowed_hosts.clone(),
@@ -121,6 +156,7 @@ impl McpArgs {
         let mut settings = self.settings();
         if settings.auth_token.is_none()
             && settings.auth_token_file.is_none()
+            && settings.oidc_issuer.is_none()
             && settings.listen.ip().is_loopback()
         {
             settings.auth_token = Some(DEMO_TOKEN.to_owned());

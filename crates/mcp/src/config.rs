@@ -8,8 +8,12 @@ use std::time::Duration;
 
 use hyper::Uri;
 
-use crate::auth::{Authenticator, TokenFileError};
+use crate::auth::challenge::Resource;
+use crate::auth::{Authenticator, Expected, Issuer, IssuerConfig, TokenFileError, trusted_uri};
+use crate::http_get::HttpClient;
+use crate::origins::Origins;
 use crate::rate_limit::Rate;
+use crate::tls::{ServerTls, TlsError};
 use crate::view::MetricsSource;
 
 const DEFAULT_CALLS_PER_SECOND: u32 = 20;
@@ -27,6 +31,18 @@ pub struct McpSettings {
     /// KAFSCALE_MCP_AUTH_TOKEN.
     pub auth_token: Option<String>,
     pub auth_token_file: Option<PathBuf>,
+    /// The issuer whose access tokens are accepted, exactly as it calls itself in them.
+    pub oidc_issuer: Option<String>,
+    /// What its tokens must be for. Empty: `public_url`.
+    pub oidc_audiences: Vec<String>,
+    /// Where its keys are. None: where its own metadata say.
+    pub oidc_jwks_url: Option<String>,
+    /// How clients reach the server. Needed with an issuer, who gives out tokens for this.
+    pub public_url: Option<String>,
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    /// Authorities that vouch for the issuer and for metrics over TLS. None: those of the system.
+    pub ca_file: Option<PathBuf>,
     /// KAFSCALE_MCP_BROKER_METRICS_URL, with commas between several. Empty: where the brokers registered them.
     pub broker_metrics_urls: Vec<String>,
     /// KAFSCALE_MCP_SESSION_TIMEOUT.
@@ -48,6 +64,13 @@ impl Default for McpSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8090)),
             auth_token: None,
             auth_token_file: None,
+            oidc_issuer: None,
+            oidc_audiences: Vec::new(),
+            oidc_jwks_url: None,
+            public_url: None,
+            tls_cert_file: None,
+            tls_key_file: None,
+            ca_file: None,
             broker_metrics_urls: Vec::new(),
             session_timeout: Duration::from_secs(300),
             allowed_hosts: Vec::new(),
@@ -64,15 +87,40 @@ impl Default for McpSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     #[error(
-        "without authentication the MCP server listens on loopback only, not on {0}: set KAFSCALE_MCP_AUTH_TOKEN or a token \
-         file, or listen on 127.0.0.1"
+        "without authentication the MCP server listens on loopback only, not on {0}: set KAFSCALE_MCP_AUTH_TOKEN, \
+         KAFSCALE_MCP_AUTH_TOKEN_FILE or KAFSCALE_MCP_OIDC_ISSUER, or listen on 127.0.0.1"
     )]
     OpenToTheNetwork(SocketAddr),
     #[error("the MCP token must have at least {TOKEN_MIN_CHARS} characters, all of them visible ASCII")]
     WeakToken,
     #[error(transparent)]
     TokenFile(#[from] TokenFileError),
-    #[error("{0:?} is not the address of metrics: expected http://host:port/metrics")]
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(
+        "a certificate and its key belong together: set both KAFSCALE_MCP_TLS_CERT_FILE and KAFSCALE_MCP_TLS_KEY_FILE"
+    )]
+    HalfTls,
+    #[error(
+        "{0:?} is not an issuer: expected https://host/path exactly as in the claim iss of its tokens (http only on loopback)"
+    )]
+    Issuer(String),
+    #[error(
+        "{0:?} is not the address of an issuer's keys: expected https://host/path (http only on loopback)"
+    )]
+    Jwks(String),
+    #[error("{0:?} is not the address of this server: expected https://host/mcp, without query")]
+    PublicUrl(String),
+    #[error(
+        "an issuer gives out tokens for an address: with KAFSCALE_MCP_OIDC_ISSUER set KAFSCALE_MCP_PUBLIC_URL as clients \
+         write it, such as https://mcp.example/mcp"
+    )]
+    NoPublicUrl,
+    #[error(
+        "KAFSCALE_MCP_OIDC_AUDIENCE and KAFSCALE_MCP_OIDC_JWKS_URL mean nothing without KAFSCALE_MCP_OIDC_ISSUER"
+    )]
+    NoIssuer,
+    #[error("{0:?} is not the address of metrics: expected http://host:port/metrics, or https")]
     MetricsUrl(String),
     #[error("the MCP session timeout must be between 1 s and 24 h")]
     SessionTimeout,
@@ -89,31 +137,44 @@ pub enum ConfigError {
 pub struct McpConfig {
     pub(crate) listen: SocketAddr,
     pub(crate) authenticator: Authenticator,
+    /// What clients are told who need a token.
+    pub(crate) resource: Option<Resource>,
+    pub(crate) tls: Option<ServerTls>,
+    pub(crate) http: HttpClient,
     pub(crate) metrics: MetricsSource,
     pub(crate) session_timeout: Duration,
     pub(crate) allowed_hosts: Vec<String>,
-    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) origins: Origins,
     pub(crate) audit_log: Option<PathBuf>,
     pub(crate) rate: Rate,
     pub(crate) topic_defaults: BTreeMap<String, String>,
 }
 
 impl McpConfig {
-    /// Checks the settings, and reads the token file.
+    /// Checks the settings, and reads the files that they name.
     pub fn new(settings: McpSettings) -> Result<Self, ConfigError> {
-        let authenticator = authenticator(&settings)?;
+        let http = HttpClient::new(settings.ca_file.as_deref())?;
+        let authenticator = authenticator(&settings, &http)?;
         if !(SESSION_TIMEOUT_MIN..=SESSION_TIMEOUT_MAX).contains(&settings.session_timeout) {
             return Err(ConfigError::SessionTimeout);
         }
+        let tls = match (&settings.tls_cert_file, &settings.tls_key_file) {
+            (Some(cert), Some(key)) => Some(ServerTls::load(cert, key)?),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => return Err(ConfigError::HalfTls),
+        };
         let rate = |n| NonZeroU32::new(n).ok_or(ConfigError::Rate);
         let per_second = rate(settings.calls_per_second)?;
         Ok(Self {
             listen: settings.listen,
             authenticator,
+            resource: resource(&settings)?,
+            tls,
+            http,
             metrics: metrics_source(&settings.broker_metrics_urls)?,
             session_timeout: settings.session_timeout,
             allowed_hosts: hosts(&settings)?,
-            allowed_origins: origins(&settings.allowed_origins)?,
+            origins: Origins::new(&settings.allowed_origins).map_err(ConfigError::Origin)?,
             audit_log: settings.audit_log,
             rate: Rate { per_second, burst: rate(settings.calls_burst)?.max(per_second) },
             topic_defaults: settings.topic_defaults,
@@ -129,18 +190,58 @@ impl McpConfig {
     }
 }
 
-fn authenticator(settings: &McpSettings) -> Result<Authenticator, ConfigError> {
+fn authenticator(settings: &McpSettings, http: &HttpClient) -> Result<Authenticator, ConfigError> {
+    let issuer = issuer(settings)?.map(|config| Issuer::new(config, http.clone()));
     let token = settings.auth_token.as_deref().filter(|token| !token.is_empty());
-    if token.is_none() && settings.auth_token_file.is_none() {
-        return match settings.listen.ip().is_loopback() {
-            true => Ok(Authenticator::open()),
-            false => Err(ConfigError::OpenToTheNetwork(settings.listen)),
-        };
+    let mut authenticator = Authenticator::open();
+    if token.is_some() || settings.auth_token_file.is_some() {
+        if token.is_some_and(|t| t.len() < TOKEN_MIN_CHARS || !t.bytes().all(|b| b.is_ascii_graphic())) {
+            return Err(ConfigError::WeakToken);
+        }
+        authenticator = Authenticator::with_tokens(token, settings.auth_token_file.clone())?;
+    } else if issuer.is_none() && !settings.listen.ip().is_loopback() {
+        return Err(ConfigError::OpenToTheNetwork(settings.listen));
     }
-    if token.is_some_and(|t| t.len() < TOKEN_MIN_CHARS || !t.bytes().all(|b| b.is_ascii_graphic())) {
-        return Err(ConfigError::WeakToken);
-    }
-    Ok(Authenticator::with_tokens(token, settings.auth_token_file.clone())?)
+    Ok(match issuer {
+        Some(issuer) => authenticator.and_issuer(issuer),
+        None => authenticator,
+    })
+}
+
+fn issuer(settings: &McpSettings) -> Result<Option<IssuerConfig>, ConfigError> {
+    let Some(issuer) = &settings.oidc_issuer else {
+        let alone = settings.oidc_audiences.is_empty() && settings.oidc_jwks_url.is_none();
+        return if alone { Ok(None) } else { Err(ConfigError::NoIssuer) };
+    };
+    let uri = trusted_uri(issuer).filter(|uri| uri.query().is_none());
+    uri.ok_or_else(|| ConfigError::Issuer(issuer.clone()))?;
+    let public_url = settings.public_url.clone().ok_or(ConfigError::NoPublicUrl)?;
+    let audiences = match settings.oidc_audiences.as_slice() {
+        [] => vec![public_url],
+        given => given.to_vec(),
+    };
+    let jwks = settings.oidc_jwks_url.as_ref();
+    let jwks = jwks.map(|url| trusted_uri(url).ok_or_else(|| ConfigError::Jwks(url.clone()))).transpose()?;
+    Ok(Some(IssuerConfig { expected: Expected { issuer: issuer.clone(), audiences }, jwks }))
+}
+
+fn public_url(settings: &McpSettings) -> Result<Option<Uri>, ConfigError> {
+    let Some(url) = &settings.public_url else { return Ok(None) };
+    let uri: Option<Uri> = url.parse().ok();
+    let uri = uri.filter(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.query().is_none()
+    });
+    uri.map(Some).ok_or_else(|| ConfigError::PublicUrl(url.clone()))
+}
+
+fn resource(settings: &McpSettings) -> Result<Option<Resource>, ConfigError> {
+    let (Some(public_url), Some(issuer)) = (public_url(settings)?, settings.oidc_issuer.clone()) else {
+        return Ok(None);
+    };
+    let name = settings.public_url.clone().unwrap_or_default();
+    Ok(Some(Resource { name, public_url, issuer }))
 }
 
 fn metrics_source(urls: &[String]) -> Result<MetricsSource, ConfigError> {
@@ -149,19 +250,21 @@ fn metrics_source(urls: &[String]) -> Result<MetricsSource, ConfigError> {
     }
     let parse = |url: &String| {
         let uri: Option<Uri> = url.trim().parse().ok();
-        let uri =
-            uri.filter(|uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|h| !h.is_empty()));
+        let uri = uri.filter(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|h| !h.is_empty())
+        });
         uri.ok_or_else(|| ConfigError::MetricsUrl(url.clone()))
     };
     Ok(MetricsSource::Fixed(urls.iter().map(parse).collect::<Result<_, _>>()?))
 }
 
-/// Loopback, the listen address, and what was given.
+/// Loopback, the listen address, the public one, and what was given.
 fn hosts(settings: &McpSettings) -> Result<Vec<String>, ConfigError> {
     let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
     if !settings.listen.ip().is_unspecified() {
         hosts.push(settings.listen.ip().to_string());
     }
+    hosts.extend(public_url(settings)?.and_then(|url| url.host().map(str::to_owned)));
     for host in &settings.allowed_hosts {
         if host.parse::<hyper::http::uri::Authority>().is_err() {
             return Err(ConfigError::Host(host.clone()));
@@ -169,23 +272,6 @@ fn hosts(settings: &McpSettings) -> Result<Vec<String>, ConfigError> {
         hosts.push(host.clone());
     }
     Ok(hosts)
-}
-
-/// Pages on loopback, and what was given. A request without an Origin does not come from a browser.
-fn origins(given: &[String]) -> Result<Vec<String>, ConfigError> {
-    let mut origins: Vec<String> =
-        ["http://localhost:*", "http://127.0.0.1:*", "http://[::1]:*"].map(str::to_owned).to_vec();
-    for origin in given {
-        let base = origin.strip_suffix(":*").unwrap_or(origin);
-        let uri: Option<Uri> = base.parse().ok();
-        let uri = uri.filter(|uri| uri.scheme().is_some() && uri.path_and_query().is_none_or(|p| p == "/"));
-        let uri = uri.ok_or_else(|| ConfigError::Origin(origin.clone()))?;
-        // The port of a scheme is implied in an origin, and any other has to be named.
-        let implied = uri.port().is_none() && base == origin;
-        let port = if uri.scheme_str() == Some("https") { ":443" } else { ":80" };
-        origins.push(if implied { format!("{}{port}", base.trim_end_matches('/')) } else { origin.clone() });
-    }
-    Ok(origins)
 }
 
 #[cfg(test)]
@@ -221,17 +307,19 @@ mod tests {
             |s| s.broker_metrics_urls = vec!["localhost:9093".into()],
             |s| s.session_timeout = Duration::ZERO,
             |s| s.calls_per_second = 0,
+            |s| s.oidc_issuer = Some("https://id.example".into()),
+            |s| s.oidc_audiences = vec!["kafscale".into()],
+            |s| {
+                s.oidc_issuer = Some("http://id.example".into());
+                s.public_url = Some("https://mcp.example/mcp".into());
+            },
+            |s| s.public_url = Some("mcp.example".into()),
+            |s| s.tls_cert_file = Some("/does/not/exist".into()),
+            |s| s.ca_file = Some("/does/not/exist".into()),
             |s| s.allowed_hosts = vec!["a b".into()],
             |s| s.allowed_origins = vec!["example.com".into()],
         ] {
             assert!(check(change).is_err());
         }
-    }
-
-    #[test]
-    fn an_origin_without_a_port_means_the_port_of_its_scheme() {
-        let config =
-            check(|s| s.allowed_origins = vec!["https://app.example".into(), "http://a:*".into()]).unwrap();
-        assert_eq!(config.allowed_origins[3..], ["https://app.example:443", "http://a:*"]);
     }
 }

@@ -23,12 +23,12 @@ use crate::answer::{ToolError, names, suggest};
 use crate::audit::{AuditLog, Decision, Event};
 use crate::auth::{Principal, Scope, hex};
 use crate::changes::Changes;
+use crate::gate::Peer;
 use crate::resources::Named;
 use crate::subscriptions::{self, MAX_SUBSCRIPTIONS, OfSession};
 use crate::tools::{self, Answered, Entry, TOOLS};
 use crate::view::ClusterView;
 use crate::{prompts, resources};
-use kafscale_core::utc;
 
 /// No answer takes longer, whatever hangs.
 const CALL_TIMEOUT: Duration = Duration::from_secs(6);
@@ -143,20 +143,18 @@ impl Handler {
     }
 
     fn event(&self, context: &RequestContext<RoleServer>, principal: &Principal, method: &str) -> Event {
-        Event {
-            time: utc::seconds(self.shared.view.now_ms()),
-            principal: principal.name.to_string(),
-            transport: if self.local.is_some() { "stdio" } else { "http" }.to_owned(),
-            client: context.client_info().map(|c| names::text(&format!("{}/{}", c.name, c.version), 100)),
-            method: method.to_owned(),
-            tool: None,
-            arguments: None,
-            arguments_sha256: None,
-            decision: Decision::Allow,
-            outcome: String::new(),
-            duration_ms: 0.0,
-            result_bytes: 0,
+        let transport = if self.local.is_some() { "stdio" } else { "http" };
+        let mut event = Event::new(self.shared.view.now_ms(), &principal.name, transport);
+        event.client = context.client_info().map(|c| names::text(&format!("{}/{}", c.name, c.version), 100));
+        event.oauth_client = principal.client.as_deref().map(str::to_owned);
+        event.request_id = Some(names::text(&context.id.to_string(), 100));
+        if let Some(parts) = context.extensions.get::<hyper::http::request::Parts>() {
+            event.peer = parts.extensions.get::<Peer>().map(|peer| peer.0.ip().to_string());
+            let session = parts.headers.get("mcp-session-id");
+            event.session = session.map(|id| hex(&Sha256::digest(id.as_bytes())[..8]));
         }
+        event.method = method.to_owned();
+        event
     }
 
     /// Does what is asked besides tools, with the same limits, scope and line in the audit log. `work` tells the size of

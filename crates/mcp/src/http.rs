@@ -1,48 +1,43 @@
-//! The HTTP edge: connections, authentication, limits, and the path to the protocol.
+//! The HTTP edge: connections, TLS, limits, and the path to the protocol.
 //!
-//! A request to `/mcp` passes, in this order: the number of connections, time limits for its head and its answer, the bearer
-//! token, the rate of its principal, then rmcp's checks of Host, Origin, size and protocol. `/healthz` is open.
+//! A request to `/mcp` passes, in this order: the number of connections, TLS where there is any, time limits for its head
+//! and its answer, the `gate` (bearer token, rate, owner of the session), then rmcp's checks of Host, Origin, size and
+//! protocol. `/healthz` and the metadata of the protected resource are open.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::header;
 use axum::routing::get;
+use axum::{Router, middleware};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Authenticator, Denied, Scope};
+use crate::auth::Authenticator;
+use crate::auth::challenge::{METADATA_PATHS, Resource};
 use crate::config::McpConfig;
+use crate::gate::{self, Gate, Peer};
 use crate::handler::{self, Shared};
 use crate::rate_limit::RateLimit;
 use crate::sessions::Sessions;
+use crate::tls::ServerTls;
 
 const MAX_CONNECTIONS: usize = 512;
 const MAX_REQUEST_BYTES: usize = 1 << 20;
-/// For a request's head, also after the one before it on the same connection.
+/// For a handshake, and for a request's head, also after the one before it on the same connection.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Until the answer begins. Tools have a shorter limit of their own.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// For connections that are busy when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// What the middleware needs.
-#[derive(Clone, Debug)]
-struct Gate {
-    authenticator: Arc<Authenticator>,
-    rate_limit: Arc<RateLimit>,
-}
 
 /// The routes of the server.
 pub fn router(
@@ -53,82 +48,62 @@ pub fn router(
 ) -> Router {
     let mut transport = StreamableHttpServerConfig::default()
         .with_allowed_hosts(config.allowed_hosts.iter().cloned())
-        .with_allowed_origins(config.allowed_origins.iter().cloned())
+        .with_allowed_origins(config.origins.list().iter().cloned())
         .with_max_request_body_bytes(MAX_REQUEST_BYTES)
         .with_cancellation_token(stop.child_token());
     transport.json_response = true;
     let sessions = Arc::new(Sessions::new(config.session_timeout));
+    let gate = Gate {
+        authenticator,
+        rate_limit: Arc::new(RateLimit::new(config.rate)),
+        sessions: Arc::clone(&sessions),
+        resource: config.resource.clone(),
+        origins: config.origins.clone(),
+        refusals: Arc::new(gate::Refusals::new(Arc::clone(&shared))),
+    };
     let service =
         StreamableHttpService::new(move || Ok(handler::serving(Arc::clone(&shared))), sessions, transport);
-    let gate = Gate { authenticator, rate_limit: Arc::new(RateLimit::new(config.rate)) };
-    Router::new()
+    let router = Router::new()
         .route_service("/mcp", service)
-        .layer(middleware::from_fn_with_state(gate, pass))
-        .route("/healthz", get(|| async { "ok\n" }))
-}
-
-/// Lets a request in, or says why not.
-async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    let authorization = request.headers().get(header::AUTHORIZATION).map(HeaderValue::to_str);
-    let principal = match authorization {
-        Some(Err(_)) => Err(Denied::Invalid),
-        Some(Ok(text)) => gate.authenticator.principal(Some(text)),
-        None => gate.authenticator.principal(None),
-    };
-    let principal = match principal {
-        Ok(principal) => principal,
-        Err(denied) => return unauthorized(denied),
-    };
-    if !principal.may(Scope::Observe) {
-        let challenge = "Bearer realm=\"kafscale\", error=\"insufficient_scope\", scope=\"observe\"";
-        return refuse(
-            StatusCode::FORBIDDEN,
-            header::WWW_AUTHENTICATE,
-            challenge,
-            "the token lacks the scope observe\n",
-        );
-    }
-    if let Err(wait) = gate.rate_limit.take(&principal.name, Instant::now()) {
-        let seconds = wait.as_secs_f64().ceil().to_string();
-        return refuse(StatusCode::TOO_MANY_REQUESTS, header::RETRY_AFTER, &seconds, "too many requests\n");
-    }
-    request.extensions_mut().insert(principal);
-    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time\n").into_response(),
+        .layer(middleware::from_fn_with_state(gate, gate::pass))
+        .route("/healthz", get(|| async { "ok\n" }));
+    match &config.resource {
+        Some(resource) => with_metadata(router, resource),
+        None => router,
     }
 }
 
-/// RFC 6750, section 3: without a token only the scheme is told, with a wrong one also the error.
-fn unauthorized(denied: Denied) -> Response {
-    let challenge = match denied {
-        Denied::Missing => "Bearer realm=\"kafscale\"",
-        Denied::Invalid => "Bearer realm=\"kafscale\", error=\"invalid_token\"",
-    };
-    let text = "a bearer token is needed: send the header Authorization: Bearer TOKEN\n";
-    refuse(StatusCode::UNAUTHORIZED, header::WWW_AUTHENTICATE, challenge, text)
-}
-
-fn refuse(status: StatusCode, name: header::HeaderName, value: &str, text: &'static str) -> Response {
-    let mut response = (status, text).into_response();
-    if let Ok(value) = HeaderValue::from_str(value) {
-        response.headers_mut().insert(name, value);
-    }
-    response
+/// Serves what a client without a token has to know to get one (RFC 9728).
+fn with_metadata(router: Router, resource: &Resource) -> Router {
+    let metadata = resource.metadata().to_string();
+    let serve = get(move || {
+        let json = (header::CONTENT_TYPE, "application/json");
+        // Pages may read it: it is public.
+        let all = (header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+        let answer = ([json, all, (header::CACHE_CONTROL, "max-age=3600")], metadata.clone());
+        async move { answer }
+    });
+    METADATA_PATHS.into_iter().fold(router, |router, path| router.route(path, serve.clone()))
 }
 
 /// Serves connections until `stop`, then lets those that are busy finish for a moment.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    router: Router,
+    stop: CancellationToken,
+) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     while let Some(Ok(permit)) = stop.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                let acceptor = tls.as_ref().map(|tls| tls.acceptor());
                 let (router, stop) = (router.clone(), stop.clone());
                 connections.spawn(async move {
-                    connection(stream, router, stop).await;
+                    shake_hands(stream, peer, acceptor, router, stop).await;
                     drop(permit);
                 });
             }
@@ -146,11 +121,32 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
     }
 }
 
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn shake_hands(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    router: Router,
+    stop: CancellationToken,
+) {
     // Answers are small: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
+    let Some(acceptor) = acceptor else { return connection(stream, peer, router, stop).await };
+    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    match stop.run_until_cancelled(handshake).await {
+        Some(Ok(Ok(stream))) => connection(stream, peer, router, stop).await,
+        Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+        Some(Err(_)) => tracing::debug!(%peer, "a TLS handshake took too long"),
+        None => {}
+    }
+}
+
+async fn connection<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = TowerToHyperService::new(router.into_service::<Body>());
-    let service = hyper::service::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+    let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
         hyper::service::Service::call(&service, request.map(Body::new))
     });
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -165,6 +161,6 @@ async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) 
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "an MCP connection ended early");
+        tracing::debug!(%peer, %error, "an MCP connection ended early");
     }
 }

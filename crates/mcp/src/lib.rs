@@ -13,14 +13,19 @@ mod changes;
 mod config;
 #[cfg(feature = "conformance")]
 mod fixtures;
+mod follow;
+mod gate;
 mod handler;
 mod http;
+mod http_get;
+mod origins;
 mod prompts;
 mod rate_limit;
 mod resources;
 mod server;
 mod sessions;
 mod subscriptions;
+mod tls;
 mod tools;
 mod view;
 

@@ -55,10 +55,22 @@ impl McpServer {
             TcpListener::bind(address).await.map_err(|error| McpError::Listen { address, error })?;
         let address = listener.local_addr().map_err(|error| McpError::Listen { address, error })?;
         let mut server = Self { address, stop, tasks: JoinSet::new() };
-        let (config, authenticator) = config.split();
+        let (mut config, authenticator) = config.split();
         let authenticator: Arc<Authenticator> = Arc::new(authenticator);
         let router = http::router(&config, Arc::clone(&authenticator), Arc::clone(&shared), &server.stop);
-        server.tasks.spawn(http::serve(listener, router, server.stop.clone()));
+        let tls = config.tls.take().map(Arc::new);
+        if tls.is_none() && !address.ip().is_loopback() {
+            tracing::warn!(
+                %address,
+                "bearer tokens are received without TLS: set KAFSCALE_MCP_TLS_CERT_FILE and KAFSCALE_MCP_TLS_KEY_FILE, or let \
+                 a proxy do it"
+            );
+        }
+        if let Some(tls) = tls.clone() {
+            let stop = server.stop.clone();
+            server.tasks.spawn(async move { tls.follow(stop).await });
+        }
+        server.tasks.spawn(http::serve(listener, tls, router, server.stop.clone()));
         server.tasks.spawn(keep_scraping(Arc::clone(&shared.view), server.stop.clone()));
         server.tasks.spawn(async move { shared.changes.watch(&metadata).await });
         let stop = server.stop.clone();
@@ -110,7 +122,13 @@ fn shared(
     stop: CancellationToken,
 ) -> Result<Arc<Shared>, McpError> {
     let audit = config.audit_log.as_deref().map(AuditLog::open).transpose()?;
-    let view = ClusterView::new(metadata, config.metrics.clone(), clock, config.topic_defaults.clone());
+    let view = ClusterView::new(
+        metadata,
+        config.metrics.clone(),
+        config.http.clone(),
+        clock,
+        config.topic_defaults.clone(),
+    );
     Ok(Arc::new(Shared::new(Arc::new(view), audit, Changes::new(stop))))
 }
 

@@ -1,8 +1,14 @@
-//! The sessions of clients that speak a revision with sessions: rmcp's own, but a bounded number of them.
+//! The sessions of clients that speak a revision with sessions: rmcp's own, but a bounded number of them, and each with the
+//! principal who began it.
+//!
+//! Invariant: an owner is known for as long as the session is there, and no longer.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rmcp::model::{ClientJsonRpcMessage, ServerJsonRpcMessage};
 use rmcp::transport::common::server_side_http::ServerSseMessage;
 use rmcp::transport::streamable_http_server::session::local::{
@@ -17,6 +23,8 @@ const MAX_SESSIONS: usize = 1_000;
 #[derive(Debug)]
 pub struct Sessions {
     inner: LocalSessionManager,
+    /// By session. One that is not there yet belongs to whoever is about to be told its id.
+    owners: Mutex<HashMap<SessionId, Arc<str>>>,
 }
 
 /// Why a session's request fails.
@@ -49,7 +57,21 @@ impl Sessions {
         config.keep_alive = Some(timeout);
         let mut inner = LocalSessionManager::default();
         inner.session_config = config;
-        Self { inner }
+        Self { inner, owners: Mutex::default() }
+    }
+
+    /// Notes who began a session.
+    pub fn belongs_to(&self, session: &str, principal: Arc<str>) {
+        if let Some(owner) = self.owners.lock().get_mut(session)
+            && owner.is_empty()
+        {
+            *owner = principal;
+        }
+    }
+
+    /// Whether a session is there, and somebody else's.
+    pub fn are_of_another(&self, session: &str, principal: &str) -> bool {
+        self.owners.lock().get(session).is_some_and(|owner| **owner != *principal)
     }
 }
 
@@ -61,7 +83,9 @@ impl SessionManager for Sessions {
         if self.inner.sessions.read().await.len() >= MAX_SESSIONS {
             return Err(SessionsError::Full);
         }
-        Ok(self.inner.create_session().await?)
+        let (id, transport) = self.inner.create_session().await?;
+        self.owners.lock().insert(Arc::clone(&id), Arc::from(""));
+        Ok((id, transport))
     }
 
     async fn initialize_session(
@@ -77,6 +101,7 @@ impl SessionManager for Sessions {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
+        self.owners.lock().remove(id);
         Ok(self.inner.close_session(id).await?)
     }
 

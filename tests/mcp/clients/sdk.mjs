@@ -2,7 +2,7 @@
 import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
-const [url, token] = process.argv.slice(2);
+const [url, token, only] = process.argv.slice(2);
 const ARGUMENTS = {
   describe_topics: { names: ["orders"] },
   describe_group: { group_id: "orders" },
@@ -16,6 +16,8 @@ await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestIn
 const { tools } = await client.listTools();
 if (tools.length !== 8) throw new Error(`${tools.length} tools`);
 for (const { name } of tools) {
+  // A demo without its sample topics has nothing to describe.
+  if (only === "any" && ARGUMENTS[name]) continue;
   const answer = await client.callTool({ name, arguments: ARGUMENTS[name] ?? {} });
   if (answer.isError || !answer.structuredContent) throw new Error(`${name}: ${JSON.stringify(answer)}`);
 }

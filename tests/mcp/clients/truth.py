@@ -28,4 +28,5 @@ resource = ConfigResource(ConfigResource.Type.TOPIC, "payments")
 configs = admin.describe_configs([resource])[resource].result()
 retention = {name: entry.value for name, entry in configs.items() if name in ("retention.ms", "retention.bytes")}
 consumer.close()
-print(json.dumps({"topics": topics, "lags": lags, "retention": retention, "end": sum(ends.values())}))
+print(json.dumps({"topics": topics, "lags": lags, "retention": retention, "end": sum(ends.values()),
+                  "ends": [[topic, p, end] for (topic, p), end in ends.items()]}))

@@ -3,6 +3,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use super::verify::{head_path, read_head, walk};
 use super::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
 use crate::auth::hex;
 
+/// Names of people and of what they looked at are not for everybody on the machine.
+const FILE_MODE: u32 = 0o640;
 /// Calls that wait for their line at the same time.
 const QUEUE: usize = 1024;
 /// Lines that are made durable together.
@@ -91,12 +94,18 @@ struct Writer {
 impl Writer {
     fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |error| io_error(path, error);
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path).map_err(failed)?;
+        let options = &mut OpenOptions::new();
+        options.read(true).append(true).create(true).mode(FILE_MODE);
+        let mut file = options.open(path).map_err(failed)?;
+        if !file.metadata().map_err(failed)?.is_file() {
+            return Err(failed(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
+        }
         lock(&file).map_err(failed)?;
         let good_bytes = cut_torn_line(&mut file).map_err(failed)?;
         let last = Self::find_end(path)?;
         let options = &mut OpenOptions::new();
-        let head = options.write(true).create(true).truncate(false).open(head_path(path)).map_err(failed)?;
+        options.write(true).create(true).truncate(false).mode(FILE_MODE);
+        let head = options.open(head_path(path)).map_err(failed)?;
         let mut writer = Self { path: path.to_owned(), file, head, last, good_bytes, torn: false };
         writer.write_head().map_err(failed)?;
         Ok(writer)
@@ -197,23 +206,14 @@ fn cut_torn_line(file: &mut File) -> std::io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Decision, verify};
+    use super::super::verify;
     use super::*;
 
     fn event(tool: &str) -> Event {
         Event {
-            time: "2026-11-22T09:06:57Z".into(),
-            principal: "ana".into(),
-            transport: "http".into(),
-            client: None,
-            method: "tools/call".into(),
             tool: Some(tool.into()),
-            arguments: None,
-            arguments_sha256: None,
-            decision: Decision::Allow,
             outcome: "ok".into(),
-            duration_ms: 1.5,
-            result_bytes: 10,
+            ..Event::new(1_700_000_000_000, "ana", "http")
         }
     }
 

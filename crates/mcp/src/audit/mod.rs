@@ -7,6 +7,7 @@
 mod log;
 mod verify;
 
+use kafscale_core::utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,6 +25,19 @@ pub struct Event {
     /// What the client calls itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client: Option<String>,
+    /// The program that acts for the principal, as the issuer of its token says.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub oauth_client: Option<String>,
+    /// The address that the request came from.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub peer: Option<String>,
+    /// As the client numbers its requests.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+    /// The beginning of the SHA-256 of the session's id: the id itself is as good as a key.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session: Option<String>,
+    /// Empty for a request that was turned away before it was read.
     pub method: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub tool: Option<String>,
@@ -36,6 +50,38 @@ pub struct Event {
     pub outcome: String,
     pub duration_ms: f64,
     pub result_bytes: usize,
+    /// Requests that were turned away since the last line of one, and have none.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub refusals_left_out: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Event {
+    /// A line about something that `principal` did, to be filled in.
+    pub fn new(now_ms: i64, principal: &str, transport: &str) -> Self {
+        Self {
+            time: utc::seconds(now_ms),
+            principal: principal.to_owned(),
+            transport: transport.to_owned(),
+            client: None,
+            oauth_client: None,
+            peer: None,
+            request_id: None,
+            session: None,
+            method: String::new(),
+            tool: None,
+            arguments: None,
+            arguments_sha256: None,
+            decision: Decision::Allow,
+            outcome: String::new(),
+            duration_ms: 0.0,
+            result_bytes: 0,
+            refusals_left_out: 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,22 +1,27 @@
-//! Who calls: bearer tokens from a variable or a file, and what each may do.
+//! Who calls: bearer tokens from a variable or a file, access tokens of an OpenID Connect issuer, and what each may do.
 //!
 //! Invariant: a token's text is not kept; only its SHA-256 is, and it is compared in constant time against every known one.
 //! Invariant: without any authentication configured there is one principal, `anonymous`, and the server listens on loopback
 //! only (`config`).
 
+pub mod challenge;
+mod issuer;
+mod jwt;
 mod tokens;
+mod verifier;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
-pub use tokens::{TokenFileError, Tokens, hex};
+use crate::follow::follow;
+use crate::view::Unavailable;
 
-/// How often the token file is looked at.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(2);
+pub use issuer::{Issuer, IssuerConfig, trusted_uri};
+pub use jwt::Expected;
+pub use tokens::{TokenFileError, Tokens, hex};
 
 /// What a principal may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,12 +49,14 @@ impl Scope {
 #[derive(Clone, Debug)]
 pub struct Principal {
     pub name: Arc<str>,
+    /// The program that acts for it, where the issuer says so.
+    pub client: Option<Arc<str>>,
     scopes: Vec<Scope>,
 }
 
 impl Principal {
     pub fn new(name: impl Into<Arc<str>>, scopes: Vec<Scope>) -> Self {
-        Self { name: name.into(), scopes }
+        Self { name: name.into(), client: None, scopes }
     }
 
     pub fn may(&self, scope: Scope) -> bool {
@@ -58,26 +65,28 @@ impl Principal {
 }
 
 /// Why a request is not let in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Denied {
     /// There is no bearer token.
     Missing,
-    /// There is one, but it is not known, malformed or expired.
-    Invalid,
+    /// There is one, but it is not known, malformed or expired: in words for the client.
+    Invalid(&'static str),
+    /// It cannot be found out now.
+    Unavailable(Unavailable),
 }
 
 /// See the file's comment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Authenticator {
-    /// None: everybody is let in.
     tokens: Option<RwLock<Tokens>>,
     file: Option<PathBuf>,
+    issuer: Option<Issuer>,
 }
 
 impl Authenticator {
-    /// Lets everybody in.
+    /// Lets everybody in, until it is given something to go by.
     pub fn open() -> Self {
-        Self { tokens: None, file: None }
+        Self::default()
     }
 
     /// Knows one token, or those of a file, or both.
@@ -87,43 +96,46 @@ impl Authenticator {
             None => Tokens::default(),
         };
         tokens.fixed = token.map(Tokens::hash);
-        Ok(Self { tokens: Some(RwLock::new(tokens)), file })
+        Ok(Self { tokens: Some(RwLock::new(tokens)), file, issuer: None })
+    }
+
+    /// Knows the access tokens of an issuer as well.
+    pub fn and_issuer(mut self, issuer: Issuer) -> Self {
+        self.issuer = Some(issuer);
+        self
     }
 
     /// The principal of a request, by its Authorization header.
-    pub fn principal(&self, authorization: Option<&str>) -> Result<Principal, Denied> {
-        let Some(tokens) = &self.tokens else {
+    pub async fn principal(&self, authorization: Option<&str>) -> Result<Principal, Denied> {
+        if self.tokens.is_none() && self.issuer.is_none() {
             return Ok(Principal::new("anonymous", vec![Scope::Observe]));
-        };
+        }
         let header = authorization.ok_or(Denied::Missing)?;
-        let (scheme, token) = header.split_once(' ').ok_or(Denied::Invalid)?;
+        let (scheme, token) = header.split_once(' ').unwrap_or((header, ""));
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Denied::Missing);
         }
-        tokens.read().principal(token.trim()).ok_or(Denied::Invalid)
+        let token = token.trim();
+        if let Some(principal) = self.tokens.as_ref().and_then(|tokens| tokens.read().principal(token)) {
+            return Ok(principal);
+        }
+        match &self.issuer {
+            Some(issuer) if jwt::is_jwt(token) => issuer.principal(token).await,
+            Some(_) | None => Err(Denied::Invalid("the token is not known")),
+        }
     }
 
     /// Follows the token file until `stop`. A file that cannot be read leaves the tokens as they were.
     pub async fn reload(&self, stop: CancellationToken) {
         let (Some(tokens), Some(path)) = (&self.tokens, &self.file) else { return };
-        let mut broken = false;
-        while stop.run_until_cancelled(tokio::time::sleep(RELOAD_INTERVAL)).await.is_some() {
-            match Tokens::read(path) {
-                Ok(read) => {
-                    let mut current = tokens.write();
-                    if current.named != read.named {
-                        tracing::info!(file = %path.display(), tokens = read.named.len(), "token file reloaded");
-                        current.named = read.named;
-                    }
-                    broken = false;
-                }
-                Err(error) if !broken => {
-                    tracing::error!(%error, "the token file cannot be read; the tokens stay as they were");
-                    broken = true;
-                }
-                Err(_) => {}
-            }
-        }
+        follow("the token file", stop, || {
+            let read = Tokens::read(path)?;
+            let mut current = tokens.write();
+            let is_new = current.named != read.named;
+            current.named = read.named;
+            Ok::<bool, TokenFileError>(is_new)
+        })
+        .await;
     }
 }
 
@@ -131,21 +143,22 @@ impl Authenticator {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_fixed_token_lets_its_holder_in() {
+    #[tokio::test]
+    async fn a_fixed_token_lets_its_holder_in() {
         let auth = Authenticator::with_tokens(Some("local-dev-token"), None).unwrap();
-        let principal = auth.principal(Some("Bearer local-dev-token")).unwrap();
+        let principal = auth.principal(Some("Bearer local-dev-token")).await.unwrap();
         assert!(principal.may(Scope::Observe) && !principal.may(Scope::Mutate));
-        assert!(auth.principal(Some("bearer  local-dev-token ")).is_ok());
+        assert!(auth.principal(Some("bearer  local-dev-token ")).await.is_ok());
+        let unknown = Denied::Invalid("the token is not known");
         for (header, denied) in [
             (None, Denied::Missing),
             (Some("Basic bG9jYWw6"), Denied::Missing),
-            (Some("Bearer"), Denied::Invalid),
-            (Some("Bearer "), Denied::Invalid),
-            (Some("Bearer local-dev-toke"), Denied::Invalid),
-            (Some("Bearer local-dev-token2"), Denied::Invalid),
+            (Some("Bearer"), unknown.clone()),
+            (Some("Bearer "), unknown.clone()),
+            (Some("Bearer local-dev-toke"), unknown.clone()),
+            (Some("Bearer local-dev-token2"), unknown.clone()),
         ] {
-            assert_eq!(auth.principal(header).unwrap_err(), denied, "{header:?}");
+            assert_eq!(auth.principal(header).await.unwrap_err(), denied, "{header:?}");
         }
     }
 
@@ -164,14 +177,14 @@ mod tests {
             let (auth, stop) = (Arc::clone(&auth), stop.clone());
             async move { auth.reload(stop).await }
         });
-        let lets_in = |token: &str| auth.principal(Some(&format!("Bearer {token}"))).is_ok();
-        assert!(lets_in("first-token") && !lets_in("second-token"));
+        let lets_in = async |token: &str| auth.principal(Some(&format!("Bearer {token}"))).await.is_ok();
+        assert!(lets_in("first-token").await && !lets_in("second-token").await);
         write("second-token");
-        tokio::time::sleep(2 * RELOAD_INTERVAL).await;
-        assert!(!lets_in("first-token") && lets_in("second-token"));
+        tokio::time::sleep(2 * crate::follow::INTERVAL).await;
+        assert!(!lets_in("first-token").await && lets_in("second-token").await);
         std::fs::write(&path, "agent observe what").unwrap();
-        tokio::time::sleep(2 * RELOAD_INTERVAL).await;
-        assert!(lets_in("second-token"));
+        tokio::time::sleep(2 * crate::follow::INTERVAL).await;
+        assert!(lets_in("second-token").await);
         stop.cancel();
         reloading.await.unwrap();
     }

@@ -205,15 +205,17 @@ impl Reading<'_> {
     }
 
     fn s3(&self) -> S3 {
-        let mean = |values: Vec<f64>| match values.len() {
-            0 => Err("there are no brokers".to_owned()),
-            n => Ok(values.iter().sum::<f64>() / n as f64),
-        };
-        let latency = self.metrics.gauges(metric::S3_LATENCY_MS).and_then(mean);
-        let errors = self.metrics.gauges(metric::S3_ERROR_RATE).and_then(mean);
+        let operations = [metric::WAL_FLUSHES, metric::STORE_OPERATIONS];
+        let latency = self.metrics.mean(metric::S3_LATENCY_MS, &operations);
+        let errors = self.metrics.mean(metric::S3_ERROR_RATE, &operations);
         S3 {
             state: self.metrics.object_store().map_or_else(
-                |why| format!("unknown: {}", names::text(&why, MAX_TEXT_CHARS)),
+                |why| {
+                    let before = self.metrics.object_store_before.map_or(String::new(), |known| {
+                        format!(" (last known: {} at {})", known.state, utc::seconds(known.at_ms))
+                    });
+                    format!("unknown: {}{before}", names::text(&why, MAX_TEXT_CHARS))
+                },
                 str::to_owned,
             ),
             latency_ms: self.figure(metric::S3_LATENCY_MS, latency),

@@ -165,9 +165,16 @@ fn object_store(metrics: &Metrics, warnings: &mut Vec<Warning>) -> Component {
                 let problem = format!("the object store is {state}");
                 warnings.push(Warning { problem, next: "cluster_metrics with sections [\"s3\"]".to_owned() });
             }
-            Component { state, detail: None }
+            let (asked, told) = (metrics.brokers.len(), metrics.scrapes().count());
+            let detail = (told < asked).then(|| format!("as {told} of {asked} brokers see it"));
+            Component { state, detail }
         }
-        Err(why) => Component { state: "unknown", detail: Some(text(&why)) },
+        Err(why) => {
+            let before = metrics.object_store_before.map_or(String::new(), |known| {
+                format!("; last known: {} at {}", known.state, utc::seconds(known.at_ms))
+            });
+            Component { state: "unknown", detail: Some(text(&why) + &before) }
+        }
     }
 }
 
@@ -190,8 +197,7 @@ fn leader_warnings(brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warnin
     let mut without = 0;
     let mut example = None;
     for (name, topic) in &topics.by_name {
-        let led = |p: i32| topic.owner(p).is_some_and(|owner| brokers.by_id.contains_key(&owner));
-        let missing = (0..topic.record.partitions).filter(|p| !led(*p)).count();
+        let missing = (0..topic.record.partitions).filter(|p| !topic.is_led(*p, brokers)).count();
         without += missing;
         if missing > 0 && example.is_none() {
             example = Some(name);

@@ -10,7 +10,7 @@ use crate::answer::cursor::Scope;
 use crate::answer::suggest::did_you_mean;
 use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
-use crate::view::{Brokers, ClusterView, Topic, Topics};
+use crate::view::{ClusterView, Topic, Topics};
 
 pub struct DescribeTopics;
 
@@ -72,7 +72,7 @@ impl Tool for DescribeTopics {
             let from = if index == first_topic { first_partition } else { 0 };
             let rows = (from..topic.record.partitions)
                 .map(|partition| row(name, topic, partition, &metrics.value))
-                .filter(|row| !only_unhealthy || is_unhealthy(row, &brokers.value));
+                .filter(|row| !only_unhealthy || row.4.is_none() || !topic.is_led(row.0, &brokers.value));
             if !page.add(index, name, topic.record.partitions, rows) {
                 break;
             }
@@ -115,15 +115,10 @@ impl Page {
 }
 
 fn row(name: &str, topic: &Topic, partition: i32, metrics: &Metrics) -> Row {
-    let assigned = usize::try_from(partition).ok().and_then(|p| topic.assignment.partitions.get(p));
+    let assigned = topic.assigned(partition);
     let owner = assigned.and_then(|a| a.owner);
     let gauges = metrics.partition(name, partition, owner).unwrap_or_default();
     (partition, owner, assigned.map_or(-1, |a| a.leader_epoch), gauges.start, gauges.end, gauges.size_bytes)
-}
-
-fn is_unhealthy(row: &Row, brokers: &Brokers) -> bool {
-    let (_, owner, _, _, end, _) = row;
-    !owner.is_some_and(|owner| brokers.by_id.contains_key(&owner)) || end.is_none()
 }
 
 /// The topics that the names mean, in their order.

@@ -23,6 +23,15 @@ pub struct Metrics {
     pub brokers: Vec<Scraped>,
     /// Why there are no brokers to ask, if there are none.
     pub no_brokers: Option<Unavailable>,
+    /// What was known before this round.
+    pub object_store_before: Option<LastKnown>,
+}
+
+/// The state of the object store when a broker last told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastKnown {
+    pub state: &'static str,
+    pub at_ms: i64,
 }
 
 impl Metrics {
@@ -34,14 +43,15 @@ impl Metrics {
         })
     }
 
-    /// The gauges of a partition: its owner's, else the ones of whoever has the most.
+    /// The gauges of a partition: those of its owner. What another broker says may be from before it lost the partition;
+    /// it counts only where nobody knows which broker an endpoint is, and then the most recent.
     pub fn partition(&self, topic: &str, partition: i32, owner: Option<i32>) -> Option<PartitionGauges> {
         let mut best: Option<PartitionGauges> = None;
         for (broker, scrape, _) in self.scrapes() {
-            let Some(gauges) = scrape.partitions.get(topic).and_then(|p| p.get(&partition)) else { continue };
-            if owner.is_some() && broker.node_id == owner {
-                return Some(*gauges);
+            if broker.node_id.is_some() && broker.node_id != owner {
+                continue;
             }
+            let Some(gauges) = scrape.partitions.get(topic).and_then(|p| p.get(&partition)) else { continue };
             if best.is_none_or(|b| b.end < gauges.end) {
                 best = Some(*gauges);
             }
@@ -118,18 +128,34 @@ impl Metrics {
             .collect()
     }
 
-    /// The state of the object store as the brokers see it: the worst one.
-    pub fn object_store(&self) -> Result<&'static str, String> {
-        if let Some(why) = self.problem() {
-            return Err(why);
+    /// A gauge over all brokers that is a mean of something: the mean, by how often each broker did that lately. `counts` are
+    /// the counters of it.
+    pub fn mean(&self, name: &str, counts: &[&str]) -> Result<f64, String> {
+        let values = self.gauges(name)?;
+        let weights: Vec<f64> = self
+            .scrapes()
+            .map(|(_, _, rates)| counts.iter().filter_map(|count| rates?.total(count)).sum())
+            .collect();
+        let total: f64 = weights.iter().sum();
+        match values.len() {
+            0 => Err("there are no brokers".to_owned()),
+            _ if total > 0.0 => Ok(values.iter().zip(&weights).map(|(v, w)| v * w).sum::<f64>() / total),
+            n => Ok(values.iter().sum::<f64>() / n as f64),
         }
-        let mut worst = 0;
+    }
+
+    /// The state of the object store as the brokers that can be asked see it: the worst one.
+    pub fn object_store(&self) -> Result<&'static str, String> {
+        let mut worst = None;
         for (broker, scrape, _) in self.scrapes() {
             let state = store_state(scrape)
                 .ok_or_else(|| format!("{} does not report {}", broker.address, names::S3_HEALTH))?;
-            worst = worst.max(state);
+            worst = worst.max(Some(state));
         }
-        Ok(STORE_STATES[worst])
+        match worst {
+            Some(worst) => Ok(STORE_STATES[worst]),
+            None => Err(self.problem().unwrap_or_else(|| "there are no brokers".to_owned())),
+        }
     }
 }
 
@@ -171,13 +197,14 @@ mod tests {
 
     #[test]
     fn a_partition_is_what_its_owner_says() {
-        let metrics = Metrics { brokers: vec![broker(1, &end(5)), broker(2, &end(9))], no_brokers: None };
-        let end_of = |owner| metrics.partition("t", 0, owner).and_then(|g| g.end);
-        assert_eq!(
-            (end_of(Some(1)), end_of(Some(2)), end_of(None), end_of(Some(3))),
-            (Some(5), Some(9), Some(9), Some(9))
-        );
-        assert_eq!(metrics.partition("t", 1, None), None);
+        let mut metrics =
+            Metrics { brokers: vec![broker(1, &end(5)), broker(2, &end(9))], ..Metrics::default() };
+        let end_of = |metrics: &Metrics, owner| metrics.partition("t", 0, owner).and_then(|g| g.end);
+        let ends = |metrics: &Metrics| [Some(1), Some(2), Some(3), None].map(|owner| end_of(metrics, owner));
+        assert_eq!(ends(&metrics), [Some(5), Some(9), None, None]);
+        assert_eq!(metrics.partition("t", 1, Some(1)), None);
+        metrics.brokers.iter_mut().for_each(|broker| broker.node_id = None);
+        assert_eq!(ends(&metrics), [Some(9); 4]);
     }
 
     #[test]
@@ -188,7 +215,7 @@ mod tests {
             STORE_STATES.iter().map(one).collect::<String>()
         };
         let metrics =
-            |a: &str, b: &str| Metrics { brokers: vec![broker(1, a), broker(2, b)], no_brokers: None };
+            |a: &str, b: &str| Metrics { brokers: vec![broker(1, a), broker(2, b)], ..Metrics::default() };
         assert_eq!(metrics(&labelled("healthy"), &labelled("degraded")).object_store(), Ok("degraded"));
         assert_eq!(
             metrics(&labelled("healthy"), "kafscale_s3_health_state 0\n").object_store(),
@@ -202,8 +229,32 @@ mod tests {
     }
 
     #[test]
+    fn a_mean_over_brokers_counts_the_busy_ones_more() {
+        let text = |latency: i32, flushes: i32| {
+            format!("{} {latency}\n{} {flushes}\n", names::S3_LATENCY_MS, names::WAL_FLUSHES)
+        };
+        let busy_by = |latency: i32, flushes: i32| {
+            let mut history = super::super::rates::History::default();
+            let now = tokio::time::Instant::now();
+            history.push(now, &Scrape::parse(&text(latency, 0)).unwrap());
+            let scrape = Scrape::parse(&text(latency, flushes)).unwrap();
+            history.push(now + Duration::from_secs(10), &scrape);
+            let outcome = Ok((Arc::new(scrape), history.rates()));
+            Scraped { node_id: None, address: "b".into(), outcome }
+        };
+        let mean = |brokers| {
+            let metrics = Metrics { brokers, ..Metrics::default() };
+            metrics.mean(names::S3_LATENCY_MS, &[names::WAL_FLUSHES])
+        };
+        assert_eq!(mean(vec![busy_by(10, 300), busy_by(50, 100)]), Ok(20.0));
+        assert_eq!(mean(vec![busy_by(10, 0), busy_by(50, 0)]), Ok(30.0));
+        assert!(mean(vec![]).is_err());
+    }
+
+    #[test]
     fn a_sum_over_brokers_needs_all_of_them() {
-        let mut metrics = Metrics { brokers: vec![broker(1, "kafscale_connections 3\n")], no_brokers: None };
+        let mut metrics =
+            Metrics { brokers: vec![broker(1, "kafscale_connections 3\n")], ..Metrics::default() };
         assert_eq!(metrics.gauges("kafscale_connections"), Ok(vec![3.0]));
         let outcome = Err(Unavailable::new("cannot connect: refused"));
         metrics.brokers.push(Scraped { node_id: Some(2), address: "b2".into(), outcome });

@@ -8,7 +8,6 @@
 
 pub mod cached;
 mod exposition;
-mod http_get;
 pub mod lag;
 mod load;
 pub mod metrics;
@@ -25,7 +24,8 @@ use hyper::Uri;
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, OffsetRecord, TopicRecord,
+    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, OffsetRecord, PartitionAssignment,
+    TopicRecord,
 };
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -34,18 +34,19 @@ use tokio::time::Instant;
 
 use cached::{Cached, Seen};
 use lag::LagSummary;
-use metrics::{Metrics, Scraped};
+use metrics::{LastKnown, Metrics, Scraped};
 use rates::History;
 use scrape::Scrape;
 
+use crate::http_get::{HttpClient, Limits};
+
 /// How long a listing or a round of scrapes is shared.
 const TTL: Duration = Duration::from_secs(1);
-/// A broker answers a scrape within this, or is said not to.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A broker answers a scrape within this, or is said not to; with no more than a broker at its partition limit has to say.
+const SCRAPE_LIMITS: Limits = Limits { timeout: Duration::from_secs(2), max_bytes: 128 << 20 };
+const SCRAPE_FORMAT: &str = "text/plain;version=0.0.4";
 /// After the first scrape, so that the two lie far enough apart for rates.
 const SECOND_SCRAPE_AFTER: Duration = Duration::from_secs(1);
-/// More than a broker at its partition limit answers.
-const MAX_SCRAPE_BYTES: usize = 256 << 20;
 /// Scrapes at the same time.
 const SCRAPES_AT_ONCE: usize = 64;
 
@@ -89,8 +90,20 @@ pub struct Topic {
 impl Topic {
     /// The broker that serves a partition.
     pub fn owner(&self, partition: i32) -> Option<i32> {
-        let index = usize::try_from(partition).ok()?;
-        self.assignment.partitions.get(index)?.owner
+        self.assigned(partition)?.owner
+    }
+
+    /// Whether that broker is alive, and not only another start of it, which owns nothing yet of what the one before did.
+    pub fn is_led(&self, partition: i32, brokers: &Brokers) -> bool {
+        let led = self.assigned(partition).and_then(|assigned| {
+            let broker = brokers.by_id.get(&assigned.owner?)?;
+            Some(assigned.incarnation == 0 || assigned.incarnation == broker.epoch)
+        });
+        led.unwrap_or(false)
+    }
+
+    pub fn assigned(&self, partition: i32) -> Option<&PartitionAssignment> {
+        self.assignment.partitions.get(usize::try_from(partition).ok()?)
     }
 }
 
@@ -173,6 +186,7 @@ impl ClusterView {
     pub fn new(
         metadata: Metadata,
         source: MetricsSource,
+        http: HttpClient,
         clock: Arc<dyn Clock>,
         topic_defaults: BTreeMap<String, String>,
     ) -> Self {
@@ -182,7 +196,13 @@ impl ClusterView {
             current: Cached::new(TTL),
             last: Mutex::default(),
         });
-        let scraper = Scraper { source, brokers: Arc::clone(&brokers), histories: Mutex::default() };
+        let scraper = Scraper {
+            source,
+            http,
+            brokers: Arc::clone(&brokers),
+            clock: Arc::clone(&clock),
+            memory: Mutex::default(),
+        };
         Self {
             metadata,
             clock,
@@ -229,7 +249,7 @@ impl ClusterView {
         let metrics =
             self.metrics.get(|| self.now_ms(), || async move { Ok(scraper.scrape_all().await) }).await;
         metrics.unwrap_or_else(|why| {
-            let value = Metrics { brokers: Vec::new(), no_brokers: Some(why) };
+            let value = Metrics { no_brokers: Some(why), ..Metrics::default() };
             Arc::new(Seen { value, at, at_ms })
         })
     }
@@ -293,74 +313,116 @@ impl BrokerList {
 #[derive(Debug)]
 struct Scraper {
     source: MetricsSource,
+    http: HttpClient,
     brokers: Arc<BrokerList>,
-    histories: Mutex<HashMap<String, History>>,
+    clock: Arc<dyn Clock>,
+    memory: Mutex<Memory>,
+}
+
+/// What is kept from one round of scrapes to the next.
+#[derive(Debug, Default)]
+struct Memory {
+    /// By address.
+    histories: HashMap<String, History>,
+    object_store: Option<LastKnown>,
 }
 
 impl Scraper {
-    /// Where to scrape: broker and address.
-    async fn endpoints(&self) -> Result<Vec<(Option<i32>, Uri)>, Unavailable> {
+    /// Where to scrape: broker and address, or why there is none.
+    async fn endpoints(&self) -> Result<Vec<(Option<i32>, Endpoint)>, Unavailable> {
         let brokers = match &self.source {
-            MetricsSource::Fixed(uris) => return Ok(uris.iter().map(|uri| (None, uri.clone())).collect()),
+            MetricsSource::Fixed(uris) => {
+                return Ok(uris.iter().map(|uri| (None, Ok(uri.clone()))).collect());
+            }
             MetricsSource::Registered => match self.brokers.get().await {
                 Ok(brokers) => brokers,
                 // The brokers may well serve while the metadata store is down.
                 Err(why) => self.brokers.last.lock().clone().ok_or(why)?,
             },
         };
-        let endpoints: Vec<_> = brokers
-            .value
-            .by_id
-            .iter()
-            .filter_map(|(id, broker)| {
-                let address = broker.metrics_address.as_deref()?;
-                Some((Some(*id), format!("http://{address}/metrics").parse().ok()?))
-            })
-            .collect();
-        match endpoints.is_empty() {
-            true if brokers.value.by_id.is_empty() => Err(Unavailable::new("no broker is registered")),
-            true => Err(Unavailable::new("no broker serves metrics")),
-            false => Ok(endpoints),
+        match brokers.value.by_id.is_empty() {
+            true => Err(Unavailable::new("no broker is registered")),
+            false => {
+                Ok(brokers.value.by_id.iter().map(|(id, broker)| (Some(*id), endpoint(broker))).collect())
+            }
         }
     }
 
     async fn scrape_all(&self) -> Metrics {
         let endpoints = match self.endpoints().await {
             Ok(endpoints) => endpoints,
-            Err(why) => return Metrics { brokers: Vec::new(), no_brokers: Some(why) },
+            Err(why) => {
+                let object_store_before = self.memory.lock().object_store;
+                return Metrics { brokers: Vec::new(), no_brokers: Some(why), object_store_before };
+            }
         };
         let mut scraped = Vec::with_capacity(endpoints.len());
         let mut scrapes = JoinSet::new();
-        for (node_id, uri) in endpoints {
+        for (node_id, endpoint) in endpoints {
             if scrapes.len() == SCRAPES_AT_ONCE {
                 scraped.extend(scrapes.join_next().await.and_then(Result::ok));
             }
-            scrapes.spawn(async move { (node_id, scrape_one(&uri).await, uri) });
+            let http = self.http.clone();
+            scrapes.spawn(async move {
+                let outcome = match &endpoint {
+                    Ok(uri) => scrape_one(&http, uri).await,
+                    Err((_, why)) => Err(why.clone()),
+                };
+                (node_id, outcome, endpoint.map_or_else(|(address, _)| address, |uri| uri.to_string()))
+            });
         }
         while let Some(done) = scrapes.join_next().await {
             scraped.extend(done.ok());
         }
-        scraped.sort_by_key(|(node_id, _, uri)| (*node_id, uri.to_string()));
-        let mut histories = self.histories.lock();
-        histories.retain(|address, _| scraped.iter().any(|(_, _, uri)| uri.to_string() == *address));
+        scraped.sort_by(|(a, _, a_uri), (b, _, b_uri)| (a, a_uri).cmp(&(b, b_uri)));
+        self.memory.lock().take(scraped, self.clock.now_ms())
+    }
+}
+
+/// Where a broker's metrics are, or what it registered instead and why that cannot be asked.
+type Endpoint = Result<Uri, (String, Unavailable)>;
+
+fn endpoint(broker: &BrokerRecord) -> Endpoint {
+    let kafka = || format!("{}:{}", broker.host, broker.port);
+    let address = broker
+        .metrics_address
+        .as_deref()
+        .ok_or_else(|| (kafka(), Unavailable::new("the broker serves no metrics")))?;
+    let uri = format!("http://{address}/metrics").parse();
+    uri.map_err(|_| (kafka(), Unavailable::new("the broker registered no usable address of its metrics")))
+}
+
+/// Broker, what came of it, address.
+type ScrapeOutcome = (Option<i32>, Result<(Instant, Scrape), Unavailable>, String);
+
+impl Memory {
+    /// A round of scrapes with what it means after the ones before.
+    fn take(&mut self, scraped: Vec<ScrapeOutcome>, now_ms: i64) -> Metrics {
+        self.histories.retain(|address, _| scraped.iter().any(|(_, _, uri)| uri == address));
         let brokers = scraped
             .into_iter()
             .map(|(node_id, outcome, uri)| {
-                let address = uri.authority().map_or_else(|| uri.to_string(), ToString::to_string);
+                let parsed: Option<Uri> = uri.parse().ok();
+                let authority = parsed.as_ref().and_then(|uri| uri.authority());
+                let address = authority.map_or_else(|| uri.clone(), ToString::to_string);
                 let outcome = outcome.map(|(at, scrape)| {
-                    let history = histories.entry(uri.to_string()).or_default();
+                    let history = self.histories.entry(uri).or_default();
                     history.push(at, &scrape);
                     (Arc::new(scrape), history.rates())
                 });
                 Scraped { node_id, address, outcome }
             })
             .collect();
-        Metrics { brokers, no_brokers: None }
+        let metrics = Metrics { brokers, no_brokers: None, object_store_before: self.object_store };
+        if let Ok(state) = metrics.object_store() {
+            self.object_store = Some(LastKnown { state, at_ms: now_ms });
+        }
+        metrics
     }
 }
 
-async fn scrape_one(uri: &Uri) -> Result<(Instant, Scrape), Unavailable> {
-    let body = http_get::get(uri, SCRAPE_TIMEOUT, MAX_SCRAPE_BYTES).await?;
+async fn scrape_one(http: &HttpClient, uri: &Uri) -> Result<(Instant, Scrape), Unavailable> {
+    let body = http.get(uri, SCRAPE_FORMAT, SCRAPE_LIMITS).await?;
     let at = Instant::now();
     // Reading the metrics of many partitions takes a while, which other tasks must not wait for.
     let parsed = tokio::task::spawn_blocking(move || {

@@ -13,6 +13,8 @@ pub const S3_LATENCY_MS: &str = "kafscale_s3_latency_ms_avg";
 pub const S3_ERROR_RATE: &str = "kafscale_s3_error_rate";
 pub const PRODUCE_LATENCY_SUM_MS: &str = "kafscale_produce_latency_ms_sum";
 pub const PRODUCE_LATENCY_COUNT: &str = "kafscale_produce_latency_ms_count";
+pub const WAL_FLUSHES: &str = "kafscale_wal_flush_duration_seconds_count";
+pub const STORE_OPERATIONS: &str = "kafscale_store_operation_duration_seconds_count";
 
 /// The series that a scrape keeps, besides the gauges of partitions.
 pub const KEPT: &[&str] = &[
@@ -29,6 +31,8 @@ pub const KEPT: &[&str] = &[
     S3_ERROR_RATE,
     PRODUCE_LATENCY_SUM_MS,
     PRODUCE_LATENCY_COUNT,
+    WAL_FLUSHES,
+    STORE_OPERATIONS,
 ];
 
 /// The counters whose history is kept, so that their rates can be told.
@@ -41,6 +45,8 @@ pub const RATED: &[&str] = &[
     REQUEST_ERRORS,
     PRODUCE_LATENCY_SUM_MS,
     PRODUCE_LATENCY_COUNT,
+    WAL_FLUSHES,
+    STORE_OPERATIONS,
 ];
 
 /// A gauge of each partition.

@@ -5,15 +5,21 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsConnector;
 
 use super::cluster::TOKEN;
 
 pub struct Client {
     pub address: SocketAddr,
     pub token: Option<String>,
+    /// With the name to ask for.
+    pub tls: Option<(TlsConnector, &'static str)>,
 }
 
 pub struct Reply {
@@ -41,7 +47,7 @@ impl Reply {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        Self { address, token: Some(TOKEN.into()) }
+        Self { address, token: Some(TOKEN.into()), tls: None }
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: String) -> Reply {
@@ -58,10 +64,13 @@ impl Client {
         body: String,
     ) -> Response<Incoming> {
         let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        // Ends when the answer is dropped.
-        tokio::spawn(connection);
+        let mut sender = match &self.tls {
+            None => sender(stream).await,
+            Some((connector, name)) => {
+                let name = ServerName::try_from(*name).unwrap();
+                sender(connector.connect(name, stream).await.unwrap()).await
+            }
+        };
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             request = request.header("host", self.address.to_string());
@@ -151,6 +160,16 @@ impl Client {
     }
 }
 
+async fn sender<S>(stream: S) -> SendRequest<Full<Bytes>>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    // Ends when the answer is dropped.
+    tokio::spawn(connection);
+    sender
+}
+
 /// The headers of a request within a session.
 pub fn in_session(session: &str) -> [(&'static str, &str); 4] {
     [
@@ -162,7 +181,7 @@ pub fn in_session(session: &str) -> [(&'static str, &str); 4] {
 }
 
 /// The headers and the body of a request that needs no session.
-fn stateless(method: &str, mut params: Value) -> (Vec<(&'static str, String)>, String) {
+pub fn stateless(method: &str, mut params: Value) -> (Vec<(&'static str, String)>, String) {
     params["_meta"] = json!({
         "io.modelcontextprotocol/protocolVersion": "2026-07-28",
         "io.modelcontextprotocol/clientInfo": {"name": "test", "version": "1"},

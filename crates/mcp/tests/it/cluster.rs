@@ -13,7 +13,7 @@ use kafscale_meta::records::{
     AssignmentRecord, BrokerRecord, GroupMember, GroupRecord, OffsetKey, OffsetRecord, PartitionAssignment,
     TopicRecord,
 };
-use kafscale_meta::{EmbeddedStore, Metadata, NewTopic};
+use kafscale_meta::{EmbeddedStore, MetaStore, Metadata, NewTopic};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -38,7 +38,12 @@ pub struct Cluster {
 impl Cluster {
     /// One broker, whose metrics are whatever `metrics` holds.
     pub async fn new() -> Self {
-        let metadata = Metadata::new(Arc::new(EmbeddedStore::memory()), "test").unwrap();
+        Self::over(Arc::new(EmbeddedStore::memory())).await
+    }
+
+    /// The same, with its metadata in a store of the test's own.
+    pub async fn over(store: Arc<dyn MetaStore>) -> Self {
+        let metadata = Metadata::new(store, "test").unwrap();
         let metrics = Arc::new(Mutex::new(String::new()));
         let cluster = Self { metadata, metrics: Arc::clone(&metrics), topics: Vec::new() };
         let served = Router::new().route("/metrics", get(async move || metrics.lock().clone()));

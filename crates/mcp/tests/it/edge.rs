@@ -13,8 +13,11 @@ async fn a_token_is_needed_except_for_health() {
     let server = Cluster::new().await.serve().await;
     let mut client = Client::new(server.addr());
     for (token, challenge) in [
-        (None, "Bearer realm=\"kafscale\""),
-        (Some("wrong-token"), "Bearer realm=\"kafscale\", error=\"invalid_token\""),
+        (None, "Bearer realm=\"kafscale\", scope=\"observe\""),
+        (
+            Some("wrong-token"),
+            "Bearer realm=\"kafscale\", error=\"invalid_token\", error_description=\"the token is not known\"",
+        ),
     ] {
         client.token = token.map(str::to_owned);
         let reply = client.request("tools/list", json!({})).await;
@@ -47,6 +50,17 @@ async fn a_token_without_the_scope_is_forbidden() {
 async fn foreign_hosts_and_origins_are_refused() {
     let server = Cluster::new().await.serve().await;
     let client = Client::new(server.addr());
+    // Browsers ask first, without a token, and let pages read what they are allowed to.
+    for (origin, status, allowed) in [
+        ("http://localhost:6274", StatusCode::NO_CONTENT, "http://localhost:6274"),
+        ("https://evil.example", StatusCode::FORBIDDEN, ""),
+    ] {
+        let headers = [("origin", origin), ("access-control-request-method", "POST")];
+        let reply = client.send(Method::OPTIONS, "/mcp", &headers, String::new()).await;
+        assert_eq!((reply.status, reply.header("access-control-allow-origin")), (status, allowed));
+        let reply = client.request_with("tools/list", json!({}), &[("origin", origin)]).await;
+        assert_eq!(reply.header("access-control-allow-origin"), allowed);
+    }
     for (headers, status) in [
         (("host", "evil.example"), StatusCode::FORBIDDEN),
         (("origin", "https://evil.example"), StatusCode::FORBIDDEN),

@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
+use kafscale_meta::EmbeddedStore;
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::cluster::{Cluster, serve};
+use crate::store::Between;
 
 const TOPICS: usize = 1_000;
 const PARTITIONS: i32 = 12;
@@ -47,8 +49,8 @@ fn calls() -> Vec<(&'static str, Value)> {
 /// The durations of each call, by its tool and arguments.
 type Taken = BTreeMap<String, Vec<Duration>>;
 
-async fn large_cluster() -> Cluster {
-    let mut cluster = Cluster::new().await;
+async fn large_cluster(store: Arc<Between>) -> Cluster {
+    let mut cluster = Cluster::over(store).await;
     for i in 0..TOPICS {
         cluster.topic(&format!("topic-{i:04}"), PARTITIONS, &[]).await;
     }
@@ -60,7 +62,8 @@ async fn large_cluster() -> Cluster {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_cluster_is_answered_for_in_time_and_in_size() {
-    let cluster = large_cluster().await;
+    let store = Between::new(Arc::new(EmbeddedStore::memory()));
+    let cluster = large_cluster(Arc::clone(&store)).await;
     let scrapes = Arc::new(AtomicUsize::new(0));
     let (metrics, counted) = (Arc::clone(&cluster.metrics), Arc::clone(&scrapes));
     let router = Router::new().route(
@@ -79,24 +82,45 @@ async fn a_large_cluster_is_answered_for_in_time_and_in_size() {
         .await;
     let client = Arc::new(Client::new(server.addr()));
     client.answer("cluster_metrics", json!({})).await;
+    let writes = store.writes.load(Ordering::Relaxed);
 
+    let costs = async |agents: usize| {
+        let before = [scrapes.load(Ordering::Relaxed), store.reads.load(Ordering::Relaxed)];
+        let (taken, seconds) = ask_with(agents, &client).await;
+        let after = [scrapes.load(Ordering::Relaxed), store.reads.load(Ordering::Relaxed)];
+        let per_second = [0, 1].map(|i| (after[i] - before[i]) as f64 / seconds);
+        let calls: usize = taken.values().map(Vec::len).sum();
+        println!(
+            "{agents:2} agents: {:.0} calls/s cost {:.2} scrapes/s and {:.1} metadata reads/s",
+            calls as f64 / seconds,
+            per_second[0],
+            per_second[1]
+        );
+        (taken, per_second)
+    };
+    let (_, of_one) = costs(1).await;
+    let (taken, of_ten) = costs(AGENTS).await;
+    report(&client, taken).await;
+    // One listing and one scrape per second at most, however many ask.
+    assert!(of_ten[0] <= 1.3, "{} scrapes per second", of_ten[0]);
+    assert!(of_ten[1] <= of_one[1] * 1.25 + 2.0, "{of_ten:?} for ten agents, {of_one:?} for one");
+    assert_eq!(store.writes.load(Ordering::Relaxed), writes, "it wrote");
+}
+
+/// So many agents, which ask everything over and over.
+async fn ask_with(agents: usize, client: &Arc<Client>) -> (Taken, f64) {
     let started = Instant::now();
-    let mut agents = tokio::task::JoinSet::new();
-    for _ in 0..AGENTS {
-        agents.spawn(ask(Arc::clone(&client), started));
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..agents {
+        asking.spawn(ask(Arc::clone(client), started));
     }
     let mut taken = Taken::new();
-    for of_agent in agents.join_all().await {
+    for of_agent in asking.join_all().await {
         for (call, durations) in of_agent {
             taken.entry(call).or_default().extend(durations);
         }
     }
-    let seconds = started.elapsed().as_secs_f64();
-    report(&client, taken).await;
-    let scrapes = scrapes.load(Ordering::Relaxed);
-    println!("{scrapes} scrapes in {seconds:.1} s");
-    // One per second at most, however many ask, and two at the start.
-    assert!(scrapes as f64 <= seconds + 6.0, "{scrapes} scrapes in {seconds} s");
+    (taken, started.elapsed().as_secs_f64())
 }
 
 /// One agent, which asks everything over and over.
