@@ -149,7 +149,7 @@ mod tests {
             ("wal-max-bytes = \"12 parsecs\"", "`wal-max-bytes`: invalid value '12 parsecs'"),
             ("num-partitions = 0", "`num-partitions`: "),
             ("listen = [\"a\"]", "`listen` must be a string"),
-            ("store = \"s3://bucket/x\"", "S3 storage is not in this build"),
+            ("store = \"http://bucket/x\"", "`store`: "),
             ("config = \"other.toml\"", "`config` is not a setting"),
             ("listen = ", "not valid TOML"),
         ];

@@ -7,7 +7,7 @@ use kafka_protocol::error::ResponseError;
 use tokio::time::timeout;
 
 use crate::client::{Client, PATIENCE, fetch_request, produce_request};
-use crate::harness::{Member, World, batch, leaders, until};
+use crate::harness::{Member, World, all_know, batch, leaders, until};
 use crate::routing::placed;
 
 /// One connection to each broker, by its number.
@@ -125,6 +125,7 @@ async fn a_broker_that_does_not_know_that_others_took_over_neither_takes_nor_tel
     let two = world.join_for(2, Duration::from_secs(3), |_| {}).await.unwrap();
     let mut on_two = two.client().await;
     let mut clients = Clients::connect(std::slice::from_ref(&one)).await;
+    all_know(std::slice::from_ref(&one), 2).await;
     let created = clients.0.get_mut(&1).unwrap().call(7, &placed("t", &[2])).await;
     assert_eq!(created.topics[0].error_code, 0);
     assert_eq!(on_two.produce("t", 0, batch(&["a"])).await.base_offset, 0);

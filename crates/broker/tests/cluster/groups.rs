@@ -122,11 +122,15 @@ async fn spread_out() -> (World, Vec<Member>) {
     (world, members)
 }
 
-/// The place of a group's coordinator among the members.
+/// The place of a group's coordinator among the members. One that has stopped may be named for a moment.
 async fn coordinator(members: &[Member], group: &str) -> usize {
     let mut client = members[0].client().await;
-    let (_, id, _) = until(async || client.find(group).await, |(code, ..)| *code == 0).await;
-    members.iter().position(|member| member.membership.identity.node_id.0 == id.0).unwrap()
+    let place = async || {
+        let (code, id, _) = client.find(group).await;
+        let named = members.iter().position(|member| member.membership.identity.node_id.0 == id.0);
+        named.filter(|_| code == 0)
+    };
+    until(place, Option::is_some).await.expect("it was waited for")
 }
 
 /// Commits at the coordinator of the group, whoever that is.

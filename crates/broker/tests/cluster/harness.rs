@@ -58,6 +58,7 @@ impl World {
         for node_id in 1..=count {
             members.push(world.join(node_id).await);
         }
+        all_know(&members, members.len()).await;
         (world, members)
     }
 
@@ -157,6 +158,14 @@ pub async fn leaders(client: &mut Client, topic: &str) -> Vec<i32> {
     let mut partitions = response.topics[0].partitions.clone();
     partitions.sort_unstable_by_key(|partition| partition.partition_index);
     partitions.iter().map(|partition| partition.leader_id.0).collect()
+}
+
+/// Waits until each of these has heard of that many brokers.
+pub async fn all_know(members: &[Member], brokers: usize) {
+    for member in members {
+        let mut client = member.client().await;
+        until(async || metadata_of(&mut client, &[]).await.brokers.len(), |known| *known == brokers).await;
+    }
 }
 
 /// Asks again until the answer is as wanted. There is nothing to be told by, from outside of a broker.
