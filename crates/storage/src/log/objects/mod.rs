@@ -1,5 +1,5 @@
 //! The chain in an object store: what an incarnation's log writes there, how it learns that it was fenced, and how the chains of
-//! others are sealed, read and collected (ADR 0006).
+//! others are sealed, read and collected (ADR 0007).
 //!
 //! Invariant: objects are only ever created ([`upload`]); what overwrites is a seal, and only below another seal ([`collect`]).
 //! Invariant: what was appended is never taken back while this process lives: its object is sent again, with the same bytes, until
