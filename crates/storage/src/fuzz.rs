@@ -14,11 +14,24 @@ use crate::wal::object;
 /// Decodes a write-ahead object: as it is, and with checksums that are right, which no fuzzer finds by itself.
 pub fn wal_object(bytes: &[u8]) {
     let _ = object::decode(bytes);
+    wal_suffix(bytes);
     let mut repaired = bytes.to_vec();
     if object::repair_checksums(&mut repaired).is_some()
         && let Ok((header, entries)) = object::decode(&repaired)
     {
         assert_eq!(entries.len(), header.entries as usize);
+        wal_suffix(&repaired);
+    }
+}
+
+/// Reads the index from the end of an object, as from an object store, in as many steps as it takes.
+fn wal_suffix(bytes: &[u8]) {
+    let Ok(footer) = object::Footer::decode(bytes) else { return };
+    let mut end = &bytes[bytes.len().saturating_sub(64)..];
+    while let Ok(object::Suffix::More(needed)) = object::decode_suffix(end, bytes.len() as u64, footer.seq) {
+        assert!(needed > end.len() as u64, "a reader would never come to an end");
+        let Some(longer) = bytes.len().checked_sub(needed as usize).map(|at| &bytes[at..]) else { return };
+        end = longer;
     }
 }
 

@@ -37,7 +37,7 @@ pub struct ObjectId {
     pub incarnation: u64,
     pub seq: u64,
     /// Ties an object to the file that holds it, so that neither an object left over in a recycled file nor bytes
-    /// that a producer made up can be taken for one. 0 in an object store.
+    /// that a producer made up can be taken for one. In an object store, what tells different content apart.
     pub salt: u64,
 }
 

@@ -26,6 +26,9 @@ use crate::wal::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encod
 /// A stopping broker waits so long for a store that does not answer.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where a batch has its CRC.
+const BATCH_CRC: std::ops::Range<usize> = 17..21;
+
 /// An object that was sent and is not acknowledged.
 struct InFlight {
     object: OpenObject,
@@ -86,6 +89,13 @@ fn on_trouble(shared: &Arc<Shared>) -> OnTrouble {
     })
 }
 
+/// The CRC of the batches' own CRCs. The index tells of everything else in them, so that two objects with the same header and the
+/// same index are the same.
+fn fingerprint(batches: &[Bytes]) -> u64 {
+    let crc = |crc, batch: &Bytes| crc32c::crc32c_append(crc, batch.get(BATCH_CRC).unwrap_or_default());
+    u64::from(batches.iter().fold(0, crc))
+}
+
 impl Writer<'_> {
     /// Returns when the buffer is closed, and everything is there or the store does not answer any more.
     async fn work(&mut self) {
@@ -127,8 +137,12 @@ impl Writer<'_> {
     fn send(&mut self, object: OpenObject) {
         let seq = self.first + self.in_flight.len() as u64;
         let (index, bodies) = contents(&object);
-        let id =
-            ObjectId { node_id: self.chain.id.node_id, incarnation: self.chain.id.incarnation, seq, salt: 0 };
+        let id = ObjectId {
+            node_id: self.chain.id.node_id,
+            incarnation: self.chain.id.incarnation,
+            seq,
+            salt: fingerprint(&bodies),
+        };
         let header =
             ObjectHeader { id, seal: false, body_bytes: object.bytes as u64, entries: index.len() as u32 };
         let (tail, index_crc) = encode_tail_with_crc(&header, &index);

@@ -3,6 +3,7 @@
 
 mod chains;
 mod faults;
+mod server;
 mod takeover;
 
 use std::sync::Arc;
