@@ -4,6 +4,7 @@
 
 mod block_cache;
 mod compute;
+mod crc;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
@@ -12,6 +13,7 @@ pub mod segment;
 pub mod store;
 #[cfg(test)]
 mod testing;
+mod vectored;
 mod wal;
 
 pub use block_cache::CacheStats;

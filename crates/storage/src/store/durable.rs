@@ -9,7 +9,7 @@
 //! empty are removed with it.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
@@ -25,6 +25,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::RwLock;
+
+use crate::vectored::write_all_vectored;
 
 /// Files that are not objects yet. Names with `#` and a number are never listed as objects.
 const STAGING: &str = ".staging";
@@ -131,8 +133,9 @@ impl Staging {
 }
 
 fn write_synced(path: &FsPath, payload: &PutPayload) -> io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).open(path)?;
-    payload.iter().try_for_each(|piece| file.write_all(piece))?;
+    let file = File::options().write(true).create_new(true).open(path)?;
+    let mut pieces: Vec<IoSlice<'_>> = payload.iter().map(|piece| IoSlice::new(piece)).collect();
+    write_all_vectored(&file, &mut pieces)?;
     file.sync_data()
 }
 

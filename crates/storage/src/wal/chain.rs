@@ -1,7 +1,7 @@
 //! Appending objects to the chain. One writer owns it; every call returns when its object is durable.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use super::file::{self, FILE_HEADER_BYTES, FileHeader};
 use super::files::WalFiles;
 use super::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
+use crate::vectored::write_all_vectored;
 
 /// Who writes, and how.
 #[derive(Debug, Clone)]
@@ -203,18 +204,6 @@ impl Current {
         slices.push(IoSlice::new(front));
         slices.extend(batches.iter().map(|b| IoSlice::new(b)));
         slices.push(IoSlice::new(tail));
-        write_all_vectored(&mut file, &mut slices)
+        write_all_vectored(file, &mut slices)
     }
-}
-
-fn write_all_vectored(file: &mut &File, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {
-    while !slices.is_empty() {
-        match file.write_vectored(slices) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut slices, n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }

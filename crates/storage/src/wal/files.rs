@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::log::flush::Flush;
+use crate::vectored::read_exact_at;
 
 /// Where a durable batch stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,9 +227,7 @@ impl WalFiles {
         }
         let read_one = |(place, size): &(Place, u32)| {
             let (_, file) = files.iter().find(|(no, _)| *no == place.file_no).expect("collected above");
-            let mut buffer = vec![0; *size as usize];
-            file.read_exact_at(&mut buffer, place.position)?;
-            Ok(Bytes::from(buffer))
+            read_exact_at(file, *size as usize, place.position)
         };
         wanted.iter().map(read_one).collect()
     }
