@@ -82,7 +82,11 @@ pub struct Cli {
 
 /// The command line with the variables left out of the help: the rule for their names is told once, below it.
 pub fn command() -> clap::Command {
-    Cli::command().mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env(true)))
+    // In the demo nobody waits for more members than those that start with it.
+    let at_once = |arg: clap::Arg| arg.default_value("200ms");
+    Cli::command()
+        .mut_subcommand("demo", |sub| sub.mut_arg("group_initial_rebalance_delay", at_once))
+        .mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env(true)))
 }
 
 #[derive(Debug, Subcommand)]

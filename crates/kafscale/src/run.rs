@@ -3,11 +3,13 @@
 //! Started in the order metadata, log, broker, workload, and stopped in the opposite order, each step awaited.
 
 use std::future::Future;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use kafscale_mcp::McpServer;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -24,6 +26,9 @@ pub enum Beside {
         orders_per_second: Option<u32>,
     },
 }
+
+/// The banner waits this long for the sample workload. Members of a run that was killed hold up a group for longer.
+const BANNER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Members leave their groups in this time, or are left behind: the broker has to stop as well.
 const WORKLOAD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -97,7 +102,7 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
         tracing::info!("a member of the cluster again");
     };
     let stopping = Instant::now();
-    eprintln!("\nstopping cleanly ({name}); once more to stop at once");
+    tell(std::io::stderr(), &format!("\nstopping cleanly ({name}); once more to stop at once\n"));
     let stop = async {
         stop_workload.cancel();
         if tokio::time::timeout(WORKLOAD_STOP_TIMEOUT, workload).await.is_err() {
@@ -152,20 +157,31 @@ fn beside_the_broker(
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     let broker = node.kafka_addr();
-    let orders_per_second = match beside {
-        Beside::Nothing => None,
-        Beside::Demo { orders_per_second } => {
-            print!("{}", demo::banner(config, broker, node.metrics_addr(), mcp, orders_per_second.is_some()));
-            orders_per_second
+    let (banner, orders_per_second) = match beside {
+        Beside::Nothing => (None, None),
+        Beside::Demo { orders_per_second: rate } => {
+            (Some(demo::banner(config, broker, node.metrics_addr(), mcp, rate.is_some())), rate)
         }
     };
-    async move {
+    let (ready, workload_is_ready) = oneshot::channel();
+    let workload = async move {
         if let Some(rate) = orders_per_second
-            && let Err(error) = demo::run_workload(broker, rate, stop).await
+            && let Err(error) = demo::run_workload(broker, rate, ready, stop).await
         {
             tracing::error!(%error, "the sample workload has stopped; the broker goes on without it");
         }
-    }
+    };
+    // What the banner tells of should be there to be asked for.
+    let announce = async move {
+        _ = tokio::time::timeout(BANNER_PATIENCE, workload_is_ready).await;
+        tell(std::io::stdout(), &banner.unwrap_or_default());
+    };
+    async move { _ = tokio::join!(announce, workload) }
+}
+
+/// Nobody may be reading any more, which is no reason to end.
+fn tell(mut to: impl Write, text: &str) {
+    _ = to.write_all(text.as_bytes()).and_then(|()| to.flush());
 }
 
 /// Ctrl-C, and what service managers and containers send.

@@ -2,6 +2,7 @@
 //!
 //! It ends when the broker cannot be used; whoever started it starts it again.
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::workload;
@@ -25,7 +26,9 @@ pub fn run(args: &WorkloadArgs) -> Result<(), Failure> {
             .map_err(|e| unknown(e.to_string()))?;
         let broker = found.next().ok_or_else(|| unknown("the name has no address".into()))?;
         let stop = CancellationToken::new();
-        let running = workload::run(broker, args.orders_per_second, stop.clone());
+        // Nobody waits for it; the log tells.
+        let (ready, _) = oneshot::channel();
+        let running = workload::run(broker, args.orders_per_second, ready, stop.clone());
         tokio::pin!(running);
         let ended = tokio::select! {
             ended = &mut running => ended,

@@ -15,6 +15,7 @@ use kafka_protocol::messages::offset_commit_request::{
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{BrokerId, FetchRequest, OffsetCommitRequest, OffsetFetchRequest};
 use kafscale_core::batch::batches;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,20 +33,30 @@ const PARTITION_MAX_BYTES: i32 = 1 << 20;
 /// What a paused group has read before it stopped: some hundred records of a partition.
 const FIRST_GLANCE_BYTES: i32 = 64 << 10;
 
+/// What a fetch brought: anything, and the last record of every partition.
+struct Polled {
+    moved: bool,
+    at_the_end: bool,
+}
+
 pub struct Consumer {
     broker: SocketAddr,
     membership: Membership,
     /// By partition: the next offset to read.
     positions: BTreeMap<i32, i64>,
+    /// Until it has kept up for the first time.
+    at_work: Option<mpsc::Sender<()>>,
 }
 
 impl Consumer {
     pub fn new(broker: SocketAddr, membership: Membership) -> Self {
-        Self { broker, membership, positions: BTreeMap::new() }
+        Self { broker, membership, positions: BTreeMap::new(), at_work: None }
     }
 
-    /// Reads and commits until it is told to stop; then leaves its group.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Reads and commits until it is told to stop; then leaves its group. Drops `at_work` once it has committed
+    /// the end of its partitions.
+    pub async fn run(mut self, at_work: mpsc::Sender<()>, stop: CancellationToken) {
+        self.at_work = Some(at_work);
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -108,11 +119,14 @@ impl Consumer {
         let mut heartbeat_due = Instant::now() + HEARTBEAT_INTERVAL;
         let mut commit_due = Instant::now() + COMMIT_INTERVAL;
         loop {
-            let moved = self.poll(connection, PARTITION_MAX_BYTES).await?;
+            let Polled { moved, at_the_end } = self.poll(connection, PARTITION_MAX_BYTES).await?;
             let now = Instant::now();
-            if now >= commit_due && moved {
+            if moved && (now >= commit_due || at_the_end && self.at_work.is_some()) {
                 self.commit(connection).await?;
                 commit_due = now + COMMIT_INTERVAL;
+                if at_the_end {
+                    self.at_work = None;
+                }
             }
             if now >= heartbeat_due {
                 heartbeat_due = now + HEARTBEAT_INTERVAL;
@@ -167,15 +181,15 @@ impl Consumer {
     }
 
     /// One fetch of everything assigned. True when a position moved.
-    async fn poll(&mut self, connection: &mut Connection, max_bytes: i32) -> Result<bool, ClientError> {
+    async fn poll(&mut self, connection: &mut Connection, max_bytes: i32) -> Result<Polled, ClientError> {
         if self.positions.is_empty() {
             // A member without partitions still has to live; there is nothing to wait for but its heartbeat.
             tokio::time::sleep(Duration::from_millis(FETCH_WAIT_MS as u64)).await;
-            return Ok(false);
+            return Ok(Polled { moved: false, at_the_end: true });
         }
         let answer = connection.call("Fetch", self.fetch_request(max_bytes), 7..=12).await?;
         check("Fetch", answer.error_code)?;
-        let mut moved = false;
+        let (mut moved, mut at_the_end) = (false, true);
         for partition in answer.responses.iter().flat_map(|topic| &topic.partitions) {
             let index = partition.partition_index;
             if partition.error_code == ResponseError::OffsetOutOfRange.code() {
@@ -190,8 +204,9 @@ impl Consumer {
                 self.positions.insert(index, header.last_offset().0 + 1);
                 moved = true;
             }
+            at_the_end &= self.positions.get(&index).is_some_and(|at| *at >= partition.high_watermark);
         }
-        Ok(moved)
+        Ok(Polled { moved, at_the_end })
     }
 
     fn fetch_request(&self, max_bytes: i32) -> FetchRequest {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use kafscale_core::clock::Clock as _;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -45,24 +46,29 @@ const LIVE_MEMBERS: [(&str, &str, &str); 4] = [
 ];
 
 /// Runs until it is told to stop, or until the broker refuses it for good. Then every member has left its group.
+///
+/// `ready` is told once topics, backlog and groups are there: those that keep up have done so once.
 pub async fn run(
     broker: SocketAddr,
     orders_per_second: u32,
+    ready: oneshot::Sender<()>,
     stop: CancellationToken,
 ) -> Result<(), ClientError> {
     let shop = tokio::select! {
         () = stop.cancelled() => return Ok(()),
-        ready = prepare(broker) => ready?,
+        prepared = prepare(broker) => prepared?,
     };
     let mut members = JoinSet::new();
     let leave = stop.child_token();
+    let (at_work, all_at_work) = mpsc::channel(1);
     for (group, topic, client_id) in LIVE_MEMBERS {
         let member = Consumer::new(broker, Membership::new(group, topic, client_id));
-        members.spawn(member.run(leave.clone()));
+        members.spawn(member.run(at_work.clone(), leave.clone()));
     }
+    drop(at_work);
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        ended = shop.open_for_business(broker, orders_per_second) => {
+        ended = shop.open_for_business(broker, orders_per_second, all_at_work, ready) => {
             let Err(error) = ended;
             Err(error)
         }
@@ -72,14 +78,16 @@ pub async fn run(
     ended
 }
 
-/// Makes the topics.
+/// Makes the topics and the backlog.
 async fn prepare(broker: SocketAddr) -> Result<Shop, ClientError> {
     let mut connection = Connection::open(broker, "demo-admin").await?;
     ensure_topic(&mut connection, ORDERS, ORDERS_PARTITIONS).await?;
     ensure_topic(&mut connection, PAYMENTS, PAYMENTS_PARTITIONS).await?;
     let orders_so_far = offsets_at(&mut connection, ORDERS, LATEST).await?.values().sum();
     let producer = Producer::open(broker, &[ORDERS, PAYMENTS]).await?;
-    Ok(Shop { producer, rng: StdRng::from_os_rng(), next_order: orders_so_far })
+    let mut shop = Shop { producer, rng: StdRng::from_os_rng(), next_order: orders_so_far };
+    shop.fill_backlog().await?;
+    Ok(shop)
 }
 
 /// Where orders come from.
@@ -94,12 +102,18 @@ impl Shop {
         mut self,
         broker: SocketAddr,
         orders_per_second: u32,
+        mut all_at_work: mpsc::Receiver<()>,
+        ready: oneshot::Sender<()>,
     ) -> Result<std::convert::Infallible, ClientError> {
-        self.fill_backlog().await?;
         let analytics = Consumer::new(broker, Membership::new("analytics", ORDERS, "analytics-1"));
         analytics.glance_and_leave().await?;
-        tracing::info!(orders_per_second, "the sample workload is running");
-        self.steady(orders_per_second).await
+        let announce = async {
+            // Every member keeps a sender until it has kept up for the first time.
+            while all_at_work.recv().await.is_some() {}
+            tracing::info!(orders_per_second, "the sample workload is running");
+            _ = ready.send(());
+        };
+        tokio::join!(announce, self.steady(orders_per_second)).1
     }
 
     async fn fill_backlog(&mut self) -> Result<(), ClientError> {
