@@ -5,7 +5,7 @@ import { createInterface } from "node:readline";
 import { exportJWK, generateKeyPair } from "jose";
 import { Provider } from "oidc-provider";
 
-const clients = [
+const clients = (algorithm) => [
   ["agent", "observe"],
   ["stranger", "other"],
 ].map(([client_id, scope]) => ({
@@ -14,6 +14,7 @@ const clients = [
   grant_types: ["client_credentials"],
   redirect_uris: [],
   response_types: [],
+  id_token_signed_response_alg: algorithm,
   scope,
 }));
 
@@ -21,7 +22,7 @@ async function provider(issuer, algorithm) {
   const { privateKey } = await generateKeyPair(algorithm, { extractable: true });
   const key = { ...(await exportJWK(privateKey)), alg: algorithm, use: "sig", kid: `${algorithm}-${Date.now()}` };
   return new Provider(issuer, {
-    clients,
+    clients: clients(algorithm),
     jwks: { keys: [key] },
     scopes: ["observe", "other"],
     features: {
