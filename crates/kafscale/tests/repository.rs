@@ -82,12 +82,13 @@ fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
         ("redb", &["kafscale-meta"]),
         ("tonic", &["kafscale-meta"]),
         ("axum", &["kafscale-broker", "kafscale-mcp"]),
-        ("kafka-protocol", &["kafscale", "kafscale-broker", "kafscale-sim"]),
-        ("clap", &["kafscale"]),
+        ("kafka-protocol", &["kafscale", "kafscale-bench", "kafscale-broker", "kafscale-sim"]),
+        ("clap", &["kafscale", "kafscale-bench"]),
         (
             "tokio",
             &[
                 "kafscale",
+                "kafscale-bench",
                 "kafscale-broker",
                 "kafscale-mcp",
                 "kafscale-meta",
@@ -107,7 +108,7 @@ fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
 
 #[test]
 fn every_source_file_opens_with_what_it_owns() {
-    for path in ["crates", "sim"].iter().flat_map(|dir| files(dir, "rs")) {
+    for path in ["crates", "sim", "bench"].iter().flat_map(|dir| files(dir, "rs")) {
         assert!(read(&path).starts_with("//!"), "{path} does not open with `//!`");
     }
 }
@@ -179,7 +180,7 @@ fn every_link_between_documents_leads_somewhere() {
 #[test]
 fn every_source_file_that_a_document_names_exists() {
     let sources: Vec<String> =
-        ["crates", "sim", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, "rs")).collect();
+        ["crates", "sim", "bench", "fuzz/fuzz_targets"].iter().flat_map(|dir| files(dir, "rs")).collect();
     for path in documents() {
         for name in read(&path).split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs")) {
             // Named from the root, or by the end of its path: `api/produce.rs`.
