@@ -8,7 +8,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants deny fuzz fmt clean
+.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants bench bench-quick bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -48,6 +48,18 @@ sim: ## simulate clusters with faults, with SEEDS seeds from FIRST_SEED on; prin
 
 sim-mutants: ## break the code in known ways, and see that the simulation notices each
 	sim/mutants/run
+
+bench: bench-build ## measure KafScale, rivals and the hardware for more than an hour; prints the table, writes docs/benchmarks.md
+	@bench/setup
+	@$(BENCH) --docs $(BENCH_ARGS)
+
+bench-quick: bench-build ## measure KafScale and the hardware, in under two minutes once it is built
+	@$(BENCH) --quick $(BENCH_ARGS)
+
+BENCH = KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale KAFSCALE_BENCH_BIN=$(abspath $(TARGET_DIR))/release/kafscale-bench bench/run
+
+bench-build: build
+	@cargo build --release --locked -p kafscale-bench
 
 deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the dependencies
 	$(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources

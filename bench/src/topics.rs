@@ -17,7 +17,7 @@ use crate::wire::{Connection, check};
 
 /// Apache Kafka makes fewer than 10,000 partitions in one request.
 const MAKE_AT_ONCE: i32 = 5000;
-const LEADERS_TIMEOUT: Duration = Duration::from_secs(120);
+const LEADERS_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub const EARLIEST: i64 = -2;
 pub const LATEST: i64 = -1;
