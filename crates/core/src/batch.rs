@@ -14,6 +14,7 @@ const EPOCH_AT: usize = 12;
 const MAGIC_AT: usize = 16;
 const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
+const LAST_OFFSET_DELTA_AT: usize = 23;
 const BASE_TIMESTAMP_AT: usize = 27;
 const MAX_TIMESTAMP_AT: usize = 35;
 const RECORDS_COUNT_AT: usize = 57;
@@ -122,7 +123,7 @@ impl BatchHeader {
             leader_epoch: LeaderEpoch(i32_at(bytes, EPOCH_AT)),
             crc: i32_at(bytes, CRC_AT) as u32,
             attributes: i16_at(bytes, ATTRIBUTES_AT),
-            last_offset_delta: i32_at(bytes, 23),
+            last_offset_delta: i32_at(bytes, LAST_OFFSET_DELTA_AT),
             base_timestamp_ms: i64_at(bytes, BASE_TIMESTAMP_AT),
             max_timestamp_ms: i64_at(bytes, MAX_TIMESTAMP_AT),
             producer_id: i64_at(bytes, 43),
@@ -186,6 +187,17 @@ impl BatchHeader {
         }
         put(MAX_TIMESTAMP_AT, &max_timestamp_ms.to_be_bytes());
         put(RECORDS_COUNT_AT, &records_count.to_be_bytes());
+        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
+        out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
+        out.into()
+    }
+
+    /// `batch`, ending at another offset.
+    pub fn with_last_offset(&self, batch: &[u8], last: Offset) -> Bytes {
+        let delta =
+            i32::try_from(last.0.saturating_sub(self.base_offset.0)).unwrap_or(self.last_offset_delta);
+        let mut out = batch.to_vec();
+        out[LAST_OFFSET_DELTA_AT..LAST_OFFSET_DELTA_AT + 4].copy_from_slice(&delta.to_be_bytes());
         let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
         out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         out.into()

@@ -146,6 +146,23 @@ pub fn filter(
     rewrite(header, batch, &kept, horizon_ms).map(Filtered::Rewritten)
 }
 
+/// The batch with only the records below `end`, where it then ends: for a copy of a log up to there. `None` when it has none.
+pub fn keep_below(header: &BatchHeader, batch: &[u8], end: Offset) -> Result<Option<Bytes>, CompactionError> {
+    let body = records::inflate(header, batch)?;
+    let mut kept = Vec::new();
+    for record in views(&body, header.records_count) {
+        let record = record?;
+        if header.base_offset.0.saturating_add(record.offset_delta) < end.0 {
+            kept.push(record);
+        }
+    }
+    if kept.is_empty() {
+        return Ok(None);
+    }
+    let rewritten = rewrite(header, batch, &kept, None)?;
+    Ok(Some(header.with_last_offset(&rewritten, end.plus(-1))))
+}
+
 /// The batch with only these records. A delete horizon takes the place of the base timestamp (KIP-534).
 fn rewrite(
     header: &BatchHeader,

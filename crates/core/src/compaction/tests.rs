@@ -175,6 +175,24 @@ fn a_newer_value_in_the_dirty_part_removes_one_from_the_clean_part() {
 }
 
 #[test]
+fn a_batch_is_cut_at_an_offset() {
+    for codec in 0..=4 {
+        let whole = batch(70, codec, &[(Some(b"a"), Some(b"1")), (None, Some(b"2")), (Some(b"c"), None)]);
+        let header = BatchHeader::parse(&whole).unwrap();
+        let all = records_of(std::slice::from_ref(&whole));
+        for kept in 1..=3 {
+            let cut = keep_below(&header, &whole, header.base_offset.plus(kept)).unwrap().unwrap();
+            let now = BatchHeader::parse(&cut).unwrap();
+            assert!(now.crc_matches(&cut) && now.size_bytes == cut.len());
+            assert_eq!((now.last_offset(), i64::from(now.records_count)), (Offset(69 + kept), kept));
+            assert_eq!(now.max_timestamp_ms, NOW + kept * 5 - 5);
+            assert_eq!(records_of(&[cut.to_vec()]), all[..kept as usize]);
+        }
+        assert_eq!(keep_below(&header, &whole, header.base_offset).unwrap(), None);
+    }
+}
+
+#[test]
 fn the_map_keeps_to_its_memory() {
     let mut map = OffsetMap::new(Offset::ZERO, 10 * ENTRY_BYTES, [RandomState::new(), RandomState::new()]);
     let records: Vec<[u8; 1]> = (0..30).map(|k| [k]).collect();
