@@ -13,6 +13,7 @@ use kafscale_meta::MetaUrl;
 use crate::backend::{EtcdArgs, StoreUrl};
 use crate::health::HealthCommand;
 use crate::mcp::{AuditCommand, McpArgs, McpCommand};
+use crate::restore::{self, RestoreArgs};
 use crate::s3::S3Args;
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
 
@@ -110,6 +111,9 @@ pub enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Rebuild lost metadata from the bucket, or bring one topic back as it was at some time
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(Box<RestoreArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  kafscale completions bash > /etc/bash_completion.d/kafscale")]
     Completions { shell: Shell },

@@ -14,6 +14,7 @@ mod limits;
 mod logging;
 mod mcp;
 mod node;
+mod restore;
 mod run;
 mod s3;
 mod settings_file;
@@ -50,6 +51,7 @@ fn dispatch() -> Result<(), Failure> {
         Command::Workload(args) => demo::run_workload_alone(&args),
         Command::Health(command) => print_all(health::run(&command)?.as_bytes()),
         Command::Audit { command } => print_all(mcp::audit(&command)?.as_bytes()),
+        Command::Restore(args) => print_all(restore::run(&args)?.as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "kafscale", &mut script);

@@ -5,6 +5,7 @@
 mod block_cache;
 mod compute;
 mod crc;
+mod disaster;
 mod error;
 #[doc(hidden)]
 pub mod fuzz;
@@ -18,6 +19,8 @@ mod wal;
 
 pub use block_cache::CacheStats;
 pub use compute::compute;
+pub use disaster::restore::{RestoreOptions, Restored, RestoredTopic, restore};
+pub use disaster::topic::{CopiedPartition, TopicAt, restore_topic};
 pub use error::{AcquireError, AppendError, OpenError, ReadError, ReleaseError};
 pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
 pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats, StoreRequests};

@@ -42,6 +42,8 @@ const SETTLE_QUIET: Duration = Duration::from_secs(1);
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How often dead chains are looked at, while there are any.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
+/// How old the copy of the metadata in an object store may be: committed offsets that are younger are lost with the metadata.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -53,6 +55,9 @@ pub trait Chains: std::fmt::Debug + Send + Sync + 'static {
 
     /// Frees what no partition needs any more of chains whose incarnations are gone.
     async fn collect(&self) -> Result<(), String>;
+
+    /// Keeps a copy of the metadata where the records are, for the case that the metadata store is lost.
+    async fn snapshot(&self) -> Result<(), String>;
 }
 
 #[async_trait]
@@ -63,6 +68,10 @@ impl Chains for Log {
 
     async fn collect(&self) -> Result<(), String> {
         Log::collect(self).await
+    }
+
+    async fn snapshot(&self) -> Result<(), String> {
+        Log::snapshot(self).await
     }
 }
 
@@ -179,8 +188,9 @@ impl<'a> Term<'a> {
     /// Works until the office is lost.
     async fn serve(mut self) -> Result<()> {
         let mut collect_at = Instant::now() + COLLECT_INTERVAL;
-        // At most one at a time; ended with the term.
-        let mut collecting = JoinSet::new();
+        let mut snapshot_at = Instant::now();
+        // At most one of each at a time; ended with the term.
+        let (mut collecting, mut snapshots) = (JoinSet::new(), JoinSet::new());
         loop {
             let due = self.due.map(|due| due.max(self.settled));
             tokio::select! {
@@ -202,6 +212,16 @@ impl<'a> Term<'a> {
                     if self.followed.image.has_dead_chains() {
                         let chains = Arc::clone(&self.controller.chains);
                         collecting.spawn(async move { chains.collect().await });
+                    }
+                }
+                () = sleep_until(snapshot_at), if snapshots.is_empty() => {
+                    snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
+                    let chains = Arc::clone(&self.controller.chains);
+                    snapshots.spawn(async move { chains.snapshot().await });
+                }
+                Some(taken) = snapshots.join_next() => {
+                    if let Ok(Err(error)) = taken {
+                        warn!(%error, "the metadata was not copied into the object store; trying again later");
                     }
                 }
                 Some(collected) = collecting.join_next() => {

@@ -44,6 +44,10 @@ impl Chains for FakeChains {
     async fn collect(&self) -> Result<(), String> {
         Ok(())
     }
+
+    async fn snapshot(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,8 @@ use super::{Metadata, Records, Versioned};
 use crate::{
     Compare, Error, ErrorKind, LeaseId, MetaStoreExt, Op, Result, Revision, Txn,
     records::{
-        BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope, PRODUCER_ID_BLOCK,
-        ProducerIdsRecord, Record,
+        BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope, IncarnationBaseRecord,
+        PRODUCER_ID_BLOCK, ProducerIdsRecord, Record,
     },
 };
 
@@ -17,10 +17,20 @@ impl Metadata {
         self.load(&self.keys.cluster()).await
     }
 
-    /// Founds the cluster, unless it exists already. Returns what it is either way.
+    /// Founds the cluster, unless it exists already. Returns what it is either way. Fails while it is being restored.
     pub async fn found_cluster(&self, new: &ClusterRecord) -> Result<ClusterRecord> {
         let key = self.keys.cluster();
-        self.swap(&key, None, new).await?;
+        let found = Txn::new()
+            .when(Compare::absent(&key))
+            .when(Compare::absent(self.keys.restoring()))
+            .and_then(Op::put(&key, new.encode()));
+        let _ = self.store.txn(found).await?;
+        if self.store.get(&self.keys.restoring()).await?.is_some() {
+            return Err(Error::new(
+                ErrorKind::Retry,
+                "the metadata of this cluster is being restored; if that was cut off, run `kafscale restore` again",
+            ));
+        }
         loop {
             let founded = self.load_cluster().await?.ok_or_else(|| {
                 Error::new(ErrorKind::Retry, "the cluster record was removed while it was read")
@@ -48,12 +58,17 @@ impl Metadata {
         mut record: BrokerRecord,
         chain: Option<ChainRecord>,
     ) -> Result<Option<u64>> {
-        // The revision of this write is the epoch: whoever writes later has a higher one.
-        let epoch = self.store.put(&self.keys.incarnation(node_id), bytes::Bytes::new()).await?.0;
+        // The revision of this write is the epoch: whoever writes later has a higher one. Where metadata was restored, revisions
+        // began anew, and epochs go on above those of before.
+        let base = self.load::<IncarnationBaseRecord>(&self.keys.incarnation_base()).await?;
+        let revision = self.store.put(&self.keys.incarnation(node_id), bytes::Bytes::new()).await?;
+        let epoch = base.map_or(0, |base| base.record.base) + revision.0;
         record.epoch = epoch;
         let key = self.keys.broker(node_id);
-        let mut txn =
-            Txn::new().when(Compare::absent(&key)).and_then(Op::put_leased(&key, record.encode(), lease));
+        let mut txn = Txn::new()
+            .when(Compare::absent(&key))
+            .when(Compare::absent(self.keys.restoring()))
+            .and_then(Op::put_leased(&key, record.encode(), lease));
         if let Some(chain) = chain {
             txn = txn.and_then(Op::put(self.keys.chain(node_id, epoch), chain.encode()));
         }

@@ -9,8 +9,8 @@ use crate::{
     EmbeddedStore, ErrorKind, Event, MetaStoreExt, Revision,
     records::{
         AssignmentRecord, BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope,
-        ControllerRecord, CoordinatorRecord, GroupRecord, OffsetKey, OffsetRecord, PartitionAssignment,
-        PartitionRecord, ProducersRecord, TopicRecord,
+        ControllerRecord, CoordinatorRecord, GroupRecord, IncarnationBaseRecord, OffsetKey, OffsetRecord,
+        PartitionAssignment, PartitionRecord, ProducersRecord, TopicRecord,
     },
 };
 
@@ -237,6 +237,34 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
     assert!(later > epoch);
     assert!(metadata.elect_controller(second, &office).await.unwrap().is_some());
     assert_eq!(metadata.load_controller().await.unwrap().unwrap().record, office);
+}
+
+#[tokio::test]
+async fn brokers_stay_out_of_a_restore_and_go_on_above_the_epochs_of_before() {
+    let metadata = metadata();
+    let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
+    let broker = || BrokerRecord {
+        host: "localhost".to_owned(),
+        port: 9092,
+        rack: None,
+        version: "1".to_owned(),
+        listeners: Vec::new(),
+        metrics_address: None,
+        epoch: 0,
+        started_ms: 1,
+    };
+    let cluster = ClusterRecord { cluster_id: "c".to_owned(), created_ms: 1, store: None };
+    let restoring = metadata.keys().restoring();
+    metadata.store().put(&restoring, "".into()).await.unwrap();
+    let refused = metadata.found_cluster(&cluster).await.unwrap_err();
+    assert!(refused.to_string().contains("kafscale restore"), "{refused}");
+    assert_eq!(metadata.load_cluster().await.unwrap(), None);
+    assert_eq!(metadata.register_broker(1, lease, broker(), None).await.unwrap(), None);
+
+    metadata.store().delete(&restoring).await.unwrap();
+    metadata.save(&metadata.keys().incarnation_base(), &IncarnationBaseRecord { base: 1000 }).await.unwrap();
+    assert_eq!(metadata.found_cluster(&cluster).await.unwrap(), cluster);
+    assert!(metadata.register_broker(1, lease, broker(), None).await.unwrap().unwrap() > 1000);
 }
 
 #[tokio::test]

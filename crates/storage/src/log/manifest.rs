@@ -188,7 +188,7 @@ fn windows(entry: ProducerEntry) -> (ProducerId, Vec<SeenBatch>) {
 }
 
 /// Batches of earlier epochs of the producer are left out: they can never be asked for again.
-fn producer_entry((id, batches): (ProducerId, Vec<SeenBatch>)) -> ProducerEntry {
+pub fn producer_entry((id, batches): (ProducerId, Vec<SeenBatch>)) -> ProducerEntry {
     let last = batches.last().expect("a snapshot has no empty windows");
     let (epoch, last_timestamp_ms) = (last.epoch, last.timestamp_ms);
     let batch = |b: &SeenBatch| ProducerBatch {

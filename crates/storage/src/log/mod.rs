@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::disaster::snapshot;
 use crate::error::{AcquireError, AppendError, OpenError, ReleaseError};
 use crate::store::s3::S3Config;
 use crate::wal::chain::Chain;
@@ -27,7 +28,7 @@ use crate::wal::chain_id::ChainId;
 mod acquire;
 mod compacting;
 pub mod flush;
-mod load;
+pub mod load;
 pub mod manifest;
 mod merging;
 pub mod objects;
@@ -309,6 +310,16 @@ impl Log {
             Some(_) => objects::collect::collect(&self.shared).await,
             None => Ok(()),
         }
+    }
+
+    /// Writes a snapshot of the metadata into the bucket, if anything has changed since the last one: what a lost metadata store is
+    /// restored from. For the controller; nothing to do on a local disk.
+    pub async fn snapshot(&self) -> Result<(), String> {
+        let Some(chain) = &self.shared.chain else { return Ok(()) };
+        let mut last = chain.snapshot.lock().await;
+        let Shared { store, meta, keys, clock, .. } = &*self.shared;
+        *last = Some(snapshot::renew(&**store, &**meta, keys, clock.now_ms(), *last).await?);
+        Ok(())
     }
 
     /// Refuses new appends, makes the accepted ones durable, and ends the background work. A store that does not answer is not waited

@@ -3,19 +3,22 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use kafscale_core::clock::Clock;
 use kafscale_meta::MetaStore;
 use kafscale_meta::records::{ChainRecord, Keyspace, Record};
 use object_store::ObjectStore;
 
-use super::objects::OwnChain;
+use super::objects::{OwnChain, birth};
 use super::shared::Shared;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
 use super::{LogConfig, StoreUrl};
 use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
+use crate::store::backoff::persist;
 use crate::store::counted::Counted;
 use crate::store::open_store;
 use crate::store::verify::verify;
@@ -27,6 +30,9 @@ use crate::wal::recovery::{self, RecoveredFile};
 
 /// The layout of a data directory; a newer one is refused.
 const DIRECTORY_VERSION: u32 = 1;
+
+/// A store that fails just now gets this long to take the mark of this incarnation.
+const MARK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The log, the writer's end of a chain that is not in an object store, and the lock of a directory.
 type Opened = (Shared, Option<Chain>, Option<File>);
@@ -58,6 +64,11 @@ pub async fn open(
             let unique = format!("{:020}-{:020}", config.node_id, config.incarnation);
             let place = config.store.describe();
             verify(&*store, &unique).await.map_err(|e| OpenError::Store(format!("{place}: {e}")))?;
+            let id = ChainId { node_id: config.node_id, incarnation: config.incarnation };
+            let mark = || Box::pin(birth::mark(&*store, id)) as BoxFuture<'_, object_store::Result<()>>;
+            persist(MARK_PATIENCE, config.incarnation, mark)
+                .await
+                .map_err(|e| OpenError::Store(format!("{place}: {e}")))?;
             Some(begin_chain(&config, &*meta, &keys).await?)
         }
         false => None,

@@ -42,6 +42,15 @@ pub struct SegmentRef {
     pub last_offset: Offset,
 }
 
+/// The last offset of a segment of `size_bytes`, from its last 64 bytes.
+pub fn last_offset(end: &[u8], size_bytes: u64) -> Result<Offset, String> {
+    if let Some(stated) = end.strip_suffix(b"END!").and_then(|rest| rest.last_chunk()) {
+        return Ok(Offset(i64::from_be_bytes(*stated)));
+    }
+    let footer = end.last_chunk().ok_or("it is too short for a segment")?;
+    format::Footer::decode(footer, size_bytes).map(|footer| footer.last_offset).map_err(|e| e.to_string())
+}
+
 /// Where a segment is kept: `topics/{topic}/{topic_id}/{partition}/segment-{base_offset:020}-{rewrite}.kfs`.
 ///
 /// The log gives each segment a `rewrite` number of its own: one that replaces others has the base offset of an object that

@@ -73,7 +73,7 @@ async fn collect_one(shared: &Shared, chain: Dead<'_>) -> Result<(), String> {
         };
         persist(PATIENCE, seq, overwrite).await.map_err(|e| format!("{path}: {e}"))?;
     }
-    let others = list(shared, id).await?.into_keys().filter(|seq| !kept.contains(seq));
+    let others = list(store, id).await?.into_keys().filter(|seq| !kept.contains(seq));
     let paths: Vec<_> = others.map(|seq| Ok(id.object(seq))).collect();
     let objects = paths.len();
     let mut outcomes = store.delete_stream(stream::iter(paths).boxed());

@@ -65,7 +65,7 @@ pub enum FootersError {
 }
 
 impl FootersError {
-    fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         matches!(self, FootersError::Store { source, .. } if source.kind() == StoreErrorKind::NotFound)
     }
 }
@@ -123,7 +123,7 @@ async fn read_missing(
 ) -> Result<(), FootersError> {
     for (id, record) in sealed {
         if !read.contains_key(id) {
-            let index = Arc::new(read_chain(shared, *id, record).await?);
+            let index = Arc::new(read_chain(&*shared.store, *id, record).await?);
             read.insert(*id, (index, Instant::now()));
         }
     }
@@ -132,7 +132,7 @@ async fn read_missing(
 
 /// Reads the footers of a sealed chain.
 pub async fn read_chain(
-    shared: &Shared,
+    store: &dyn ObjectStore,
     id: ChainId,
     record: &ChainRecord,
 ) -> Result<ChainIndex, FootersError> {
@@ -145,7 +145,7 @@ pub async fn read_chain(
         while reads.len() < OBJECTS_AT_ONCE
             && let Some(seq) = left.next()
         {
-            reads.push_back(read_footer(&*shared.store, id, seq));
+            reads.push_back(read_footer(store, id, seq));
         }
         let Some(read) = reads.next().await else { break };
         let (seq, object_bytes, entries) = read?;

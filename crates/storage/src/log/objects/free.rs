@@ -1,4 +1,7 @@
 //! Freeing objects of the own chain that nothing needs any more: first the chain's record says so, then they are deleted.
+//!
+//! Invariant: the last [`UPLOADS_MAX`] objects are never deleted. Who has lost the chain's record can tell by them where the chain
+//! ends, and that what is missing further down was deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +11,7 @@ use kafscale_meta::records::{ChainRecord, Record};
 use kafscale_meta::{Compare, Op, Txn};
 use object_store::ObjectStore;
 
-use super::{Ended, OwnChain};
+use super::{Ended, OwnChain, UPLOADS_MAX};
 use crate::log::shared::Shared;
 
 /// At most one write to metadata in this time, however many objects are freed.
@@ -43,7 +46,8 @@ pub async fn free(shared: &Shared, chain: &OwnChain, deleted: u64) -> kafscale_m
         return Ok(deleted);
     }
     let id = chain.id;
-    let paths = (deleted..first_seq).map(move |seq| Ok(id.object(seq)));
+    let to = deleted.max(first_seq.saturating_sub(UPLOADS_MAX));
+    let paths = (deleted..to).map(move |seq| Ok(id.object(seq)));
     let mut outcomes = shared.store.delete_stream(stream::iter(paths).boxed());
     while let Some(outcome) = outcomes.next().await {
         match outcome {
@@ -52,7 +56,7 @@ pub async fn free(shared: &Shared, chain: &OwnChain, deleted: u64) -> kafscale_m
             Err(error) => tracing::warn!(%error, "an object of the chain was not deleted"),
         }
     }
-    Ok(first_seq)
+    Ok(to)
 }
 
 /// Says in the chain's record that recovery begins at `first_seq`; `false` when the chain is not ours any more.

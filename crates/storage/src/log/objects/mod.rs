@@ -5,6 +5,7 @@
 //! Invariant: what was appended is never taken back while this process lives: its object is sent again, with the same bytes, until
 //! it is there or the chain is found sealed.
 
+pub mod birth;
 pub mod collect;
 pub mod footers;
 pub mod free;
@@ -45,6 +46,8 @@ pub struct OwnChain {
     /// The number of the next object, once the writer has ended.
     end: Mutex<Option<u64>>,
     own_seal: AtomicBool,
+    /// What the last snapshot of the metadata said, where this process wrote it.
+    pub snapshot: tokio::sync::Mutex<Option<u64>>,
 }
 
 /// The chain's record is not there, or says that the chain is sealed: nothing may be published any more.
@@ -62,6 +65,7 @@ impl OwnChain {
             proved_at: Mutex::new(None),
             end: Mutex::new(None),
             own_seal: AtomicBool::new(false),
+            snapshot: tokio::sync::Mutex::new(None),
         })
     }
 

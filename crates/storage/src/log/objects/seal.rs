@@ -33,7 +33,8 @@ pub async fn seal(shared: &Shared, id: ChainId) -> Result<(), String> {
         if record.sealed_at.is_some() {
             return Ok(());
         }
-        let sealed_at = place_seal(shared, id, record.first_seq).await?;
+        let objects = list(&*shared.store, id).await?;
+        let sealed_at = place_seal(&*shared.store, id, record.first_seq, &objects).await?;
         if note(shared, id, record, revision, sealed_at).await? {
             return Ok(());
         }
@@ -55,7 +56,10 @@ pub async fn seal_own(shared: &Shared, chain: &OwnChain) -> Result<(), String> {
         }
         let sealed_at = match from {
             Some(end) => create_seal(&*shared.store, chain.id, end).await?,
-            None => place_seal(shared, chain.id, record.first_seq).await?,
+            None => {
+                let objects = list(&*shared.store, chain.id).await?;
+                place_seal(&*shared.store, chain.id, record.first_seq, &objects).await?
+            }
         };
         if note(shared, chain.id, record, revision, sealed_at).await? {
             return Ok(());
@@ -85,17 +89,41 @@ async fn note(
     Ok(outcome.succeeded)
 }
 
-/// Finds the first place that is free, or has a seal already, and makes sure that there is one.
-async fn place_seal(shared: &Shared, id: ChainId, first_seq: u64) -> Result<u64, String> {
-    let objects = list(shared, id).await?;
+/// Where a chain ends, among the objects that were listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub seq: u64,
+    pub is_sealed: bool,
+}
+
+/// Finds the first place from `first_seq` on that is free, or has a seal.
+pub async fn find_end(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    first_seq: u64,
+    objects: &BTreeMap<u64, u64>,
+) -> Result<End, String> {
     let mut seq = first_seq;
     while let Some(size) = objects.get(&seq) {
-        if *size == SEAL_BYTES && is_seal(&*shared.store, id, seq).await? == Some(true) {
-            return Ok(seq);
+        if *size == SEAL_BYTES && is_seal(store, id, seq).await? == Some(true) {
+            return Ok(End { seq, is_sealed: true });
         }
         seq += 1;
     }
-    create_seal(&*shared.store, id, seq).await
+    Ok(End { seq, is_sealed: false })
+}
+
+/// The same, and makes sure that there is a seal.
+pub async fn place_seal(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    first_seq: u64,
+    objects: &BTreeMap<u64, u64>,
+) -> Result<u64, String> {
+    match find_end(store, id, first_seq, objects).await? {
+        End { seq, is_sealed: true } => Ok(seq),
+        End { seq, is_sealed: false } => create_seal(store, id, seq).await,
+    }
 }
 
 /// Creates a seal at `seq`, or above it as long as objects are found there. Gives where the chain ends.
@@ -143,11 +171,11 @@ async fn try_create(store: &dyn ObjectStore, path: Path, bytes: Bytes) -> Result
 }
 
 /// The objects of a chain with their sizes.
-pub async fn list(shared: &Shared, id: ChainId) -> Result<BTreeMap<u64, u64>, String> {
+pub async fn list(store: &dyn ObjectStore, id: ChainId) -> Result<BTreeMap<u64, u64>, String> {
     let directory = id.directory();
     let list = || {
         Box::pin(async {
-            let listed: Vec<_> = shared.store.list(Some(&directory)).try_collect().await?;
+            let listed: Vec<_> = store.list(Some(&directory)).try_collect().await?;
             let seq = |object: &ObjectMeta| {
                 ChainId::parse(&object.location)
                     .filter(|(of, _)| *of == id)

@@ -2,6 +2,7 @@
 //! there for the next owner, a fenced writer acknowledges nothing, and no offset gets two values.
 
 mod chains;
+mod disaster;
 mod faults;
 mod server;
 mod takeover;

@@ -1,0 +1,197 @@
+//! `kafscale restore`: rebuilds the metadata of a cluster from its bucket, or brings one topic back as it was at some time.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::str::FromStr;
+
+use clap::Args;
+use kafscale_core::clock::Clock;
+use kafscale_core::utc;
+use kafscale_meta::{MetaUrl, Metadata};
+use kafscale_storage::{CopiedPartition, RestoreOptions, Restored, S3Config, TopicAt};
+
+use crate::backend::{EtcdArgs, StoreUrl};
+use crate::clock::SystemClock;
+use crate::failure::Failure;
+use crate::s3::S3Args;
+
+pub const EXAMPLES: &str = "\
+When the metadata store is lost, stop all brokers, start an empty etcd, and:
+  kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379 --dry-run
+  kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379
+Topics come back with their ids, settings and partitions, and with every acknowledged record;
+committed offsets are those of the last snapshot, which the brokers write to the bucket every
+30 seconds when something has changed. A broker that still runs is fenced. When this is cut off,
+brokers do not start: run it again.
+
+When a topic was spoilt, bring it back as it was, under a new name, while the cluster runs:
+  kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379 \\
+      --topic orders --to-time 2026-11-25T10:00:00Z --as orders-restored
+The new topic has all records before the first that is later, at the same offsets, and keeps them
+until you set its retention.ms. What retention or compaction has taken out of the old topic is
+not in the new one.
+
+Exit status: 0 restored, 1 refused or failed, 2 a wrong argument.";
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// Only say what would be done; nothing is written
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Restore even where the metadata store has this cluster: what is there is lost
+    #[arg(long, conflicts_with = "topic")]
+    pub replace: bool,
+
+    /// Bring back this topic only
+    #[arg(long, value_name = "NAME", requires = "to_time", requires = "as_name")]
+    pub topic: Option<String>,
+
+    /// As it was at this time: 2026-11-25T10:00:00Z
+    #[arg(long, value_name = "TIME", requires = "topic")]
+    pub to_time: Option<Time>,
+
+    /// Name of the new topic
+    #[arg(long = "as", id = "as_name", value_name = "NAME", requires = "topic")]
+    pub as_name: Option<String>,
+
+    /// The bucket with the log: s3://bucket/prefix
+    #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
+    pub store: StoreUrl,
+
+    /// The metadata store: etcd://host:port,host:port or etcds:// for TLS
+    #[arg(long, env = "KAFSCALE_META", value_name = "URL")]
+    pub meta: MetaUrl,
+
+    /// Name of the cluster, as its brokers have it
+    #[arg(long, env = "KAFSCALE_CLUSTER_NAME", value_name = "NAME", default_value = "kafscale")]
+    pub cluster_name: String,
+
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
+    pub s3: S3Args,
+}
+
+/// A moment, in milliseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time(pub i64);
+
+impl FromStr for Time {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let example = "a time is written like 2026-11-25T10:00:00Z or 2026-11-25T11:00:00+01:00";
+        utc::parse(text).map(Time).ok_or_else(|| example.to_owned())
+    }
+}
+
+/// Restores, and tells what came back.
+pub fn run(args: &RestoreArgs) -> Result<String, Failure> {
+    let StoreUrl::S3 { bucket, prefix } = &args.store else {
+        return Err(Failure::usage(format!(
+            "--store {}: only an object store (s3://…) can be restored from. On a local disk, metadata and log are backed up together: \
+             put the copy of the data directory back",
+            args.store
+        )));
+    };
+    let text =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let s3 = args.s3.config(bucket, prefix, std::env::vars_os().filter_map(text))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
+    runtime.block_on(restore(args, s3))
+}
+
+async fn restore(args: &RestoreArgs, s3: S3Config) -> Result<String, Failure> {
+    let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+    let meta = kafscale_meta::open(&args.meta, &args.etcd.options()?).await.map_err(failed)?;
+    let metadata = Metadata::new(meta, &args.cluster_name).map_err(failed)?;
+    let store = kafscale_storage::StoreUrl::S3(Box::new(s3));
+    let told = match (&args.topic, args.to_time, &args.as_name) {
+        (Some(topic), Some(Time(until_ms)), Some(new_name)) => {
+            let (topic, new_name) = (topic.clone(), new_name.clone());
+            let wanted = TopicAt { topic, until_ms, new_name, dry_run: args.dry_run };
+            let copied =
+                kafscale_storage::restore_topic(&store, &metadata, SystemClock.now_ms(), &wanted).await;
+            copied.map(|copied| told_of_topic(&wanted, &copied))
+        }
+        _ => {
+            let options = RestoreOptions { dry_run: args.dry_run, replace: args.replace };
+            let restored = kafscale_storage::restore(&store, &metadata, SystemClock.now_ms(), options).await;
+            restored.map(|restored| told_of_all(&restored, args.dry_run))
+        }
+    };
+    let closed = metadata.store().close().await;
+    let told = told.map_err(Failure::runtime)?;
+    closed.map_err(failed)?;
+    Ok(told)
+}
+
+fn told_of_all(restored: &Restored, dry_run: bool) -> String {
+    let mut text = String::new();
+    let did = if dry_run { "would restore" } else { "restored" };
+    for topic in &restored.topics {
+        let (name, partitions, offsets) = (&topic.name, topic.partitions, topic.offsets);
+        let _ = write!(text, "{did} {name}: {partitions} partitions, {offsets} offsets");
+        let _ = match topic.in_chains {
+            0 => writeln!(text),
+            of_them => writeln!(text, ", {of_them} of them in no segment yet"),
+        };
+    }
+    let Restored { chains, chains_sealed, newer_segments, committed_offsets, .. } = restored;
+    let (sealed, fenced) = if dry_run { ("would seal", "would be fenced") } else { ("sealed", "are fenced") };
+    let _ = writeln!(
+        text,
+        "{chains} chains hold records; {sealed} {chains_sealed}, whose brokers {fenced} if they still run"
+    );
+    match restored.snapshot_ms {
+        Some(taken_ms) => {
+            let age_s = (SystemClock.now_ms() - taken_ms) / 1000;
+            let at = utc::seconds(taken_ms);
+            let _ = writeln!(
+                text,
+                "{committed_offsets} committed offsets and all settings as of the snapshot of {at}, {age_s} s ago; {newer_segments} segments \
+                 are newer"
+            );
+        }
+        None => text += "there was no snapshot: settings of topics and committed offsets are lost\n",
+    }
+    for name in &restored.nameless {
+        let _ = writeln!(text, "the name of one topic is lost; it is {name} now");
+    }
+    if restored.deleted_topics > 0 {
+        let _ = writeln!(
+            text,
+            "left out {} topics that were deleted before the snapshot",
+            restored.deleted_topics
+        );
+    }
+    for hole in &restored.holes {
+        let _ = writeln!(text, "in no object, so the log begins above: {hole}");
+    }
+    text + if dry_run { "nothing was written\n" } else { "brokers can be started\n" }
+}
+
+fn told_of_topic(wanted: &TopicAt, copied: &[CopiedPartition]) -> String {
+    let mut text = String::new();
+    let TopicAt { topic, until_ms, new_name, dry_run } = wanted;
+    for (index, partition) in copied.iter().enumerate() {
+        let CopiedPartition { log_start, log_end, records, source_end, .. } = partition;
+        let left_out = source_end.0 - log_end.0;
+        let _ = writeln!(
+            text,
+            "{topic}, partition {index}: offsets {log_start} to {log_end}, {records} records; {left_out} later ones are left out"
+        );
+    }
+    let (records, bytes) = copied.iter().fold((0, 0), |(r, b), p| (r + p.records, b + p.bytes));
+    let did = if *dry_run { "would create" } else { "created" };
+    let _ = writeln!(
+        text,
+        "{did} {new_name} with {records} records ({bytes} bytes) of {topic} as of {}, kept until you set its retention.ms",
+        utc::milliseconds(*until_ms)
+    );
+    text
+}

@@ -1,0 +1,118 @@
+//! Keeping brokers out of a cluster while its metadata is being written, by the key `restoring`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kafscale_meta::records::Keyspace;
+use kafscale_meta::{Compare, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, Revision, Txn};
+
+/// The kinds of records that are written anew.
+const KINDS: [&str; 9] = [
+    "topics",
+    "assignments",
+    "partitions",
+    "producers",
+    "groups",
+    "offsets",
+    "broker-configs",
+    "chains",
+    "coordinators",
+];
+
+/// This attempt at restoring, as long as no other one has begun.
+#[derive(Debug)]
+pub struct Hold {
+    key: String,
+    revision: Revision,
+    /// Whether an attempt before it was cut off, and may have written something.
+    resumed: bool,
+}
+
+impl Hold {
+    /// Refuses where there is a cluster that is not to be replaced, or that has live brokers.
+    pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<Hold, String> {
+        let failed = |e: kafscale_meta::Error| e.to_string();
+        let key = keys.restoring();
+        let resumed = meta.get(&key).await.map_err(failed)?.is_some();
+        let exists = meta.get(&keys.cluster()).await.map_err(failed)?.is_some();
+        if exists && !resumed && !replace {
+            return Err("the metadata store has this cluster already. Restoring is for an empty one; with --replace, what is there \
+                        is lost"
+                .into());
+        }
+        refuse_brokers(meta, keys).await?;
+        let revision = meta.put(&key, Bytes::new()).await.map_err(failed)?;
+        let hold = Hold { key, revision, resumed };
+        // One may have joined just before.
+        if let Err(why) = refuse_brokers(meta, keys).await {
+            hold.give_up(meta).await;
+            return Err(why);
+        }
+        Ok(hold)
+    }
+
+    /// Lets brokers in again, unless something may have been written.
+    pub async fn give_up(&self, meta: &dyn MetaStore) {
+        if self.resumed {
+            return;
+        }
+        let txn = self.guarded().and_then(Op::delete(&self.key));
+        if let Err(error) = meta.txn(txn).await {
+            tracing::warn!(%error, "brokers are still kept out; restore again");
+        }
+    }
+
+    fn guarded(&self) -> Txn {
+        Txn::new().when(Compare::mod_revision(&self.key, self.revision))
+    }
+
+    async fn commit(&self, meta: &dyn MetaStore, txn: Txn) -> Result<(), String> {
+        match meta.txn(txn).await {
+            Ok(outcome) if outcome.succeeded => Ok(()),
+            Ok(_) => Err("another restore began meanwhile, and goes on".into()),
+            Err(e) => Err(format!("{e}. Restore again; brokers do not start before it has succeeded")),
+        }
+    }
+
+    /// Writes the records in the place of all that are there, and lets brokers in.
+    pub async fn write(
+        &self,
+        meta: &dyn MetaStore,
+        keys: &Keyspace,
+        mut records: BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let root = keys.root();
+        let cluster = keys.cluster();
+        let last = records.remove(cluster.strip_prefix(root).unwrap_or(&cluster)).unwrap_or_default();
+        let clear = KINDS
+            .iter()
+            .fold(self.guarded(), |txn, kind| txn.and_then(Op::delete_prefix(format!("{root}{kind}/"))));
+        self.commit(meta, clear.and_then(Op::delete(&cluster))).await?;
+        let (mut txn, mut bytes) = (self.guarded(), 0);
+        for (key, value) in records {
+            let size = root.len() + key.len() + value.len();
+            if txn.then.len() == MAX_TXN_OPS || (bytes > 0 && bytes + size > MAX_TXN_BYTES) {
+                self.commit(meta, std::mem::replace(&mut txn, self.guarded())).await?;
+                bytes = 0;
+            }
+            bytes += size;
+            txn.then.push(Op::put(format!("{root}{key}"), value));
+        }
+        self.commit(meta, txn).await?;
+        self.commit(meta, self.guarded().and_then(Op::put(cluster, last)).and_then(Op::delete(&self.key)))
+            .await
+    }
+}
+
+async fn refuse_brokers(meta: &dyn MetaStore, keys: &Keyspace) -> Result<(), String> {
+    let live = meta.range_all(&keys.brokers_prefix()).await.map_err(|e| e.to_string())?;
+    let ids: Vec<_> =
+        live.kvs.iter().filter_map(|kv| keys.parse_broker(&kv.key)).map(|id| id.to_string()).collect();
+    match ids.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "there are live brokers in it ({}): stop them, or wait until their sessions have run out",
+            ids.join(", ")
+        )),
+    }
+}

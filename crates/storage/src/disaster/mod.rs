@@ -1,0 +1,14 @@
+//! What a bucket holds for the case that the metadata store is lost, and the way back from there.
+//!
+//! A [`snapshot`] of the metadata is written to the bucket regularly. [`restore`] begins with the last one, and finds what is newer
+//! in the segments and the chains: no acknowledged record is lost. Committed offsets are those of the snapshot.
+//! [`topic`] brings one topic back as it was at some time, under a new name, while the cluster runs.
+
+mod chains;
+mod hold;
+mod manifests;
+pub mod restore;
+mod select;
+pub mod snapshot;
+mod survey;
+pub mod topic;

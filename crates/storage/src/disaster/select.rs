@@ -1,0 +1,197 @@
+//! Which of the segments and chains' batches that a bucket holds make up a partition's log.
+//!
+//! Segments hold acknowledged records only, at the offsets that they have for ever: any that reach on from where the ones before end
+//! will do. Some are left over from a rewrite or a compaction, though, and what a later compaction took out must not come back. So
+//! among those that cover the same offsets the one that was written last is taken, and a whole row of them rather than
+//! parts of two.
+//!
+//! Offsets that nothing covers below the end are of records that retention has dropped: the log begins above them.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use kafscale_core::ids::{LeaderEpoch, Offset};
+
+/// A segment that may be part of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Candidate {
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    /// Grows with the time when it was written, within an incarnation and from one to the next.
+    pub number: u64,
+}
+
+/// A batch in a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InChain {
+    pub leader_epoch: LeaderEpoch,
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+}
+
+/// A partition's log.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selected {
+    pub log_start: Offset,
+    /// Where the segments end.
+    pub segments_end: Offset,
+    /// Where the batches of the chains end.
+    pub log_end: Offset,
+    /// Places in the list of candidates, in the order of the log.
+    pub segments: Vec<usize>,
+    /// The highest offsets that nothing covers, where something was found below: from, and up to but not including.
+    pub hole: Option<(Offset, Offset)>,
+}
+
+impl Selected {
+    /// A log without records.
+    pub fn empty(at: Offset) -> Selected {
+        Selected { log_start: at, segments_end: at, log_end: at, ..Selected::default() }
+    }
+}
+
+/// A row of segments that follow each other; the least is the best.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Row {
+    lowest: Offset,
+    overlaps: usize,
+    newest: Reverse<u64>,
+    /// Its last segment.
+    last: Option<usize>,
+}
+
+/// What is below `log_start` was deleted before. `in_chains` may be in any order.
+pub fn select(log_start: Offset, candidates: &[Candidate], mut in_chains: Vec<InChain>) -> Selected {
+    let segments = row(log_start, candidates);
+    let base = segments.first().map(|at| candidates[*at].base_offset);
+    let mut selected = Selected {
+        log_start: base.map_or(log_start, |base| base.max(log_start)),
+        segments_end: segments.last().map_or(log_start, |at| candidates[*at].last_offset.plus(1)),
+        ..Selected::default()
+    };
+    selected.hole = base.and_then(|base| {
+        let below = candidates.iter().filter(|c| c.last_offset < base && c.last_offset >= log_start);
+        below.map(|c| (c.last_offset.plus(1), base)).max()
+    });
+    selected.segments = segments;
+    selected.log_end = selected.segments_end;
+    in_chains.sort_by_key(|batch| (batch.leader_epoch, batch.base_offset));
+    for batch in in_chains {
+        if batch.last_offset < selected.log_end {
+            continue;
+        }
+        if batch.base_offset > selected.log_end {
+            if selected.log_end > selected.log_start {
+                selected.hole = Some((selected.log_end, batch.base_offset));
+            }
+            selected.segments.clear();
+            selected.log_start = batch.base_offset;
+            selected.segments_end = batch.base_offset;
+        }
+        selected.log_end = batch.last_offset.plus(1);
+    }
+    selected
+}
+
+/// The row of segments that ends highest and, among those, reaches down furthest.
+fn row(log_start: Offset, candidates: &[Candidate]) -> Vec<usize> {
+    let Some(end) = candidates.iter().map(|c| c.last_offset.plus(1)).max().filter(|end| *end > log_start)
+    else {
+        return Vec::new();
+    };
+    // For each place where a segment begins, and for the end: the best row that ends there.
+    let mut best: BTreeMap<Offset, Row> = BTreeMap::new();
+    let places: BTreeSet<Offset> = candidates.iter().map(|c| c.base_offset).chain([end]).collect();
+    for place in places {
+        let reaches =
+            |c: &Candidate| c.base_offset < place && c.last_offset.plus(1) >= place && place > log_start;
+        let row_of = |at: usize| {
+            let c = &candidates[at];
+            let below = &best[&c.base_offset];
+            let overlaps = below.overlaps + usize::from(c.last_offset.plus(1) > place);
+            Row { lowest: below.lowest.max(log_start), overlaps, newest: Reverse(c.number), last: Some(at) }
+        };
+        let rows = (0..candidates.len()).filter(|at| reaches(&candidates[*at])).map(row_of);
+        let none = Row { lowest: place, overlaps: 0, newest: Reverse(0), last: None };
+        let row = rows.min().unwrap_or(none);
+        best.insert(place, row);
+    }
+    let (mut row, mut place) = (Vec::new(), end);
+    while let Some(at) = best[&place].last {
+        row.push(at);
+        place = candidates[at].base_offset;
+    }
+    row.reverse();
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        what: &str,
+        log_start: i64,
+        segments: &[(i64, i64, u64)],
+        chains: &[(i32, i64, i64)],
+        expect: (i64, i64, &[usize]),
+    ) {
+        let candidate = |(base, last, number): &(i64, i64, u64)| Candidate {
+            base_offset: Offset(*base),
+            last_offset: Offset(*last),
+            number: *number,
+        };
+        let batch = |(epoch, base, last): &(i32, i64, i64)| InChain {
+            leader_epoch: LeaderEpoch(*epoch),
+            base_offset: Offset(*base),
+            last_offset: Offset(*last),
+        };
+        let candidates: Vec<_> = segments.iter().map(candidate).collect();
+        let found = select(Offset(log_start), &candidates, chains.iter().map(batch).collect());
+        assert_eq!((found.log_start.0, found.log_end.0, &found.segments[..]), expect, "{what}: {found:?}");
+    }
+
+    #[test]
+    fn segments_that_follow_each_other_are_the_log() {
+        check("nothing", 0, &[], &[], (0, 0, &[]));
+        check("all was deleted", 70, &[], &[], (70, 70, &[]));
+        check("in any order", 0, &[(50, 99, 2), (0, 49, 1)], &[], (0, 100, &[1, 0]));
+        check(
+            "an attempt that was not published",
+            0,
+            &[(0, 49, 1), (50, 79, 2), (50, 99, 3)],
+            &[],
+            (0, 100, &[0, 2]),
+        );
+        check("merged", 0, &[(0, 9, 1), (10, 19, 2), (0, 19, 3), (20, 29, 4)], &[], (0, 30, &[2, 3]));
+        check("merged in part", 0, &[(10, 19, 2), (0, 19, 3)], &[], (0, 20, &[1]));
+        check("below the start", 20, &[(0, 9, 1), (10, 29, 2), (30, 39, 3)], &[], (20, 40, &[1, 2]));
+        check("wholly below the start", 20, &[(0, 9, 1)], &[], (20, 20, &[]));
+    }
+
+    #[test]
+    fn what_a_compaction_took_out_does_not_come_back() {
+        check("compacted", 0, &[(0, 49, 1), (50, 99, 2), (0, 70, 3), (71, 99, 4)], &[], (0, 100, &[2, 3]));
+        check("cut off before the end", 0, &[(0, 49, 1), (50, 99, 2), (0, 70, 3)], &[], (0, 100, &[0, 1]));
+        check("inputs deleted in part", 0, &[(50, 99, 2), (0, 70, 3), (71, 99, 4)], &[], (0, 100, &[1, 2]));
+        check("overlapping the newest", 0, &[(10, 19, 5), (0, 19, 3)], &[], (0, 20, &[1]));
+        check("by another incarnation", 0, &[(0, 99, 9 << 32), (0, 99, 8 << 32 | 7)], &[], (0, 100, &[0]));
+    }
+
+    #[test]
+    fn batches_of_chains_continue_the_segments() {
+        check("above", 0, &[(0, 49, 1)], &[(1, 40, 49), (1, 50, 59), (1, 60, 69)], (0, 70, &[0]));
+        check("covered", 0, &[(0, 49, 1)], &[(1, 0, 9), (1, 10, 19)], (0, 50, &[0]));
+        check("of several", 0, &[], &[(2, 10, 19), (1, 0, 9), (3, 20, 29)], (0, 30, &[]));
+        check("both have the middle", 0, &[], &[(2, 10, 19), (1, 0, 9), (2, 10, 19)], (0, 20, &[]));
+    }
+
+    #[test]
+    fn what_is_missing_was_dropped_by_retention() {
+        check("between segments", 0, &[(0, 49, 1), (60, 99, 2)], &[], (60, 100, &[1]));
+        check("below the chains", 0, &[(0, 49, 1)], &[(1, 60, 69), (1, 70, 79)], (60, 80, &[]));
+        check("all of them", 0, &[], &[(1, 60, 69)], (60, 70, &[]));
+        check("between chains", 0, &[], &[(1, 0, 9), (2, 60, 69)], (60, 70, &[]));
+        check("the start is known", 65, &[], &[(1, 0, 9), (2, 60, 69), (2, 70, 79)], (65, 80, &[]));
+    }
+}

@@ -1,0 +1,328 @@
+//! The metadata store is lost, and comes back from the bucket; one topic comes back as it was.
+
+use kafscale_meta::Metadata;
+use kafscale_meta::records::{
+    AssignmentRecord, BrokerRecord, ClusterRecord, IncarnationBaseRecord, PartitionAssignment, TopicRecord,
+};
+use object_store::ObjectStoreExt;
+
+use super::*;
+use crate::{CopiedPartition, RestoreOptions, Restored, TopicAt, restore, restore_topic};
+
+const WRITE: RestoreOptions = RestoreOptions { dry_run: false, replace: false };
+const DRY_RUN: RestoreOptions = RestoreOptions { dry_run: true, replace: false };
+
+/// The records that a cluster has beside those of its partitions.
+async fn found(cluster: &Cluster) {
+    let keys = Cluster::keys();
+    let record = ClusterRecord { cluster_id: "c".into(), created_ms: 1, store: None };
+    cluster.meta.put(&keys.cluster(), record.encode()).await.unwrap();
+    let configs = [("retention.ms".to_owned(), "1234".to_owned())].into();
+    let topic = TopicRecord { topic_id: TOPIC.0, partitions: 3, configs, created_ms: 1, internal: false };
+    cluster.meta.put(&keys.topic("orders"), topic.encode()).await.unwrap();
+    let offset = format!("{}offsets/g/orders/0", keys.root());
+    cluster.meta.put(&offset, r#"{"v":1,"offset":7}"#.into()).await.unwrap();
+    let partitions = vec![PartitionAssignment::new(1, 1, 5); 3];
+    cluster.meta.put(&keys.assignment(TOPIC.0), AssignmentRecord { partitions }.encode()).await.unwrap();
+}
+
+/// The metadata store is gone.
+async fn lose(cluster: &mut Cluster) {
+    cluster.meta.close().await.unwrap();
+    cluster.meta = Arc::new(EmbeddedStore::memory());
+}
+
+fn metadata(cluster: &Cluster) -> Metadata {
+    Metadata::new(cluster.meta.clone(), "test").unwrap()
+}
+
+async fn run(cluster: &Cluster, options: RestoreOptions) -> Result<Restored, String> {
+    restore(&cluster.config.store, &metadata(cluster), NOW_MS, options).await
+}
+
+type Wrote = Vec<Vec<(i32, u8)>>;
+
+async fn write(log: &Log, wrote: &mut Wrote, count: i32, tag: u8) {
+    for i in 0..count {
+        append(&partition(log, i % 3), 10, tag).await;
+        wrote[(i % 3) as usize].push((10, tag));
+    }
+    tokio::time::sleep(Duration::from_secs(20)).await;
+}
+
+/// What a new owner serves.
+async fn check_served(cluster: &mut Cluster, wrote: &Wrote) {
+    cluster.incarnations += 1000;
+    let next = cluster.owner(2, 2000).await;
+    for (i, wrote) in wrote.iter().enumerate() {
+        let p = partition(&next, i as i32);
+        assert_eq!(read_all(&p, 0).await, expected(wrote));
+        assert_eq!(append(&p, 1, 9).await.0, wrote.len() as i64 * 10);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_metadata_store_comes_back_from_the_bucket() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 32 << 10;
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 60, 1).await;
+    log.snapshot().await.unwrap();
+    let puts = cluster.store.count(Asked::Put, "snapshots/");
+    log.snapshot().await.unwrap();
+    assert_eq!(cluster.store.count(Asked::Put, "snapshots/"), puts, "nothing has changed");
+    // More than the snapshot knows: segments that are new, and what is only in the chain.
+    write(&log, &mut wrote, 90, 2).await;
+    cluster.store.rule(|asked, path| match asked == Asked::Put && path.as_ref().starts_with("topics/") {
+        true => Fault::SlowDown,
+        false => Fault::None,
+    });
+    write(&log, &mut wrote, 9, 3).await;
+    cluster.store.heal();
+
+    lose(&mut cluster).await;
+    let puts = cluster.store.count(Asked::Put, "");
+    let planned = run(&cluster, DRY_RUN).await.unwrap();
+    assert_eq!(cluster.store.count(Asked::Put, ""), puts, "a dry run writes nothing to the bucket");
+    assert!(
+        cluster.meta.range_all(Cluster::keys().root()).await.unwrap().kvs.is_empty(),
+        "nor to the metadata"
+    );
+    let restored = run(&cluster, WRITE).await.unwrap();
+    assert_eq!(restored, planned);
+    assert_eq!((restored.topics.len(), restored.chains, restored.chains_sealed), (1, 1, 1), "{restored:?}");
+    assert_eq!(restored.topics[0].offsets, 1590, "{restored:?}");
+    assert!(restored.newer_segments > 0 && restored.topics[0].in_chains >= 90, "{restored:?}");
+    assert!(restored.nameless.is_empty() && restored.holes.is_empty(), "{restored:?}");
+    assert!(run(&cluster, WRITE).await.unwrap_err().contains("this cluster already"));
+
+    let keys = Cluster::keys();
+    let meta = metadata(&cluster);
+    let topic = meta.load_topic("orders").await.unwrap().unwrap().record;
+    assert_eq!((topic.topic_id, topic.partitions, topic.configs.len()), (TOPIC.0, 3, 1));
+    assert!(cluster.meta.get(&format!("{}offsets/g/orders/0", keys.root())).await.unwrap().is_some());
+    let assignment = meta.load_assignment(TOPIC.0).await.unwrap().unwrap().record;
+    assert_eq!(assignment.partitions, vec![PartitionAssignment::released(1005); 3]);
+    let base = meta.load::<IncarnationBaseRecord>(&keys.incarnation_base()).await.unwrap().unwrap();
+    assert!(base.record.base > 1, "incarnations go on above those of before");
+    // The old broker is alive, and learns it.
+    assert_eq!(append_from(&partition(&log, 0), 1, 1, None).await, Err(AppendError::Fenced));
+    check_served(&mut cluster, &wrote).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restore_that_is_cut_off_is_repeated_and_keeps_brokers_out() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 9, 1).await;
+    log.snapshot().await.unwrap();
+    lose(&mut cluster).await;
+    // Cut off: only the mark, and a record that is of no use.
+    let keys = Cluster::keys();
+    cluster.meta.put(&keys.restoring(), "".into()).await.unwrap();
+    cluster.meta.put(&keys.topic("half"), "{}".into()).await.unwrap();
+    let new = ClusterRecord { cluster_id: "new".into(), created_ms: 1, store: None };
+    let refused = metadata(&cluster).found_cluster(&new).await.unwrap_err();
+    assert!(refused.to_string().contains("being restored"), "{refused}");
+    run(&cluster, WRITE).await.unwrap();
+    assert!(cluster.meta.get(&keys.topic("half")).await.unwrap().is_none());
+    let founded = metadata(&cluster).found_cluster(&new).await.unwrap();
+    assert_eq!(founded.cluster_id, "c");
+    check_served(&mut cluster, &wrote).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_replaced_only_when_told_so_and_without_brokers() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 9, 1).await;
+    log.snapshot().await.unwrap();
+    let keys = Cluster::keys();
+    let replace = RestoreOptions { replace: true, ..WRITE };
+    assert!(run(&cluster, WRITE).await.unwrap_err().contains("--replace"));
+    let broker = BrokerRecord {
+        host: "h".into(),
+        port: 1,
+        listeners: Vec::new(),
+        rack: None,
+        version: "v".into(),
+        metrics_address: None,
+        epoch: 1,
+        started_ms: 1,
+    };
+    cluster.meta.put(&keys.broker(4), broker.encode()).await.unwrap();
+    assert!(run(&cluster, replace).await.unwrap_err().contains("live brokers in it (4)"));
+    assert!(cluster.meta.get(&keys.restoring()).await.unwrap().is_none());
+    cluster.meta.delete(&keys.broker(4)).await.unwrap();
+    cluster.meta.put(&keys.topic("later"), "{}".into()).await.unwrap();
+    run(&cluster, replace).await.unwrap();
+    assert!(cluster.meta.get(&keys.topic("later")).await.unwrap().is_none(), "it is not in the snapshot");
+    check_served(&mut cluster, &wrote).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_snapshot_the_records_are_there_all_the_same() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    append(&partition(&log, 2), 5, 1).await;
+    lose(&mut cluster).await;
+    let restored = run(&cluster, WRITE).await.unwrap();
+    assert_eq!(restored.nameless, [format!("restored-{}", TOPIC.0)], "its name was nowhere");
+    assert_eq!((restored.topics[0].partitions, restored.snapshot_ms), (3, None));
+    let next = cluster.owner(2, 7).await;
+    assert_eq!(read_all(&partition(&next, 2), 0).await, expected(&[(5, 1)]));
+    let empty = Cluster::new();
+    assert!(run(&empty, WRITE).await.unwrap_err().contains("nothing in the bucket"));
+    assert!(empty.meta.range_all(Cluster::keys().root()).await.unwrap().kvs.is_empty(), "brokers may start");
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_were_added_after_the_snapshot_are_there() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let keys = Cluster::keys();
+    let topic = TopicRecord {
+        topic_id: TOPIC.0,
+        partitions: 1,
+        configs: Default::default(),
+        created_ms: 1,
+        internal: false,
+    };
+    cluster.meta.put(&keys.topic("orders"), topic.encode()).await.unwrap();
+    log.snapshot().await.unwrap();
+    append(&partition(&log, 2), 5, 1).await;
+    lose(&mut cluster).await;
+    assert_eq!(run(&cluster, WRITE).await.unwrap().topics[0].partitions, 3);
+    let next = cluster.owner(2, 7).await;
+    assert_eq!(read_all(&partition(&next, 2), 0).await, expected(&[(5, 1)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_has_written_nothing_is_fenced_too() {
+    let mut cluster = Cluster::new();
+    let idle = cluster.owner(1, 0).await;
+    let busy = cluster.owner(2, 1).await;
+    append(&partition(&busy, 0), 5, 1).await;
+    lose(&mut cluster).await;
+    assert_eq!(run(&cluster, WRITE).await.unwrap().chains_sealed, 2);
+    assert_eq!(append_from(&partition(&idle, 1), 1, 1, None).await, Err(AppendError::Fenced));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_freed_is_not_taken_for_the_end() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 16 << 10;
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    log.snapshot().await.unwrap();
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 300, 1).await;
+    let first_seq = cluster.record(&log).await.unwrap().first_seq;
+    let kept = cluster.objects(&chain(&log).directory()).await.len() as u64;
+    assert!(first_seq > 20 && kept >= 16, "{first_seq} {kept}");
+    // Deleting was cut off further down.
+    let id = chain(&log);
+    let object = cluster.store.inner.get(&id.object(299)).await.unwrap().bytes().await.unwrap();
+    ObjectStoreExt::put(&cluster.store.inner, &id.object(3), object.into()).await.unwrap();
+    lose(&mut cluster).await;
+    run(&cluster, WRITE).await.unwrap();
+    assert_eq!(append_from(&partition(&log, 0), 1, 1, None).await, Err(AppendError::Fenced));
+    check_served(&mut cluster, &wrote).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_producer_that_repeats_itself_after_a_restore_is_known() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 16 << 10;
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let sequence = |first| Some((7, 0, first));
+    append_from(&partition(&log, 0), 10, 1, sequence(0)).await.unwrap();
+    log.snapshot().await.unwrap();
+    append_from(&partition(&log, 0), 10, 1, sequence(10)).await.unwrap();
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 300, 1).await;
+    assert!(!cluster.objects(&"topics".into()).await.is_empty());
+    lose(&mut cluster).await;
+    run(&cluster, WRITE).await.unwrap();
+    cluster.incarnations += 1000;
+    let next = cluster.owner(2, 2000).await;
+    let p = partition(&next, 0);
+    assert_eq!(append_from(&p, 10, 1, sequence(10)).await, Ok(Offset(10)), "it was sent again");
+    assert_eq!(append_from(&p, 10, 1, sequence(20)).await, Ok(Offset(1020)), "it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn topics_that_were_deleted_before_the_snapshot_stay_away() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    append(&partition(&log, 0), 5, 1).await;
+    cluster.meta.delete(&Cluster::keys().topic("orders")).await.unwrap();
+    cluster.meta.delete(&Cluster::keys().assignment(TOPIC.0)).await.unwrap();
+    cluster.clock.0.fetch_add(3_600_000, std::sync::atomic::Ordering::Relaxed);
+    log.snapshot().await.unwrap();
+    lose(&mut cluster).await;
+    let restored = run(&cluster, WRITE).await.unwrap();
+    assert_eq!((restored.topics.len(), restored.deleted_topics), (0, 1), "{restored:?}");
+}
+
+fn at(new_name: &str, until_ms: i64) -> TopicAt {
+    TopicAt { topic: "orders".into(), until_ms, new_name: new_name.into(), dry_run: false }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_comes_back_as_it_was() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 32 << 10;
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut before = vec![Vec::new(); 3];
+    write(&log, &mut before, 120, 1).await;
+    let p = partition(&log, 1);
+    let later = async |tag, timestamp_ms| {
+        let appended = p.append(valid_batch(10, 100, tag, timestamp_ms, None)).unwrap();
+        appended.durable.wait().await.unwrap();
+    };
+    later(2, NOW_MS + 60_000).await;
+    later(3, NOW_MS + 120_000).await;
+    let copy = async |wanted: &TopicAt| {
+        restore_topic(&cluster.config.store, &metadata(&cluster), NOW_MS, wanted).await
+    };
+    let planned = copy(&TopicAt { dry_run: true, ..at("copy", NOW_MS + 60_000) }).await.unwrap();
+    assert!(metadata(&cluster).load_topic("copy").await.unwrap().is_none());
+    assert!(cluster.objects(&"topics/copy".into()).await.is_empty());
+    let copied = copy(&at("copy", NOW_MS + 60_000)).await.unwrap();
+    assert_eq!(copied, planned);
+    let ends: Vec<_> =
+        copied.iter().map(|CopiedPartition { log_end, source_end, .. }| (log_end.0, source_end.0)).collect();
+    assert_eq!(ends, [(400, 400), (410, 420), (400, 400)]);
+    assert!(copy(&at("copy", NOW_MS)).await.unwrap_err().contains("already"));
+    assert!(copy(&at("a b", NOW_MS)).await.is_err());
+    assert!(
+        copy(&TopicAt { topic: "nothing".into(), ..at("b", NOW_MS) }).await.unwrap_err().contains("no topic")
+    );
+    let topic = metadata(&cluster).load_topic("copy").await.unwrap().unwrap().record;
+    assert_eq!(topic.configs["retention.ms"], "-1");
+    let hosted = (0..3).map(|index| HostedPartition {
+        topic_name: "copy".into(),
+        id: PartitionId { topic: TopicId(topic.topic_id), index },
+        leader_epoch: LeaderEpoch(9),
+        config: Arc::default(),
+    });
+    let hosted: Vec<_> = hosted.collect();
+    assert!(log.acquire(hosted.clone()).await.iter().all(|(_, outcome)| *outcome == Ok(())));
+    before[1].push((10, 2));
+    for (hosted, before) in hosted.iter().zip(&before) {
+        let p = log.partition(hosted.id).unwrap();
+        assert_eq!(read_all(&p, 0).await, expected(before));
+        assert_eq!(append(&p, 1, 9).await.0, before.len() as i64 * 10);
+    }
+}
