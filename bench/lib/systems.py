@@ -239,11 +239,12 @@ class Tansu(System):
     def prepare(self):
         if not TANSU.is_file():
             raise Missing("Tansu is not installed: run bench/setup (its build takes long)")
+        (self.dir / "data").mkdir()
 
     def storage(self):
         if self.durability == "memory":
             return "memory://tansu/"
-        return f"s3://{BUCKET}/" if self.durability == "s3" else f"sqlite://{self.dir}/tansu.db"
+        return f"s3://{BUCKET}/" if self.durability == "s3" else "sqlite://data/tansu.db"
 
     def env(self):
         if self.durability != "s3":
