@@ -31,6 +31,19 @@ fn new_topic(name: &str, partitions: i32) -> NewTopic {
     NewTopic { name: name.to_owned(), topic, assignment }
 }
 
+fn broker() -> BrokerRecord {
+    BrokerRecord {
+        host: "localhost".to_owned(),
+        port: 9092,
+        rack: None,
+        version: "1".to_owned(),
+        listeners: Vec::new(),
+        metrics_address: None,
+        epoch: 0,
+        started_ms: 1,
+    }
+}
+
 fn offset_key(group: &str, topic: &str, partition: i32) -> OffsetKey {
     OffsetKey { group: group.to_owned(), topic: topic.to_owned(), partition }
 }
@@ -201,16 +214,7 @@ async fn producer_id_blocks_never_overlap() {
 #[tokio::test(start_paused = true)]
 async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
     let metadata = metadata();
-    let broker = BrokerRecord {
-        host: "localhost".to_owned(),
-        port: 9092,
-        rack: None,
-        version: "1".to_owned(),
-        listeners: Vec::new(),
-        metrics_address: None,
-        epoch: 0,
-        started_ms: 1,
-    };
+    let broker = broker();
     let ttl = Duration::from_secs(10);
     let first = metadata.store().lease_grant(ttl).await.unwrap().id;
     let epoch = metadata.register_broker(1, first, broker.clone(), None).await.unwrap().unwrap();
@@ -243,16 +247,6 @@ async fn a_node_id_is_taken_until_its_lease_ends_and_epochs_grow() {
 async fn brokers_stay_out_of_a_restore_and_go_on_above_the_epochs_of_before() {
     let metadata = metadata();
     let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
-    let broker = || BrokerRecord {
-        host: "localhost".to_owned(),
-        port: 9092,
-        rack: None,
-        version: "1".to_owned(),
-        listeners: Vec::new(),
-        metrics_address: None,
-        epoch: 0,
-        started_ms: 1,
-    };
     let cluster = ClusterRecord { cluster_id: "c".to_owned(), created_ms: 1, store: None };
     let restoring = metadata.keys().restoring();
     metadata.store().put(&restoring, "".into()).await.unwrap();
@@ -271,16 +265,6 @@ async fn brokers_stay_out_of_a_restore_and_go_on_above_the_epochs_of_before() {
 async fn an_incarnation_begins_with_its_chain() {
     let metadata = metadata();
     let lease = metadata.store().lease_grant(Duration::from_secs(10)).await.unwrap().id;
-    let broker = || BrokerRecord {
-        host: "localhost".to_owned(),
-        port: 9092,
-        rack: None,
-        version: "1".to_owned(),
-        listeners: Vec::new(),
-        metrics_address: None,
-        epoch: 0,
-        started_ms: 1,
-    };
     let chain = Some(ChainRecord::default());
     let epoch = metadata.register_broker(1, lease, broker(), chain).await.unwrap().unwrap();
     assert_eq!(metadata.load_chain(1, epoch).await.unwrap().unwrap().record, ChainRecord::default());
