@@ -133,7 +133,8 @@ pub struct ReadBatches {
 enum Plan {
     Nothing,
     Tail(Vec<Source>),
-    Segment(StoredSegment),
+    /// A segment, and the one after it.
+    Segment(StoredSegment, Option<StoredSegment>),
 }
 
 /// A batch of the tail, in memory or to be read back.
@@ -207,9 +208,9 @@ impl State {
             let (log_start, high_watermark) = (self.log_start, self.high_watermark);
             return Err(ReadError::OutOfRange { offset: from, log_start, high_watermark });
         }
-        let segment = self.segments.partition_point(|s| s.last_offset() < from);
-        if let Some(segment) = self.segments.get(segment) {
-            return Ok(Plan::Segment(segment.clone()));
+        let at = self.segments.partition_point(|s| s.last_offset() < from);
+        if let Some(segment) = self.segments.get(at) {
+            return Ok(Plan::Segment(segment.clone(), self.segments.get(at + 1).cloned()));
         }
         let first = self.tail.partition_point(|b| b.last_offset < from);
         let (mut sources, mut size) = (Vec::new(), 0);
@@ -383,14 +384,19 @@ impl Partition {
             let chunks = match plan {
                 Plan::Nothing => return Ok(ReadBatches::default()),
                 Plan::Tail(sources) => self.log.load(sources).await,
-                Plan::Segment(segment) => {
+                Plan::Segment(segment, following) => {
                     match self.log.read_segment(&segment, from, max_bytes, min_one).await {
                         // Compaction left nothing from here to the segment's end.
                         Ok(read) if read.size_bytes == 0 && read.next > from => {
                             from = read.next;
                             continue;
                         }
-                        read => read.map(|r| r.chunks),
+                        read => read.map(|r| {
+                            if let Some(following) = following.filter(|_| is_near_end(&segment, r.next)) {
+                                self.log.segments.prepare(&following.at);
+                            }
+                            r.chunks
+                        }),
                     }
                 }
             };
@@ -469,6 +475,12 @@ impl Partition {
     fn with_epoch(&self, (offset, timestamp_ms): (Offset, i64)) -> (Offset, i64, LeaderEpoch) {
         (offset, timestamp_ms, self.epoch_at(offset).unwrap_or(self.inner.leader_epoch()))
     }
+}
+
+/// Whether one who reads on from here soon needs the next segment.
+fn is_near_end(segment: &StoredSegment, next: Offset) -> bool {
+    let (base, last) = (segment.at.base_offset.0, segment.last_offset().0);
+    last - next.0 <= (last - base) / 2
 }
 
 fn duplicate(state: &State, seen: &SeenBatch, stamped: bool) -> Appended {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use bytes::Bytes;
 use kafscale_core::ids::Offset;
@@ -34,6 +34,8 @@ pub(super) struct SegmentIndex {
     pub footer: Option<Footer>,
     /// Where the last read ended: one that goes on from there is sequential, and worth reading ahead for.
     pub next_position: AtomicU64,
+    /// How many reads went on where the one before ended.
+    pub reads_in_order: AtomicU32,
 }
 
 impl SegmentIndex {
@@ -136,6 +138,22 @@ impl Loader {
         }
     }
 
+    /// Begins to load a segment's index and its first blocks.
+    pub fn prepare(self: &Arc<Self>, segment: &SegmentRef, blocks: u64) {
+        if let Some(index) = self.indexes.get(&segment.path) {
+            return self.read_ahead(segment, 0..blocks, index.body.end);
+        }
+        let Ok(permit) = Arc::clone(&self.read_ahead).try_acquire_owned() else { return };
+        let (loader, segment) = (Arc::clone(self), segment.clone());
+        self.tasks.spawn(async move {
+            let index = loader.cancelled.run_until_cancelled(loader.index(&segment)).await;
+            drop(permit);
+            if let Some(Ok(index)) = index {
+                loader.read_ahead(&segment, 0..blocks, index.body.end);
+            }
+        });
+    }
+
     async fn load_index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
         let size_bytes = segment.size_bytes;
         let tail_start = size_bytes.saturating_sub(TAIL_BYTES);
@@ -179,8 +197,8 @@ impl Loader {
             return Err(SegmentError::corrupt(segment, footer.index_position, why));
         }
         let body = super::format::HEADER_BYTES..footer.statistics_position;
-        let next_position = AtomicU64::new(body.start);
-        Ok(SegmentIndex { entries, body, footer: Some(footer), next_position })
+        let (next_position, reads_in_order) = (AtomicU64::new(body.start), AtomicU32::new(0));
+        Ok(SegmentIndex { entries, body, footer: Some(footer), next_position, reads_in_order })
     }
 
     pub async fn fetch_cold(&self, segment: &SegmentRef, range: Range<u64>) -> Result<Bytes, SegmentError> {

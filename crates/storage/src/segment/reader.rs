@@ -20,8 +20,9 @@ use crate::store::StoreError;
 /// The most that one read gives; a caller who asked for more goes on at [`SegmentRead::next`].
 const READ_MAX_BYTES: usize = 64 << 20;
 
-/// How many blocks of one read are loaded at the same time.
-const READ_AHEAD_BLOCKS: u64 = 4;
+/// How many blocks are loaded at the same time for one who reads in order: enough to keep a disk busy, or to cover the way to an object
+/// store and back.
+const READ_AHEAD_BLOCKS: u64 = 8;
 
 /// What a reader may use.
 #[derive(Debug, Clone, Copy)]
@@ -189,12 +190,22 @@ impl SegmentReader {
         self.loader.read_ahead(segment, first + 1..end.min(first + READ_AHEAD_BLOCKS), index.body.end);
     }
 
-    /// Reads one block ahead of a reader that goes through the segment in order.
+    /// Reads ahead of a reader that goes through the segment in order: one block at first, and more the longer it does.
     fn note_position(&self, segment: &SegmentRef, index: &SegmentIndex, start: u64, end: u64) {
-        if index.next_position.swap(end, Ordering::Relaxed) == start {
-            let next = end.div_ceil(BLOCK_BYTES);
-            self.loader.read_ahead(segment, next..next + 1, index.body.end);
+        if index.next_position.swap(end, Ordering::Relaxed) != start {
+            index.reads_in_order.store(0, Ordering::Relaxed);
+            return;
         }
+        let reads = index.reads_in_order.fetch_add(1, Ordering::Relaxed);
+        let blocks =
+            1u64.checked_shl(reads).map_or(READ_AHEAD_BLOCKS, |blocks| blocks.min(READ_AHEAD_BLOCKS));
+        let next = end.div_ceil(BLOCK_BYTES);
+        self.loader.read_ahead(segment, next..next + blocks, index.body.end);
+    }
+
+    /// Begins to load the front of a segment that a reader comes to next.
+    pub fn prepare(&self, segment: &SegmentRef) {
+        self.loader.prepare(segment, READ_AHEAD_BLOCKS);
     }
 }
 

@@ -4,7 +4,7 @@
 //! missing or damaged cannot make records unreadable. The object is walked once, compared with its checksum, and what
 //! was found is kept like the index of a version 2 segment.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use kafscale_core::ids::Offset;
 
@@ -63,8 +63,8 @@ pub(super) async fn scan(
     if crc != body_crc {
         return Err(SegmentError::corrupt(segment, body.start, "the CRC32C over its batches does not match"));
     }
-    let next_position = AtomicU64::new(body.start);
-    Ok(SegmentIndex { entries, body, footer: None, next_position })
+    let (next_position, reads_in_order) = (AtomicU64::new(body.start), AtomicU32::new(0));
+    Ok(SegmentIndex { entries, body, footer: None, next_position, reads_in_order })
 }
 
 async fn check_header(span: &mut Span<'_>, segment: &SegmentRef) -> Result<(), SegmentError> {

@@ -76,6 +76,18 @@ fn reading_in_order_reads_ahead_and_reading_at_random_does_not() {
             tokio::task::yield_now().await;
         }
         assert_eq!(bucket.gets(), 3);
+
+        // One who goes on in order has more and more of it loaded ahead.
+        let (mut next, mut read_bytes) = (Offset(1), 0);
+        for _ in 0..5 {
+            let read = bucket.reader.read(&segment, next, 1 << 20, true).await.unwrap();
+            (next, read_bytes) = (read.next, read_bytes + read.size_bytes);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let read_blocks = read_bytes.div_ceil(1 << 20);
+        assert!(bucket.gets() >= 1 + read_blocks + 7, "{} for {read_blocks}", bucket.gets());
     });
 }
 
