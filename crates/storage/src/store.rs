@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod counted;
 mod durable;
+mod memory;
 pub mod s3;
 pub mod verify;
 
@@ -13,7 +14,6 @@ use std::io;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
 
 use crate::StoreUrl;
 pub use durable::DurableLocal;
@@ -64,7 +64,7 @@ fn kind_of(error: &object_store::Error) -> StoreErrorKind {
         // of the connection. What cannot be made out may pass; stores without a network fail for good.
         E::Generic { store, .. } => match io_kind(error) {
             Some(io) => kind_of_io(io),
-            None if matches!(*store, "InMemory" | "LocalFileSystem") => StoreErrorKind::Internal,
+            None if matches!(*store, "InMemory" | "Memory" | "LocalFileSystem") => StoreErrorKind::Internal,
             None => kind_of_status(status_of(error)),
         },
         other => io_kind(other).map_or(StoreErrorKind::Internal, kind_of_io),
@@ -121,7 +121,7 @@ fn kind_of_io(kind: io::ErrorKind) -> StoreErrorKind {
 /// Opens the store; creates the directory of a local one. The caller holds the directory's lock.
 pub fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
-        StoreUrl::Memory => Ok(Arc::new(InMemory::new())),
+        StoreUrl::Memory => Ok(Arc::new(memory::MemoryStore::default())),
         StoreUrl::File(directory) => Ok(Arc::new(DurableLocal::open(directory)?)),
         StoreUrl::S3(config) => Ok(s3::open(config)?),
         StoreUrl::Shared(store) => Ok(Arc::clone(store)),
