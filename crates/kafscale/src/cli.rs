@@ -335,6 +335,10 @@ pub struct LogArgs {
     #[arg(long, env = "KAFSCALE_WAL_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(256))]
     pub wal_max_bytes: ByteSize,
 
+    /// On a local disk rewriting waits while appends keep the disk busy, until the write-ahead log has this size
+    #[arg(long, env = "KAFSCALE_WAL_BURST_BYTES", value_name = "SIZE", default_value_t = ByteSize::gib(2))]
+    pub wal_burst_bytes: ByteSize,
+
     /// Size of one file of the write-ahead log
     #[arg(long, env = "KAFSCALE_WAL_FILE_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(64))]
     pub wal_file_bytes: ByteSize,

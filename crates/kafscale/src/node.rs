@@ -240,6 +240,7 @@ fn log_config(config: &Config, incarnation: u64) -> LogConfig {
     LogConfig {
         wal_file_bytes: config.log.wal_file_bytes.0,
         wal_max_bytes: config.log.wal_max_bytes.0,
+        wal_burst_bytes: config.log.wal_burst_bytes.0,
         wal_min_interval: config.log.wal_min_interval.map_or(default_interval, |span| span.0),
         wal_object_bytes: memory(config.log.wal_object_bytes),
         wal_uploads: config.log.wal_uploads as usize,

@@ -32,6 +32,7 @@ pub mod load;
 pub mod manifest;
 mod merging;
 pub mod objects;
+mod pace;
 pub mod partition;
 mod partitions;
 mod recover;
@@ -95,6 +96,8 @@ pub struct LogConfig {
     pub wal_file_bytes: u64,
     /// Rewriting into segments begins when the write-ahead files hold more than this.
     pub wal_max_bytes: u64,
+    /// On a local disk rewriting waits while appends need the disk, until the write-ahead files hold more than this.
+    pub wal_burst_bytes: u64,
     /// The least time between the beginnings of two writes (`wal.min_interval`); zero on a local disk.
     pub wal_min_interval: Duration,
     /// In an object store: so many objects of the chain are under way at a time, 16 at most.
@@ -125,6 +128,7 @@ impl LogConfig {
             incarnation,
             wal_file_bytes: 64 << 20,
             wal_max_bytes: 256 << 20,
+            wal_burst_bytes: 2 << 30,
             wal_min_interval: Duration::ZERO,
             wal_uploads: 4,
             wal_object_bytes: 8 << 20,

@@ -2,7 +2,7 @@
 //!
 //! It begins when the files hold more than their limit, takes the oldest file first, and takes from each partition
 //! in it everything durable, also from younger files: few large segments rather than many small ones. It never
-//! stands in the way of an append: the chain goes on in new files.
+//! stands in the way of an append: the chain goes on in new files, and where both use one disk it [waits](super::pace).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +15,10 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
 
+use super::StoreUrl;
 use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::merging::merge_small;
+use super::pace;
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
 use crate::error::ReadError;
@@ -144,21 +146,53 @@ async fn rewrite_up_to(shared: &Shared, last: u64) {
 }
 
 async fn rewrite_logged(shared: &Shared, partition: &PartitionInner) {
-    if let Err(error) = rewrite(shared, partition).await {
+    if let Err(error) = rewrite_with(shared, partition, Haste::MakeWay).await {
         let (topic, partition) = (&partition.topic_name, partition.id.index);
         tracing::warn!(%topic, partition, %error, "cannot write a segment; will try again");
     }
 }
 
+/// Whether appends go first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haste {
+    MakeWay,
+    Now,
+}
+
 /// Moves everything durable of a partition from the write-ahead log into segments.
 pub async fn rewrite(shared: &Shared, partition: &PartitionInner) -> Result<(), RewriteError> {
+    rewrite_with(shared, partition, Haste::Now).await
+}
+
+async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste) -> Result<(), RewriteError> {
     let _guard = partition.maintenance.lock().await;
     let end = partition.state.lock().high_watermark;
-    while let Some((encoded, count)) = next_piece(shared, partition, end).await? {
+    loop {
+        if haste == Haste::MakeWay {
+            make_way(shared).await;
+        }
+        let Some((encoded, count)) = next_piece(shared, partition, end).await? else { break };
+        shared.pace.rewrote(encoded.size_bytes);
         let segment = store_segment(shared, partition, encoded).await?;
         publish(shared, partition, segment, count).await?;
     }
     merge_small(shared, partition).await
+}
+
+/// Waits while appends need the disk, unless more has gathered than may be put off.
+async fn make_way(shared: &Shared) {
+    let one_disk = matches!(shared.config.store, StoreUrl::File(_));
+    while one_disk && shared.pace.is_due() && !shared.stopping.is_cancelled() && can_be_put_off(shared) {
+        let before = shared.pace.busy();
+        tokio::time::sleep(pace::WINDOW).await;
+        if !pace::is_busy(shared.pace.busy().saturating_sub(before)) {
+            shared.pace.go_on();
+        }
+    }
+}
+
+fn can_be_put_off(shared: &Shared) -> bool {
+    shared.files.usage().0 <= shared.config.wal_burst_bytes && tail_batches(shared) <= TAIL_BATCHES_MAX
 }
 
 /// Builds the next segment from the front of the tail, up to `end`. Gives it with the number of its batches.

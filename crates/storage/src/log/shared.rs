@@ -20,6 +20,7 @@ use super::LogConfig;
 use super::flush::{Flush, Limits, WalBuffer};
 use super::manifest::{Guard, Manifest, PublishError, StoredSegment};
 use super::objects::OwnChain;
+use super::pace::Pace;
 use super::partition::{PartitionInner, Source, TailBatch};
 use super::partitions::Partitions;
 use super::retention::Settled;
@@ -57,6 +58,7 @@ pub struct Shared {
     pub file_closed: Notify,
     pub stopping: CancellationToken,
     pub counters: Counters,
+    pub pace: Pace,
     tail_cache: Mutex<TailCache>,
     rewrites: AtomicU64,
     /// The write-ahead file that the last object went to.
@@ -99,6 +101,7 @@ impl Shared {
             file_closed: Notify::new(),
             stopping: CancellationToken::new(),
             counters,
+            pace: Pace::default(),
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),
             last_file: AtomicU64::new(0),

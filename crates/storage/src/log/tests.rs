@@ -48,6 +48,7 @@ impl Fixture {
         let mut config = LogConfig::new(store, 1, 1);
         config.wal_file_bytes = 64 << 10;
         config.wal_max_bytes = 128 << 10;
+        config.wal_burst_bytes = 0;
         config.retention_check_interval = Duration::from_millis(20);
         Fixture {
             config,
@@ -215,6 +216,29 @@ async fn small_segments_are_merged_and_nothing_is_lost() {
     assert_eq!(read_all(&p, 0).await, expected(&wrote));
     let objects = p.inner.state.lock().segments.len();
     assert_eq!(count_files(&dir.path().join("topics")), objects, "merged objects are deleted");
+}
+
+#[tokio::test]
+async fn rewriting_waits_while_appends_need_the_disk_but_not_beyond_the_burst() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.wal_burst_bytes = 4 << 20;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    // A write that is under way all the time.
+    p.log.pace.write_begins();
+    let mut largest = 0;
+    while log.stats().segments_written == 0 {
+        append(&p, 1000, 1).await;
+        p.log.pace.write_begins();
+        largest = largest.max(log.stats().wal_bytes);
+        assert!(largest < 64 << 20, "nothing was ever rewritten");
+    }
+    assert!(largest > 4 << 20, "rewritten at {largest} bytes, far below the burst");
+    let written = log.stats().segments_written;
+    p.log.pace.write_ends();
+    eventually("the rest", || log.stats().segments_written > written && log.stats().wal_files <= 3).await;
+    log.shutdown().await;
 }
 
 #[tokio::test]

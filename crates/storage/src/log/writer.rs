@@ -65,7 +65,9 @@ pub fn contents(object: &OpenObject) -> (Vec<IndexEntry>, Vec<Bytes>) {
 fn write(shared: &Shared, chain: &mut Chain, object: OpenObject) {
     let (index, bodies) = contents(&object);
     let began = Instant::now();
+    shared.pace.write_begins();
     let written = chain.append(&index, &bodies);
+    shared.pace.write_ends();
     shared.counters.flushes.observe(
         began.elapsed(),
         object.bytes as u64,
