@@ -167,7 +167,7 @@ fn open_chain(
             let dir = wal_dir(dir, config.node_id);
             let mut chain = LocalChain::new(&dir, chain_config, files.clone(), previous);
             chain.open_file()?;
-            Ok(Some(Chain::Local(chain)))
+            Ok(Some(chain.into()))
         }
     }
 }

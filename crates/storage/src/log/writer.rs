@@ -24,7 +24,7 @@ pub fn run(shared: &Shared, mut chain: Chain) {
     let mut last_write: Option<Instant> = None;
     loop {
         match shared.buffer.next(PROBE_INTERVAL) {
-            Work::Stop => return,
+            Work::Stop => return chain.close(),
             Work::Write(object) => {
                 keep_spacing(last_write, shared.config.wal_min_interval);
                 last_write = Some(Instant::now());

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::direct::{BLOCK_BYTES, DirectWriter};
 use super::file::{self, FILE_HEADER_BYTES, FileHeader};
 use super::files::WalFiles;
 use super::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
+use super::recovery_point::RecoveryPoint;
 use crate::vectored::write_all_vectored;
 
 /// Who writes, and how.
@@ -36,7 +38,7 @@ pub enum ChainError {
 /// The end of a chain.
 #[derive(Debug)]
 pub enum Chain {
-    Local(LocalChain),
+    Local(Box<LocalChain>),
     /// Nothing is kept; objects get places all the same, so that the rest works alike.
     Memory {
         files: Arc<WalFiles>,
@@ -56,12 +58,16 @@ pub struct LocalChain {
     next_file_no: u64,
     next_seq: u64,
     previous: Option<(u64, u64)>,
+    /// None where the file system does not write past the page cache.
+    direct: Option<DirectWriter>,
     poisoned: bool,
 }
 
 #[derive(Debug)]
 struct Current {
     file: Arc<File>,
+    /// The same, for writing past the page cache.
+    direct: Option<File>,
     header: FileHeader,
     position: u64,
     size_bytes: u64,
@@ -91,9 +97,24 @@ impl Chain {
         }
     }
 
+    /// Nothing follows: the next start need not read what is there.
+    pub fn close(self) {
+        if let Chain::Local(chain) = self
+            && let Some(current) = &chain.current
+        {
+            current.note_recovery_point(&chain.dir);
+        }
+    }
+
     /// Whether the chain can take objects again after [`ChainError::Retry`].
     pub fn probe(&mut self) -> Result<(), ChainError> {
         self.append(&[], &[]).map(|_| ())
+    }
+}
+
+impl From<LocalChain> for Chain {
+    fn from(chain: LocalChain) -> Chain {
+        Chain::Local(Box::new(chain))
     }
 }
 
@@ -105,14 +126,16 @@ impl LocalChain {
         files: Arc<WalFiles>,
         previous: Option<(u64, u64)>,
     ) -> LocalChain {
+        let file_bytes = config.file_bytes.next_multiple_of(BLOCK_BYTES as u64);
         LocalChain {
             dir: dir.to_owned(),
-            config,
+            config: ChainConfig { file_bytes, ..config },
             files,
             current: None,
             next_file_no: previous.map_or(0, |p| p.0 + 1),
             next_seq: 0,
             previous,
+            direct: Some(DirectWriter::default()),
             poisoned: false,
         }
     }
@@ -143,10 +166,31 @@ impl LocalChain {
         let current = self.current.as_mut().expect("a file was just opened");
         header.id.salt = current.header.salt;
         let (front, tail) = (header.encode(), encode_tail(&header, index));
-        current.write(&front, batches, &tail).map_err(ChainError::Retry)?;
-        if let Err(e) = current.file.sync_data() {
-            self.poisoned = true;
-            return Err(ChainError::Poisoned(e));
+        let written = match (&mut self.direct, &current.direct) {
+            (Some(writer), Some(file)) => {
+                let pieces: Vec<&[u8]> = std::iter::once(&front[..])
+                    .chain(batches.iter().map(|batch| &batch[..]))
+                    .chain([&tail[..]])
+                    .collect();
+                Some(writer.append(file, current.position, &pieces))
+            }
+            (_, _) => None,
+        };
+        match written {
+            // Every write is durable in itself, and none is in the page cache: after a failure the place can be written again.
+            Some(Err(error)) if error.kind() != io::ErrorKind::InvalidInput => {
+                return Err(ChainError::Retry(error));
+            }
+            Some(Ok(())) => {}
+            // A file system may find out at the first write only that it cannot.
+            Some(Err(_)) | None => {
+                (self.direct, current.direct) = (None, None);
+                current.write(&front, batches, &tail).map_err(ChainError::Retry)?;
+                if let Err(e) = current.file.sync_data() {
+                    self.poisoned = true;
+                    return Err(ChainError::Poisoned(e));
+                }
+            }
         }
         let body_at = current.position + HEADER_BYTES as u64;
         current.position += object_bytes;
@@ -156,7 +200,8 @@ impl LocalChain {
 
     /// Closes the current file and opens the next: a recycled one if there is one.
     fn roll(&mut self, object_bytes: u64) -> io::Result<()> {
-        let size_bytes = self.config.file_bytes.max(object_bytes + FILE_HEADER_BYTES);
+        let needed = (object_bytes + FILE_HEADER_BYTES).next_multiple_of(BLOCK_BYTES as u64);
+        let size_bytes = self.config.file_bytes.max(needed);
         let spare = (size_bytes == self.config.file_bytes).then(|| self.files.take_spare()).flatten();
         let prepared = match &spare {
             Some(path) => path.clone(),
@@ -178,15 +223,28 @@ impl LocalChain {
             previous: self.previous,
         };
         let path = file::install(&prepared, &file, &header, &self.dir)?;
+        let direct = self.direct.as_mut().and_then(|writer| {
+            writer.begin();
+            DirectWriter::open(&path).ok()
+        });
         let file = Arc::new(file);
         self.files.add_disk(header.file_no, path, file.clone(), size_bytes);
-        self.current = Some(Current { file, header, position: FILE_HEADER_BYTES, size_bytes });
+        let current = Current { file, direct, header, position: FILE_HEADER_BYTES, size_bytes };
+        current.note_recovery_point(&self.dir);
+        self.current = Some(current);
         self.next_file_no += 1;
         Ok(())
     }
 }
 
 impl Current {
+    fn note_recovery_point(&self, dir: &Path) {
+        let FileHeader { file_no, salt, .. } = self.header;
+        if let Err(error) = (RecoveryPoint { file_no, salt, position: self.position }).write(dir) {
+            tracing::debug!(%error, "no recovery point; the next start reads more");
+        }
+    }
+
     fn write(&self, front: &[u8], batches: &[Bytes], tail: &[u8]) -> io::Result<()> {
         // Few small batches are cheaper copied into one buffer than named to the kernel one by one.
         const COPY_BELOW_BYTES: usize = 4096;

@@ -254,7 +254,14 @@ impl Footer {
         if crc32c::crc32c(index) != self.index_crc {
             return Err(ObjectError::Damaged("the CRC of the index does not match"));
         }
-        Ok(index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect())
+        let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
+        let inside = |e: &IndexEntry| {
+            e.position.checked_add(e.size_bytes.into()).is_some_and(|end| end <= self.body_bytes)
+        };
+        if entries.iter().any(|e| !inside(e) || e.base_offset.0 < 0 || e.last_offset < e.base_offset) {
+            return Err(ObjectError::Damaged("an index entry cannot be right"));
+        }
+        Ok(entries)
     }
 }
 
@@ -291,12 +298,6 @@ pub fn decode_suffix(end: &[u8], object_bytes: u64, seq: u64) -> Result<Suffix, 
         None => return Ok(Suffix::More(needed)),
     };
     let entries = footer.decode_index(index)?;
-    let inside = |e: &IndexEntry| {
-        e.position.checked_add(e.size_bytes.into()).is_some_and(|end| end <= footer.body_bytes)
-    };
-    if entries.iter().any(|e| !inside(e) || e.base_offset.0 < 0 || e.last_offset < e.base_offset) {
-        return Err(ObjectError::Damaged("an index entry cannot be right"));
-    }
     Ok(Suffix::Index(entries))
 }
 
@@ -313,15 +314,20 @@ pub fn decode(bytes: &[u8]) -> Result<(ObjectHeader, Vec<IndexEntry>), ObjectErr
     let Some(whole) = whole else { return Err(ObjectError::Damaged("it is cut off")) };
     let body_end = HEADER_BYTES + header.body_bytes as usize;
     let (body, tail) = (&bytes[HEADER_BYTES..body_end], &bytes[body_end..whole]);
-    let footer = Footer::decode(tail)?;
-    if (footer.entries, footer.body_bytes, footer.seq) != (header.entries, header.body_bytes, header.id.seq) {
-        return Err(ObjectError::Damaged("header and footer disagree"));
-    }
-    let entries = footer.decode_index(&tail[..tail.len() - FOOTER_BYTES])?;
+    let entries = decode_tail(&header, tail)?;
     for entry in &entries {
         check_batch(body, entry)?;
     }
     Ok((header, entries))
+}
+
+/// Reads the index and the footer of an object, all that follows its body. Batches are not looked at.
+pub fn decode_tail(header: &ObjectHeader, tail: &[u8]) -> Result<Vec<IndexEntry>, ObjectError> {
+    let footer = Footer::decode(tail)?;
+    if (footer.entries, footer.body_bytes, footer.seq) != (header.entries, header.body_bytes, header.id.seq) {
+        return Err(ObjectError::Damaged("header and footer disagree"));
+    }
+    footer.decode_index(&tail[..tail.len() - FOOTER_BYTES])
 }
 
 /// Makes the checksums of an object right after a fuzzer changed it; `None` when it does not look like one at all.

@@ -1,8 +1,11 @@
 //! Reading a chain of write-ahead files back after a start.
 //!
 //! The last file may end in a torn object: it was never acknowledged, and is left out. Damage anywhere else means
-//! that acknowledged records are lost, and is refused with the file and the position.
+//! that acknowledged records are lost, and is refused with the file and the position. Below the
+//! [recovery point](super::recovery_point), batches are not read, as they cannot be torn: their own CRCs tell a reader what a disk
+//! has lost since.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -11,6 +14,8 @@ use std::sync::Arc;
 
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
 use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
+use super::recovery_point::RecoveryPoint;
+use crate::vectored::read_exact_at;
 
 /// A file with the batches that it holds.
 #[derive(Debug)]
@@ -53,6 +58,7 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             None if path.extension().is_some_and(|e| e == "tmp") => {
                 std::fs::remove_file(&path).map_err(io_at(&path))?;
             }
+            None if path == RecoveryPoint::path(dir) => {}
             None => tracing::warn!(file = %path.display(), "ignored: not a write-ahead file"),
         }
     }
@@ -67,6 +73,10 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             Err(why) => return Err(RecoveryError::Header { path, why }),
         }
     }
+    let is_of = |point: &RecoveryPoint| {
+        opened.iter().any(|(_, _, header, _)| (header.file_no, header.salt) == (point.file_no, point.salt))
+    };
+    let point = RecoveryPoint::read(dir).filter(is_of);
     let mut recovered = Vec::new();
     for i in 0..opened.len() {
         let next = opened.get(i + 1).map(|(_, _, header, _)| header);
@@ -78,22 +88,37 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
         }
         let known_end = next.and_then(|n| n.previous).map(|p| p.1);
-        let (end, batches) = scan(path, file, header, known_end, *written_end)?;
+        let whole_to = point.map_or(0, |point| match header.file_no.cmp(&point.file_no) {
+            Ordering::Less => u64::MAX,
+            Ordering::Equal => point.position,
+            Ordering::Greater => 0,
+        });
+        let (end, batches) =
+            scan(path, file, header, Bounds { known_end, written_end: *written_end, whole_to })?;
         let file = Arc::new(file.try_clone().map_err(io_at(path))?);
         recovered.push(RecoveredFile { path: path.clone(), file, header: *header, end, batches });
     }
     Ok(recovered)
 }
 
-/// Reads the objects of one file. `known_end` is where the next file says that this one ends. Damage is
-/// searched for up to `written_end` only; objects are read wherever they are.
+/// What is known of a file before it is read.
+struct Bounds {
+    /// Where the next file says that this one ends.
+    known_end: Option<u64>,
+    /// Damage is searched for up to here only; objects are read wherever they are.
+    written_end: u64,
+    /// Objects that begin before this are whole.
+    whole_to: u64,
+}
+
+/// Reads the objects of one file.
 fn scan(
     path: &Path,
     file: &File,
     header: &FileHeader,
-    known_end: Option<u64>,
-    written_end: u64,
+    bounds: Bounds,
 ) -> Result<(u64, Vec<(u64, IndexEntry)>), RecoveryError> {
+    let Bounds { known_end, written_end, whole_to } = bounds;
     let io = |error| RecoveryError::Io { path: path.to_owned(), error };
     let file_bytes = file.metadata().map_err(io)?.len();
     let (mut position, mut seq, mut batches) = (FILE_HEADER_BYTES, header.first_seq, Vec::new());
@@ -101,7 +126,8 @@ fn scan(
         if known_end == Some(position) {
             return Ok((position, batches));
         }
-        match read_object(file, position, file_bytes, header, seq).map_err(io)? {
+        let read = if position < whole_to { ReadAs::Whole } else { ReadAs::MaybeTorn };
+        match read_object(file, position, file_bytes, (header, seq), read).map_err(io)? {
             Ok((object, index)) => {
                 let body_at = position + HEADER_BYTES as u64;
                 batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
@@ -125,12 +151,17 @@ fn scan(
 
 type Object = (ObjectHeader, Vec<IndexEntry>);
 
+enum ReadAs {
+    Whole,
+    MaybeTorn,
+}
+
 fn read_object(
     file: &File,
     position: u64,
     file_bytes: u64,
-    owner: &FileHeader,
-    seq: u64,
+    (owner, seq): (&FileHeader, u64),
+    read: ReadAs,
 ) -> io::Result<Result<Object, ObjectError>> {
     if position + HEADER_BYTES as u64 > file_bytes {
         return Ok(Err(ObjectError::NoMagic));
@@ -147,9 +178,17 @@ fn read_object(
     if header.object_bytes() > file_bytes - position {
         return Ok(Err(ObjectError::Damaged("it is cut off")));
     }
-    let mut whole = vec![0; header.object_bytes() as usize];
-    file.read_exact_at(&mut whole, position)?;
-    Ok(object::decode(&whole))
+    Ok(match read {
+        ReadAs::Whole => {
+            let before = HEADER_BYTES as u64 + header.body_bytes;
+            let tail = read_exact_at(file, (header.object_bytes() - before) as usize, position + before)?;
+            object::decode_tail(&header, &tail).map(|index| (header, index))
+        }
+        ReadAs::MaybeTorn => {
+            let object = read_exact_at(file, header.object_bytes() as usize, position)?;
+            object::decode(&object)
+        }
+    })
 }
 
 /// Whether a later object of this file begins anywhere after `from`: then what is at `from` is no torn tail,

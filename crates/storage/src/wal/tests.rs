@@ -16,6 +16,7 @@ use super::file::{FILE_HEADER_BYTES, file_name};
 use super::files::WalFiles;
 use super::object::{self, IndexEntry, ObjectHeader, ObjectId, encode_tail};
 use super::recovery::{RecoveredFile, RecoveryError, recover};
+use super::recovery_point::RecoveryPoint;
 use crate::testing::batch_bytes;
 
 const PARTITION: PartitionId = PartitionId { topic: TopicId(Uuid::from_u128(7)), index: 3 };
@@ -46,7 +47,7 @@ fn one(base: i64, records: i32) -> (Vec<IndexEntry>, Vec<Bytes>) {
 /// A directory with `count` objects, each of one batch of ten records.
 fn written(dir: &Path, count: i64, file_bytes: u64) -> Arc<WalFiles> {
     let files = Arc::new(WalFiles::default());
-    let mut chain = Chain::Local(LocalChain::new(dir, config(file_bytes), files.clone(), None));
+    let mut chain = Chain::from(LocalChain::new(dir, config(file_bytes), files.clone(), None));
     for i in 0..count {
         let (index, batches) = one(i * 10, 10);
         chain.append(&index, &batches).unwrap();
@@ -93,7 +94,7 @@ fn a_torn_tail_is_left_out_and_stays_left_out() {
     let mut chain = LocalChain::new(dir.path(), config(1 << 20), files, Some((file_no, end)));
     chain.open_file().unwrap();
     let (index, batches) = one(90, 10);
-    Chain::Local(chain).append(&index, &batches).unwrap();
+    Chain::from(chain).append(&index, &batches).unwrap();
     assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(10));
 }
 
@@ -124,7 +125,48 @@ fn damage_in_a_closed_file_is_never_taken_for_a_torn_tail() {
     written(dir.path(), 50, 16 << 10);
     let recovered = recover(dir.path()).unwrap();
     let (position, _) = *recovered[1].batches.last().unwrap();
+    // In a batch, which is below the recovery point: for whoever reads it.
     recovered[1].file.write_all_at(&[0xff; 8], position + 30).unwrap();
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(50));
+    std::fs::remove_file(RecoveryPoint::path(dir.path())).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+}
+
+#[test]
+fn damage_around_batches_is_refused_below_the_recovery_point_too() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 50, 16 << 10);
+    let recovered = recover(dir.path()).unwrap();
+    let (position, entry) = *recovered[1].batches.last().unwrap();
+    recovered[1].file.write_all_at(&[0xff; 8], position + u64::from(entry.size_bytes) + 10).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+}
+
+/// A clean end leaves nothing to be read in full; a point of another time or file, or a damaged one, counts for nothing.
+#[test]
+fn a_recovery_point_is_taken_only_for_what_it_was_written_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chain = Chain::from(LocalChain::new(dir.path(), config(1 << 20), Arc::default(), None));
+    for i in 0..10 {
+        let (index, batches) = one(i * 10, 10);
+        chain.append(&index, &batches).unwrap();
+    }
+    chain.close();
+    let file = recover(dir.path()).unwrap().pop().unwrap();
+    let (position, _) = file.batches[4];
+    file.file.write_all_at(&[0xff; 8], position + 70).unwrap();
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(10));
+    let sound = RecoveryPoint::read(dir.path()).unwrap();
+    assert_eq!(sound, RecoveryPoint { file_no: 0, salt: file.header.salt, position: file.end });
+    for other in [RecoveryPoint { salt: 1, ..sound }, RecoveryPoint { file_no: 7, ..sound }] {
+        other.write(dir.path()).unwrap();
+        assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+    }
+    sound.write(dir.path()).unwrap();
+    let path = RecoveryPoint::path(dir.path());
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
     assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
 }
 
@@ -151,7 +193,7 @@ fn a_cut_off_file_keeps_what_is_whole() {
 fn freed_files_are_recycled_and_their_old_objects_are_not_seen() {
     let dir = tempfile::tempdir().unwrap();
     let files = Arc::new(WalFiles::default());
-    let mut chain = Chain::Local(LocalChain::new(dir.path(), config(16 << 10), files.clone(), None));
+    let mut chain = Chain::from(LocalChain::new(dir.path(), config(16 << 10), files.clone(), None));
     for i in 0..500 {
         let (index, batches) = one(i * 10, 10);
         let (file_no, _) = chain.append(&index, &batches).unwrap();
