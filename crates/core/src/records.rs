@@ -223,7 +223,12 @@ fn read_record<R: BufRead>(reader: &mut R) -> Result<RecordSummary, ReadError> {
 /// A zigzag varint of at most ten bytes, and how many it took.
 pub(crate) fn read_varint<R: BufRead>(reader: &mut R) -> Result<(i64, u64), ReadError> {
     let buffer = reader.fill_buf()?;
-    // The common case: the whole varint is in the buffer.
+    // Most are a byte long: deltas of offsets and timestamps, lengths of keys, counts of headers.
+    if let Some(byte) = buffer.first().copied().filter(|byte| byte & 0x80 == 0) {
+        reader.consume(1);
+        return Ok((unzigzag(u64::from(byte)), 1));
+    }
+    // The whole varint is in the buffer.
     let mut value = 0u64;
     for (i, byte) in buffer.iter().take(10).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * i);
