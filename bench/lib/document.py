@@ -5,6 +5,7 @@ import plots
 from scenarios import SETS
 from systems import ROOT, SYSTEMS
 
+CHANGES = ROOT / "bench" / "changes.md"
 DOCUMENT, PLOTS = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks"
 
 INTRODUCTION = """# Benchmarks
@@ -42,7 +43,7 @@ def write(rows):
     figures = goals.Figures(rows)
     PLOTS.mkdir(parents=True, exist_ok=True)
     parts = [INTRODUCTION.format(put_ms=1000 * figures.machine.get("put_delay_s", 0)), machine(figures), goal_section(figures), plot_section(figures),
-             unpinned(figures), every_figure(figures), hardware(figures), commands(figures), missing(figures)]
+             unpinned(figures), every_figure(figures), hardware(figures), changes(), commands(figures), missing(figures)]
     DOCUMENT.write_text("\n".join(part for part in parts if part))
     return DOCUMENT
 
@@ -160,6 +161,10 @@ def commands(figures):
     lines = [f"# {name}, {durability}\n{command}" for (name, durability), command in systems.items()]
     lines += [f"# {scenario}\n{command}" for scenario, command in load.items()]
     return "\n## Command lines\n\nPinned runs have `taskset -c 0` before a broker and `taskset -c 1` before the load.\n\n```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def changes():
+    return "\n## What changes gave\n\n" + CHANGES.read_text()
 
 
 def missing(figures):
