@@ -16,6 +16,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 
 use crate::StoreUrl;
+use crate::log::pace::Pace;
 pub use durable::DurableLocal;
 
 /// What a caller can do about an error of the store.
@@ -118,11 +119,12 @@ fn kind_of_io(kind: io::ErrorKind) -> StoreErrorKind {
     }
 }
 
-/// Opens the store; creates the directory of a local one. The caller holds the directory's lock.
-pub fn open_store(url: &StoreUrl) -> Result<Arc<dyn ObjectStore>, StoreError> {
+/// Opens the store; creates the directory of a local one, which leaves the disk to appends as `pace` says. The caller holds the
+/// directory's lock.
+pub fn open_store(url: &StoreUrl, pace: &Arc<Pace>) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(memory::MemoryStore::default())),
-        StoreUrl::File(directory) => Ok(Arc::new(DurableLocal::open(directory)?)),
+        StoreUrl::File(directory) => Ok(Arc::new(DurableLocal::open(directory, Arc::clone(pace))?)),
         StoreUrl::S3(config) => Ok(s3::open(config)?),
         StoreUrl::Shared(store) => Ok(Arc::clone(store)),
     }

@@ -89,7 +89,7 @@ pub async fn restore(
     options: RestoreOptions,
 ) -> Result<Restored, String> {
     let (meta, keys) = (&**metadata.store(), metadata.keys());
-    let store = open_store(url).map_err(|e| e.to_string())?;
+    let store = open_store(url, &Arc::default()).map_err(|e| e.to_string())?;
     let hold = match options.dry_run {
         true => None,
         false => Some(Hold::take(meta, keys, options.replace).await?),

@@ -74,7 +74,7 @@ pub async fn restore_topic(
     wanted: &TopicAt,
 ) -> Result<Vec<CopiedPartition>, String> {
     let source = source(metadata, wanted).await?;
-    let store = open_store(url).map_err(|e| e.to_string())?;
+    let store = open_store(url, &Arc::default()).map_err(|e| e.to_string())?;
     let reader = SegmentReader::new(Arc::clone(&store), ReadLimits::with_cache_bytes(CACHE_BYTES));
     let copy = Copy { store, reader, metadata, wanted, source, new_id: TopicId(Uuid::new_v4()), now_ms };
     let copied = copy.all().await;

@@ -32,7 +32,7 @@ pub mod load;
 pub mod manifest;
 mod merging;
 pub mod objects;
-mod pace;
+pub mod pace;
 pub mod partition;
 mod partitions;
 mod recover;

@@ -12,6 +12,7 @@ use kafscale_meta::records::{ChainRecord, Keyspace, Record};
 use object_store::ObjectStore;
 
 use super::objects::{OwnChain, birth};
+use super::pace::Pace;
 use super::shared::Shared;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
@@ -56,7 +57,8 @@ pub async fn open(
             (Some(lock), recovered)
         }
     };
-    let store = open_store(&config.store).map_err(|e| OpenError::Store(e.to_string()))?;
+    let pace = Arc::new(Pace::default());
+    let store = open_store(&config.store, &pace).map_err(|e| OpenError::Store(e.to_string()))?;
     let counters = Counters::default();
     let store: Arc<dyn ObjectStore> = Arc::new(Counted::new(store, Arc::clone(&counters.requests)));
     let own_chain = match config.store.is_shared() {
@@ -77,7 +79,7 @@ pub async fn open(
     let segments = SegmentReader::new(store.clone(), limits);
     let files = Arc::new(WalFiles::default());
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
-    let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters);
+    let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
     let chain = open_chain(&shared.config, &shared.files, previous)?;
     shared.free_unused();

@@ -15,12 +15,12 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
 
-use super::StoreUrl;
 use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::merging::merge_small;
 use super::pace;
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
+use super::{LogConfig, StoreUrl};
 use crate::error::ReadError;
 use crate::segment::{EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
 
@@ -136,11 +136,11 @@ async fn rewrite_up_to(shared: &Shared, last: u64) {
         state.durable > 0 && state.tail.front().is_some_and(|b| b.place.file_no <= last)
     };
     let concerned = shared.all_partitions().into_iter().filter(begins_there);
+    let at_a_time =
+        if uses_one_disk(shared) && shared.pace.appends_go_on() { 1 } else { CONCURRENT_PARTITIONS };
     stream::iter(concerned)
         .take_until(shared.stopping.cancelled())
-        .for_each_concurrent(CONCURRENT_PARTITIONS, async |partition| {
-            rewrite_logged(shared, &partition).await
-        })
+        .for_each_concurrent(at_a_time, async |partition| rewrite_logged(shared, &partition).await)
         .await;
     shared.free_unused();
 }
@@ -171,7 +171,7 @@ async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste)
         if haste == Haste::MakeWay {
             make_way(shared).await;
         }
-        let Some((encoded, count)) = next_piece(shared, partition, end).await? else { break };
+        let Some((encoded, count)) = next_piece(shared, partition, end, haste).await? else { break };
         shared.pace.rewrote(encoded.size_bytes);
         let segment = store_segment(shared, partition, encoded).await?;
         publish(shared, partition, segment, count).await?;
@@ -181,8 +181,8 @@ async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste)
 
 /// Waits while appends need the disk, unless more has gathered than may be put off.
 async fn make_way(shared: &Shared) {
-    let one_disk = matches!(shared.config.store, StoreUrl::File(_));
-    while one_disk && shared.pace.is_due() && !shared.stopping.is_cancelled() && can_be_put_off(shared) {
+    let one_disk = uses_one_disk(shared);
+    while one_disk && can_be_put_off(shared) && shared.pace.is_due() && !shared.stopping.is_cancelled() {
         let before = shared.pace.busy();
         tokio::time::sleep(pace::WINDOW).await;
         if !pace::is_busy(shared.pace.busy().saturating_sub(before)) {
@@ -191,8 +191,17 @@ async fn make_way(shared: &Shared) {
     }
 }
 
+fn uses_one_disk(shared: &Shared) -> bool {
+    matches!(shared.config.store, StoreUrl::File(_))
+}
+
+/// Whether there is room for more that is not rewritten; how much is noted, for whoever writes segments.
 fn can_be_put_off(shared: &Shared) -> bool {
-    shared.files.usage().0 <= shared.config.wal_burst_bytes && tail_batches(shared) <= TAIL_BATCHES_MAX
+    let (bytes, LogConfig { wal_max_bytes, wal_burst_bytes, .. }) = (shared.files.usage().0, &shared.config);
+    let room = bytes <= *wal_burst_bytes && tail_batches(shared) <= TAIL_BATCHES_MAX;
+    let above = if room { bytes.saturating_sub(*wal_max_bytes) } else { u64::MAX };
+    shared.pace.note_room(above, wal_burst_bytes.saturating_sub(*wal_max_bytes));
+    room
 }
 
 /// Builds the next segment from the front of the tail, up to `end`. Gives it with the number of its batches.
@@ -200,6 +209,7 @@ async fn next_piece(
     shared: &Shared,
     partition: &PartitionInner,
     end: Offset,
+    haste: Haste,
 ) -> Result<Option<(EncodedSegment, usize)>, RewriteError> {
     let config = partition.config.read().clone();
     let limit = config.segment_bytes.min(PIECE_BYTES);
@@ -216,8 +226,13 @@ async fn next_piece(
         return Ok(None);
     }
     let count = sources.len();
+    let began = Instant::now();
+    let loaded = shared.load(sources).await?;
+    if haste == Haste::MakeWay && uses_one_disk(shared) {
+        tokio::time::sleep(shared.pace.pause_after(began.elapsed())).await;
+    }
     let mut builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
-    for bytes in shared.load(sources).await? {
+    for bytes in loaded {
         builder.append(PlacedBatch::from_log(bytes)?)?;
     }
     Ok(builder.finish().map(|encoded| (encoded, count)))

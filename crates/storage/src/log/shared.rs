@@ -58,7 +58,7 @@ pub struct Shared {
     pub file_closed: Notify,
     pub stopping: CancellationToken,
     pub counters: Counters,
-    pub pace: Pace,
+    pub pace: Arc<Pace>,
     tail_cache: Mutex<TailCache>,
     rewrites: AtomicU64,
     /// The write-ahead file that the last object went to.
@@ -77,6 +77,7 @@ impl Shared {
         files: Arc<WalFiles>,
         chain: Option<Arc<OwnChain>>,
         counters: Counters,
+        pace: Arc<Pace>,
     ) -> Shared {
         let limits = match chain {
             Some(_) => Limits {
@@ -101,7 +102,7 @@ impl Shared {
             file_closed: Notify::new(),
             stopping: CancellationToken::new(),
             counters,
-            pace: Pace::default(),
+            pace,
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),
             last_file: AtomicU64::new(0),

@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -26,10 +27,14 @@ use object_store::{
 };
 use parking_lot::RwLock;
 
+use crate::log::pace::Pace;
 use crate::vectored::write_all_vectored;
 
 /// Files that are not objects yet. Names with `#` and a number are never listed as objects.
 const STAGING: &str = ".staging";
+
+/// What is written between two syncs.
+const STRETCH_BYTES: usize = 512 << 10;
 
 /// How often a put creates its directory anew when deletes keep removing it.
 const PLACE_ATTEMPTS: usize = 16;
@@ -43,6 +48,7 @@ pub struct DurableLocal {
 #[derive(Debug)]
 struct Staging {
     directory: PathBuf,
+    pace: Arc<Pace>,
     next: AtomicU64,
     /// Held for writing while directories are created, until they are durable: who puts an object into a directory that
     /// another put has just created must not return before that directory is sure to stay.
@@ -77,7 +83,7 @@ struct Failed {
 
 impl DurableLocal {
     /// Opens a directory, which is created when it is missing, and clears away what unfinished puts left in it.
-    pub fn open(directory: &FsPath) -> Result<DurableLocal> {
+    pub fn open(directory: &FsPath, pace: Arc<Pace>) -> Result<DurableLocal> {
         create_dirs(directory).map_err(|e| io_error(e, "create", directory))?;
         let inner = LocalFileSystem::new_with_prefix(directory)?.with_automatic_cleanup(true);
         let staging = inner.path_to_filesystem(&Path::from(STAGING))?;
@@ -86,7 +92,8 @@ impl DurableLocal {
             Ok(()) | Err(_) => {}
         }
         create_dirs(&staging).map_err(|e| io_error(e, "create", &staging))?;
-        let staging = Staging { directory: staging, next: AtomicU64::new(0), directories: RwLock::new(()) };
+        let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
+        let staging = Staging { directory: staging, pace, next, directories };
         Ok(DurableLocal { inner, staging: Arc::new(staging) })
     }
 }
@@ -94,7 +101,7 @@ impl DurableLocal {
 impl Staging {
     fn put(&self, target: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
         let staged = self.directory.join(format!("put#{}", self.next.fetch_add(1, Ordering::Relaxed)));
-        let placed = write_synced(&staged, payload)
+        let placed = write_synced(&staged, payload, &self.pace)
             .map_err(|e| io_error(e, "write", &staged))
             .and_then(|()| self.place(&staged, target, mode).map_err(|e| io_error(e, "create", target)));
         // A rename took the staging file away; a link, or a failure, left it.
@@ -132,11 +139,29 @@ impl Staging {
     }
 }
 
-fn write_synced(path: &FsPath, payload: &PutPayload) -> io::Result<()> {
+/// Writes a file a stretch at a time, each on the disk before the next: an append, which goes to the same disk, waits for one stretch
+/// and not for all of them.
+fn write_synced(path: &FsPath, payload: &PutPayload, pace: &Pace) -> io::Result<()> {
     let file = File::options().write(true).create_new(true).open(path)?;
-    let mut pieces: Vec<IoSlice<'_>> = payload.iter().map(|piece| IoSlice::new(piece)).collect();
-    write_all_vectored(&file, &mut pieces)?;
-    file.sync_data()
+    let mut stretch: Vec<IoSlice<'_>> = Vec::new();
+    let mut stretch_bytes = 0;
+    let flush = |stretch: &mut Vec<IoSlice<'_>>| {
+        let began = Instant::now();
+        write_all_vectored(&file, stretch)?;
+        file.sync_data()?;
+        stretch.clear();
+        std::thread::sleep(pace.pause_after(began.elapsed()));
+        io::Result::Ok(())
+    };
+    for piece in payload.iter().flat_map(|piece| piece.chunks(STRETCH_BYTES)) {
+        if stretch_bytes + piece.len() > STRETCH_BYTES {
+            flush(&mut stretch)?;
+            stretch_bytes = 0;
+        }
+        stretch.push(IoSlice::new(piece));
+        stretch_bytes += piece.len();
+    }
+    flush(&mut stretch)
 }
 
 fn sync_directory(directory: &FsPath) -> io::Result<()> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::store::{StoreError, StoreErrorKind};
 
 fn open(directory: &FsPath) -> DurableLocal {
-    DurableLocal::open(directory).unwrap()
+    DurableLocal::open(directory, Arc::default()).unwrap()
 }
 
 async fn create(store: &DurableLocal, at: &str, data: &'static [u8]) -> Result<PutResult> {

@@ -11,11 +11,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
 use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
 use super::recovery_point::RecoveryPoint;
 use crate::vectored::read_exact_at;
+
+/// So many files are read at a time.
+const READERS: usize = 8;
 
 /// A file with the batches that it holds.
 #[derive(Debug)]
@@ -77,28 +81,44 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
         opened.iter().any(|(_, _, header, _)| (header.file_no, header.salt) == (point.file_no, point.salt))
     };
     let point = RecoveryPoint::read(dir).filter(is_of);
-    let mut recovered = Vec::new();
-    for i in 0..opened.len() {
-        let next = opened.get(i + 1).map(|(_, _, header, _)| header);
-        let (path, file, header, written_end) = &opened[i];
-        // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
-        if let Some(next) = next
-            && next.file_no != header.file_no + 1
-        {
+    // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
+    for ((path, _, header, _), (_, _, next, _)) in opened.iter().zip(opened.iter().skip(1)) {
+        if next.file_no != header.file_no + 1 {
             return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
         }
+    }
+    let read = |i: usize| {
+        let (path, file, header, written_end) = &opened[i];
+        let next = opened.get(i + 1).map(|(_, _, header, _)| header);
         let known_end = next.and_then(|n| n.previous).map(|p| p.1);
         let whole_to = point.map_or(0, |point| match header.file_no.cmp(&point.file_no) {
             Ordering::Less => u64::MAX,
             Ordering::Equal => point.position,
             Ordering::Greater => 0,
         });
-        let (end, batches) =
-            scan(path, file, header, Bounds { known_end, written_end: *written_end, whole_to })?;
+        let bounds = Bounds { known_end, written_end: *written_end, whole_to };
+        let (end, batches) = scan(path, file, header, bounds)?;
         let file = Arc::new(file.try_clone().map_err(io_at(path))?);
-        recovered.push(RecoveredFile { path: path.clone(), file, header: *header, end, batches });
-    }
-    Ok(recovered)
+        Ok(RecoveredFile { path: path.clone(), file, header: *header, end, batches })
+    };
+    side_by_side(opened.len(), read).into_iter().collect()
+}
+
+/// Calls `read` with every number below `count`, some at a time, as each waits for the disk most of its time.
+fn side_by_side<T: Send>(count: usize, read: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let i = next.fetch_add(1, AtomicOrdering::Relaxed);
+        (i < count).then(|| (i, read(i)))
+    };
+    let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..READERS.min(count))
+            .map(|_| scope.spawn(|| std::iter::from_fn(take).collect::<Vec<_>>()))
+            .collect();
+        readers.into_iter().flat_map(|reader| reader.join().expect("reading does not panic")).collect()
+    });
+    done.sort_by_key(|(i, _)| *i);
+    done.into_iter().map(|(_, read)| read).collect()
 }
 
 /// What is known of a file before it is read.
