@@ -8,7 +8,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use futures_util::TryStreamExt;
-use kafscale_core::ids::{Offset, PartitionId, TopicId};
+use kafscale_core::ids::{Offset, PartitionId, ProducerId, TopicId};
+use kafscale_core::producer::SeenBatch;
 use kafscale_core::topic_config::TopicConfig;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -120,6 +121,14 @@ impl State {
         Some(target).filter(|t| *t > self.log_start)
     }
 
+    /// What producers have written below a log start, where batches go with it that are in no segment: who recovers the partition does
+    /// not look at those, and their producers go on with the sequence numbers behind them.
+    fn producers_below(&self, log_start: Offset) -> Option<Vec<(ProducerId, Vec<SeenBatch>)>> {
+        let gone = self.tail.partition_point(|batch| batch.last_offset < log_start);
+        let end = self.tail.get(gone).map_or(log_start, |cut| log_start.min(cut.base_offset));
+        (gone > 0).then(|| self.producers.snapshot(end))
+    }
+
     /// Moves the log start, and gives what is wholly below it.
     fn advance_log_start(&mut self, target: Offset) -> (Vec<Arc<str>>, Vec<TailBatch>) {
         self.log_start = self.log_start.max(target);
@@ -167,17 +176,17 @@ async fn move_log_start(
     target: Offset,
 ) -> Result<Offset, PublishError> {
     let _guard = partition.maintenance.lock().await;
-    let mut manifest = {
+    let (mut manifest, producers) = {
         let state = partition.state.lock();
         if target <= state.log_start {
             return Ok(state.log_start);
         }
-        state.manifest()
+        (state.manifest(), state.producers_below(target))
     };
     manifest.log_start = target;
     manifest.epochs.truncate_from_start(target);
     manifest.segments.retain(|s| s.last_offset() >= target);
-    let revision = shared.publish(&manifest, partition.id, None).await?;
+    let revision = shared.publish(&manifest, partition.id, producers).await?;
     let (objects, batches) = {
         let mut state = partition.state.lock();
         if state.gone {

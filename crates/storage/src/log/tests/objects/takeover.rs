@@ -31,6 +31,26 @@ async fn what_was_acknowledged_is_there_for_the_next_owner() {
     assert!(first.health().is_err());
 }
 
+#[tokio::test(start_paused = true)]
+async fn producers_go_on_behind_deleted_records_at_the_next_owner() {
+    for before in [20, 15] {
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        let p = partition(&first, 0);
+        append_from(&p, 10, 1, Some((7, 0, 0))).await.unwrap();
+        append_from(&p, 10, 2, Some((8, 0, 0))).await.unwrap();
+        assert_eq!(p.delete_records(Offset(before)).await, Ok(Offset(before)));
+        let second = cluster.broker(2).await;
+        seal(&second, &first).await;
+        second.acquire(hosted(1)).await;
+        let p = partition(&second, 0);
+        assert_eq!(append_from(&p, 10, 1, Some((7, 0, 0))).await, Ok(Offset(0)), "a duplicate is known");
+        assert_eq!(append_from(&p, 1, 3, Some((7, 0, 10))).await, Ok(Offset(20)));
+        assert_eq!(append_from(&p, 1, 4, Some((8, 0, 10))).await, Ok(Offset(21)));
+        assert_eq!(p.offsets().log_start, Offset(before));
+    }
+}
+
 /// A writer with one object under way that is held back, at whatever moment.
 async fn paused(
     hold: impl Fn(Arc<Semaphore>) -> Fault + Send + 'static,
