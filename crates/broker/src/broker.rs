@@ -103,8 +103,13 @@ impl Broker {
             membership.lease(),
         );
         let chains: Arc<dyn Chains> = Arc::new(log.clone());
-        let controller =
-            Controller::new(metadata.clone(), chains, membership.identity, membership.lease_id());
+        let controller = Controller::new(
+            metadata.clone(),
+            chains,
+            membership.identity,
+            membership.lease_id(),
+            config.collect_interval,
+        );
         let node = Arc::new(Node {
             coordinator,
             request_memory: Arc::new(RequestMemory::new(config.request_memory_bytes, largest)),

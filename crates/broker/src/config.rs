@@ -53,6 +53,8 @@ pub struct BrokerConfig {
     pub write_stall_timeout: Duration,
     /// How long a shutdown waits for requests that are being handled.
     pub drain_timeout: Duration,
+    /// How often the controller looks whether chains of brokers that are gone can be deleted.
+    pub collect_interval: Duration,
 
     /// `fetch.max.bytes`: the most that one Fetch response holds.
     pub fetch_max_bytes: usize,
@@ -92,6 +94,7 @@ impl BrokerConfig {
             response_memory_bytes: 512 << 20,
             write_stall_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
+            collect_interval: Duration::from_secs(30),
             fetch_max_bytes: 55 << 20,
             fetch_session_slots: 1000,
             coordinator: CoordinatorConfig::default(),

@@ -40,8 +40,6 @@ const GATHER: Duration = Duration::from_millis(20);
 /// controller waits until nobody has joined for [`SETTLE_QUIET`], but no longer than [`SETTLE_MAX`].
 const SETTLE_QUIET: Duration = Duration::from_secs(1);
 const SETTLE_MAX: Duration = Duration::from_secs(3);
-/// How often dead chains are looked at, while there are any.
-const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
 /// How old the copy of the metadata in an object store may be: committed offsets that are younger are lost with the metadata.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -82,12 +80,20 @@ pub struct Controller {
     chains: Arc<dyn Chains>,
     identity: Incarnation,
     lease: LeaseId,
+    /// How often dead chains are looked at, while there are any.
+    collect_interval: Duration,
     stats: Arc<ControllerStats>,
 }
 
 impl Controller {
-    pub fn new(metadata: Metadata, chains: Arc<dyn Chains>, identity: Incarnation, lease: LeaseId) -> Self {
-        Self { metadata, chains, identity, lease, stats: Arc::default() }
+    pub fn new(
+        metadata: Metadata,
+        chains: Arc<dyn Chains>,
+        identity: Incarnation,
+        lease: LeaseId,
+        collect_interval: Duration,
+    ) -> Self {
+        Self { metadata, chains, identity, lease, collect_interval, stats: Arc::default() }
     }
 
     pub fn stats(&self) -> Arc<ControllerStats> {
@@ -187,7 +193,8 @@ impl<'a> Term<'a> {
 
     /// Works until the office is lost.
     async fn serve(mut self) -> Result<()> {
-        let mut collect_at = Instant::now() + COLLECT_INTERVAL;
+        let collect_interval = self.controller.collect_interval;
+        let mut collect_at = Instant::now() + collect_interval;
         let mut snapshot_at = Instant::now();
         // At most one of each at a time; ended with the term.
         let (mut collecting, mut snapshots) = (JoinSet::new(), JoinSet::new());
@@ -208,7 +215,7 @@ impl<'a> Term<'a> {
                     self.due = retry_after.map(|after| Instant::now() + after);
                 }
                 () = sleep_until(collect_at), if collecting.is_empty() => {
-                    collect_at = Instant::now() + COLLECT_INTERVAL;
+                    collect_at = Instant::now() + collect_interval;
                     if self.followed.image.has_dead_chains() {
                         let chains = Arc::clone(&self.controller.chains);
                         collecting.spawn(async move { chains.collect().await });

@@ -11,6 +11,8 @@ use uuid::Uuid;
 
 use super::*;
 
+const COLLECT_INTERVAL: Duration = Duration::from_secs(30);
+
 /// Chains that are sealed in the metadata alone.
 #[derive(Debug)]
 struct FakeChains {
@@ -127,7 +129,8 @@ impl World {
 
     fn controller(&self, member: Member, chains: &Arc<FakeChains>) -> Arc<ControllerStats> {
         let chains = Arc::clone(chains) as Arc<dyn Chains>;
-        let controller = Controller::new(self.metadata.clone(), chains, member.id, member.lease);
+        let Member { id, lease } = member;
+        let controller = Controller::new(self.metadata.clone(), chains, id, lease, COLLECT_INTERVAL);
         let stats = controller.stats();
         tokio::spawn(controller.run(self.cancel.clone()));
         stats
