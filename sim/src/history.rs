@@ -186,6 +186,16 @@ pub enum Event {
         call: CallId,
         code: Option<i16>,
     },
+    /// A member says that it is there.
+    Heartbeat {
+        call: CallId,
+        group: Arc<str>,
+        generation: i32,
+    },
+    HeartbeatEnded {
+        call: CallId,
+        code: i16,
+    },
     ReadCommitted {
         call: CallId,
         group: Arc<str>,

@@ -50,19 +50,21 @@ enum Trick {
     Stop,
     CutStore,
     CutMetadata,
+    Isolate,
     StoreOutage,
     MetadataOutage,
     Silence,
     Reset,
 }
 
-const TRICKS: [Trick; 10] = [
+const TRICKS: [Trick; 11] = [
     Trick::Crash,
     Trick::CrashAtStep,
     Trick::Pause,
     Trick::Stop,
     Trick::CutStore,
     Trick::CutMetadata,
+    Trick::Isolate,
     Trick::StoreOutage,
     Trick::MetadataOutage,
     Trick::Silence,
@@ -166,7 +168,7 @@ async fn play(around: &Surroundings, rng: &mut Rng, trick: Trick, node: i32) {
         }
         Trick::Pause => {
             around.orders.give(Command::Pause { node });
-            sleep(rng.ms(200, 14_000)).await;
+            sleep(away(rng)).await;
             around.orders.give(Command::Wake { node });
         }
         Trick::Stop => around.orders.give(Command::Stop { node }),
@@ -178,6 +180,7 @@ async fn play(around: &Surroundings, rng: &mut Rng, trick: Trick, node: i32) {
             faults.set_cut(service, node, false);
             tell(format!("broker {node} reaches {service:?} again"));
         }
+        Trick::Isolate => isolate(around, rng, node).await,
         Trick::StoreOutage | Trick::MetadataOutage => {
             let service = if trick == Trick::StoreOutage { Service::Store } else { Service::Metadata };
             tell(format!("{service:?} answers nobody"));
@@ -197,6 +200,31 @@ async fn play(around: &Surroundings, rng: &mut Rng, trick: Trick, node: i32) {
             tell(format!("the connections of broker {node} break"));
             around.network.reset(node);
         }
+    }
+}
+
+/// How long a broker is away: often longer than its lease, and sometimes until its chain was collected.
+fn away(rng: &mut Rng) -> Duration {
+    let (from_ms, to_ms) = *rng.pick(&[(200, 14_000), (6000, 22_000)]);
+    rng.ms(from_ms, to_ms)
+}
+
+/// A broker reaches neither store, as nobody but clients hears it; then one of them, and the other one only later.
+async fn isolate(around: &Surroundings, rng: &mut Rng, node: i32) {
+    let tell = |what: String| around.history.note(Event::Nemesis { what });
+    let mut services = [Service::Store, Service::Metadata];
+    if rng.per_mille(250) {
+        services.reverse();
+    }
+    tell(format!("broker {node} is cut off from both stores"));
+    for service in services {
+        around.faults.set_cut(service, node, true);
+    }
+    sleep(away(rng)).await;
+    for service in services {
+        around.faults.set_cut(service, node, false);
+        tell(format!("broker {node} reaches {service:?} again"));
+        sleep(rng.ms(0, 9000)).await;
     }
 }
 

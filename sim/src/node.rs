@@ -38,6 +38,7 @@ pub struct Settings {
     wal_pending_bytes: usize,
     tail_cache_bytes: usize,
     retention_check_interval: Duration,
+    collect_interval: Duration,
 }
 
 impl Settings {
@@ -52,6 +53,8 @@ impl Settings {
             wal_pending_bytes: *rng.pick(&[64 << 10, 16 << 20]),
             tail_cache_bytes: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]),
             retention_check_interval: Duration::from_millis(*rng.pick(&[700, 2000, 5000])),
+            // In the field it is half a minute, and few simulations are longer.
+            collect_interval: Duration::from_millis(*rng.pick(&[500, 2000, 30_000])),
         }
     }
 }
@@ -128,6 +131,7 @@ impl Member {
             .map_err(|e| e.to_string())?;
         let mut config = BrokerConfig::new(membership.cluster_id.clone(), node_id);
         config.drain_timeout = Duration::from_secs(3);
+        config.collect_interval = env.settings.collect_interval;
         let foundation =
             Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::clone(&env.clock) };
         let broker =

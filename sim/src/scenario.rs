@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::producer::{Habits, PATIENCE, partitions_of};
-use crate::client::{Client, Setting, admin, consumer, member, producer, reader};
+use crate::client::{Client, Setting, admin, consumer, member, observer, producer, reader};
 use crate::history::{Entry, Event, TopicPartition};
 use crate::nemesis::{self, Mischief};
 use crate::node;
@@ -91,6 +91,7 @@ struct Plan {
     plain: u64,
     consumers: u64,
     members: u64,
+    observers: u64,
     comes_and_goes: bool,
 }
 
@@ -132,6 +133,7 @@ impl Plan {
             plain: rng.between(0, 2),
             consumers: rng.between(1, 2),
             members: *rng.pick(&[0, 1, 2, 3]),
+            observers: rng.between(0, 1),
             comes_and_goes: rng.per_mille(300),
         }
     }
@@ -228,6 +230,11 @@ impl Clients {
             let group = if i < 2 { "readers" } else { "others" };
             let member = member::take_part(self.next(), group.into(), Arc::clone(&plan.topics[0].name));
             all.push(("member".into(), member.boxed()));
+        }
+        for _ in 0..plan.observers.min(plan.members) {
+            let observed = partitions_of(&plan.topics[0].name, plan.topics[0].partitions);
+            let observer = observer::observe(self.next(), "readers".into(), observed);
+            all.push(("observer".into(), observer.boxed()));
         }
         for topic in plan.topics.iter().filter(|topic| topic.deletes_records) {
             let partitions = partitions_of(&topic.name, topic.partitions);

@@ -1,4 +1,4 @@
-//! Groups: a partition belongs to one member of a generation, and an old generation commits nothing.
+//! Groups: a partition belongs to one member of a generation, an old generation commits nothing, and its members hear that it is over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +8,11 @@ use super::{Rule, Violation};
 use crate::history::{CallId, Entry, Event, TopicPartition};
 
 pub fn check(entries: &[Entry], found: &mut Vec<Violation>) {
+    generations(entries, found);
+    heartbeats(entries, found);
+}
+
+fn generations(entries: &[Entry], found: &mut Vec<Violation>) {
     let mut owners: BTreeMap<(&Arc<str>, i32, &TopicPartition), u32> = BTreeMap::new();
     // The highest generation of which a member has heard, and when it was first heard of.
     let mut newest: BTreeMap<&Arc<str>, (i32, Duration)> = BTreeMap::new();
@@ -41,6 +46,36 @@ pub fn check(entries: &[Entry], found: &mut Vec<Violation>) {
                         "{group}: client {client} committed in generation {generation} after {newest_then} had begun"
                     );
                     found.push(Violation { rule: Rule::OldGenerationCommitted, what });
+                    return;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A heartbeat that was begun when a member of a newer generation had its assignment must not succeed. (One that was only joined may be
+/// forgotten with its coordinator.)
+fn heartbeats(entries: &[Entry], found: &mut Vec<Violation>) {
+    let mut newest: BTreeMap<&Arc<str>, i32> = BTreeMap::new();
+    let mut open: BTreeMap<CallId, (&Arc<str>, i32, i32)> = BTreeMap::new();
+    for entry in entries {
+        match &entry.event {
+            Event::Assigned { group, generation, .. } => {
+                let known = newest.entry(group).or_insert(*generation);
+                *known = (*known).max(*generation);
+            }
+            Event::Heartbeat { call, group, generation } => {
+                let known = newest.get(group).copied().unwrap_or(*generation);
+                open.insert(*call, (group, *generation, known));
+            }
+            Event::HeartbeatEnded { call, code: 0 } => {
+                let Some((group, generation, known)) = open.get(call) else { continue };
+                if generation < known {
+                    let what = format!(
+                        "{group}: a member of generation {generation} was told that all is well after {known} had begun, {entry}"
+                    );
+                    found.push(Violation { rule: Rule::OldGenerationAlive, what });
                     return;
                 }
             }

@@ -6,7 +6,8 @@
 //! - the batches of a producer, and any two of which one was acknowledged before the other was begun, keep their order;
 //! - reads are never older than [`STALE_READ_MAX`] allows;
 //! - what was deleted stays deleted, and nothing else is deleted;
-//! - committed offsets are those that were committed last, and a partition is given to one member of a generation;
+//! - committed offsets are those that were committed last, a partition is given to one member of a generation, and a member of an old
+//!   generation hears that it is over;
 //! - when all is well again, every client comes to its end.
 
 mod groups;
@@ -55,6 +56,7 @@ pub enum Rule {
     CommittedOffsetFromNowhere,
     PartitionOfTwoMembers,
     OldGenerationCommitted,
+    OldGenerationAlive,
     Stuck,
     Panicked,
 }

@@ -86,6 +86,12 @@ impl Script {
         self.note(Event::Committed { call, at: at("t"), offset });
     }
 
+    fn heartbeat(&mut self, generation: i32, code: i16) {
+        let call = self.call();
+        self.note(Event::Heartbeat { call, group: "g".into(), generation });
+        self.note(Event::HeartbeatEnded { call, code });
+    }
+
     fn assigned(&mut self, client: u32, generation: i32) {
         let (group, partitions) = ("g".into(), vec![at("t")]);
         self.note(Event::Assigned { client, group, generation, partitions });
@@ -386,6 +392,21 @@ fn an_old_generation_commits_nothing() {
         },
         &[Rule::OldGenerationCommitted],
     );
+}
+
+#[test]
+fn a_member_of_an_old_generation_hears_that_it_is_over() {
+    let over = kafka_protocol::ResponseError::IllegalGeneration.code();
+    let heard = |code| {
+        move |s: &mut Script| {
+            s.assigned(1, 1);
+            s.heartbeat(1, 0);
+            s.assigned(2, 2);
+            s.heartbeat(1, code);
+        }
+    };
+    broken(heard(over), &[]);
+    broken(heard(0), &[Rule::OldGenerationAlive]);
 }
 
 #[test]

@@ -316,7 +316,10 @@ impl Member {
             .with_group_id(self.group_id())
             .with_generation_id(self.generation)
             .with_member_id(self.member_id.clone());
+        let (group, generation) = (Arc::clone(&self.group), self.generation);
+        let call = self.client.history().begin(|call| Event::Heartbeat { call, group, generation });
         let answer = self.client.call(self.coordinator, &request, 4).await?;
+        self.client.history().note(Event::HeartbeatEnded { call, code: answer.error_code });
         check(answer.error_code)
     }
 

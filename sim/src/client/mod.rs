@@ -4,6 +4,7 @@ pub mod admin;
 pub mod connection;
 pub mod consumer;
 pub mod member;
+pub mod observer;
 pub mod producer;
 pub mod reader;
 pub mod records;
