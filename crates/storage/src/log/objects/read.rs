@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use object_store::ObjectStore;
+use object_store::{OBJECT_STORE_COALESCE_DEFAULT, ObjectStoreExt, coalesce_ranges};
 
 use crate::error::ReadError;
 use crate::log::shared::Shared;
@@ -51,7 +51,12 @@ async fn read_object(
     // Rewritten since the read was planned: the next plan finds a segment.
     let moved = || ReadError::Unavailable("the records are being moved; read again".to_owned());
     let object = shared.files.object(file_no).ok_or_else(moved)?;
-    let read = shared.store.get_ranges(&object.path, &ranges).await;
-    let bytes = read.map_err(|e| ReadError::Unavailable(format!("{}: {e}", object.path)))?;
-    Ok((at, bytes))
+    let get = |range: Range<u64>| async {
+        let wanted = range.end - range.start;
+        let read = shared.store.get_range(&object.path, range).await;
+        let bytes = read.map_err(|e| ReadError::Unavailable(format!("{}: {e}", object.path)))?;
+        // The chain is dead and is being collected: a seal, which is shorter, stands in the object's place.
+        if bytes.len() as u64 == wanted { Ok(bytes) } else { Err(moved()) }
+    };
+    Ok((at, coalesce_ranges(&ranges, get, OBJECT_STORE_COALESCE_DEFAULT).await?))
 }

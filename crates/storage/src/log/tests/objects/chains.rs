@@ -100,6 +100,29 @@ async fn an_idle_broker_proves_that_it_is_not_fenced() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_became_a_seal_cannot_be_read() {
+    let mut cluster = Cluster::new();
+    cluster.config.tail_cache_bytes = 0;
+    let first = cluster.owner(1, 0).await;
+    let p = partition(&first, 0);
+    // The first is sent at once; the others gather meanwhile, and are one object.
+    let appended: Vec<_> = (0..4).map(|tag| begin(&p, 1, tag).unwrap()).collect();
+    for one in appended {
+        one.durable.wait().await.unwrap();
+    }
+    assert_eq!(read_all(&p, 0).await, expected(&[(1, 0), (1, 1), (1, 2), (1, 3)]));
+    let id = chain(&first);
+    for seq in 0..2 {
+        let bytes = crate::log::objects::seal::seal_bytes(id, seq);
+        cluster.store.inner.put_opts(&id.object(seq), bytes.into(), Default::default()).await.unwrap();
+    }
+    for from in 0..4 {
+        let read = p.read(Offset(from), 20_000, true).await;
+        assert!(matches!(read, Err(ReadError::Unavailable(_))), "{from}: {read:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chain_of_a_deleted_topic_is_collected() {
     let mut cluster = Cluster::new();
     let first = cluster.owner(1, 0).await;
