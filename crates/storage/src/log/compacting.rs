@@ -20,6 +20,7 @@ use super::partition::PartitionInner;
 use super::retention::delete_object;
 use super::rewrite::{RewriteError, store_segment};
 use super::shared::Shared;
+use super::unsettled::settle;
 use crate::compute::compute;
 use crate::error::ReadError;
 use crate::segment::{MERGE_MAX_BYTES, SegmentBuilder};
@@ -213,6 +214,7 @@ async fn compact_group(
     limit: u64,
 ) -> Result<bool, RewriteError> {
     let _guard = partition.maintenance.lock().await;
+    settle(shared, partition).await?;
     let first = group[0].at.base_offset;
     {
         let state = partition.state.lock();

@@ -96,7 +96,7 @@ pub async fn replace(
     };
     let at = manifest.segments.partition_point(|s| s.at.base_offset < first);
     manifest.segments.splice(at..at + count, with);
-    let revision = shared.publish(&manifest, partition.id, None).await?;
+    let revision = shared.publish(&manifest, partition, None).await?;
     let mut state = partition.state.lock();
     state.revision = Some(revision);
     state.segment_bytes = manifest.segments.iter().map(|s| s.at.size_bytes).sum();

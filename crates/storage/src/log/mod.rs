@@ -41,6 +41,7 @@ mod rewrite;
 pub mod shared;
 pub mod stats;
 mod unclaimed;
+mod unsettled;
 mod writer;
 
 #[cfg(test)]
@@ -317,13 +318,13 @@ impl Log {
     }
 
     /// Writes a snapshot of the metadata into the bucket, if anything has changed since the last one: what a lost metadata store is
-    /// restored from. For the controller; nothing to do on a local disk.
-    pub async fn snapshot(&self) -> Result<(), String> {
-        let Some(chain) = &self.shared.chain else { return Ok(()) };
+    /// restored from. For the controller; `false` on a local disk, where there is nothing to do.
+    pub async fn snapshot(&self) -> Result<bool, String> {
+        let Some(chain) = &self.shared.chain else { return Ok(false) };
         let mut last = chain.snapshot.lock().await;
         let Shared { store, meta, keys, clock, .. } = &*self.shared;
         *last = Some(snapshot::renew(&**store, &**meta, keys, clock.now_ms(), *last).await?);
-        Ok(())
+        Ok(true)
     }
 
     /// Refuses new appends, makes the accepted ones durable, and ends the background work. A store that does not answer is not waited

@@ -59,6 +59,8 @@ pub struct State {
     pub releasing: bool,
     /// Guards the next write of the partition's record.
     pub revision: Option<Revision>,
+    /// It is not known what became of the last write of the partition's record.
+    pub unsettled: bool,
     pub(super) waiters: Vec<Arc<Notify>>,
 }
 

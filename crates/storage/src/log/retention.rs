@@ -19,6 +19,7 @@ use super::acquire::drop_state;
 use super::manifest::{PublishError, directory};
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
+use super::unsettled::settle;
 use crate::error::ReadError;
 
 /// Runs until the log is shut down.
@@ -176,6 +177,7 @@ async fn move_log_start(
     target: Offset,
 ) -> Result<Offset, PublishError> {
     let _guard = partition.maintenance.lock().await;
+    settle(shared, partition).await?;
     let (mut manifest, producers) = {
         let state = partition.state.lock();
         if target <= state.log_start {
@@ -186,7 +188,7 @@ async fn move_log_start(
     manifest.log_start = target;
     manifest.epochs.truncate_from_start(target);
     manifest.segments.retain(|s| s.last_offset() >= target);
-    let revision = shared.publish(&manifest, partition.id, producers).await?;
+    let revision = shared.publish(&manifest, partition, producers).await?;
     let (objects, batches) = {
         let mut state = partition.state.lock();
         if state.gone {

@@ -166,6 +166,7 @@ pub async fn rewrite(shared: &Shared, partition: &PartitionInner) -> Result<(), 
 
 async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste) -> Result<(), RewriteError> {
     let _guard = partition.maintenance.lock().await;
+    super::unsettled::settle(shared, partition).await?;
     let end = partition.state.lock().high_watermark;
     loop {
         if haste == Haste::MakeWay {
@@ -277,7 +278,7 @@ async fn publish(
         (state.manifest(), state.producers.snapshot(end))
     };
     manifest.segments.push(segment.clone());
-    let revision = shared.publish(&manifest, partition.id, Some(producers)).await?;
+    let revision = shared.publish(&manifest, partition, Some(producers)).await?;
     let dropped = {
         let mut state = partition.state.lock();
         if state.gone {

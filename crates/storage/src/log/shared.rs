@@ -123,17 +123,21 @@ impl Shared {
         (self.config.incarnation << 32) | (n & 0xffff_ffff)
     }
 
-    /// Makes `manifest` the partition's record in metadata.
+    /// Makes `manifest` the partition's record in metadata. Without an answer the partition is unsettled: see [`super::unsettled`].
     pub async fn publish(
         &self,
         manifest: &Manifest,
-        id: PartitionId,
+        partition: &PartitionInner,
         producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
     ) -> Result<Revision, PublishError> {
         let guard = Guard { writer_epoch: self.config.incarnation, chain: self.chain.as_deref() };
-        let published = manifest.publish(&*self.meta, &self.keys, id, guard, producers).await;
-        if matches!(published, Err(PublishError::Fenced)) {
-            self.fence("the record of its chain says so");
+        // Before it is sent: who asks for it may go away.
+        partition.state.lock().unsettled = true;
+        let published = manifest.publish(&*self.meta, &self.keys, partition.id, guard, producers).await;
+        match published {
+            Ok(_) => partition.state.lock().unsettled = false,
+            Err(PublishError::Fenced) => self.fence("the record of its chain says so"),
+            Err(PublishError::Conflict | PublishError::Meta(_)) => {}
         }
         published
     }

@@ -6,6 +6,7 @@ mod disaster;
 mod faults;
 mod server;
 mod takeover;
+mod unsettled;
 
 use std::sync::Arc;
 use std::time::Duration;
