@@ -319,8 +319,12 @@ impl Faults {
         if falls("slow", below) {
             there = rng.ms(50, 1200);
         }
-        below += u64::from(weather.doubled);
-        let again_after = falls("doubled", below).then(|| there + rng.ms(1, 3000));
+        // On its own: what is slow is not for that reason carried out twice.
+        let doubled = rng.per_mille(weather.doubled);
+        if doubled {
+            *injected.entry("doubled").or_default() += 1;
+        }
+        let again_after = doubled.then(|| there + rng.ms(1, 3000));
         Fate {
             applied_after: Some(there),
             again_after,
