@@ -6,8 +6,9 @@
 //! nothing, however late it wakes up ([`super::guard`]).
 //! Invariant: while it is not known what became of a transaction, no other one is begun.
 //!
-//! The queue has no limit of its own: every write but those of retention has a request or a group that waits for it, and
-//! connections and groups are limited.
+//! The queue is limited: requests and groups wait for their writes, but a client that does not wait leaves its write behind and may send
+//! the next one, and a store that does not answer takes seconds for each transaction. What finds no room has failed, as if the store
+//! had refused it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use kafscale_core::ids::TopicId;
 use kafscale_meta::records::Keyspace;
 use kafscale_meta::{Error, ErrorKind, MAX_TXN_OPS, Metadata};
 use parking_lot::Mutex;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -32,6 +34,8 @@ use super::tenure::Phase;
 
 /// Operations that are planned at once.
 const BATCH_MAX_OPS: usize = 16 * MAX_TXN_OPS;
+/// So many writes wait at most.
+const QUEUE_MAX: usize = 16 << 10;
 /// A transaction whose guard was changed, or whose fate was unknown, is done again so often.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -52,10 +56,11 @@ pub(super) struct Write {
 
 /// Where writes are handed in. Closed when the coordinator stops.
 #[derive(Debug)]
-pub(super) struct WriteQueue(Mutex<Option<mpsc::UnboundedSender<Write>>>);
+pub(super) struct WriteQueue(Mutex<Option<mpsc::Sender<Write>>>);
 
 impl WriteQueue {
-    /// Writes the changes after all that were enqueued before. `done` learns the outcome once the cell has them.
+    /// Writes the changes after all that were enqueued before. `done` learns the outcome once the cell has them, or at once when too
+    /// many wait already.
     pub fn enqueue(
         &self,
         keys: &Keyspace,
@@ -67,9 +72,19 @@ impl WriteQueue {
         let write = Write { cell: Arc::clone(cell), entries, done, owed: cell.tenure.tasks.token() };
         if let Some(queue) = &*self.0.lock() {
             cell.unwritten.fetch_add(1, Ordering::AcqRel);
-            if queue.send(write).is_err() {
+            let Err(refused) = queue.try_send(write) else { return };
+            cell.unwritten.fetch_sub(1, Ordering::AcqRel);
+            match refused {
+                TrySendError::Full(write) => {
+                    let error =
+                        Error::new(ErrorKind::Retry, "too many groups and offsets wait to be written");
+                    if let Some(done) = write.done {
+                        // The asker may have gone away.
+                        let _ = done.send(Err(error));
+                    }
+                }
                 // Only a failed writer is gone before the queue is closed; the asker sees that nobody answers.
-                cell.unwritten.fetch_sub(1, Ordering::AcqRel);
+                TrySendError::Closed(_) => {}
             }
         }
     }
@@ -80,7 +95,7 @@ impl WriteQueue {
 }
 
 pub(super) fn start(metadata: Metadata, slots: Arc<Slots>) -> (WriteQueue, JoinHandle<()>) {
-    let (queue, writes) = mpsc::unbounded_channel();
+    let (queue, writes) = mpsc::channel(QUEUE_MAX);
     let writer = Writer { guard: Guard::new(metadata.clone(), slots), metadata };
     (WriteQueue(Mutex::new(Some(queue))), tokio::spawn(writer.run(writes)))
 }
@@ -92,7 +107,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut writes: mpsc::UnboundedReceiver<Write>) {
+    async fn run(mut self, mut writes: mpsc::Receiver<Write>) {
         loop {
             let next = match self.guard.is_settled() {
                 true => Ok(writes.recv().await),
@@ -244,5 +259,38 @@ fn apply(cell: &Cell, change: &Change) {
             cell.status.lock().stored = false;
             *cell.offsets.write() = Default::default();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kafscale_core::group::offsets::CommittedOffsets;
+    use kafscale_core::group::{Group, GroupConfig};
+    use kafscale_meta::Revision;
+    use kafscale_meta::records::PartitionAssignment;
+
+    use super::super::tenure::Tenure;
+    use super::*;
+
+    #[test]
+    fn a_write_that_finds_no_room_has_failed() {
+        let (sender, mut writes) = mpsc::channel(1);
+        let queue = WriteQueue(Mutex::new(Some(sender)));
+        let keys = Keyspace::new("test").unwrap();
+        let tenure = Arc::new(Tenure::new(0, PartitionAssignment::default(), Revision(1)));
+        let group = Group::new(GroupConfig::default(), 0);
+        let cell = Arc::new(Cell::new(&tenure, "g".into(), group, CommittedOffsets::default(), false));
+        let mut outcomes = std::iter::repeat_with(|| {
+            let (done, outcome) = oneshot::channel();
+            queue.enqueue(&keys, &cell, vec![Change::RemoveGroup], Some(done));
+            outcome
+        });
+        let (mut first, mut second) = (outcomes.next().unwrap(), outcomes.next().unwrap());
+        assert!(first.try_recv().is_err(), "it waits");
+        let refused = second.try_recv().unwrap().unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Retry);
+        assert_eq!(cell.unwritten.load(Ordering::Relaxed), 1);
+        writes.try_recv().unwrap();
+        assert!(outcomes.next().unwrap().try_recv().is_err(), "there is room again");
     }
 }
