@@ -54,8 +54,9 @@ pub trait Chains: std::fmt::Debug + Send + Sync + 'static {
     /// Frees what no partition needs any more of chains whose incarnations are gone.
     async fn collect(&self) -> Result<(), String>;
 
-    /// Keeps a copy of the metadata where the records are, for the case that the metadata store is lost.
-    async fn snapshot(&self) -> Result<(), String>;
+    /// Keeps a copy of the metadata where the records are, for the case that the metadata store is lost. `false` where there is none,
+    /// as on a local disk.
+    async fn snapshot(&self) -> Result<bool, String>;
 }
 
 #[async_trait]
@@ -68,7 +69,7 @@ impl Chains for Log {
         Log::collect(self).await
     }
 
-    async fn snapshot(&self) -> Result<(), String> {
+    async fn snapshot(&self) -> Result<bool, String> {
         Log::snapshot(self).await
     }
 }
@@ -224,13 +225,16 @@ impl<'a> Term<'a> {
                 () = sleep_until(snapshot_at), if snapshots.is_empty() => {
                     snapshot_at = Instant::now() + SNAPSHOT_INTERVAL;
                     let chains = Arc::clone(&self.controller.chains);
-                    snapshots.spawn(async move { chains.snapshot().await });
+                    let began = Instant::now();
+                    snapshots.spawn(async move { chains.snapshot().await.map(|there| there.then_some(began)) });
                 }
-                Some(taken) = snapshots.join_next() => {
-                    if let Ok(Err(error)) = taken {
+                Some(taken) = snapshots.join_next() => match taken {
+                    Ok(Ok(at)) => *self.controller.stats.snapshot_at.lock() = at,
+                    Ok(Err(error)) => {
                         warn!(%error, "the metadata was not copied into the object store; trying again later");
                     }
-                }
+                    Err(error) => warn!(%error, "the task that copies the metadata failed"),
+                },
                 Some(collected) = collecting.join_next() => {
                     if let Ok(Err(error)) = collected {
                         warn!(%error, "dead chains were not collected; trying again later");

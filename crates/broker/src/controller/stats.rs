@@ -2,6 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
 /// Counters since this broker started.
 #[derive(Debug, Default)]
 pub struct ControllerStats {
@@ -17,4 +20,6 @@ pub struct ControllerStats {
     pub seals: AtomicU64,
     /// How long it took to bring everything into agreement the last time that there was something to do.
     pub last_reconcile_us: AtomicU64,
+    /// When the object store last had a copy of the metadata as it was at that moment; `None` while this broker knows of none.
+    pub snapshot_at: Mutex<Option<Instant>>,
 }

@@ -1,6 +1,6 @@
 //! The controller over the embedded store: what it does, and in which order.
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use kafscale_core::ids::NodeId;
 use kafscale_meta::records::{AssignmentRecord, BrokerRecord, ChainRecord, PartitionAssignment, TopicRecord};
@@ -23,6 +23,8 @@ struct FakeChains {
     failures: AtomicU32,
     /// A permit lets one seal through.
     gate: Semaphore,
+    /// Whether the metadata can be copied.
+    copies: AtomicBool,
 }
 
 #[async_trait]
@@ -47,8 +49,11 @@ impl Chains for FakeChains {
         Ok(())
     }
 
-    async fn snapshot(&self) -> Result<(), String> {
-        Ok(())
+    async fn snapshot(&self) -> Result<bool, String> {
+        match self.copies.load(Ordering::Relaxed) {
+            true => Ok(true),
+            false => Err("503 SlowDown".to_owned()),
+        }
     }
 }
 
@@ -78,6 +83,7 @@ impl World {
             sealed: Mutex::default(),
             failures: AtomicU32::new(0),
             gate: Semaphore::new(1000),
+            copies: AtomicBool::new(true),
         });
         Self { metadata, chains, cancel: CancellationToken::new() }
     }
@@ -221,6 +227,7 @@ async fn a_former_controller_that_wakes_up_changes_nothing() {
         sealed: Mutex::default(),
         failures: AtomicU32::new(0),
         gate: Semaphore::new(0),
+        copies: AtomicBool::new(true),
     });
     let former = world.controller(a, &slow);
     world.die(c).await;
@@ -317,6 +324,22 @@ async fn an_incarnation_whose_chain_was_collected_is_gone() {
     world.controller(a, &world.chains);
     world.until(|all| even(all, &[a])).await;
     assert!(world.chains.sealed.lock().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_age_of_the_snapshot_grows_while_copying_fails() {
+    let world = World::new();
+    let a = world.join(1).await;
+    let stats = world.controller(a, &world.chains);
+    let age = || stats.snapshot_at.lock().map(|at: Instant| at.elapsed());
+    sleep(SNAPSHOT_INTERVAL * 3).await;
+    assert!(age().unwrap() <= SNAPSHOT_INTERVAL);
+    world.chains.copies.store(false, Ordering::Relaxed);
+    sleep(SNAPSHOT_INTERVAL * 3).await;
+    assert!(age().unwrap() > SNAPSHOT_INTERVAL * 2);
+    world.chains.copies.store(true, Ordering::Relaxed);
+    sleep(SNAPSHOT_INTERVAL * 2).await;
+    assert!(age().unwrap() <= SNAPSHOT_INTERVAL);
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,13 @@ fn cluster(node: &Node, text: &mut Text) {
     let name = "kafscale_controller_last_reconcile_seconds";
     let help = "How long the controller took the last time that it looked at everything, seals included.";
     text.single(name, Kind::Gauge, help, get(&stats.last_reconcile_us) / 1e6);
+    if active > 0.0
+        && let Some(at) = *stats.snapshot_at.lock()
+    {
+        let name = "kafscale_controller_snapshot_age_seconds";
+        let help = "How old the copy of the metadata in the object store is; only on the controller.";
+        text.single(name, Kind::Gauge, help, at.elapsed().as_secs_f64());
+    }
 }
 
 fn broker(node: &Node, text: &mut Text) {
