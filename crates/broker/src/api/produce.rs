@@ -25,6 +25,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Pending, RequestContext, lookup, str_bytes};
+use crate::cluster::reads;
 use crate::node::Node;
 use crate::topics::Topic;
 use crate::wire::produce::{self, PartitionBatch, TopicBatches, TopicRef};
@@ -86,7 +87,7 @@ pub fn admit(
         let answer = if acks == 0 {
             silent_answer(&ctx, appended)
         } else {
-            let topics = await_durable(&node, &ctx, appended, started + wait).await;
+            let topics = await_durable(&node, &ctx, appended, started, wait).await;
             let endpoints = node_endpoints(&node, &ctx, &topics);
             ctx.answer(&ProduceResponse::default().with_responses(topics).with_node_endpoints(endpoints))
         };
@@ -175,15 +176,16 @@ async fn await_durable(
     node: &Node,
     ctx: &RequestContext,
     appended: Vec<(TopicRef, Vec<Part>)>,
-    deadline: Instant,
+    started: Instant,
+    wait: Duration,
 ) -> Vec<TopicProduceResponse> {
     let mut topics = Vec::with_capacity(appended.len());
     for (topic, parts) in appended {
         let mut partitions = Vec::with_capacity(parts.len());
         for Part { index, outcome } in parts {
             let outcome = match outcome {
-                Ok(appended) => await_part(node, ctx, appended, deadline).await,
-                Err(failure) => Err(failure),
+                Ok(appended) => await_part(node, ctx, appended, started + wait).await,
+                Err(failure) => Err(of_owner(node, started, failure).await),
             };
             partitions.push(match outcome {
                 Ok(response) => response.with_index(index),
@@ -193,6 +195,19 @@ async fn await_durable(
         topics.push(topic_response(topic, partitions));
     }
     topics
+}
+
+/// What is wrong with a producer's sequence only the owner can say: one that was deposed does not know what was written since, and a
+/// producer must not take its word.
+async fn of_owner(node: &Node, started: Instant, failure: Failure) -> Failure {
+    let of_sequence = matches!(
+        failure.error,
+        ResponseError::OutOfOrderSequenceNumber | ResponseError::InvalidProducerEpoch
+    );
+    if !of_sequence || reads::were_current(node, started).await {
+        return failure;
+    }
+    ResponseError::NotLeaderOrFollower.into()
 }
 
 async fn await_part(

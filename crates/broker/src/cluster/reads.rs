@@ -19,16 +19,21 @@ const PROVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether this broker owned, until a second ago at least, what it owns by its own image.
 pub async fn are_current(node: &Node) -> bool {
-    if node.cluster.lease_holds() {
-        return true;
-    }
-    let is_fresh = |proved: Instant| proved.elapsed() <= PROOF_LASTS;
-    if node.log.proved_at().is_some_and(is_fresh) {
+    is_proved(node, |proved| proved.elapsed() <= PROOF_LASTS).await
+}
+
+/// Whether nobody had taken over before `at` what this broker owns by its own image: what it said then of a producer's batches was so.
+pub async fn were_current(node: &Node, at: Instant) -> bool {
+    is_proved(node, |proved| proved >= at).await
+}
+
+async fn is_proved(node: &Node, is_enough: impl Fn(Instant) -> bool) -> bool {
+    if node.cluster.lease_holds() || node.log.proved_at().is_some_and(&is_enough) {
         return true;
     }
     // On a local disk this is at once: the lock of the directory is the fence.
     match timeout(PROVE_TIMEOUT, node.log.prove()).await {
-        Ok(Ok(proved)) => is_fresh(proved),
+        Ok(Ok(proved)) => is_enough(proved),
         Ok(Err(_)) | Err(_) => false,
     }
 }
