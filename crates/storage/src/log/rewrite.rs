@@ -183,7 +183,7 @@ async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste)
 /// Waits while appends need the disk, unless more has gathered than may be put off.
 async fn make_way(shared: &Shared) {
     let one_disk = uses_one_disk(shared);
-    while one_disk && can_be_put_off(shared) && shared.pace.is_due() && !shared.stopping.is_cancelled() {
+    while one_disk && shared.pace.is_due() && !shared.stopping.is_cancelled() && can_be_put_off(shared) {
         let before = shared.pace.busy();
         tokio::time::sleep(pace::WINDOW).await;
         if !pace::is_busy(shared.pace.busy().saturating_sub(before)) {
