@@ -14,6 +14,7 @@ pub mod segment;
 pub mod store;
 #[cfg(test)]
 mod testing;
+mod unlinked;
 mod vectored;
 mod wal;
 

@@ -77,7 +77,7 @@ pub async fn open(
     };
     let limits = ReadLimits::with_cache_bytes(config.segment_cache_bytes);
     let segments = SegmentReader::new(store.clone(), limits);
-    let files = Arc::new(WalFiles::default());
+    let files = Arc::new(WalFiles::with_room(config.wal_burst_bytes));
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
     let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
@@ -180,7 +180,7 @@ fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes:
     let mut before = None;
     while let Some(unused) = recovered.pop_if(|file| file.end == FILE_HEADER_BYTES) {
         before = unused.header.previous;
-        files.recycle(&unused.path, &unused.file, file_bytes);
+        files.retire(&unused.path, unused.file, file_bytes);
     }
     before
 }

@@ -83,6 +83,7 @@ pub async fn run(shared: Arc<Shared>) {
             rewrite_aged(&shared).await;
         }
         rewrite_excess(&shared).await;
+        shared.files.remove_old_spares();
     }
 }
 

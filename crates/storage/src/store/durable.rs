@@ -19,6 +19,7 @@ use std::time::Instant;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -28,6 +29,7 @@ use object_store::{
 use parking_lot::RwLock;
 
 use crate::log::pace::Pace;
+use crate::unlinked::free_gradually;
 use crate::vectored::write_all_vectored;
 
 /// Files that are not objects yet. Names with `#` and a number are never listed as objects.
@@ -219,7 +221,15 @@ impl ObjectStore for DurableLocal {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let local = self.inner.clone();
+        // Opened while it has its name: the space is freed only once that is gone.
+        let keep_open = move |location: &Path| {
+            let path = local.path_to_filesystem(location);
+            if let Some(file) = path.ok().and_then(|path| File::options().write(true).open(path).ok()) {
+                free_gradually(Arc::new(file));
+            }
+        };
+        self.inner.delete_stream(locations.inspect_ok(keep_open).boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -6,11 +6,13 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::log::flush::Flush;
+use crate::unlinked::free_gradually;
 use crate::vectored::read_exact_at;
 
 /// Where a durable batch stands.
@@ -20,8 +22,12 @@ pub struct Place {
     pub position: u64,
 }
 
-/// How many freed files are kept for the next roll; a recycled file needs no block allocation.
-const SPARES_MAX: usize = 2;
+/// So many freed files are kept for the next rolls whatever the room. A file that was written before takes writes faster than a new
+/// one: its blocks are there, and hold data.
+const SPARES_KEPT: usize = 2;
+
+/// Further ones, which a burst leaves, are kept for the next burst for so long.
+const SPARE_LIFE: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 enum Medium {
@@ -53,10 +59,17 @@ struct Entry {
     bytes: u64,
 }
 
+#[derive(Debug)]
+struct Spare {
+    path: PathBuf,
+    since: Instant,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     entries: VecDeque<Entry>,
-    spares: Vec<PathBuf>,
+    /// The last one was freed last.
+    spares: VecDeque<Spare>,
     /// The number of the next object.
     next_object_no: u64,
     /// Objects of the own chain below this are not needed any more.
@@ -67,9 +80,15 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct WalFiles {
     inner: Mutex<Inner>,
+    /// What files in use and spares may take together.
+    room_bytes: u64,
 }
 
 impl WalFiles {
+    pub fn with_room(room_bytes: u64) -> WalFiles {
+        WalFiles { room_bytes, ..WalFiles::default() }
+    }
+
     pub fn add_disk(&self, file_no: u64, path: PathBuf, file: Arc<File>, size_bytes: u64) {
         let medium = Medium::Disk { path, file, size_bytes };
         self.inner.lock().entries.push_back(Entry { file_no, medium, live: 0, bytes: 0 });
@@ -136,7 +155,7 @@ impl WalFiles {
     /// Frees files from the oldest on, as long as nothing in them is needed; the one being written stays.
     pub fn free_unused(&self) {
         let mut freed = Vec::new();
-        let spares = {
+        {
             let mut inner = self.inner.lock();
             while inner.can_free_first() {
                 freed.extend(inner.entries.pop_front());
@@ -148,44 +167,61 @@ impl WalFiles {
             if let Some(seq) = freed.iter().filter_map(own).max() {
                 inner.own_freed = seq + 1;
             }
-            inner.spares.len()
-        };
-        for (i, entry) in freed.into_iter().enumerate() {
-            let Medium::Disk { path, file, size_bytes } = entry.medium else { continue };
-            // A file that a reader still has open must not be written again under it.
-            let recycle = spares + i < SPARES_MAX && Arc::strong_count(&file) == 1;
-            if let Err(error) = self.retire(&path, recycle && file_is(&file, size_bytes)) {
-                tracing::warn!(file = %path.display(), %error, "cannot remove a write-ahead file");
+        }
+        for entry in freed {
+            if let Medium::Disk { path, file, size_bytes } = entry.medium {
+                self.retire(&path, file, size_bytes);
             }
         }
     }
 
     /// Takes a file that holds nothing: as a spare, or away where there are enough.
-    pub fn recycle(&self, path: &Path, file: &File, size_bytes: u64) {
-        let spares = self.inner.lock().spares.len();
-        if let Err(error) = self.retire(path, spares < SPARES_MAX && file_is(file, size_bytes)) {
+    pub fn retire(&self, path: &Path, file: Arc<File>, size_bytes: u64) {
+        // A file that a reader still has open must not be written again under it.
+        let usable = Arc::strong_count(&file) == 1 && file_is(&file, size_bytes);
+        let retired = if usable && self.has_room_for_spare(size_bytes) {
+            let spare = path.with_extension("spare.tmp");
+            std::fs::rename(path, &spare)
+                .map(|()| self.inner.lock().spares.push_back(Spare { path: spare, since: Instant::now() }))
+        } else {
+            std::fs::remove_file(path).map(|()| free_gradually(file))
+        };
+        if let Err(error) = retired {
             tracing::warn!(file = %path.display(), %error, "cannot remove a write-ahead file");
         }
     }
 
-    fn retire(&self, path: &Path, recycle: bool) -> io::Result<()> {
-        if !recycle {
-            return std::fs::remove_file(path);
-        }
-        let spare = path.with_extension("spare.tmp");
-        std::fs::rename(path, &spare)?;
-        self.inner.lock().spares.push(spare);
-        Ok(())
+    fn has_room_for_spare(&self, size_bytes: u64) -> bool {
+        let inner = self.inner.lock();
+        let files = inner.entries.len() + inner.spares.len();
+        inner.spares.len() < SPARES_KEPT || (files as u64 + 1).saturating_mul(size_bytes) <= self.room_bytes
     }
 
     pub fn take_spare(&self) -> Option<PathBuf> {
-        self.inner.lock().spares.pop()
+        self.inner.lock().spares.pop_back().map(|spare| spare.path)
+    }
+
+    /// Removes spares that no roll has taken for long.
+    pub fn remove_old_spares(&self) {
+        let is_old = |spare: &mut Spare| spare.since.elapsed() > SPARE_LIFE;
+        loop {
+            let spare = {
+                let mut inner = self.inner.lock();
+                let more = inner.spares.len() > SPARES_KEPT;
+                inner.spares.pop_front_if(|spare| more && is_old(spare))
+            };
+            let Some(Spare { path, .. }) = spare else { return };
+            let file = File::options().write(true).open(&path);
+            if let (Ok(file), Ok(())) = (file, std::fs::remove_file(&path)) {
+                free_gradually(Arc::new(file));
+            }
+        }
     }
 
     /// Gives back the disk space of files kept for reuse: on a full disk they may be all that is left.
     pub fn drop_spares(&self) {
         for spare in std::mem::take(&mut self.inner.lock().spares) {
-            let _ = std::fs::remove_file(spare);
+            let _ = std::fs::remove_file(spare.path);
         }
     }
 

@@ -209,6 +209,30 @@ fn freed_files_are_recycled_and_their_old_objects_are_not_seen() {
 }
 
 #[test]
+fn a_burst_leaves_as_many_spares_as_there_is_room_for() {
+    let spares = |room_bytes| {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Arc::new(WalFiles::with_room(room_bytes));
+        let mut chain = Chain::from(LocalChain::new(dir.path(), config(16 << 10), files.clone(), None));
+        let mut held = Vec::new();
+        for i in 0..200 {
+            let (index, batches) = one(i * 10, 10);
+            held.push(chain.append(&index, &batches).unwrap().0);
+            files.retain(held[held.len() - 1], 1, 1);
+        }
+        assert!(*held.last().unwrap() > 10, "the burst has too few files");
+        for file_no in held {
+            files.release(file_no, 1);
+        }
+        files.free_unused();
+        files.remove_old_spares();
+        std::iter::from_fn(|| files.take_spare()).filter(|spare| spare.exists()).count()
+    };
+    assert_eq!(spares(0), 2);
+    assert_eq!(spares(6 * (16 << 10)), 5, "and one is in use");
+}
+
+#[test]
 fn an_object_made_up_by_a_producer_is_not_taken_for_one() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 3, 1 << 20);
