@@ -16,8 +16,12 @@ const BUSY_PARTS: u32 = 4;
 /// Appends go on when one was under way so lately.
 const LATELY: Duration = Duration::from_millis(100);
 /// While they do, and as long as there is all the room, using the disk is followed by a pause so many times as long.
-const PAUSE_TIMES: f64 = 3.0;
+const PAUSE_TIMES: f64 = 9.0;
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// What is read or written at a time, while they go on and there is all the room, and otherwise. An append waits for one stretch.
+const STRETCH_MIN_BYTES: usize = 128 << 10;
+const STRETCH_MAX_BYTES: usize = 1 << 20;
 
 /// What the writer and the rewriter know of each other.
 #[derive(Debug)]
@@ -100,6 +104,15 @@ impl Pace {
         self.began_us.load(Ordering::Relaxed) != 0 || Duration::from_micros(since) <= LATELY
     }
 
+    /// How much to read or write before the next pause.
+    pub fn stretch_bytes(&self) -> usize {
+        if !self.appends_go_on() {
+            return STRETCH_MAX_BYTES;
+        }
+        let taken = self.taken_permille.load(Ordering::Relaxed);
+        (STRETCH_MIN_BYTES << (taken / 250)).min(STRETCH_MAX_BYTES)
+    }
+
     /// How long to leave the disk to appends after rewriting used it for so long.
     pub fn pause_after(&self, took: Duration) -> Duration {
         if !self.appends_go_on() {
@@ -124,13 +137,17 @@ mod tests {
         let (pace, took) = (Pace::default(), Duration::from_millis(4));
         std::thread::sleep(LATELY + Duration::from_millis(20));
         assert_eq!(pace.pause_after(took), Duration::ZERO, "nobody appends");
+        assert_eq!(pace.stretch_bytes(), STRETCH_MAX_BYTES, "nobody appends");
         pace.write_begins();
-        assert_eq!(pace.pause_after(took), took * 3);
+        assert_eq!(pace.pause_after(took), took * 9);
+        assert_eq!(pace.stretch_bytes(), STRETCH_MIN_BYTES);
         pace.write_ends();
         pace.note_room(500, 1000);
-        assert_eq!(pace.pause_after(took), took * 3 / 2);
+        assert_eq!(pace.pause_after(took), took * 9 / 2);
+        assert_eq!(pace.stretch_bytes(), STRETCH_MIN_BYTES * 4);
         pace.note_room(2000, 1000);
         assert_eq!(pace.pause_after(took), Duration::ZERO);
+        assert_eq!(pace.stretch_bytes(), STRETCH_MAX_BYTES);
         pace.note_room(0, 0);
         assert_eq!(pace.pause_after(took), Duration::ZERO, "no room at all");
         pace.note_room(0, 1000);

@@ -146,6 +146,15 @@ pub enum Source {
     Wal(Place, u32, Offset),
 }
 
+impl Source {
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Source::Memory(bytes) => bytes.len(),
+            Source::Wal(_, size_bytes, _) => *size_bytes as usize,
+        }
+    }
+}
+
 impl TailBatch {
     pub fn source(&self) -> Source {
         match self.flush.upgrade().and_then(|f| f.batch(self.slot)) {

@@ -228,14 +228,23 @@ async fn next_piece(
         return Ok(None);
     }
     let count = sources.len();
-    let began = Instant::now();
-    let loaded = shared.load(sources).await?;
-    if haste == Haste::MakeWay && uses_one_disk(shared) {
-        tokio::time::sleep(shared.pace.pause_after(began.elapsed())).await;
-    }
     let mut builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
-    for bytes in loaded {
-        builder.append(PlacedBatch::from_log(bytes)?)?;
+    let makes_way = haste == Haste::MakeWay && uses_one_disk(shared);
+    let mut sources = sources.into_iter().peekable();
+    while sources.peek().is_some() {
+        let stretch_bytes = if makes_way { shared.pace.stretch_bytes() } else { usize::MAX };
+        let began = Instant::now();
+        let (mut stretch, mut size_bytes) = (Vec::new(), 0);
+        while let Some(source) = sources.next_if(|_| size_bytes < stretch_bytes) {
+            size_bytes += source.size_bytes();
+            stretch.push(source);
+        }
+        for bytes in shared.load(stretch).await? {
+            builder.append(PlacedBatch::from_log(bytes)?)?;
+        }
+        if makes_way {
+            tokio::time::sleep(shared.pace.pause_after(began.elapsed())).await;
+        }
     }
     Ok(builder.finish().map(|encoded| (encoded, count)))
 }

@@ -30,13 +30,10 @@ use parking_lot::RwLock;
 
 use crate::log::pace::Pace;
 use crate::unlinked::free_gradually;
-use crate::vectored::write_all_vectored;
+use crate::vectored::{read_exact_at, write_all_vectored};
 
 /// Files that are not objects yet. Names with `#` and a number are never listed as objects.
 const STAGING: &str = ".staging";
-
-/// What is written between two syncs.
-const STRETCH_BYTES: usize = 512 << 10;
 
 /// How often a put creates its directory anew when deletes keep removing it.
 const PLACE_ATTEMPTS: usize = 16;
@@ -146,7 +143,7 @@ impl Staging {
 fn write_synced(path: &FsPath, payload: &PutPayload, pace: &Pace) -> io::Result<()> {
     let file = File::options().write(true).create_new(true).open(path)?;
     let mut stretch: Vec<IoSlice<'_>> = Vec::new();
-    let mut stretch_bytes = 0;
+    let (mut stretch_bytes, mut limit) = (0, pace.stretch_bytes());
     let flush = |stretch: &mut Vec<IoSlice<'_>>| {
         let began = Instant::now();
         write_all_vectored(&file, stretch)?;
@@ -155,13 +152,16 @@ fn write_synced(path: &FsPath, payload: &PutPayload, pace: &Pace) -> io::Result<
         std::thread::sleep(pace.pause_after(began.elapsed()));
         io::Result::Ok(())
     };
-    for piece in payload.iter().flat_map(|piece| piece.chunks(STRETCH_BYTES)) {
-        if stretch_bytes + piece.len() > STRETCH_BYTES {
-            flush(&mut stretch)?;
-            stretch_bytes = 0;
+    for mut piece in payload.iter().map(|piece| &piece[..]) {
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(limit - stretch_bytes));
+            stretch.push(IoSlice::new(now));
+            (piece, stretch_bytes) = (later, stretch_bytes + now.len());
+            if stretch_bytes == limit {
+                flush(&mut stretch)?;
+                (stretch_bytes, limit) = (0, pace.stretch_bytes());
+            }
         }
-        stretch.push(IoSlice::new(piece));
-        stretch_bytes += piece.len();
     }
     flush(&mut stretch)
 }
@@ -217,7 +217,16 @@ impl ObjectStore for DurableLocal {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        let (path, ranges) = (self.inner.path_to_filesystem(location)?, ranges.to_vec());
+        blocking(move || {
+            let file = File::open(&path).map_err(|e| io_error(e, "open", &path))?;
+            let read_one = |range: Range<u64>| {
+                let size_bytes = range.end.saturating_sub(range.start) as usize;
+                read_exact_at(&file, size_bytes, range.start).map_err(|e| io_error(e, "read", &path))
+            };
+            ranges.into_iter().map(read_one).collect()
+        })
+        .await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
