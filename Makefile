@@ -8,7 +8,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants bench bench-quick bench-build deny fuzz fmt clean
+.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants bench bench-quick bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -55,6 +55,10 @@ bench: bench-build ## measure KafScale, rivals and the hardware for more than an
 
 bench-quick: bench-build ## measure KafScale and the hardware, in under two minutes once it is built
 	@$(BENCH) --quick $(BENCH_ARGS)
+
+bench-micro: ## time the hot functions one by one, with what they allocate
+	cargo bench --locked -p kafscale-core --bench batches
+	cargo bench --locked -p kafscale-storage --bench segments
 
 BENCH = KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale KAFSCALE_BENCH_BIN=$(abspath $(TARGET_DIR))/release/kafscale-bench bench/run
 

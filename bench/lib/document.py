@@ -14,6 +14,7 @@ This page is written by `bench/run --docs` from the figures of one run; nothing 
 
 ```sh
 make bench-quick      # KafScale and what the hardware can do, under two minutes
+make bench-micro      # the hot functions one by one: time, throughput, allocations
 make bench            # everything on this page, more than an hour; needs what bench/setup installs
 ```
 

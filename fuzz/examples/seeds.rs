@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
+use kafscale_core::crc;
 use kafscale_core::batch::PlacedBatch;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use kafscale_storage::segment::SegmentBuilder;
@@ -77,7 +78,7 @@ fn batch(base_offset: i64, codec: i16, count: i32, producer_id: i64) -> std::io:
     out.extend(0i32.to_be_bytes());
     out.extend(count.to_be_bytes());
     out.extend(records);
-    let crc = crc32c::crc32c(&out[21..]);
+    let crc = crc::crc32c(&out[21..]);
     out[17..21].copy_from_slice(&crc.to_be_bytes());
     Ok(out.into())
 }
@@ -91,7 +92,7 @@ fn version_1(batches: &[PlacedBatch]) -> Vec<u8> {
     out.extend(NOW.to_be_bytes());
     out.extend([0; 4]);
     out.extend(&body);
-    out.extend(crc32c::crc32c(&body).to_be_bytes());
+    out.extend(crc::crc32c(&body).to_be_bytes());
     out.extend(last.0.to_be_bytes());
     out.extend(b"END!");
     out

@@ -3,6 +3,7 @@
 #![no_main]
 
 use bytes::BytesMut;
+use kafscale_core::crc;
 use kafscale_core::batch::{BatchHeader, BatchRules, PlacedBatch, TimestampType, ValidBatch};
 use kafscale_core::ids::{LeaderEpoch, Offset};
 use kafscale_core::records;
@@ -17,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
     // No fuzzer finds a right CRC by itself, and everything of interest is behind it.
     if bytes.len() > ATTRIBUTES_AT {
         let mut repaired = bytes.to_vec();
-        let crc = crc32c::crc32c(&repaired[ATTRIBUTES_AT..]);
+        let crc = crc::crc32c(&repaired[ATTRIBUTES_AT..]);
         repaired[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         check(&repaired);
     }

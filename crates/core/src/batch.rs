@@ -5,6 +5,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::crc;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use crate::producer::{Sequence, sequence_after};
 use crate::records::{self, RecordSummary, RecordsError};
@@ -92,6 +93,8 @@ impl BatchHeader {
     pub const SIZE_BYTES: usize = 61;
     /// The base offset and the length, which the stated length does not count.
     pub const PREFIX_BYTES: usize = 12;
+    /// Where the CRC32C stands of everything that comes after it.
+    pub const CRC: std::ops::Range<usize> = CRC_AT..ATTRIBUTES_AT;
 
     /// Reads the header of the batch at the start of `bytes`, which must hold the whole batch.
     pub fn parse(bytes: &[u8]) -> Result<BatchHeader, HeaderError> {
@@ -187,7 +190,7 @@ impl BatchHeader {
         }
         put(MAX_TIMESTAMP_AT, &max_timestamp_ms.to_be_bytes());
         put(RECORDS_COUNT_AT, &records_count.to_be_bytes());
-        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
+        let crc = crc::crc32c(&out[ATTRIBUTES_AT..]);
         out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         out.into()
     }
@@ -198,7 +201,7 @@ impl BatchHeader {
             i32::try_from(last.0.saturating_sub(self.base_offset.0)).unwrap_or(self.last_offset_delta);
         let mut out = batch.to_vec();
         out[LAST_OFFSET_DELTA_AT..LAST_OFFSET_DELTA_AT + 4].copy_from_slice(&delta.to_be_bytes());
-        let crc = crc32c::crc32c(&out[ATTRIBUTES_AT..]);
+        let crc = crc::crc32c(&out[ATTRIBUTES_AT..]);
         out[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
         out.into()
     }
@@ -220,7 +223,7 @@ impl BatchHeader {
 
     /// Whether the CRC32C over everything from the attributes on is right.
     pub fn crc_matches(&self, batch: &[u8]) -> bool {
-        crc32c::crc32c(&batch[ATTRIBUTES_AT..self.size_bytes]) == self.crc
+        crc::crc32c(&batch[ATTRIBUTES_AT..self.size_bytes]) == self.crc
     }
 }
 
@@ -325,7 +328,7 @@ impl ValidBatch {
             self.bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
             self.bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8]
                 .copy_from_slice(&max_timestamp_ms.to_be_bytes());
-            let crc = crc32c::crc32c(&self.bytes[ATTRIBUTES_AT..]);
+            let crc = crc::crc32c(&self.bytes[ATTRIBUTES_AT..]);
             self.bytes[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
         }
         PlacedBatch {

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod clock;
 pub mod compaction;
+pub mod crc;
 pub mod epochs;
 pub mod group;
 pub mod ids;

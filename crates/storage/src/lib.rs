@@ -4,7 +4,6 @@
 
 mod block_cache;
 mod compute;
-mod crc;
 mod disaster;
 mod error;
 #[doc(hidden)]

@@ -4,6 +4,7 @@ pub mod faulty;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafscale_core::batch::{BatchHeader, BatchRules, TimestampType, ValidBatch, batches};
+use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 pub const NOW_MS: i64 = 1_700_000_000_000;
@@ -68,7 +69,7 @@ pub fn batch_of(pairs: &[KeyValue<'_>], timestamp_ms: i64, producer: Producer) -
     b.put_i32(sequence);
     b.put_i32(records);
     b.extend_from_slice(&body);
-    let crc = crc32c::crc32c(&b[21..]);
+    let crc = crc::crc32c(&b[21..]);
     b[17..21].copy_from_slice(&crc.to_be_bytes());
     ValidBatch::check(b, &RULES, timestamp_ms).expect("the batch is valid")
 }

@@ -1,5 +1,6 @@
 //! What is stored and what is refused, over batches built by hand.
 
+use crate::crc;
 use std::io::Write;
 
 use bytes::BufMut;
@@ -65,7 +66,7 @@ fn batch(attributes: i16, count: i32, records: &[u8]) -> BytesMut {
 }
 
 fn recrc(b: &mut BytesMut) {
-    let crc = crc32c::crc32c(&b[ATTRIBUTES_AT..]);
+    let crc = crc::crc32c(&b[ATTRIBUTES_AT..]);
     b[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_be_bytes());
 }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::batch::Codec;
+use crate::crc;
 
 const NOW: i64 = 1_700_000_000_000;
 const KEEP_MS: i64 = 1000;
@@ -63,7 +64,7 @@ fn batch(base_offset: i64, codec: i16, records: &[KeyValue<'_>]) -> Vec<u8> {
     out.extend(deflate(codec, &body).unwrap());
     let length = out.len() as i32 - 12;
     out[8..12].copy_from_slice(&length.to_be_bytes());
-    let crc = crc32c::crc32c(&out[21..]);
+    let crc = crc::crc32c(&out[21..]);
     out[17..21].copy_from_slice(&crc.to_be_bytes());
     out
 }

@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use kafscale_core::batch::{BatchHeader, HeaderError, NO_TIMESTAMP, PlacedBatch};
+use kafscale_core::crc;
 use kafscale_core::ids::{Offset, PartitionId};
 use object_store::PutPayload;
 
 use super::format::{FOOTER_BYTES, Footer, HEADER_BYTES, Header, INDEX_ENTRY_BYTES, IndexEntry};
 use super::statistics::{self, BatchEntry};
-use crate::crc;
 
 /// Bounds the index that a reader must hold: groups grow beyond the asked interval in a large segment.
 const INDEX_MAX_ENTRIES: u64 = 1 << 16;
@@ -18,8 +18,6 @@ const INDEX_INTERVAL_MIN_BYTES: u64 = 1 << 10;
 /// The largest body: `segment.bytes` cannot ask for more, and positions in the table fit in 32 bits.
 const BODY_MAX_BYTES: u64 = 2 << 30;
 
-/// The first byte of a batch that its own CRC covers.
-const CHECKSUMMED_FROM: usize = 21;
 /// Below it reading the bytes takes less time than to work out what their CRC makes of the one before.
 const CONCAT_MIN_BYTES: usize = 4 << 10;
 
@@ -160,10 +158,10 @@ impl SegmentBuilder {
         let footer = Footer {
             statistics_position,
             statistics_bytes: u32::try_from(statistics.len()).expect("bounded by the body"),
-            statistics_crc: crc32c::crc32c(&statistics),
+            statistics_crc: crc::crc32c(&statistics),
             index_position,
             index_bytes: u32::try_from(index.len()).expect("bounded by its entries"),
-            index_crc: crc32c::crc32c(&index),
+            index_crc: crc::crc32c(&index),
             size_bytes,
             last_offset,
             body_crc: self.crc_of(0..self.batches.len()),
@@ -191,11 +189,11 @@ impl SegmentBuilder {
         batches.fold(0, |crc, at| {
             let bytes = &self.batches[at];
             if bytes.len() < CONCAT_MIN_BYTES {
-                return crc32c::crc32c_append(crc, bytes);
+                return crc::append(crc, bytes);
             }
-            let (front, rest) = bytes.split_at(CHECKSUMMED_FROM);
+            let (front, rest) = bytes.split_at(BatchHeader::CRC.end);
             let rest_bytes = u32::try_from(rest.len()).expect("below the largest body");
-            crc::concat(crc32c::crc32c_append(crc, front), self.entries[at].crc, rest_bytes)
+            crc::concat(crc::append(crc, front), self.entries[at].crc, rest_bytes)
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Object = header (64) · batches · statistics · index (32 per entry) · footer (64). See docs/format.md, "Segment version 2".
 
+use kafscale_core::crc;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use uuid::Uuid;
 
@@ -80,7 +81,7 @@ impl Header {
         out.extend(self.base_offset.0.to_be_bytes());
         out.extend(self.created_ms.to_be_bytes());
         out.extend([0; 16]); // reserved
-        let crc = crc32c::crc32c(&out);
+        let crc = crc::crc32c(&out);
         out.extend(crc.to_be_bytes());
         out
     }
@@ -98,7 +99,7 @@ impl Header {
             return Err(bad(&format!("segment version {version} is not known")));
         }
         let (body, crc) = bytes.split_at(bytes.len() - 4);
-        if Fields(crc).u32() != crc32c::crc32c(body) {
+        if Fields(crc).u32() != crc::crc32c(body) {
             return Err(bad("the header's CRC32C does not match"));
         }
         check_flags(fields.u16(), 0)?;
@@ -183,7 +184,7 @@ impl Footer {
         out.extend(self.body_crc.to_be_bytes());
         out.extend(VERSION.to_be_bytes());
         out.extend(0u16.to_be_bytes()); // flags
-        let crc = crc32c::crc32c(&out);
+        let crc = crc::crc32c(&out);
         out.extend(crc.to_be_bytes());
         out.extend(FOOTER_MAGIC);
         out
@@ -212,7 +213,7 @@ impl Footer {
         if fields.take() != FOOTER_MAGIC {
             return Err(bad("it does not end as a segment does"));
         }
-        if crc != crc32c::crc32c(&bytes[..bytes.len() - 8]) {
+        if crc != crc::crc32c(&bytes[..bytes.len() - 8]) {
             return Err(bad("the footer's CRC32C does not match"));
         }
         if version != VERSION {
@@ -239,7 +240,7 @@ impl Footer {
     /// Reads the index, which must be as the footer says.
     pub(super) fn decode_index(&self, bytes: &[u8]) -> Result<Vec<IndexEntry>, FormatError> {
         let bad = |why: &str| FormatError::new(self.index_position, why);
-        if bytes.len() != self.index_bytes as usize || crc32c::crc32c(bytes) != self.index_crc {
+        if bytes.len() != self.index_bytes as usize || crc::crc32c(bytes) != self.index_crc {
             return Err(bad("the index's CRC32C does not match"));
         }
         let index: Vec<_> = bytes.chunks_exact(INDEX_ENTRY_BYTES as usize).map(IndexEntry::decode).collect();

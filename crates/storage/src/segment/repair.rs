@@ -2,6 +2,7 @@
 
 use super::format::{FOOTER_BYTES, HEADER_BYTES, INDEX_ENTRY_BYTES};
 use super::v1;
+use kafscale_core::crc;
 
 /// Rewrites every checksum that can be found. `None` when the bytes do not look like a segment at all.
 pub fn repair_checksums(bytes: &mut [u8]) -> Option<()> {
@@ -13,13 +14,13 @@ pub fn repair_checksums(bytes: &mut [u8]) -> Option<()> {
 
 fn repair_v1(bytes: &mut [u8]) -> Option<()> {
     let footer = bytes.len().checked_sub(v1::FOOTER_BYTES as usize)?;
-    let crc = crc32c::crc32c(bytes.get(v1::HEADER_BYTES as usize..footer)?);
+    let crc = crc::crc32c(bytes.get(v1::HEADER_BYTES as usize..footer)?);
     put(bytes, footer, crc)
 }
 
 fn repair_v2(bytes: &mut [u8]) -> Option<()> {
     let footer = bytes.len().checked_sub((HEADER_BYTES + FOOTER_BYTES) as usize)? + HEADER_BYTES as usize;
-    let header_crc = crc32c::crc32c(&bytes[..HEADER_BYTES as usize - 4]);
+    let header_crc = crc::crc32c(&bytes[..HEADER_BYTES as usize - 4]);
     put(bytes, HEADER_BYTES as usize - 4, header_crc)?;
     let (statistics, index) = (position(bytes, footer)?, position(bytes, footer + 16)?);
     if statistics > index || index > footer {
@@ -32,15 +33,15 @@ fn repair_v2(bytes: &mut [u8]) -> Option<()> {
         .collect();
     for (i, group) in groups.windows(2).enumerate() {
         if let Some(group) = bytes.get(group[0]..group[1]) {
-            let crc = crc32c::crc32c(group);
+            let crc = crc::crc32c(group);
             put(bytes, index + i * INDEX_ENTRY_BYTES as usize + 24, crc)?;
         }
     }
-    let crc = crc32c::crc32c(&bytes[statistics..index]);
+    let crc = crc::crc32c(&bytes[statistics..index]);
     put(bytes, footer + 12, crc)?;
-    let crc = crc32c::crc32c(&bytes[index..footer]);
+    let crc = crc::crc32c(&bytes[index..footer]);
     put(bytes, footer + 28, crc)?;
-    let crc = crc32c::crc32c(&bytes[footer..footer + 56]);
+    let crc = crc::crc32c(&bytes[footer..footer + 56]);
     put(bytes, footer + 56, crc)
 }
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
+use kafscale_core::crc;
 use kafscale_core::ids::Offset;
 
 use super::format::IndexEntry;
@@ -80,7 +81,7 @@ impl<'a> Span<'a> {
     }
 
     pub fn crc(&self, crc: u32, from: u64, to: u64) -> u32 {
-        self.slices(from, to).fold(crc, |crc, slice| crc32c::crc32c_append(crc, &slice))
+        self.slices(from, to).fold(crc, |crc, slice| crc::append(crc, &slice))
     }
 
     /// The bytes `from..to` for a caller who keeps them.

@@ -3,6 +3,7 @@
 //! with every group of the index.
 
 use kafscale_core::batch::NO_TIMESTAMP;
+use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 use super::format::{Fields, Footer, FormatError, IndexEntry, SUMMARY_BYTES};
@@ -70,7 +71,7 @@ pub(super) fn encode_summary(
 /// Reads the statistics, `bytes`, of a segment with this footer and index.
 pub(super) fn decode(footer: &Footer, index: &[IndexEntry], bytes: &[u8]) -> Result<Statistics, FormatError> {
     let bad = |why: &str| FormatError::new(footer.statistics_position, why);
-    if bytes.len() != footer.statistics_bytes as usize || crc32c::crc32c(bytes) != footer.statistics_crc {
+    if bytes.len() != footer.statistics_bytes as usize || crc::crc32c(bytes) != footer.statistics_crc {
         return Err(bad("the CRC32C of the statistics does not match"));
     }
     let summary = bytes.get(..SUMMARY_BYTES as usize).ok_or_else(|| bad("the summary is cut off"))?;

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
 use futures_core::stream::BoxStream;
 use kafscale_core::batch::{BatchHeader, PlacedBatch};
+use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, TopicId};
 use object_store::memory::InMemory;
 use object_store::{
@@ -57,7 +58,7 @@ fn batch(base_offset: i64, count: i32, value_bytes: usize, base_timestamp_ms: i6
     b.put_i32(-1);
     b.put_i32(count);
     b.put_slice(&records);
-    let crc = crc32c::crc32c(&b[21..]);
+    let crc = crc::crc32c(&b[21..]);
     b[17..21].copy_from_slice(&crc.to_be_bytes());
     PlacedBatch::from_log(b.freeze()).unwrap()
 }

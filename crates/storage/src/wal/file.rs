@@ -4,6 +4,7 @@
 //! The header names the file before it and where that one's objects ended, so that a torn tail stays known as a
 //! torn tail after the next start. It is written and synced before the file gets its name.
 
+use kafscale_core::crc;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
@@ -54,7 +55,7 @@ impl FileHeader {
         out.put_u64(previous_no);
         out.put_u64(previous_end);
         out.resize(USED_BYTES - 4, 0);
-        let crc = crc32c::crc32c(&out);
+        let crc = crc::crc32c(&out);
         out.put_u32(crc);
         out.resize(FILE_HEADER_BYTES as usize, 0);
         out
@@ -63,7 +64,7 @@ impl FileHeader {
     pub fn decode(bytes: &[u8]) -> Result<FileHeader, FileHeaderError> {
         let used = bytes.get(..USED_BYTES).filter(|b| b[..8] == MAGIC).ok_or(FileHeaderError::Damaged)?;
         let crc = u32::from_be_bytes(used[USED_BYTES - 4..].try_into().expect("four bytes"));
-        if crc32c::crc32c(&used[..USED_BYTES - 4]) != crc {
+        if crc::crc32c(&used[..USED_BYTES - 4]) != crc {
             return Err(FileHeaderError::Damaged);
         }
         let mut b = &used[8..];

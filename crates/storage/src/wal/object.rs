@@ -12,6 +12,7 @@
 
 use bytes::{Buf, BufMut, Bytes};
 use kafscale_core::batch::{BatchHeader, PlacedBatch};
+use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId, TopicId};
 use kafscale_core::producer::Sequence;
 use uuid::Uuid;
@@ -97,7 +98,7 @@ impl ObjectHeader {
         b.put_u64(self.id.seq);
         b.put_u64(self.id.salt);
         b.put_u64(self.body_bytes);
-        let crc = crc32c::crc32c(&out[..HEADER_BYTES - 4]);
+        let crc = crc::crc32c(&out[..HEADER_BYTES - 4]);
         out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
         out
     }
@@ -110,7 +111,7 @@ impl ObjectHeader {
             return Err(ObjectError::NoMagic);
         }
         let crc = u32::from_be_bytes(b[HEADER_BYTES - 4..].try_into().expect("four bytes"));
-        if crc32c::crc32c(&b[..HEADER_BYTES - 4]) != crc {
+        if crc::crc32c(&b[..HEADER_BYTES - 4]) != crc {
             return Err(ObjectError::Damaged("the CRC of the header does not match"));
         }
         b.advance(4);
@@ -210,14 +211,14 @@ pub fn encode_tail_with_crc(header: &ObjectHeader, index: &[IndexEntry]) -> (Byt
     for entry in index {
         entry.encode(&mut out);
     }
-    let index_crc = crc32c::crc32c(&out);
+    let index_crc = crc::crc32c(&out);
     let footer_at = out.len();
     out.put_slice(&FOOTER_MAGIC);
     out.put_u32(header.entries);
     out.put_u64(header.body_bytes);
     out.put_u64(header.id.seq);
     out.put_u32(index_crc);
-    let crc = crc32c::crc32c(&out[footer_at..]);
+    let crc = crc::crc32c(&out[footer_at..]);
     out.put_u32(crc);
     (out.into(), index_crc)
 }
@@ -238,7 +239,7 @@ impl Footer {
             return Err(ObjectError::Damaged("the footer is cut off"));
         };
         let crc = u32::from_be_bytes(footer[FOOTER_BYTES - 4..].try_into().expect("four bytes"));
-        if crc32c::crc32c(&footer[..FOOTER_BYTES - 4]) != crc || footer[..4] != FOOTER_MAGIC {
+        if crc::crc32c(&footer[..FOOTER_BYTES - 4]) != crc || footer[..4] != FOOTER_MAGIC {
             return Err(ObjectError::Damaged("the CRC of the footer does not match"));
         }
         footer.advance(4);
@@ -251,7 +252,7 @@ impl Footer {
     }
 
     fn decode_index(&self, index: &[u8]) -> Result<Vec<IndexEntry>, ObjectError> {
-        if crc32c::crc32c(index) != self.index_crc {
+        if crc::crc32c(index) != self.index_crc {
             return Err(ObjectError::Damaged("the CRC of the index does not match"));
         }
         let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
@@ -333,7 +334,7 @@ pub fn decode_tail(header: &ObjectHeader, tail: &[u8]) -> Result<Vec<IndexEntry>
 /// Makes the checksums of an object right after a fuzzer changed it; `None` when it does not look like one at all.
 pub fn repair_checksums(bytes: &mut [u8]) -> Option<()> {
     let put = |bytes: &mut [u8], range: std::ops::Range<usize>, at: usize| {
-        let crc = crc32c::crc32c(bytes.get(range)?);
+        let crc = crc::crc32c(bytes.get(range)?);
         bytes.get_mut(at..at.checked_add(4)?)?.copy_from_slice(&crc.to_be_bytes());
         Some(())
     };

@@ -3,6 +3,7 @@
 //! It is written when a file is opened, about all before it, and at a clean end. Nothing depends on it: without one, or with one
 //! from earlier, a start reads more.
 
+use kafscale_core::crc;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,7 @@ impl RecoveryPoint {
         out.put_u64(self.file_no);
         out.put_u64(self.salt);
         out.put_u64(self.position);
-        let crc = crc32c::crc32c(&out);
+        let crc = crc::crc32c(&out);
         out.put_u32(crc);
         let (path, staged) = (Self::path(dir), dir.join("recovery-point.tmp"));
         std::fs::write(&staged, out)?;
@@ -44,6 +45,6 @@ impl RecoveryPoint {
         let mut fields = &bytes[..];
         let point =
             RecoveryPoint { file_no: fields.get_u64(), salt: fields.get_u64(), position: fields.get_u64() };
-        (crc32c::crc32c(&bytes[..SIZE_BYTES - 4]) == fields.get_u32()).then_some(point)
+        (crc::crc32c(&bytes[..SIZE_BYTES - 4]) == fields.get_u32()).then_some(point)
     }
 }

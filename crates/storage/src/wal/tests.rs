@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
+use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -256,7 +257,7 @@ fn a_file_header_of_a_newer_version_is_refused() {
     let mut header = vec![0; 80];
     file.read_exact_at(&mut header, 0).unwrap();
     header[9] = 200;
-    let crc = crc32c::crc32c(&header[..76]);
+    let crc = crc::crc32c(&header[..76]);
     header[76..].copy_from_slice(&crc.to_be_bytes());
     file.write_all_at(&header, 0).unwrap();
     assert!(matches!(recover(dir.path()), Err(RecoveryError::Header { .. })));

@@ -22,12 +22,11 @@ use crate::log::shared::Shared;
 use crate::log::writer::{acknowledge, contents};
 use crate::wal::files::StoredObject;
 use crate::wal::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail_with_crc};
+use kafscale_core::batch::BatchHeader;
+use kafscale_core::crc;
 
 /// A stopping broker waits so long for a store that does not answer.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Where a batch has its CRC.
-const BATCH_CRC: std::ops::Range<usize> = 17..21;
 
 /// An object that was sent and is not acknowledged.
 struct InFlight {
@@ -92,7 +91,7 @@ fn on_trouble(shared: &Arc<Shared>) -> OnTrouble {
 /// The CRC of the batches' own CRCs. The index tells of everything else in them, so that two objects with the same header and the
 /// same index are the same.
 fn fingerprint(batches: &[Bytes]) -> u64 {
-    let crc = |crc, batch: &Bytes| crc32c::crc32c_append(crc, batch.get(BATCH_CRC).unwrap_or_default());
+    let crc = |crc, batch: &Bytes| crc::append(crc, batch.get(BatchHeader::CRC).unwrap_or_default());
     u64::from(batches.iter().fold(0, crc))
 }
 

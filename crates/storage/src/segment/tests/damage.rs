@@ -1,6 +1,7 @@
 //! Damaged and hostile objects: an error that names the place, never a panic and never wrong records.
 
 use super::*;
+use kafscale_core::crc;
 
 /// Reads everything that can be read of an object, as if the metadata had named it.
 async fn read_all(bytes: Vec<u8>, base: Offset, last: Offset) -> Result<Vec<u8>, SegmentError> {
@@ -41,7 +42,7 @@ pub(super) fn v1_object(base: Offset, last: Offset, body: &[u8]) -> Vec<u8> {
     out.extend(NOW.to_be_bytes());
     out.extend([0; 4]);
     out.extend_from_slice(body);
-    out.extend(crc32c::crc32c(body).to_be_bytes());
+    out.extend(crc::crc32c(body).to_be_bytes());
     out.extend(last.0.to_be_bytes());
     out.extend(b"END!");
     out
@@ -214,7 +215,7 @@ fn forge(body: &[u8], statistics: &[u8], entries: &[(i64, u64, i64, u32)], last_
             base_offset: Offset(*base),
             position,
             max_timestamp_ms: *max_timestamp_ms,
-            crc: crc32c::crc32c(&body[64..]),
+            crc: crc::crc32c(&body[64..]),
             table_position: if i == 0 { 32 } else { *table_position },
         };
         entry.encode(&mut index);
@@ -224,10 +225,10 @@ fn forge(body: &[u8], statistics: &[u8], entries: &[(i64, u64, i64, u32)], last_
     let footer = Footer {
         statistics_position,
         statistics_bytes: statistics.len() as u32,
-        statistics_crc: crc32c::crc32c(statistics),
+        statistics_crc: crc::crc32c(statistics),
         index_position,
         index_bytes: index.len() as u32,
-        index_crc: crc32c::crc32c(&index),
+        index_crc: crc::crc32c(&index),
         size_bytes: index_position + index.len() as u64 + 64,
         last_offset,
         body_crc: 0,

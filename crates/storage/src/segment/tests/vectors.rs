@@ -4,6 +4,7 @@
 //! `UPDATE_VECTORS=1 cargo test -p kafscale-storage vectors` writes them anew. A change of existing vectors is a change
 //! of the format: objects in people's buckets would no longer be read.
 
+use kafscale_core::crc;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
@@ -93,7 +94,7 @@ fn describe_v1(bytes: &[u8]) -> Value {
         "last_offset": 1012,
         "created_ms": NOW,
         "size_bytes": bytes.len(),
-        "body_crc": crc32c::crc32c(&bytes[32..bytes.len() - 16]),
+        "body_crc": crc::crc32c(&bytes[32..bytes.len() - 16]),
         "records": 9,
         "batches": batches.map(|(at, b)| json!({
             "base_offset": b.base_offset,
