@@ -90,7 +90,12 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     let read = |i: usize| {
         let (path, file, header, written_end) = &opened[i];
         let next = opened.get(i + 1).map(|(_, _, header, _)| header);
-        let known_end = next.and_then(|n| n.previous).map(|p| p.1);
+        // A point behind a file's beginning is that of a clean end.
+        let clean_end = point.filter(|p| p.file_no == header.file_no && p.position > FILE_HEADER_BYTES);
+        let known_end = match next {
+            Some(next) => next.previous.map(|p| p.1),
+            None => clean_end.map(|p| p.position),
+        };
         let whole_to = point.map_or(0, |point| match header.file_no.cmp(&point.file_no) {
             Ordering::Less => u64::MAX,
             Ordering::Equal => point.position,
@@ -123,7 +128,7 @@ fn side_by_side<T: Send>(count: usize, read: impl Fn(usize) -> T + Sync) -> Vec<
 
 /// What is known of a file before it is read.
 struct Bounds {
-    /// Where the next file says that this one ends.
+    /// Where this one ends, as the next file says, or the end of the process that wrote it.
     known_end: Option<u64>,
     /// Damage is searched for up to here only; objects are read wherever they are.
     written_end: u64,

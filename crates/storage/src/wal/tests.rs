@@ -172,6 +172,25 @@ fn a_recovery_point_is_taken_only_for_what_it_was_written_for() {
 }
 
 #[test]
+fn behind_a_clean_end_nothing_is_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chain = Chain::from(LocalChain::new(dir.path(), config(1 << 20), Arc::default(), None));
+    for i in 0..3 {
+        let (index, batches) = one(i * 10, 10);
+        chain.append(&index, &batches).unwrap();
+    }
+    chain.close();
+    let file = recover(dir.path()).unwrap().pop().unwrap();
+    // Only a search finds it, and takes what is before it for damage.
+    let id = ObjectId { node_id: 1, incarnation: 9, seq: 7, salt: file.header.salt };
+    let later = ObjectHeader { id, seal: false, body_bytes: 0, entries: 0 };
+    file.file.write_all_at(&later.encode(), file.end + 5000).unwrap();
+    assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(3));
+    std::fs::remove_file(RecoveryPoint::path(dir.path())).unwrap();
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+}
+
+#[test]
 fn a_missing_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 50, 16 << 10);
