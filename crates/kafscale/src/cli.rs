@@ -148,6 +148,10 @@ pub struct WorkloadArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub orders_per_second: u32,
 
+    /// Make this file when the sample topics, records and groups are there, for whoever waits for them
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+
     #[command(flatten)]
     pub logging: LoggingArgs,
 }
