@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
+use crate::held_up::HoldUp;
 use crate::rng::Rng;
 
 /// A service that brokers send requests to.
@@ -102,11 +103,16 @@ struct State {
     weather: BTreeMap<Service, Weather>,
     /// The service answers nobody.
     outages: BTreeSet<Service>,
-    /// The service does not hear this broker.
+    /// The service does not hear this host.
     cut: BTreeSet<(Service, i32)>,
-    /// No bytes pass between clients and this broker.
+    /// No bytes pass between clients and this host.
     silent: BTreeSet<i32>,
     crash: Option<Crash>,
+    hold_up: Option<HoldUp>,
+    /// Requests that were held up and have not arrived.
+    held_up: usize,
+    /// What waits for a step of a process on another host than this.
+    waiting: Vec<(&'static str, i32, oneshot::Sender<()>)>,
     steps: Steps,
     injected: BTreeMap<&'static str, u64>,
 }
@@ -133,6 +139,9 @@ impl Faults {
             cut: BTreeSet::new(),
             silent: BTreeSet::new(),
             crash: None,
+            hold_up: None,
+            held_up: 0,
+            waiting: Vec::new(),
             steps: BTreeMap::new(),
             injected: BTreeMap::new(),
         };
@@ -155,25 +164,25 @@ impl Faults {
         self.healed.notify_waiters();
     }
 
-    pub fn set_cut(&self, service: Service, node: i32, cut: bool) {
+    pub fn set_cut(&self, service: Service, host: i32, cut: bool) {
         let mut state = self.state.lock();
         if cut {
-            state.cut.insert((service, node));
+            state.cut.insert((service, host));
             *state.injected.entry("partition from a store").or_default() += 1;
         } else {
-            state.cut.remove(&(service, node));
+            state.cut.remove(&(service, host));
         }
         drop(state);
         self.healed.notify_waiters();
     }
 
-    pub fn set_silent(&self, node: i32, silent: bool) {
+    pub fn set_silent(&self, host: i32, silent: bool) {
         let mut state = self.state.lock();
         if silent {
-            state.silent.insert(node);
+            state.silent.insert(host);
             *state.injected.entry("partition from clients").or_default() += 1;
         } else {
-            state.silent.remove(&node);
+            state.silent.remove(&host);
         }
         drop(state);
         self.healed.notify_waiters();
@@ -188,6 +197,40 @@ impl Faults {
         self.state.lock().crash.is_some()
     }
 
+    /// Replaces one that has not come about.
+    pub fn set_hold_up(&self, hold_up: HoldUp) {
+        self.state.lock().hold_up = Some(hold_up);
+    }
+
+    /// Whether a request that is sent now is held up.
+    pub fn hold_up(&self, step: &str) -> Option<HoldUp> {
+        let mut state = self.state.lock();
+        let due = state.hold_up.as_mut().filter(|due| due.step == step)?;
+        due.nth -= 1;
+        if due.nth > 0 {
+            return None;
+        }
+        state.held_up += 1;
+        *state.injected.entry("held up").or_default() += 1;
+        state.hold_up.take()
+    }
+
+    /// One that was held up has arrived.
+    pub fn arrived(&self) {
+        self.state.lock().held_up -= 1;
+    }
+
+    pub fn is_anything_held_up(&self) -> bool {
+        self.state.lock().held_up > 0
+    }
+
+    /// Returns when a process on another host takes a step.
+    pub async fn step_of_another(&self, step: &'static str, host: i32) {
+        let (sender, taken) = oneshot::channel();
+        self.state.lock().waiting.push((step, host, sender));
+        let _ = taken.await;
+    }
+
     pub fn count(&self, what: &'static str) {
         *self.state.lock().injected.entry(what).or_default() += 1;
     }
@@ -199,6 +242,7 @@ impl Faults {
         state.cut.clear();
         state.silent.clear();
         state.crash = None;
+        state.hold_up = None;
         for service in [Service::Store, Service::Metadata] {
             state.weather.insert(service, weather(service));
         }
@@ -206,13 +250,13 @@ impl Faults {
         self.healed.notify_waiters();
     }
 
-    /// Returns when the broker and the service can hear each other.
-    pub async fn reachable(&self, service: Service, node: i32) {
+    /// Returns when a process there and the service can hear each other.
+    pub async fn reachable(&self, service: Service, host: i32) {
         loop {
             let healed = self.healed.notified();
             let reachable = {
                 let state = self.state.lock();
-                !state.outages.contains(&service) && !state.cut.contains(&(service, node))
+                !state.outages.contains(&service) && !state.cut.contains(&(service, host))
             };
             if reachable {
                 return;
@@ -221,11 +265,11 @@ impl Faults {
         }
     }
 
-    /// Returns when the broker and clients can hear each other.
-    pub async fn audible(&self, node: i32) {
+    /// Returns when a process there and clients can hear each other.
+    pub async fn audible(&self, host: i32) {
         loop {
             let healed = self.healed.notified();
-            if !self.state.lock().silent.contains(&node) {
+            if !self.state.lock().silent.contains(&host) {
                 return;
             }
             healed.await;
@@ -248,8 +292,12 @@ impl Faults {
     }
 
     /// Takes a step: counts it, and says whether the process dies there.
-    pub fn step(&self, step: &str) -> Doomed {
+    pub fn step(&self, step: &str, host: i32) -> Doomed {
         let mut state = self.state.lock();
+        for (.., taken) in state.waiting.extract_if(.., |(name, of, _)| *name == step && *of != host) {
+            // Whoever waited may have lost patience.
+            let _ = taken.send(());
+        }
         let counts = state.steps.entry(step.to_owned()).or_default();
         counts.0 += 1;
         let due = match &mut state.crash {
@@ -265,11 +313,11 @@ impl Faults {
         Doomed::At(phase)
     }
 
-    /// What becomes of a request of a broker that is sent now.
-    pub fn fate(&self, service: Service, node: i32, conditional: bool) -> Fate {
+    /// What becomes of a request that is sent from a host now.
+    pub fn fate(&self, service: Service, host: i32, conditional: bool) -> Fate {
         let mut state = self.state.lock();
         let weather = state.weather.get(&service).copied().unwrap_or_default();
-        let out = state.outages.contains(&service) || state.cut.contains(&(service, node));
+        let out = state.outages.contains(&service) || state.cut.contains(&(service, host));
         let State { rng, injected, .. } = &mut *state;
         let (from, to) = weather.latency_ms;
         let mut there = rng.ms(from, to);

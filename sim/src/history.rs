@@ -51,6 +51,7 @@ pub enum Produced {
     Unknown,
 }
 
+/// Of a process, `node` is its host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     NodeBooted {

@@ -10,6 +10,7 @@
 pub mod checker;
 pub mod client;
 pub mod faults;
+pub mod held_up;
 pub mod history;
 pub mod machine;
 pub mod meta;

@@ -99,8 +99,8 @@ impl MetaStore for SimMeta {
             self.request("watch", kind(prefix), move |store| ready(store.watch(&wanted, from))).await?;
         // What a watcher does not take is bounded by how much a simulation writes.
         let (sender, batches) = mpsc::unbounded_channel();
-        let (faults, node) = (self.process.faults().clone(), self.process.node);
-        self.process.services().spawn(deliver(watch, sender, faults, node));
+        let (faults, host) = (self.process.faults().clone(), self.process.host);
+        self.process.services().spawn(deliver(watch, sender, faults, host));
         Ok(Box::new(SimWatch { batches }))
     }
 
@@ -134,7 +134,7 @@ async fn deliver(
     mut watch: Box<dyn Watch>,
     sender: mpsc::UnboundedSender<Result<WatchBatch>>,
     faults: Faults,
-    node: i32,
+    host: i32,
 ) {
     loop {
         let batch = tokio::select! {
@@ -143,7 +143,7 @@ async fn deliver(
         };
         let compacted = faults.compacts();
         sleep(faults.latency(1, 8)).await;
-        faults.reachable(Service::Metadata, node).await;
+        faults.reachable(Service::Metadata, host).await;
         let over = batch.is_err() || compacted;
         let heard =
             if compacted { Err(Error::new(ErrorKind::Compacted, "changes were compacted")) } else { batch };

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::faults::{Crash, PHASES, Service, Weather};
+use crate::held_up::HoldUp;
 use crate::history::Event;
+use crate::net::twin_of;
 use crate::rng::Rng;
 use crate::store::CALM_LATENCY_MS;
 use crate::world::{Command, NodeState, Surroundings};
@@ -79,6 +81,33 @@ pub struct Mischief {
     store: Weather,
     metadata: Weather,
     first_crash: Option<Crash>,
+    holds_up: bool,
+    twins: bool,
+}
+
+/// What becomes of a process for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plight {
+    Well,
+    Dead,
+    /// SIGSTOP, and SIGCONT after a time.
+    Stopped(Duration),
+    CutOff(Service, Duration),
+    /// It reaches neither store.
+    Alone(Duration),
+}
+
+impl Plight {
+    pub fn draw(rng: &mut Rng) -> Plight {
+        let time = away(rng);
+        match rng.below(6) {
+            0 => Plight::Well,
+            1 => Plight::Dead,
+            2 | 3 => Plight::Stopped(time),
+            4 => Plight::CutOff(Service::Metadata, time),
+            _ => Plight::Alone(time),
+        }
+    }
 }
 
 impl Mischief {
@@ -114,12 +143,17 @@ impl Mischief {
             compacted: chance(rng, 200, 10),
         };
         let pause_ms = *rng.pick(&[(500, 3000), (1500, 6000), (4000, 9000)]);
-        Mischief { tricks, pause_ms, store, metadata, first_crash }
+        Mischief { tricks, pause_ms, store, metadata, first_crash, holds_up: false, twins: false }
+    }
+
+    /// Adds what came later, from a stream of its own: a seed that draws nothing of it is what it was before.
+    pub fn with_later(self, rng: &mut Rng) -> Mischief {
+        Mischief { holds_up: rng.per_mille(500), twins: rng.per_mille(300), ..self }
     }
 }
 
-/// Does mischief until it is dropped.
-pub async fn run(around: Surroundings, mut rng: Rng, nodes: i32, mischief: Mischief) {
+/// Does mischief until it is dropped. What came later has its own stream.
+pub async fn run(around: Surroundings, mut rng: Rng, later: Rng, nodes: i32, mischief: Mischief) {
     around.faults.set_weather(Service::Store, mischief.store);
     around.faults.set_weather(Service::Metadata, mischief.metadata);
     around.faults.set_crash(mischief.first_crash.clone());
@@ -135,16 +169,89 @@ pub async fn run(around: Surroundings, mut rng: Rng, nodes: i32, mischief: Misch
             play(&around, &mut rng, trick, node).await;
         }
     };
-    tokio::join!(keeper, tricks);
+    let holds_up = async {
+        if mischief.holds_up {
+            hold_up(&around, later.fork(1)).await;
+        }
+    };
+    let twins = async {
+        if mischief.twins {
+            start_twins(&around, later.fork(2), nodes).await;
+        }
+    };
+    tokio::join!(keeper, tricks, holds_up, twins);
 }
 
-/// Starts processes again that have ended.
-async fn keep_up(around: &Surroundings, mut rng: Rng, nodes: i32) {
+/// Asks again and again for a request to be held up.
+async fn hold_up(around: &Surroundings, mut rng: Rng) {
+    loop {
+        sleep(rng.ms(300, 2500)).await;
+        around.faults.set_hold_up(HoldUp::draw(&mut rng));
+    }
+}
+
+/// Starts second processes with the numbers of brokers, as an orchestrator does that takes the first for gone.
+async fn start_twins(around: &Surroundings, mut rng: Rng, nodes: i32) {
+    loop {
+        sleep(rng.ms(1000, 8000)).await;
+        let node = rng.between(1, nodes as u64) as i32;
+        let twin = twin_of(node);
+        let plight = Plight::draw(&mut rng);
+        let start = async {
+            sleep(rng.ms(0, 4000)).await;
+            if around.orders.state(twin) == NodeState::Down {
+                around.faults.count("twin");
+                around.orders.give(Command::Boot { host: twin });
+            }
+            sleep(rng.ms(500, 20_000)).await;
+            // One of the two goes, or both stay.
+            match rng.below(5) {
+                0 => around.orders.give(Command::Crash { host: twin, at: "a second process".into() }),
+                1 => around.orders.give(Command::Stop { host: twin }),
+                2 => around.orders.give(Command::Crash { host: node, at: "the first process".into() }),
+                3 => around.orders.give(Command::Stop { host: node }),
+                _ => {}
+            }
+        };
+        tokio::join!(suffer(around, node, plight), start);
+    }
+}
+
+/// Lets something happen to a process, until it is over.
+pub async fn suffer(around: &Surroundings, host: i32, plight: Plight) {
+    match plight {
+        Plight::Well => {}
+        Plight::Dead => around.orders.give(Command::Crash { host, at: "with a request under way".into() }),
+        Plight::Stopped(time) => {
+            around.orders.give(Command::Pause { host });
+            sleep(time).await;
+            around.orders.give(Command::Wake { host });
+        }
+        Plight::CutOff(service, time) => cut_off(around, host, &[service], time).await,
+        Plight::Alone(time) => cut_off(around, host, &[Service::Store, Service::Metadata], time).await,
+    }
+}
+
+async fn cut_off(around: &Surroundings, host: i32, services: &[Service], time: Duration) {
+    let tell = |what: String| around.history.note(Event::Nemesis { what });
+    tell(format!("broker {host} is cut off from {services:?}"));
+    for service in services {
+        around.faults.set_cut(*service, host, true);
+    }
+    sleep(time).await;
+    for service in services {
+        around.faults.set_cut(*service, host, false);
+    }
+    tell(format!("broker {host} reaches {services:?} again"));
+}
+
+/// Starts processes again that have ended, also where a second one with the same number lives.
+pub async fn keep_up(around: &Surroundings, mut rng: Rng, nodes: i32) {
     loop {
         sleep(rng.ms(300, 4000)).await;
         for node in 1..=nodes {
             if around.orders.state(node) == NodeState::Down {
-                around.orders.give(Command::Boot { node });
+                around.orders.give(Command::Boot { host: node });
             }
         }
     }
@@ -154,7 +261,7 @@ async fn play(around: &Surroundings, rng: &mut Rng, trick: Trick, node: i32) {
     let faults = &around.faults;
     let tell = |what: String| around.history.note(Event::Nemesis { what });
     match trick {
-        Trick::Crash => around.orders.give(Command::Crash { node, at: "any".into() }),
+        Trick::Crash => around.orders.give(Command::Crash { host: node, at: "any".into() }),
         Trick::CrashAtStep => {
             if !faults.crash_pending() {
                 let crash = Crash {
@@ -167,11 +274,11 @@ async fn play(around: &Surroundings, rng: &mut Rng, trick: Trick, node: i32) {
             }
         }
         Trick::Pause => {
-            around.orders.give(Command::Pause { node });
+            around.orders.give(Command::Pause { host: node });
             sleep(away(rng)).await;
-            around.orders.give(Command::Wake { node });
+            around.orders.give(Command::Wake { host: node });
         }
-        Trick::Stop => around.orders.give(Command::Stop { node }),
+        Trick::Stop => around.orders.give(Command::Stop { host: node }),
         Trick::CutStore | Trick::CutMetadata => {
             let service = if trick == Trick::CutStore { Service::Store } else { Service::Metadata };
             tell(format!("broker {node} is cut off from {service:?}"));
@@ -233,11 +340,12 @@ pub async fn end(around: &Surroundings, nodes: i32) {
     around.faults.heal(calm);
     loop {
         let mut well = true;
-        for node in 1..=nodes {
-            match around.orders.state(node) {
+        for host in around.orders.hosts() {
+            match around.orders.state(host) {
                 NodeState::Running => continue,
-                NodeState::Paused => around.orders.give(Command::Wake { node }),
-                NodeState::Down => around.orders.give(Command::Boot { node }),
+                NodeState::Paused => around.orders.give(Command::Wake { host }),
+                NodeState::Down if host > nodes => continue,
+                NodeState::Down => around.orders.give(Command::Boot { host }),
                 NodeState::Stopping => {}
             }
             well = false;
@@ -246,5 +354,18 @@ pub async fn end(around: &Surroundings, nodes: i32) {
             return;
         }
         sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits for what is still held up, then kills all processes, and starts one for each broker: what is remembered now is what is stored.
+pub async fn begin_anew(around: &Surroundings, nodes: i32) {
+    while around.faults.is_anything_held_up() {
+        sleep(Duration::from_millis(50)).await;
+    }
+    for host in around.orders.hosts() {
+        around.orders.give(Command::Crash { host, at: "the end".into() });
+    }
+    for host in 1..=nodes {
+        around.orders.give(Command::Boot { host });
     }
 }

@@ -1,6 +1,9 @@
 //! The network between clients and brokers: streams of bytes with latency, that can fall silent or break.
 //!
 //! The services' machine carries the bytes, so that what a broker wrote before it died may still arrive.
+//!
+//! Each process runs on a host of its own. Host n has the broker with that number; a second process with the number of one that lives
+//! is on another host.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,13 +42,26 @@ pub struct Network {
     listening: Arc<Mutex<BTreeMap<i32, Listening>>>,
 }
 
-/// The host name that a broker advertises.
-pub fn host_of(node: i32) -> String {
-    format!("broker-{node}")
+/// Above the hosts that brokers usually have.
+const TWINS: i32 = 100;
+
+/// Where a second process with the number of a broker runs.
+pub fn twin_of(node: i32) -> i32 {
+    TWINS + node
 }
 
-fn node_of(host: &str) -> Option<i32> {
-    host.strip_prefix("broker-")?.parse().ok()
+/// The number of the broker that runs on a host.
+pub fn node_on(host: i32) -> i32 {
+    host % TWINS
+}
+
+/// The name of a host, which its broker advertises.
+pub fn host_name(host: i32) -> String {
+    format!("broker-{host}")
+}
+
+fn host_of(name: &str) -> Option<i32> {
+    name.strip_prefix("broker-")?.parse().ok()
 }
 
 impl Network {
@@ -53,36 +69,36 @@ impl Network {
         Network { services, faults, listening: Arc::default() }
     }
 
-    pub fn listen(&self, node: i32) -> SimListener {
+    pub fn listen(&self, host: i32) -> SimListener {
         // Bounded by the connections that clients of the simulation open.
         let (sender, incoming) = mpsc::unbounded_channel();
         let listening = Listening { sender, broken: CancellationToken::new() };
-        self.listening.lock().insert(node, listening);
-        SimListener { incoming: Arc::new(tokio::sync::Mutex::new(incoming)), node }
+        self.listening.lock().insert(host, listening);
+        SimListener { incoming: Arc::new(tokio::sync::Mutex::new(incoming)), host }
     }
 
-    pub fn unlisten(&self, node: i32) {
-        if let Some(listening) = self.listening.lock().remove(&node) {
+    pub fn unlisten(&self, host: i32) {
+        if let Some(listening) = self.listening.lock().remove(&host) {
             listening.broken.cancel();
         }
     }
 
     /// Breaks every connection of a broker, which goes on.
-    pub fn reset(&self, node: i32) {
-        if let Some(listening) = self.listening.lock().get_mut(&node) {
+    pub fn reset(&self, host: i32) {
+        if let Some(listening) = self.listening.lock().get_mut(&host) {
             std::mem::take(&mut listening.broken).cancel();
         }
     }
 
     /// Connects a client. To be called on the services' machine.
-    pub async fn connect(&self, host: &str, client: u32) -> io::Result<DuplexStream> {
-        let node = node_of(host).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    pub async fn connect(&self, name: &str, client: u32) -> io::Result<DuplexStream> {
+        let host = host_of(name).ok_or(io::ErrorKind::AddrNotAvailable)?;
         sleep(self.faults.latency(LATENCY_MS.0, LATENCY_MS.1)).await;
-        self.faults.audible(node).await;
+        self.faults.audible(host).await;
         let (near, far) = (duplex(BUFFER_BYTES), duplex(BUFFER_BYTES));
         let broken = {
             let mut listening = self.listening.lock();
-            let listening = listening.get_mut(&node).ok_or(io::ErrorKind::ConnectionRefused)?;
+            let listening = listening.get_mut(&host).ok_or(io::ErrorKind::ConnectionRefused)?;
             let (input, output) = split(far.0);
             let peer = SocketAddr::from(([10, 0, (client >> 8) as u8, client as u8], 40_000));
             let accepted = Accepted { input, output, peer };
@@ -90,13 +106,13 @@ impl Network {
             listening.broken.clone()
         };
         let ((client_in, client_out), (broker_in, broker_out)) = (split(near.1), split(far.1));
-        self.carry((client_in, broker_out), node, broken.clone());
-        self.carry((broker_in, client_out), node, broken);
+        self.carry((client_in, broker_out), host, broken.clone());
+        self.carry((broker_in, client_out), host, broken);
         Ok(near.0)
     }
 
     /// Carries bytes one way until the connection ends.
-    fn carry(&self, (mut from, mut to): Half, node: i32, broken: CancellationToken) {
+    fn carry(&self, (mut from, mut to): Half, host: i32, broken: CancellationToken) {
         let faults = self.faults.clone();
         self.services.spawn(async move {
             let (sender, mut on_the_way) = mpsc::channel::<(tokio::time::Instant, Vec<u8>)>(1024);
@@ -114,13 +130,13 @@ impl Network {
             let give = async {
                 while let Some((due, bytes)) = on_the_way.recv().await {
                     sleep_until(due).await;
-                    faults.audible(node).await;
+                    faults.audible(host).await;
                     if to.write_all(&bytes).await.is_err() {
                         return;
                     }
                 }
                 // A silent peer does not hear that the other one has gone either.
-                faults.audible(node).await;
+                faults.audible(host).await;
                 let _ = to.shutdown().await;
             };
             broken.run_until_cancelled(async { tokio::join!(take, give) }).await;
@@ -132,7 +148,7 @@ impl Network {
 #[derive(Debug, Clone)]
 pub struct SimListener {
     incoming: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Incoming>>>,
-    node: i32,
+    host: i32,
 }
 
 impl Transport for SimListener {
@@ -149,7 +165,7 @@ impl Transport for SimListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(SocketAddr::from(([10, 1, 0, self.node as u8], KAFKA_PORT)))
+        Ok(SocketAddr::from(([10, 1, 0, self.host as u8], KAFKA_PORT)))
     }
 }
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafscale_broker::{Advertised, Broker, BrokerConfig, Candidate, Foundation, Listeners, Membership};
+use kafscale_broker::{
+    Advertised, Broker, BrokerConfig, Candidate, Foundation, JoinError, Listeners, Membership,
+};
 use kafscale_core::clock::Clock;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
@@ -17,10 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::history::{Event, History};
 use crate::machine::Timeline;
 use crate::meta::SimMeta;
-use crate::net::{KAFKA_PORT, SimListener, host_of};
+use crate::net::{KAFKA_PORT, SimListener, host_name};
 use crate::process::Process;
 use crate::rng::Rng;
 use crate::store::SimStore;
+
+/// The cluster's name.
+pub const CLUSTER: &str = "sim";
 
 const REJOIN_BACKOFF: Duration = Duration::from_millis(200);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -85,15 +90,44 @@ impl Env {
 pub async fn run(env: Env) {
     let _ended = env.ended.clone().drop_guard();
     let store: Arc<dyn MetaStore> = Arc::new(SimMeta::new(Arc::clone(&env.metadata), env.process.clone()));
-    let metadata = Metadata::new(store, "sim").expect("the name is a name");
+    let metadata = Metadata::new(store, CLUSTER).expect("the name is a name");
     while !env.stop.is_cancelled() {
         match env.stop.run_until_cancelled(Member::begin(&env, &metadata)).await {
             Some(Ok(member)) => member.serve(&env, &metadata).await,
-            Some(Err(why)) => {
-                env.note(Event::NodeFailed { node: env.process.node, why });
+            Some(Err(failure)) => {
+                let (why, is_refused) = match failure {
+                    Failure::Again(why) => (why, false),
+                    Failure::Refused(why) => (why, true),
+                };
+                env.note(Event::NodeFailed { node: env.process.host, why });
+                if is_refused {
+                    return;
+                }
                 sleep(REJOIN_BACKOFF).await;
             }
             None => return,
+        }
+    }
+}
+
+/// Why no incarnation began.
+enum Failure {
+    Again(String),
+    /// Another process has the number of this broker: the process ends.
+    Refused(String),
+}
+
+impl Failure {
+    fn again(error: impl ToString) -> Failure {
+        Failure::Again(error.to_string())
+    }
+}
+
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Failure {
+        match error {
+            JoinError::Metadata(_) => Failure::again(error),
+            JoinError::NodeIdTaken(_) | JoinError::OtherStore { .. } => Failure::Refused(error.to_string()),
         }
     }
 }
@@ -106,10 +140,10 @@ struct Member {
 }
 
 impl Member {
-    async fn begin(env: &Env, metadata: &Metadata) -> Result<Member, String> {
+    async fn begin(env: &Env, metadata: &Metadata) -> Result<Member, Failure> {
         let node_id = NodeId(env.process.node);
-        let advertised = Advertised { host: host_of(node_id.0), port: KAFKA_PORT };
-        let listeners = Listeners::on(env.listener.clone(), Some(advertised)).map_err(|e| e.to_string())?;
+        let advertised = Advertised { host: host_name(env.process.host), port: KAFKA_PORT };
+        let listeners = Listeners::on(env.listener.clone(), Some(advertised)).map_err(Failure::again)?;
         let candidate = Candidate {
             node_id,
             endpoints: listeners.endpoints(),
@@ -120,22 +154,21 @@ impl Member {
             store: None,
             has_chain: true,
         };
-        let membership =
-            Membership::join(metadata, &candidate, &*env.clock).await.map_err(|e| e.to_string())?;
+        let membership = Membership::join(metadata, &candidate, &*env.clock).await?;
         let incarnation = membership.identity.epoch;
-        env.note(Event::NodeJoined { node: node_id.0, incarnation });
+        env.note(Event::NodeJoined { node: env.process.host, incarnation });
         let store = Arc::clone(metadata.store());
         let config = log_config(env, incarnation);
         let log = Log::open(config, store, metadata.keys().clone(), Arc::clone(&env.clock))
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(Failure::again)?;
         let mut config = BrokerConfig::new(membership.cluster_id.clone(), node_id);
         config.drain_timeout = Duration::from_secs(3);
         config.collect_interval = env.settings.collect_interval;
         let foundation =
             Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::clone(&env.clock) };
         let broker =
-            Broker::start(config, listeners, &membership, foundation).await.map_err(|e| e.to_string())?;
+            Broker::start(config, listeners, &membership, foundation).await.map_err(Failure::again)?;
         Ok(Member { broker, log, membership })
     }
 

@@ -12,26 +12,32 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::faults::{Answer, Doomed, Fate, Faults, Phase, Service};
-use crate::world::{Command, Orders};
+use crate::held_up::{self, HoldUp};
+use crate::history::Event;
+use crate::nemesis;
+use crate::net::node_on;
+use crate::world::{Command, Surroundings};
 
 /// One start of one broker.
 #[derive(Debug, Clone)]
 pub struct Process {
+    /// The number of the broker.
     pub node: i32,
-    orders: Orders,
-    faults: Faults,
+    /// Where the process runs.
+    pub host: i32,
+    around: Surroundings,
     /// The machine of the services.
     services: Handle,
     dead: Arc<AtomicBool>,
 }
 
 impl Process {
-    pub fn new(node: i32, orders: Orders, faults: Faults, services: Handle) -> Process {
-        Process { node, orders, faults, services, dead: Arc::default() }
+    pub fn new(host: i32, around: Surroundings, services: Handle) -> Process {
+        Process { node: node_on(host), host, around, services, dead: Arc::default() }
     }
 
     pub fn faults(&self) -> &Faults {
-        &self.faults
+        &self.around.faults
     }
 
     pub fn services(&self) -> &Handle {
@@ -47,7 +53,7 @@ impl Process {
 
     fn condemn(&self, step: &str, phase: Phase) {
         if !self.dead.swap(true, Ordering::Relaxed) {
-            self.orders.give(Command::Crash { node: self.node, at: format!("{step}/{phase:?}") });
+            self.around.orders.give(Command::Crash { host: self.host, at: format!("{step}/{phase:?}") });
         }
     }
 
@@ -62,13 +68,16 @@ impl Process {
         if self.dead.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
-        let doomed = self.faults.step(step);
+        let doomed = self.faults().step(step, self.host);
         if doomed == Doomed::At(Phase::Before) {
             self.die(step, Phase::Before).await;
         }
-        let fate = self.faults.fate(service, self.node, conditional);
+        let fate = self.faults().fate(service, self.host, conditional);
         let (answer, answered) = oneshot::channel();
-        self.services.spawn(carry_out(fate, apply, answer));
+        match self.faults().hold_up(step) {
+            None => drop(self.services.spawn(carry_out(fate, apply, answer))),
+            Some(hold_up) => self.hold_up(hold_up, apply, answer),
+        }
         match doomed {
             Doomed::At(Phase::UnderWay) => self.die(step, Phase::UnderWay).await,
             Doomed::At(phase) => {
@@ -77,6 +86,25 @@ impl Process {
             }
             Doomed::No => answered.await.unwrap_or(Err(Answer::Timeout)),
         }
+    }
+}
+
+impl Process {
+    /// Sends a request that arrives later than anybody expects, and lets happen to this process what is to happen meanwhile.
+    fn hold_up<T: Send + 'static>(
+        &self,
+        hold_up: HoldUp,
+        apply: impl Fn() -> T + Send + 'static,
+        answer: oneshot::Sender<Result<T, Answer>>,
+    ) {
+        let (around, host) = (self.around.clone(), self.host);
+        let plight = hold_up.plight.clone();
+        let late = held_up::carry_out(around.faults.clone(), host, hold_up.clone(), apply, answer);
+        self.services.spawn(late);
+        self.services.spawn(async move {
+            around.history.note(Event::Nemesis { what: format!("broker {host}: {hold_up:?}") });
+            nemesis::suffer(&around, host, plight).await;
+        });
     }
 }
 

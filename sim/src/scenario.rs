@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use kafscale_meta::records::{ChainRecord, Keyspace, Record};
+use kafscale_meta::{KeyValue, MetaStore};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::producer::{Habits, PATIENCE, partitions_of};
-use crate::client::{Client, Setting, admin, consumer, member, observer, producer, reader};
+use crate::client::{Client, Setting, admin, committer, consumer, member, observer, producer, reader};
 use crate::history::{Entry, Event, TopicPartition};
 use crate::nemesis::{self, Mischief};
 use crate::node;
@@ -25,6 +27,8 @@ use crate::world::{Command, Surroundings, World};
 const LIMIT: Duration = Duration::from_secs(400);
 /// How long the cluster may take, when all is well again, to give back a partition.
 const READING_PATIENCE: Duration = Duration::from_secs(60);
+/// How long dead chains may take to go.
+const COLLECTING_PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a simulation is, besides its seed.
 #[derive(Debug, Clone, Default)]
@@ -47,7 +51,7 @@ pub struct Outcome {
 pub fn run(seed: u64, options: Options) -> Outcome {
     let panics = collect_panics();
     let rng = Rng::new(seed);
-    let plan = Plan::draw(&mut rng.fork(10), options);
+    let plan = Plan::draw(&mut rng.fork(10), &mut rng.fork(19), options);
     let mut world = World::new(&rng, plan.settings.clone());
     let over = CancellationToken::new();
     let around = world.around().clone();
@@ -93,6 +97,8 @@ struct Plan {
     members: u64,
     observers: u64,
     comes_and_goes: bool,
+    /// There are a group without members and somebody who insists on the coordinator that it once found for it.
+    insists: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -105,7 +111,7 @@ struct Topic {
 }
 
 impl Plan {
-    fn draw(rng: &mut Rng, options: Options) -> Plan {
+    fn draw(rng: &mut Rng, later: &mut Rng, options: Options) -> Plan {
         let topic = |name: &str, partitions| Topic {
             name: name.into(),
             partitions,
@@ -127,7 +133,8 @@ impl Plan {
             nodes: 3,
             settings: node::Settings::draw(rng),
             trouble: rng.ms(8000, 30_000),
-            mischief: Mischief::draw(rng, options.crash),
+            // Seeds 231 and 624, which are named in seeds.txt, draw nothing from the later stream.
+            mischief: Mischief::draw(rng, options.crash).with_later(later),
             topics,
             idempotent: rng.between(1, 3),
             plain: rng.between(0, 2),
@@ -135,8 +142,23 @@ impl Plan {
             members: *rng.pick(&[0, 1, 2, 3]),
             observers: rng.between(0, 1),
             comes_and_goes: rng.per_mille(300),
+            insists: later.per_mille(400),
         }
     }
+
+    fn groups(&self) -> impl Iterator<Item = &'static str> {
+        let mut groups: Vec<_> = (0..self.members).map(group_of).collect();
+        groups.dedup();
+        groups.into_iter().chain(self.insists.then_some(JOBS))
+    }
+}
+
+/// A group without members.
+const JOBS: &str = "jobs";
+
+/// The group of a member.
+fn group_of(member: u64) -> &'static str {
+    if member < 2 { "readers" } else { "others" }
 }
 
 async fn play(around: Surroundings, rng: Rng, plan: Plan, over: CancellationToken) {
@@ -149,7 +171,7 @@ async fn play(around: Surroundings, rng: Rng, plan: Plan, over: CancellationToke
     };
     around.faults.heal(nemesis::calm);
     for node in 1..=plan.nodes {
-        around.orders.give(Command::Boot { node });
+        around.orders.give(Command::Boot { host: node });
     }
     let mut clients = Clients { setting, rng: rng.fork(20), next: 0 };
     let mut admin = clients.next();
@@ -164,19 +186,59 @@ async fn play(around: Surroundings, rng: Rng, plan: Plan, over: CancellationToke
     for (name, task) in clients.all(&plan) {
         running.spawn(task.map(move |()| name));
     }
-    let trouble = nemesis::run(around.clone(), rng.fork(21), plan.nodes, plan.mischief.clone());
+    let trouble = nemesis::run(around.clone(), rng.fork(21), rng.fork(22), plan.nodes, plan.mischief.clone());
     let _ = timeout(plan.trouble, trouble).await;
     nemesis::end(&around, plan.nodes).await;
     around.history.note(Event::Healed);
     closing.cancel();
-    finish(&around, running).await;
-    let partitions = plan.topics.iter().flat_map(|topic| partitions_of(&topic.name, topic.partitions));
-    for at in partitions {
-        if reader::read_all(&mut admin, &at, READING_PATIENCE).await.is_none() {
-            around.history.note(Event::Stuck { who: format!("{at} cannot be read to its end") });
-        }
+    let end = async {
+        finish(&around, running).await;
+        look_at_all(&around, &plan, &mut admin).await;
+        collected(&around).await;
+        nemesis::begin_anew(&around, plan.nodes).await;
+        look_at_all(&around, &plan, &mut admin).await;
+    };
+    tokio::select! {
+        // Without a draw.
+        biased;
+        () = end => {}
+        () = nemesis::keep_up(&around, rng.fork(23), plan.nodes) => {}
     }
     over.cancel();
+}
+
+/// Waits until the chains of all who are gone are collected, as they must be once new owners have rewritten what was in them.
+async fn collected(around: &Surroundings) {
+    let keys = Keyspace::new(node::CLUSTER).expect("the name is a name");
+    let is_dead =
+        |kv: &KeyValue| ChainRecord::decode(&kv.key, &kv.value).is_ok_and(|chain| chain.sealed_at.is_some());
+    let all = async {
+        while let Ok(chains) = around.metadata.range_all(&keys.chains_prefix()).await
+            && chains.kvs.iter().any(is_dead)
+        {
+            sleep(Duration::from_millis(500)).await;
+        }
+    };
+    if timeout(COLLECTING_PATIENCE, all).await.is_err() {
+        around.history.note(Event::Stuck { who: "a dead chain is not collected".to_owned() });
+    }
+}
+
+/// Reads all that is there.
+async fn look_at_all(around: &Surroundings, plan: &Plan, client: &mut Client) {
+    let stuck = |who: String| around.history.note(Event::Stuck { who });
+    let partitions = plan.topics.iter().flat_map(|topic| partitions_of(&topic.name, topic.partitions));
+    for at in partitions {
+        if reader::read_all(client, &at, READING_PATIENCE).await.is_none() {
+            stuck(format!("{at} cannot be read to its end"));
+        }
+    }
+    let observed = partitions_of(&plan.topics[0].name, plan.topics[0].partitions);
+    for group in plan.groups() {
+        if !observer::look_once(client, &group.into(), &observed, READING_PATIENCE).await {
+            stuck(format!("nobody tells how far the group {group} has come"));
+        }
+    }
 }
 
 /// Waits until the clients have come to their end.
@@ -227,7 +289,7 @@ impl Clients {
             all.push(("consumer".into(), consumer::follow(self.next(), lasting.clone()).boxed()));
         }
         for i in 0..plan.members {
-            let group = if i < 2 { "readers" } else { "others" };
+            let group = group_of(i);
             let member = member::take_part(self.next(), group.into(), Arc::clone(&plan.topics[0].name));
             all.push(("member".into(), member.boxed()));
         }
@@ -247,6 +309,13 @@ impl Clients {
             all.push(("consumer".into(), consumer::follow(self.next(), partitions_of(&name, 2)).boxed()));
             let life = (1500, 7000);
             all.push(("come and go".into(), admin::come_and_go(self.next(), name, 2, life).boxed()));
+        }
+        if plan.insists {
+            let mut observed = partitions_of(&plan.topics[0].name, 1);
+            let observer = observer::insist(self.next(), JOBS.into(), observed.clone());
+            all.push(("stubborn observer".into(), observer.boxed()));
+            let committer = committer::commit(self.next(), JOBS.into(), observed.remove(0));
+            all.push(("committer".into(), committer.boxed()));
         }
         all
     }

@@ -43,28 +43,28 @@ impl Clock for WallClock {
     }
 }
 
-/// What is done to brokers, between two windows.
+/// What is done to the processes of hosts, between two windows.
 #[derive(Debug)]
 pub enum Command {
     Boot {
-        node: i32,
+        host: i32,
     },
     /// Kills the process; `at` says where, for the history.
     Crash {
-        node: i32,
+        host: i32,
         at: String,
     },
     /// SIGSTOP.
     Pause {
-        node: i32,
+        host: i32,
     },
     /// SIGCONT.
     Wake {
-        node: i32,
+        host: i32,
     },
     /// SIGTERM.
     Stop {
-        node: i32,
+        host: i32,
     },
 }
 
@@ -89,8 +89,13 @@ impl Orders {
         self.commands.lock().push_back(command);
     }
 
-    pub fn state(&self, node: i32) -> NodeState {
-        self.states.lock().get(&node).copied().unwrap_or(NodeState::Down)
+    /// All hosts on which a process was ever started.
+    pub fn hosts(&self) -> Vec<i32> {
+        self.states.lock().keys().copied().collect()
+    }
+
+    pub fn state(&self, host: i32) -> NodeState {
+        self.states.lock().get(&host).copied().unwrap_or(NodeState::Down)
     }
 }
 
@@ -160,8 +165,8 @@ impl World {
             if over.is_cancelled() {
                 return true;
             }
-            for (node, slot) in &mut self.slots {
-                if self.around.orders.state(*node) != NodeState::Paused {
+            for (host, slot) in &mut self.slots {
+                if self.around.orders.state(*host) != NodeState::Paused {
                     slot.machine.run_until(end);
                 }
             }
@@ -180,70 +185,69 @@ impl World {
     /// Removes the processes that have ended by themselves.
     fn bury(&mut self) {
         let ended: Vec<i32> =
-            self.slots.iter().filter(|(_, slot)| slot.ended.is_cancelled()).map(|(node, _)| *node).collect();
-        for node in ended {
-            self.slots.remove(&node);
-            self.around.network.unlisten(node);
-            self.set_state(node, NodeState::Down);
-            self.note(Event::NodeEnded { node });
+            self.slots.iter().filter(|(_, slot)| slot.ended.is_cancelled()).map(|(host, _)| *host).collect();
+        for host in ended {
+            self.slots.remove(&host);
+            self.around.network.unlisten(host);
+            self.set_state(host, NodeState::Down);
+            self.note(Event::NodeEnded { node: host });
         }
     }
 
     fn execute(&mut self, command: Command) {
         match command {
-            Command::Boot { node } => self.boot(node),
-            Command::Crash { node, at } => {
-                if self.slots.remove(&node).is_some() {
+            Command::Boot { host } => self.boot(host),
+            Command::Crash { host, at } => {
+                if self.slots.remove(&host).is_some() {
                     self.around.faults.count("crash");
-                    self.around.network.unlisten(node);
-                    self.set_state(node, NodeState::Down);
-                    self.note(Event::NodeCrashed { node, at });
+                    self.around.network.unlisten(host);
+                    self.set_state(host, NodeState::Down);
+                    self.note(Event::NodeCrashed { node: host, at });
                 }
             }
-            Command::Pause { node } => {
-                if self.around.orders.state(node) == NodeState::Running {
+            Command::Pause { host } => {
+                if self.around.orders.state(host) == NodeState::Running {
                     self.around.faults.count("pause");
-                    self.set_state(node, NodeState::Paused);
-                    self.note(Event::NodePaused { node });
+                    self.set_state(host, NodeState::Paused);
+                    self.note(Event::NodePaused { node: host });
                 }
             }
-            Command::Wake { node } => {
-                if self.around.orders.state(node) == NodeState::Paused
-                    && let Some(slot) = self.slots.get_mut(&node)
+            Command::Wake { host } => {
+                if self.around.orders.state(host) == NodeState::Paused
+                    && let Some(slot) = self.slots.get_mut(&host)
                 {
-                    self.around.history.note_at(self.now, Event::NodeWoke { node });
+                    self.around.history.note_at(self.now, Event::NodeWoke { node: host });
                     slot.machine.leap(self.now);
-                    self.set_state(node, NodeState::Running);
+                    self.set_state(host, NodeState::Running);
                 }
             }
-            Command::Stop { node } => {
-                if self.around.orders.state(node) == NodeState::Running
-                    && let Some(slot) = self.slots.get(&node)
+            Command::Stop { host } => {
+                if self.around.orders.state(host) == NodeState::Running
+                    && let Some(slot) = self.slots.get(&host)
                 {
                     self.around.faults.count("planned stop");
                     slot.stop.cancel();
-                    self.set_state(node, NodeState::Stopping);
-                    self.note(Event::NodeStopping { node });
+                    self.set_state(host, NodeState::Stopping);
+                    self.note(Event::NodeStopping { node: host });
                 }
             }
         }
     }
 
-    fn boot(&mut self, node: i32) {
-        if self.slots.contains_key(&node) {
+    fn boot(&mut self, host: i32) {
+        if self.slots.contains_key(&host) {
             return;
         }
         let machine = Machine::boot(self.now);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let around = &self.around;
-        let process =
-            Process::new(node, around.orders.clone(), around.faults.clone(), self.services.handle());
+        let process = Process::new(host, around.clone(), self.services.handle());
         let skew_ms = self.rng.below(2000) as i64 - 1000;
         let env = node::Env {
             store: SimStore::new(around.bucket.clone(), process.clone()),
             process,
             metadata: Arc::clone(&around.metadata),
-            listener: around.network.listen(node),
+            listener: around.network.listen(host),
             clock: Arc::new(WallClock { timeline: machine.timeline(), skew_ms }),
             timeline: machine.timeline(),
             history: around.history.clone(),
@@ -252,13 +256,13 @@ impl World {
             ended: ended.clone(),
         };
         machine.spawn(node::run(env));
-        self.slots.insert(node, Slot { machine, stop, ended });
-        self.set_state(node, NodeState::Running);
-        self.note(Event::NodeBooted { node });
+        self.slots.insert(host, Slot { machine, stop, ended });
+        self.set_state(host, NodeState::Running);
+        self.note(Event::NodeBooted { node: host });
     }
 
-    fn set_state(&self, node: i32, state: NodeState) {
-        self.around.orders.states.lock().insert(node, state);
+    fn set_state(&self, host: i32, state: NodeState) {
+        self.around.orders.states.lock().insert(host, state);
     }
 
     fn note(&self, event: Event) {

@@ -120,7 +120,11 @@ impl Member {
         let node = self.client.any();
         let Ok(answer) = self.client.call(node, &request, 3).await else { return false };
         self.coordinator = answer.node_id.0;
-        answer.error_code == 0 && self.coordinator > 0
+        let found = answer.error_code == 0 && self.coordinator > 0;
+        if found {
+            self.client.locate(self.coordinator, &answer.host);
+        }
+        found
     }
 
     /// Joins, works for a while, and leaves sometimes.

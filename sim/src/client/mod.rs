@@ -1,6 +1,7 @@
 //! Clients that speak the Kafka protocol, as strict as Apache Kafka's own about what they may rely on, and that write down what they saw.
 
 pub mod admin;
+pub mod committer;
 pub mod connection;
 pub mod consumer;
 pub mod member;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
 use crate::history::{History, TopicPartition};
-use crate::net::{CONNECT_TIMEOUT, Network, host_of};
+use crate::net::{CONNECT_TIMEOUT, Network, host_name};
 use crate::rng::Rng;
 
 /// How long a client waits for any answer.
@@ -54,6 +55,8 @@ pub struct Client {
     pub rng: Rng,
     pub setting: Setting,
     connections: BTreeMap<i32, Connection>,
+    /// By broker: where it was last said to be, if not where it usually is.
+    moved: BTreeMap<i32, String>,
     /// By partition: who serves it.
     leaders: BTreeMap<TopicPartition, i32>,
 }
@@ -73,7 +76,14 @@ pub fn is_retriable(code: i16) -> bool {
 
 impl Client {
     pub fn new(id: u32, rng: Rng, setting: Setting) -> Client {
-        Client { id, rng, setting, connections: BTreeMap::new(), leaders: BTreeMap::new() }
+        Client {
+            id,
+            rng,
+            setting,
+            connections: BTreeMap::new(),
+            moved: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+        }
     }
 
     pub fn history(&self) -> &History {
@@ -83,9 +93,12 @@ impl Client {
     /// The connection to a broker; a new one if there is none.
     pub async fn connection(&mut self, node: i32) -> Result<&mut Connection, CallError> {
         if self.connections.get(&node).is_none_or(Connection::is_broken) {
-            let host = host_of(node);
-            let connecting = timeout(CONNECT_TIMEOUT, self.setting.network.connect(&host, self.id));
-            let stream = connecting.await.map_err(|_| CallError::NotSent)?.map_err(|_| CallError::NotSent)?;
+            let name = self.moved.get(&node).cloned().unwrap_or_else(|| host_name(node));
+            let connecting = timeout(CONNECT_TIMEOUT, self.setting.network.connect(&name, self.id));
+            let Ok(Ok(stream)) = connecting.await else {
+                self.moved.remove(&node);
+                return Err(CallError::NotSent);
+            };
             self.connections.insert(node, Connection::new(stream, self.id));
         }
         Ok(self.connections.get_mut(&node).expect("it was just put there"))
@@ -116,6 +129,15 @@ impl Client {
         1 + self.rng.below(self.setting.nodes as u64) as i32
     }
 
+    /// Takes note of where a broker is. A connection that there is stays, until it breaks.
+    pub fn locate(&mut self, node: i32, name: &str) {
+        if name == host_name(node) {
+            self.moved.remove(&node);
+        } else {
+            self.moved.insert(node, name.to_owned());
+        }
+    }
+
     /// A pause before the next attempt.
     pub async fn back_off(&mut self) {
         sleep(self.rng.ms(40, 160)).await;
@@ -142,6 +164,9 @@ impl Client {
         let request =
             MetadataRequest::default().with_topics(Some(vec![wanted])).with_allow_auto_topic_creation(false);
         let answer = self.call(node, &request, 9).await.ok()?;
+        for broker in &answer.brokers {
+            self.locate(broker.node_id.0, &broker.host);
+        }
         let described = answer.topics.into_iter().next()?;
         if described.error_code != 0 {
             return None;
