@@ -34,10 +34,11 @@ def command(mode, pinned=True, after=(), core=LOAD_CORE, **options):
     return [*on_core(core, pinned), binary(), mode, *flags(options), *after]
 
 
-def run(mode, pinned=True, limit_s=180, after=(), core=LOAD_CORE, **options):
-    """The figures of one run."""
+def run(mode, pinned=True, limit_s=180, after=(), core=LOAD_CORE, system=None, **options):
+    """The figures of one run; with a system, where and with what that is started."""
     words = command(mode, pinned, after, core, **options)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL)
+    place = {"cwd": system.dir, "env": {**os.environ, **system.env()}} if system else {}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=limit_s, stdin=subprocess.DEVNULL, **place)
     if done.returncode:
         raise AssertionError(f"{mode}: {' '.join(done.stderr.split())[-500:]}")
     figures = json.loads(done.stdout.splitlines()[-1])

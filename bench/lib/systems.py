@@ -48,6 +48,8 @@ class System:
 
     name = ""
     classes = ()
+    keeps_batches = True
+    """Whether a consumer gets the batches that a producer has sent."""
     start_limit_s = 120
 
     def __init__(self, durability, pinned, work_dir, store=None):
@@ -230,6 +232,7 @@ class Kafka(System):
 class Tansu(System):
     name = "tansu"
     classes = ("memory", "page-cache", "s3")
+    keeps_batches = False
 
     def no_class(self, durability):
         if durability == "fdatasync":

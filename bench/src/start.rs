@@ -1,6 +1,6 @@
 //! From the start of a broker's process to the first acknowledged record.
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -39,15 +39,13 @@ pub async fn run(args: Args) -> Result<()> {
         .stderr(Stdio::null())
         .spawn()
         .context("starting the broker")?;
-    let times = tokio::time::timeout(START_TIMEOUT, first_produce(&args, &batch)).await;
+    let times = tokio::time::timeout(START_TIMEOUT, first_produce(&args, &batch, &mut broker)).await;
     let acknowledged = Instant::now();
-    let ended = broker.try_wait()?;
     // SIGTERM: a broker that is killed leaves work for the next start.
     if let Some(pid) = i32::try_from(broker.id()).ok().and_then(rustix::process::Pid::from_raw) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
     broker.wait()?;
-    ensure!(ended.is_none(), "the broker ended by itself: {ended:?}");
     let listening = times.context("no first record in time")??;
     let mut report = Report::of("start");
     report.put("fresh", args.create);
@@ -58,9 +56,11 @@ pub async fn run(args: Args) -> Result<()> {
 }
 
 /// Waits for the port and produces until a record is taken; gives when the port was there.
-async fn first_produce(args: &Args, batch: &Batch) -> Result<Instant> {
+async fn first_produce(args: &Args, batch: &Batch, broker: &mut Child) -> Result<Instant> {
     let timer = Timer::new()?;
     while TcpStream::connect(&args.target.broker).await.is_err() {
+        let ended = broker.try_wait()?;
+        ensure!(ended.is_none(), "the broker ended by itself: {ended:?}");
         timer.wait_until(Instant::now() + ATTEMPT_INTERVAL).await?;
     }
     let listening = Instant::now();
