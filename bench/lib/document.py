@@ -65,11 +65,23 @@ def machine(figures):
 def goal_section(figures):
     headings = [*goals.HEADINGS, "spread of KafScale"]
     lines = [[*goals.cells(row), row.spread] for row in goals.rows_of(figures)]
-    text = "## Goals\n\n*ahead* says whether KafScale is better than every rival in the same class.\n\n" + table(headings, lines)
+    text = "## Goals\n\n*ahead* says whether KafScale is better than every rival in the same class.\n\n" + table(headings, lines) + short_logs(figures)
     falls = goals.short_falls(figures)
     if falls:
         text += "\nWhat falls short:\n\n" + "\n".join(f"- {line.removeprefix('short: ')}" for line in falls) + "\n"
     return text
+
+
+def short_logs(figures):
+    found = {}
+    for row in figures.rows:
+        if row.get("records_beyond_the_end"):
+            found.setdefault((row["system"], row["class"]), []).append(row["records_beyond_the_end"] / row["records"])
+    lines = [f"{name} ({durability}): up to {max(shares):.1%}" for (name, durability), shares in found.items()]
+    if not lines:
+        return ""
+    return ("\n† After this scenario the end of the log, as `ListOffsets` has it, was below what had been acknowledged, by this share of the records. "
+            f"Whether they are there was not looked at: {'; '.join(lines)}.\n")
 
 
 def plot_section(figures):

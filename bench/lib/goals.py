@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 CAUSES = pathlib.Path(__file__).resolve().parents[1] / "causes.json"
 RIVALS = ("kafka", "tansu")
+# Beside figures of a system whose log ends before the last records that it acknowledged.
+SHORT_LOG = " †"
 
 
 class Figures:
@@ -159,7 +161,8 @@ def row_of(goal, figures, placement):
     def cell(system, durability):
         value = figures.median(system, goal.scenario, goal.metric, durability=durability, placement=placement)
         if value is not None:
-            return number(value / goal.scale), value / goal.scale
+            short = any(row.get("records_beyond_the_end") for row in figures.having(system, goal.scenario, durability, placement))
+            return number(value / goal.scale) + (SHORT_LOG if short else ""), value / goal.scale
         return ("no figure" if figures.why_not(system, goal.scenario, durability, placement) else ""), None
 
     own, own_value = cell("kafscale", goal.durability)

@@ -26,6 +26,8 @@ class Session:
     """How fast this system took batches of 64 KiB, by which the work of others' tools is measured out."""
 
     def bench(self, mode, **options):
+        if mode == "produce" and not self.system.shows_all:
+            options["short_log"] = True
         return generator.run(mode, pinned=self.system.pinned, broker=self.system.bootstrap, pid=self.system.pid, **options)
 
 
