@@ -27,7 +27,7 @@ pub struct Place {
 const SPARES_KEPT: usize = 2;
 
 /// Further ones, which a burst leaves, are kept for the next burst for so long.
-const SPARE_LIFE: Duration = Duration::from_secs(300);
+const SPARE_LIFE: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 enum Medium {
