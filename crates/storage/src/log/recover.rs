@@ -78,6 +78,10 @@ pub async fn open(
     let limits = ReadLimits::with_cache_bytes(config.segment_cache_bytes);
     let segments = SegmentReader::new(store.clone(), limits);
     let files = Arc::new(WalFiles::with_room(config.wal_burst_bytes));
+    if let StoreUrl::File(dir) = &config.store {
+        let dir = wal_dir(dir, config.node_id);
+        files.adopt_spares(&dir, config.wal_file_bytes).map_err(io_at(&dir))?;
+    }
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
     let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);

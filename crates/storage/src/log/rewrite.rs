@@ -1,7 +1,7 @@
 //! Rewriting: what the write-ahead files hold becomes segments, so that the files can be freed.
 //!
 //! It begins when the files hold more than their limit, takes the oldest file first, and takes from each partition
-//! in it everything durable, also from younger files: few large segments rather than many small ones. It never
+//! in it what makes a segment, also from younger files: few large segments rather than many small ones. It never
 //! stands in the way of an append: the chain goes on in new files, and where both use one disk it [waits](super::pace).
 
 use std::sync::Arc;
@@ -87,14 +87,16 @@ pub async fn run(shared: Arc<Shared>) {
     }
 }
 
-/// Rewrites from the oldest file on when there is more than the limit. Objects are small: they are rewritten by half of the limit,
-/// so that their partitions get few large segments rather than many small ones.
+/// Rewrites from the oldest file on when there is more than the limit, and then all that is closed, for as long as appends leave the
+/// disk alone: so that its files are there for the next burst, and the next start has little to read. Objects of a store are small: they
+/// are rewritten by half of the limit, so that their partitions get few large segments rather than many small ones.
 async fn rewrite_excess(shared: &Shared) {
     if !over_limit(shared, 1) {
         return;
     }
     let share = if shared.chain.is_some() { 2 } else { 1 };
-    while over_limit(shared, share) && !shared.stopping.is_cancelled() {
+    let at_leisure = || uses_one_disk(shared) && !shared.pace.appends_go_on();
+    while (over_limit(shared, share) || at_leisure()) && !shared.stopping.is_cancelled() {
         let Some(oldest) = shared.files.oldest_closed() else { return };
         rewrite_up_to(shared, oldest).await;
         if shared.files.oldest_closed() == Some(oldest) {
@@ -124,32 +126,35 @@ async fn rewrite_aged(shared: &Shared) {
         let segment_ms = partition.config.read().segment_ms;
         let aged = |b: &TailBatch| now_ms.saturating_sub(b.appended_ms) > segment_ms;
         if partition.state.lock().tail.front().is_some_and(aged) {
-            rewrite_logged(shared, &partition).await;
+            rewrite_logged(shared, &partition, u64::MAX).await;
         }
     }
     shared.free_unused();
 }
 
-/// Rewrites every partition that has a batch in a file up to this one.
+/// Whether a durable batch is in a file up to this one.
+fn begins_by(state: &State, last: u64) -> bool {
+    state.durable > 0 && state.tail.front().is_some_and(|b| b.place.file_no <= last)
+}
+
+/// Rewrites every partition that has a batch in a file up to this one, so that those files can be freed and written again.
 async fn rewrite_up_to(shared: &Shared, last: u64) {
-    let begins_there = |p: &Arc<PartitionInner>| {
-        let state = p.state.lock();
-        state.durable > 0 && state.tail.front().is_some_and(|b| b.place.file_no <= last)
-    };
-    let concerned = shared.all_partitions().into_iter().filter(begins_there);
+    let concerned = shared.all_partitions().into_iter().filter(|p| begins_by(&p.state.lock(), last));
     let at_a_time =
         if uses_one_disk(shared) && shared.pace.appends_go_on() { 1 } else { CONCURRENT_PARTITIONS };
     stream::iter(concerned)
         .take_until(shared.stopping.cancelled())
-        .for_each_concurrent(at_a_time, async |partition| rewrite_logged(shared, &partition).await)
+        .for_each_concurrent(at_a_time, async |partition| rewrite_logged(shared, &partition, last).await)
         .await;
     shared.free_unused();
 }
 
-async fn rewrite_logged(shared: &Shared, partition: &PartitionInner) {
-    if let Err(error) = rewrite_with(shared, partition, Haste::MakeWay).await {
+async fn rewrite_logged(shared: &Shared, partition: &PartitionInner, last: u64) {
+    if let Err(error) = rewrite_with(shared, partition, Haste::MakeWay, last).await {
         let (topic, partition) = (&partition.topic_name, partition.id.index);
         tracing::warn!(%topic, partition, %error, "cannot write a segment; will try again");
+        // The disk may be full.
+        shared.files.drop_spares();
     }
 }
 
@@ -162,14 +167,20 @@ enum Haste {
 
 /// Moves everything durable of a partition from the write-ahead log into segments.
 pub async fn rewrite(shared: &Shared, partition: &PartitionInner) -> Result<(), RewriteError> {
-    rewrite_with(shared, partition, Haste::Now).await
+    rewrite_with(shared, partition, Haste::Now, u64::MAX).await
 }
 
-async fn rewrite_with(shared: &Shared, partition: &PartitionInner, haste: Haste) -> Result<(), RewriteError> {
+/// Makes segments until everything durable in files up to `last` is in one, and what follows it, as far as it fits.
+async fn rewrite_with(
+    shared: &Shared,
+    partition: &PartitionInner,
+    haste: Haste,
+    last: u64,
+) -> Result<(), RewriteError> {
     let _guard = partition.maintenance.lock().await;
     super::unsettled::settle(shared, partition).await?;
     let end = partition.state.lock().high_watermark;
-    loop {
+    while begins_by(&partition.state.lock(), last) {
         if haste == Haste::MakeWay {
             make_way(shared).await;
         }

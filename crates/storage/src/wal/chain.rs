@@ -209,7 +209,7 @@ impl LocalChain {
         };
         let file = match &spare {
             Some(path) => File::options().read(true).write(true).open(path)?,
-            None => file::create(&prepared, size_bytes, false)?,
+            None => file::create(&prepared, size_bytes)?,
         };
         if let Some(closed) = &self.current {
             self.previous = Some((closed.header.file_no, closed.position));

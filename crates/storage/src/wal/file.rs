@@ -4,13 +4,13 @@
 //! The header names the file before it and where that one's objects ended, so that a torn tail stays known as a
 //! torn tail after the next start. It is written and synced before the file gets its name.
 
-use kafscale_core::crc;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
+use kafscale_core::crc;
 
 /// Objects begin here.
 pub const FILE_HEADER_BYTES: u64 = 4096;
@@ -101,12 +101,10 @@ pub fn file_no(path: &Path) -> Option<u64> {
     (name.len() == 20).then(|| name.parse().ok()).flatten()
 }
 
-/// Creates a file of `size_bytes` with its blocks reserved. With `zeroed`, every block is written once, so that a
-/// later fdatasync has no block allocation to record (measured: 0.13 ms against 0.20 ms for 4 KiB).
-pub fn create(path: &Path, size_bytes: u64, zeroed: bool) -> io::Result<File> {
+/// Creates a file of `size_bytes` with its blocks reserved.
+pub fn create(path: &Path, size_bytes: u64) -> io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    let made = reserve(&file, size_bytes, zeroed);
-    if let Err(e) = made {
+    if let Err(e) = reserve(&file, size_bytes) {
         // Give the space back: on a full disk a half-made file would stand in the way of everything else.
         let _ = std::fs::remove_file(path);
         return Err(e);
@@ -114,25 +112,13 @@ pub fn create(path: &Path, size_bytes: u64, zeroed: bool) -> io::Result<File> {
     Ok(file)
 }
 
-fn reserve(file: &File, size_bytes: u64, zeroed: bool) -> io::Result<()> {
+fn reserve(file: &File, size_bytes: u64) -> io::Result<()> {
     use rustix::fs::FallocateFlags;
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size_bytes) {
-        Ok(()) => {}
         // Some file systems cannot reserve; the file then grows as it is written.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {}
-        Err(e) => return Err(e.into()),
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        Err(e) => Err(e.into()),
     }
-    if zeroed {
-        let (zeros, mut writer) = (vec![0; 1 << 20], file);
-        let mut left = size_bytes;
-        while left > 0 {
-            let n = left.min(zeros.len() as u64);
-            writer.write_all(&zeros[..n as usize])?;
-            left -= n;
-        }
-        file.sync_data()?;
-    }
-    Ok(())
 }
 
 /// Writes the header into a prepared file and gives it its name, durably.

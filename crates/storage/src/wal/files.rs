@@ -26,8 +26,10 @@ pub struct Place {
 /// one: its blocks are there, and hold data.
 const SPARES_KEPT: usize = 2;
 
-/// Further ones, which a burst leaves, are kept for the next burst for so long.
-const SPARE_LIFE: Duration = Duration::from_secs(20);
+/// Further ones, which a burst leaves, are kept for the next burst for so long, where the disk has room for another burst besides.
+const SPARE_LIFE: Duration = Duration::from_secs(300);
+
+const SPARE_EXTENSION: &str = "spare.tmp";
 
 #[derive(Debug)]
 enum Medium {
@@ -179,8 +181,8 @@ impl WalFiles {
     pub fn retire(&self, path: &Path, file: Arc<File>, size_bytes: u64) {
         // A file that a reader still has open must not be written again under it.
         let usable = Arc::strong_count(&file) == 1 && file_is(&file, size_bytes);
-        let retired = if usable && self.has_room_for_spare(size_bytes) {
-            let spare = path.with_extension("spare.tmp");
+        let retired = if usable && self.has_room_for_spare(path, size_bytes) {
+            let spare = if is_spare(path) { path.to_owned() } else { path.with_extension(SPARE_EXTENSION) };
             std::fs::rename(path, &spare)
                 .map(|()| self.inner.lock().spares.push_back(Spare { path: spare, since: Instant::now() }))
         } else {
@@ -191,14 +193,27 @@ impl WalFiles {
         }
     }
 
-    fn has_room_for_spare(&self, size_bytes: u64) -> bool {
+    fn has_room_for_spare(&self, path: &Path, size_bytes: u64) -> bool {
         let inner = self.inner.lock();
         let files = inner.entries.len() + inner.spares.len();
-        inner.spares.len() < SPARES_KEPT || (files as u64 + 1).saturating_mul(size_bytes) <= self.room_bytes
+        let fits = (files as u64 + 1).saturating_mul(size_bytes) <= self.room_bytes;
+        inner.spares.len() < SPARES_KEPT || (fits && free_bytes(path) > self.room_bytes)
+    }
+
+    /// Takes over the spares that an earlier process left in a directory.
+    pub fn adopt_spares(&self, dir: &Path, size_bytes: u64) -> io::Result<()> {
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            if is_spare(&path) {
+                self.retire(&path, Arc::new(File::options().write(true).open(&path)?), size_bytes);
+            }
+        }
+        Ok(())
     }
 
     pub fn take_spare(&self) -> Option<PathBuf> {
-        self.inner.lock().spares.pop_back().map(|spare| spare.path)
+        let spare = self.inner.lock().spares.pop_back()?;
+        Some(spare.path).filter(|path| path.exists())
     }
 
     /// Removes spares that no roll has taken for long.
@@ -287,6 +302,18 @@ impl Inner {
         let index = usize::try_from(file_no.checked_sub(first)?).ok()?;
         self.entries.get_mut(index).filter(|e| e.file_no == file_no)
     }
+}
+
+/// Whether a file of this name was kept for reuse.
+pub fn is_spare(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.'));
+    name.is_some_and(|(_, extension)| extension == SPARE_EXTENSION)
+}
+
+/// What the disk has left; 0 where that cannot be told.
+fn free_bytes(path: &Path) -> u64 {
+    let directory = path.parent().unwrap_or(path);
+    rustix::fs::statvfs(directory).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Only files of the size that the chain uses now are worth keeping.

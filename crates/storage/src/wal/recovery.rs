@@ -13,13 +13,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 
+use bytes::Bytes;
+
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
+use super::files::is_spare;
 use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
 use super::recovery_point::RecoveryPoint;
 use crate::vectored::read_exact_at;
 
 /// So many files are read at a time.
 const READERS: usize = 8;
+
+/// How much is read at a time where objects are small.
+const WINDOW_BYTES: u64 = 256 << 10;
+const SMALL_OBJECT_BYTES: u64 = 32 << 10;
 
 /// A file with the batches that it holds.
 #[derive(Debug)]
@@ -59,6 +66,7 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
         let path = entry.map_err(io_at(dir))?.path();
         match file::file_no(&path) {
             Some(no) => paths.push((no, path)),
+            None if is_spare(&path) => {}
             None if path.extension().is_some_and(|e| e == "tmp") => {
                 std::fs::remove_file(&path).map_err(io_at(&path))?;
             }
@@ -147,12 +155,13 @@ fn scan(
     let io = |error| RecoveryError::Io { path: path.to_owned(), error };
     let file_bytes = file.metadata().map_err(io)?.len();
     let (mut position, mut seq, mut batches) = (FILE_HEADER_BYTES, header.first_seq, Vec::new());
+    let mut window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
     loop {
         if known_end == Some(position) {
             return Ok((position, batches));
         }
         let read = if position < whole_to { ReadAs::Whole } else { ReadAs::MaybeTorn };
-        match read_object(file, position, file_bytes, (header, seq), read).map_err(io)? {
+        match read_object(&mut window, position, (header, seq), read).map_err(io)? {
             Ok((object, index)) => {
                 let body_at = position + HEADER_BYTES as u64;
                 batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
@@ -181,37 +190,57 @@ enum ReadAs {
     MaybeTorn,
 }
 
-fn read_object(
-    file: &File,
-    position: u64,
+/// Reads a file from its front to its end. Small objects are read many at a time; of large ones only what is asked for.
+struct Window<'a> {
+    file: &'a File,
     file_bytes: u64,
+    from: u64,
+    bytes: Bytes,
+    /// Whether the last object was.
+    small: bool,
+}
+
+impl Window<'_> {
+    fn read(&mut self, position: u64, size_bytes: usize) -> io::Result<&[u8]> {
+        let end = position + size_bytes as u64;
+        if position < self.from || end > self.from + self.bytes.len() as u64 {
+            let ahead = if self.small { WINDOW_BYTES } else { 0 };
+            let wanted = ahead.min(self.file_bytes.saturating_sub(position)).max(size_bytes as u64);
+            (self.bytes, self.from) = (read_exact_at(self.file, wanted as usize, position)?, position);
+        }
+        Ok(&self.bytes[(position - self.from) as usize..][..size_bytes])
+    }
+}
+
+fn read_object(
+    window: &mut Window<'_>,
+    position: u64,
     (owner, seq): (&FileHeader, u64),
     read: ReadAs,
 ) -> io::Result<Result<Object, ObjectError>> {
-    if position + HEADER_BYTES as u64 > file_bytes {
+    if position + HEADER_BYTES as u64 > window.file_bytes {
         return Ok(Err(ObjectError::NoMagic));
     }
-    let mut front = [0; HEADER_BYTES];
-    file.read_exact_at(&mut front, position)?;
-    let header = match ObjectHeader::decode(&front) {
+    let header = match ObjectHeader::decode(window.read(position, HEADER_BYTES)?) {
         Ok(header) => header,
         Err(e) => return Ok(Err(e)),
     };
     if header.id.salt != owner.salt || header.id.seq != seq {
         return Ok(Err(ObjectError::NoMagic));
     }
-    if header.object_bytes() > file_bytes - position {
+    if header.object_bytes() > window.file_bytes - position {
         return Ok(Err(ObjectError::Damaged("it is cut off")));
     }
+    window.small = header.object_bytes() < SMALL_OBJECT_BYTES;
     Ok(match read {
         ReadAs::Whole => {
             let before = HEADER_BYTES as u64 + header.body_bytes;
-            let tail = read_exact_at(file, (header.object_bytes() - before) as usize, position + before)?;
-            object::decode_tail(&header, &tail).map(|index| (header, index))
+            let tail = window.read(position + before, (header.object_bytes() - before) as usize)?;
+            object::decode_tail(&header, tail).map(|index| (header, index))
         }
         ReadAs::MaybeTorn => {
-            let object = read_exact_at(file, header.object_bytes() as usize, position)?;
-            object::decode(&object)
+            let object = window.read(position, header.object_bytes() as usize)?;
+            object::decode(object)
         }
     })
 }

@@ -3,11 +3,11 @@
 //! It is written when a file is opened, about all before it, and at a clean end. Nothing depends on it: without one, or with one
 //! from earlier, a start reads more.
 
-use kafscale_core::crc;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
+use kafscale_core::crc;
 
 const SIZE_BYTES: usize = 28;
 

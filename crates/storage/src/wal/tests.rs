@@ -253,6 +253,27 @@ fn a_burst_leaves_as_many_spares_as_there_is_room_for() {
 }
 
 #[test]
+fn spares_of_an_earlier_process_are_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, size_bytes) in
+        [("0001.spare.tmp", 16 << 10), ("0002.spare.tmp", 8 << 10), ("0003.tmp", 16 << 10)]
+    {
+        std::fs::write(dir.path().join(name), vec![0; size_bytes]).unwrap();
+    }
+    assert!(recover(dir.path()).unwrap().is_empty());
+    let files = Arc::new(WalFiles::with_room(1 << 20));
+    files.adopt_spares(dir.path(), 16 << 10).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["0001.spare.tmp"], "the others are of no use");
+    let mut chain = LocalChain::new(dir.path(), config(16 << 10), files.clone(), None);
+    chain.open_file().unwrap();
+    assert_eq!(files.take_spare(), None);
+    assert!(dir.path().join(file_name(0)).exists());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "the file and a recovery point");
+}
+
+#[test]
 fn an_object_made_up_by_a_producer_is_not_taken_for_one() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 3, 1 << 20);

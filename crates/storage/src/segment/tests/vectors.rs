@@ -4,11 +4,11 @@
 //! `UPDATE_VECTORS=1 cargo test -p kafscale-storage vectors` writes them anew. A change of existing vectors is a change
 //! of the format: objects in people's buckets would no longer be read.
 
-use kafscale_core::crc;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use kafscale_core::crc;
 use serde_json::{Value, json};
 
 use super::super::format::{Footer, INDEX_ENTRY_BYTES};
