@@ -3,6 +3,7 @@
 //! Invariant: this is the only crate that names `object_store`.
 
 mod block_cache;
+mod buffers;
 mod compute;
 mod disaster;
 mod error;

@@ -37,7 +37,9 @@ pub struct ReadLimits {
 
 impl ReadLimits {
     pub fn with_cache_bytes(cache_bytes: usize) -> ReadLimits {
-        ReadLimits { cache_bytes, cold_reads: 32, read_ahead: 8 }
+        // What is read ahead must not push out what was read ahead before it.
+        let read_ahead = (cache_bytes / 4 / BLOCK_BYTES as usize).clamp(4, 32);
+        ReadLimits { cache_bytes, cold_reads: 32, read_ahead }
     }
 }
 

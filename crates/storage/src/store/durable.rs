@@ -28,9 +28,10 @@ use object_store::{
 };
 use parking_lot::RwLock;
 
+use crate::buffers::Buffers;
 use crate::log::pace::Pace;
 use crate::unlinked::free_gradually;
-use crate::vectored::{read_exact_at, write_all_vectored};
+use crate::vectored::write_all_vectored;
 
 /// Files that are not objects yet. Names with `#` and a number are never listed as objects.
 const STAGING: &str = ".staging";
@@ -42,6 +43,7 @@ const PLACE_ATTEMPTS: usize = 16;
 pub struct DurableLocal {
     inner: LocalFileSystem,
     staging: Arc<Staging>,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl DurableLocal {
         create_dirs(&staging).map_err(|e| io_error(e, "create", &staging))?;
         let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
         let staging = Staging { directory: staging, pace, next, directories };
-        Ok(DurableLocal { inner, staging: Arc::new(staging) })
+        Ok(DurableLocal { inner, staging: Arc::new(staging), buffers: Arc::default() })
     }
 }
 
@@ -218,11 +220,12 @@ impl ObjectStore for DurableLocal {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         let (path, ranges) = (self.inner.path_to_filesystem(location)?, ranges.to_vec());
+        let buffers = Arc::clone(&self.buffers);
         blocking(move || {
             let file = File::open(&path).map_err(|e| io_error(e, "open", &path))?;
             let read_one = |range: Range<u64>| {
                 let size_bytes = range.end.saturating_sub(range.start) as usize;
-                read_exact_at(&file, size_bytes, range.start).map_err(|e| io_error(e, "read", &path))
+                buffers.read(&file, size_bytes, range.start).map_err(|e| io_error(e, "read", &path))
             };
             ranges.into_iter().map(read_one).collect()
         })
