@@ -49,7 +49,7 @@ sim: ## simulate clusters with faults, with SEEDS seeds from FIRST_SEED on; prin
 sim-mutants: ## break the code in known ways, and see that the simulation notices each
 	sim/mutants/run
 
-bench: bench-build ## measure KafScale, rivals and the hardware for more than an hour; prints the table, writes docs/benchmarks.md
+bench: bench-build ## measure KafScale, rivals and the hardware for about an hour; prints the table, writes docs/benchmarks.md
 	@bench/setup
 	@$(BENCH) --docs $(BENCH_ARGS)
 

@@ -15,7 +15,7 @@ This page is written by `bench/run --docs` from the figures of one run; nothing 
 ```sh
 make bench-quick      # KafScale and what the hardware can do, under two minutes
 make bench-micro      # the hot functions one by one: time, throughput, allocations
-make bench            # everything on this page, more than an hour; needs what bench/setup installs
+make bench            # everything on this page, about an hour; needs what bench/setup installs
 ```
 
 `bench/run --help` has the rest: single scenarios, systems, durability classes.
@@ -23,7 +23,8 @@ make bench            # everything on this page, more than an hour; needs what b
 ## How it is measured
 
 - **One machine, one run, in turns.** Each round starts every system once in each durability class, afresh in an empty directory, warms it up and takes it
-  through the same scenarios. Tables have the median of the rounds.
+  through the same scenarios. Tables have the median of the rounds. Before each scenario of producing to a disk a system finishes what it does in the background,
+  until it uses less than a tenth of a core; what it does when there is no such pause says the row of 20 seconds.
 - **The same load for all.** `kafscale-bench` (in `bench/`) speaks Kafka's protocol with requests that are encoded before the clock starts, so that it costs
   little: 1 KiB records, values of noise, two connections, four partitions, five requests under way on each, acks=all, if nothing else is said.
   MB are 10⁶ bytes; of produced records only values count, of consumed ones whole batches.
@@ -57,7 +58,8 @@ def machine(figures):
     about = figures.machine
     facts = [(name, about[name]) for name in ("cpu", "memory", "kernel", "file system") if name in about]
     facts += [("KafScale", f"revision {about.get('revision', '?')}"), ("when", about.get("at", "?")),
-              ("rounds", f"{about.get('rounds', '?')} of {about.get('seconds', '?')} s for each scenario")]
+              ("rounds", f"{about.get('rounds', '?')} of {about.get('seconds', '?')} s for each scenario; those without a spread, and all unpinned ones, "
+                         f"{about.get('wide_rounds', '?')}")]
     note = f"\n**{about['note']}**\n" if about.get("note") else ""
     return f"{note}\n## The machine\n\n" + table(["", ""], [[name, str(value)] for name, value in facts])
 

@@ -96,6 +96,7 @@ GOALS = [
          times(0.9, Figures.disk_mb_per_s), "90% of the disk, {:,.0f}"),
     Goal("durable-64k", "produce durable, 64 KiB batches", "fdatasync", "produce_64k", "throughput_mb_per_s", MB, True,
          times(0.9, Figures.disk_mb_per_s), "90% of the disk, {:,.0f}"),
+    Goal("durable-sustained", "… 1 MiB batches, for 20 s", "fdatasync", "produce_sustained", "throughput_mb_per_s", MB, True, None),
     Goal("durable-cpu", "… broker's CPU", "fdatasync", "produce_1m", "broker_cpu_s_per_gb", S_PER_GB, False, None),
     Goal("hot", "consume, hot", "fdatasync", "consume_hot", "throughput_mb_per_s", MB, True, 1000),
     Goal("hot-cpu", "… broker's CPU", "fdatasync", "consume_hot", "broker_cpu_s_per_gb", S_PER_GB, False, None),
