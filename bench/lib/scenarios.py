@@ -221,8 +221,8 @@ WIDE = [few_connections, many_connections, many_connections_closed, commits, reb
 TOOLS = [perf_tools.rdkafka_produce, perf_tools.rdkafka_consume, perf_tools.java_produce, perf_tools.java_consume]
 
 SETS = {
-    "memory": [*CORE, produce_64k_acks_0, *TOOLS],
-    "page-cache": [*CORE, *WIDE, *TOOLS, consume_cold, start, start_fresh, many_partitions],
+    "memory": [*CORE, produce_64k_acks_0],
+    "page-cache": [*CORE, *TOOLS, start_fresh],
     "fdatasync": [*CORE, *WIDE, *TOOLS, produce_sustained, consume_cold, start, start_fresh, many_partitions],
     "s3": [warm_up, s3_latency, s3_produce, s3_produce_undelayed],
 }

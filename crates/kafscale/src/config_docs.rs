@@ -99,8 +99,7 @@ mod tests {
 
     #[test]
     fn the_committed_documentation_is_the_generated_one() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
-        let text = std::fs::read_to_string(path).unwrap();
+        let text = std::fs::read_to_string("../../docs/configuration.md").unwrap();
         let (_, rest) = text.split_once("<!-- settings -->\n").expect("a start marker");
         let (committed, _) = rest.split_once("\n<!-- end of settings -->").expect("an end marker");
         let generated = tables(&cli::command());

@@ -37,8 +37,7 @@ fn scrape_until(process: &Process, what: &str, holds: impl Fn(&str) -> bool) -> 
 
 /// Every metric has its row in docs/metrics.md.
 fn check_documented(metrics: &str) {
-    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/metrics.md");
-    let document = std::fs::read_to_string(document).unwrap();
+    let document = std::fs::read_to_string("../../docs/metrics.md").unwrap();
     for name in metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
         assert!(document.contains(&format!("`{name}`")), "docs/metrics.md does not have {name}");
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::cluster::Cluster;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/mcp.md");
+const FILE: &str = "../../docs/mcp.md";
 const BEGIN: &str = "<!-- tools -->\n";
 const END: &str = "<!-- end of prompts -->";
 

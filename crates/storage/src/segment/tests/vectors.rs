@@ -39,7 +39,7 @@ fn vectors() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 fn directory() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/test-vectors"))
+    PathBuf::from("../../docs/test-vectors")
 }
 
 fn describe(bytes: &[u8]) -> Value {
