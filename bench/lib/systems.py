@@ -114,6 +114,10 @@ class System:
                 return round(int(line.split()[1]) / 1024, 1)
         return None
 
+    def segments_dir(self):
+        """Where records stand in the end."""
+        return self.dir / "data"
+
     def metrics(self):
         """Its own counters, where it has any."""
         return {}
@@ -181,7 +185,7 @@ class Kafscale(System):
         return {}
 
     def segments_dir(self):
-        return self.dir / "data"
+        return self.dir / "data" / "topics"
 
 
 def kafscale_binary():
