@@ -74,10 +74,10 @@ def produce_1m(session):
 
 
 def produce_sustained(session):
-    """Longer than any buffer lasts: what is written twice is written twice meanwhile."""
-    session.rest()
-    return session.bench("produce", topic="p1m", partitions=4, connections=2, batch_bytes=1 << 20, record_bytes=1024, seconds=20,
-                         max_bytes=20_000 * MB)
+    """Longer than any buffer lasts: what is written twice is written twice meanwhile. On a process of its own, as the one before was stopped."""
+    with type(session.system)(session.system.durability, session.system.pinned, session.work_dir) as system:
+        return dataclasses.replace(session, system=system.start()).bench(
+            "produce", topic="p1m", partitions=4, connections=2, batch_bytes=1 << 20, record_bytes=1024, seconds=20, max_bytes=20_000 * MB)
 
 
 def produce_64k_acks_0(session):
