@@ -1,14 +1,16 @@
 # What to run while working on KafScale. `make` alone lists the targets.
 
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+ANALYTICS_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR)/analytics,crates/analytics/target)
 # Tools that the build installs for itself; never system-wide.
 TOOLS_DIR ?= $(HOME)/.cache/kafscale/tools
 FUZZ_SECONDS ?= 60
+PREFIX ?= /usr/local
 SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-platform demo-platform-down demo-platform-clean build check test faults sim sim-mutants bench bench-quick bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql analytics demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -17,6 +19,15 @@ help: ## list the targets
 
 demo: build ## build and run a broker with sample data on 127.0.0.1:9092
 	@exec $(TARGET_DIR)/release/kafscale demo
+
+demo-sql: build analytics ## the demo with SQL beside it, for psql on 127.0.0.1:5432
+	@exec deploy/demo-sql $(TARGET_DIR)/release/kafscale
+
+# A workspace and a target directory of its own: docs/adr/0023.
+analytics: ## build the program that answers SQL; `kafscale sql` starts it
+	cargo build --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR)
+	@mkdir -p $(TARGET_DIR)/release
+	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up
@@ -29,6 +40,12 @@ demo-platform-clean: ## stop the platform and remove its data
 
 build: ## build the optimised binary
 	cargo build --release --locked -p kafscale
+
+install: build ## install the optimised binary as PREFIX/bin/kafscale (PREFIX=/usr/local)
+	install -D -m 755 $(TARGET_DIR)/release/kafscale $(DESTDIR)$(PREFIX)/bin/kafscale
+
+package: build ## make a .deb with a systemd unit and a .tar.gz, in target/package
+	deploy/package/build $(TARGET_DIR)/release/kafscale $(TARGET_DIR)/package
 
 check: ## the inner loop: formatting, lints, unit tests
 	cargo fmt --all -- --check
@@ -67,6 +84,7 @@ bench-build: build
 
 deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the dependencies
 	$(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources
+	cd crates/analytics && $(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources
 
 $(TOOLS_DIR)/bin/cargo-deny:
 	cargo install cargo-deny --locked --root $(TOOLS_DIR)

@@ -4,7 +4,8 @@
 
 use bytes::BytesMut;
 use kafscale_core::crc;
-use kafscale_core::batch::{BatchHeader, BatchRules, PlacedBatch, TimestampType, ValidBatch};
+use kafscale_core::batch::{BatchHeader, BatchRules, Codec, PlacedBatch, TimestampType, ValidBatch};
+use kafscale_core::compress::Compression;
 use kafscale_core::ids::{LeaderEpoch, Offset};
 use kafscale_core::records;
 use libfuzzer_sys::fuzz_target;
@@ -24,6 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
+const CODECS: [Codec; 5] = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd];
+
 fn check(bytes: &[u8]) {
     for timestamp_type in [TimestampType::CreateTime, TimestampType::LogAppendTime] {
         let rules = BatchRules {
@@ -32,6 +35,7 @@ fn check(bytes: &[u8]) {
             timestamp_before_max_ms: i64::MAX,
             timestamp_after_max_ms: 3_600_000,
             key_required: bytes.len() % 2 == 0,
+            compression: CODECS.get(bytes.len() % 8).map(|codec| Compression::default_of(*codec)),
         };
         let Ok(valid) = ValidBatch::check(BytesMut::from(bytes), &rules, NOW) else { continue };
         let count = valid.records_count();

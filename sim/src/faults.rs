@@ -42,6 +42,19 @@ pub struct Weather {
     pub conflicts: u32,
     /// A watch is told that it has missed changes.
     pub compacted: u32,
+    /// An answer with a body breaks off in its middle.
+    pub cut: u32,
+}
+
+/// How an answer breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// The connection breaks.
+    Broken,
+    /// It ends, as if that had been all.
+    Short,
+    /// Nothing more arrives, ever.
+    Stalled,
 }
 
 /// What becomes of one request.
@@ -105,8 +118,12 @@ struct State {
     outages: BTreeSet<Service>,
     /// The service does not hear this host.
     cut: BTreeSet<(Service, i32)>,
+    /// The service refuses everything: 503 SlowDown.
+    refusing: BTreeSet<Service>,
     /// No bytes pass between clients and this host.
     silent: BTreeSet<i32>,
+    /// For what came later than the first draws, so that a seed without any of it is what it was before.
+    later: Rng,
     crash: Option<Crash>,
     hold_up: Option<HoldUp>,
     /// Requests that were held up and have not arrived.
@@ -133,7 +150,9 @@ const TIMEOUT_MS: (u64, u64) = (1500, 4000);
 impl Faults {
     pub fn new(rng: Rng) -> Faults {
         let state = State {
+            later: rng.fork(1),
             rng,
+            refusing: BTreeSet::new(),
             weather: BTreeMap::new(),
             outages: BTreeSet::new(),
             cut: BTreeSet::new(),
@@ -162,6 +181,28 @@ impl Faults {
         }
         drop(state);
         self.healed.notify_waiters();
+    }
+
+    pub fn set_refusing(&self, service: Service, refusing: bool) {
+        let mut state = self.state.lock();
+        if refusing {
+            state.refusing.insert(service);
+            *state.injected.entry("storm").or_default() += 1;
+        } else {
+            state.refusing.remove(&service);
+        }
+    }
+
+    /// Whether the answer to a read breaks off: after how many of its bytes, and how.
+    pub fn cuts(&self, service: Service, bytes: usize) -> Option<(usize, Cut)> {
+        let mut state = self.state.lock();
+        let chance = state.weather.get(&service).map_or(0, |weather| weather.cut);
+        if chance == 0 || bytes == 0 || !state.later.per_mille(chance) {
+            return None;
+        }
+        *state.injected.entry("cut answer").or_default() += 1;
+        let kept = state.later.below(bytes as u64) as usize;
+        Some((kept, *state.later.pick(&[Cut::Broken, Cut::Broken, Cut::Short, Cut::Stalled])))
     }
 
     pub fn set_cut(&self, service: Service, host: i32, cut: bool) {
@@ -241,6 +282,7 @@ impl Faults {
         state.outages.clear();
         state.cut.clear();
         state.silent.clear();
+        state.refusing.clear();
         state.crash = None;
         state.hold_up = None;
         for service in [Service::Store, Service::Metadata] {
@@ -318,6 +360,7 @@ impl Faults {
         let mut state = self.state.lock();
         let weather = state.weather.get(&service).copied().unwrap_or_default();
         let out = state.outages.contains(&service) || state.cut.contains(&(service, host));
+        let refuses = state.refusing.contains(&service);
         let State { rng, injected, .. } = &mut *state;
         let (from, to) = weather.latency_ms;
         let mut there = rng.ms(from, to);
@@ -327,6 +370,9 @@ impl Faults {
             |answer| Fate { applied_after: None, again_after: None, answered_after: there + back, answer };
         if out {
             return Fate { answered_after: timeout, ..refused(Answer::Timeout) };
+        }
+        if refuses {
+            return refused(Answer::Refused);
         }
         let mut below = u64::from(weather.lost_requests);
         let draw = rng.below(1000);

@@ -69,6 +69,21 @@ pub enum Event {
         node: i32,
         why: String,
     },
+    /// The process ended, as it must.
+    NodeRefused {
+        node: i32,
+        why: String,
+    },
+    /// The process ended, although there was no need.
+    NodeGaveUp {
+        node: i32,
+        why: String,
+    },
+    /// A process has done what it must not: its metadata is not that of the store.
+    Foreign {
+        node: i32,
+        what: String,
+    },
     NodeCrashed {
         node: i32,
         at: String,
@@ -84,6 +99,16 @@ pub enum Event {
     },
     Nemesis {
         what: String,
+    },
+    /// An object was damaged: these records, with whose batches it has bytes in common, may be unreadable in it.
+    Damaged {
+        object: String,
+        records: Vec<(i64, Value)>,
+    },
+    /// The object is what it was, and all of these are readable.
+    Mended {
+        object: String,
+        records: Vec<(i64, Value)>,
     },
 
     TopicCreated {
@@ -145,6 +170,11 @@ pub enum Event {
     FetchFailed {
         call: CallId,
         code: i16,
+    },
+    /// A fetch brought bytes that nobody wrote.
+    Garbled {
+        call: CallId,
+        why: String,
     },
     /// The end of a partition as ListOffsets tells it, asked for at `call`.
     EndOffset {
@@ -215,6 +245,8 @@ pub enum Event {
         at: TopicPartition,
         log_start: i64,
         records: Vec<(i64, Value)>,
+        /// Offsets at which it was said to be damaged.
+        damaged: Vec<i64>,
     },
     /// A task of the program panicked.
     Panicked {
@@ -241,9 +273,11 @@ impl fmt::Display for Entry {
             Event::Fetched { call, log_start, high_watermark, records } => {
                 write!(f, "Fetched {} start {log_start} high {high_watermark}{}", call.0, Runs(records))
             }
-            Event::Final { at, log_start, records } => {
-                write!(f, "Final {at} start {log_start}{}", Runs(records))
+            Event::Final { at, log_start, records, damaged } => {
+                write!(f, "Final {at} start {log_start}{} damaged {damaged:?}", Runs(records))
             }
+            Event::Damaged { object, records } => write!(f, "Damaged {object}{}", Runs(records)),
+            Event::Mended { object, records } => write!(f, "Mended {object}{}", Runs(records)),
             other => write!(f, "{other:?}"),
         }
     }

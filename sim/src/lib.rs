@@ -9,11 +9,13 @@
 
 pub mod checker;
 pub mod client;
+pub mod damage;
 pub mod faults;
 pub mod held_up;
 pub mod history;
 pub mod machine;
 pub mod meta;
+pub mod misplaced;
 pub mod nemesis;
 pub mod net;
 pub mod node;

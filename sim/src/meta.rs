@@ -11,11 +11,48 @@ use kafscale_meta::{
     EmbeddedStore, Error, ErrorKind, KeyValue, Lease, LeaseId, Listing, MetaStore, Op, RangePage,
     RangeRequest, Result, Revision, Txn, TxnOutcome, Watch, WatchBatch,
 };
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use crate::faults::{Answer, Faults, Service};
 use crate::process::Process;
+
+/// The metadata that processes are started with: that of the store with the log, or for a while another one.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    right: Arc<EmbeddedStore>,
+    misplaced: Arc<Mutex<Option<Arc<EmbeddedStore>>>>,
+}
+
+impl Registry {
+    pub fn new(right: EmbeddedStore) -> Registry {
+        Registry { right: Arc::new(right), misplaced: Arc::default() }
+    }
+
+    /// The metadata that belongs to the store.
+    pub fn right(&self) -> &Arc<EmbeddedStore> {
+        &self.right
+    }
+
+    pub fn current(&self) -> Arc<EmbeddedStore> {
+        self.misplaced.lock().clone().unwrap_or_else(|| Arc::clone(&self.right))
+    }
+
+    pub fn is_misplaced(&self) -> bool {
+        self.misplaced.lock().is_some()
+    }
+
+    /// Gives other metadata to the processes that are started from now on.
+    pub fn misplace(&self, other: EmbeddedStore) {
+        *self.misplaced.lock() = Some(Arc::new(other));
+    }
+
+    /// Gives the right one again. `false` when it was there.
+    pub fn put_back(&self) -> bool {
+        self.misplaced.lock().take().is_some()
+    }
+}
 
 /// The store as one process reaches it.
 #[derive(Debug, Clone)]

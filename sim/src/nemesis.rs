@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::damage::{self, Mending};
 use crate::faults::{Crash, PHASES, Service, Weather};
 use crate::held_up::HoldUp;
 use crate::history::Event;
+use crate::misplaced;
 use crate::net::twin_of;
 use crate::rng::Rng;
 use crate::store::CALM_LATENCY_MS;
@@ -83,6 +85,9 @@ pub struct Mischief {
     first_crash: Option<Crash>,
     holds_up: bool,
     twins: bool,
+    storms: bool,
+    damages: bool,
+    misplaces: bool,
 }
 
 /// What becomes of a process for a while.
@@ -130,6 +135,7 @@ impl Mischief {
             refused: chance(rng, 400, 100),
             conflicts: chance(rng, 300, 60),
             compacted: 0,
+            cut: 0,
         };
         let metadata = Weather {
             latency_ms: *rng.pick(&[(1, 5), (1, 3), (5, 40)]),
@@ -141,14 +147,37 @@ impl Mischief {
             refused: chance(rng, 300, 40),
             conflicts: 0,
             compacted: chance(rng, 200, 10),
+            cut: 0,
         };
         let pause_ms = *rng.pick(&[(500, 3000), (1500, 6000), (4000, 9000)]);
-        Mischief { tricks, pause_ms, store, metadata, first_crash, holds_up: false, twins: false }
+        Mischief {
+            tricks,
+            pause_ms,
+            store,
+            metadata,
+            first_crash,
+            holds_up: false,
+            twins: false,
+            storms: false,
+            damages: false,
+            misplaces: false,
+        }
     }
 
     /// Adds what came later, from a stream of its own: a seed that draws nothing of it is what it was before.
     pub fn with_later(self, rng: &mut Rng) -> Mischief {
         Mischief { holds_up: rng.per_mille(500), twins: rng.per_mille(300), ..self }
+    }
+
+    /// The same for answers of the store that break off, and starts while it refuses everything.
+    pub fn with_broken_reads(self, rng: &mut Rng) -> Mischief {
+        let cut = if rng.per_mille(400) { rng.between(1, 200) as u32 } else { 0 };
+        Mischief { store: Weather { cut, ..self.store }, storms: rng.per_mille(300), ..self }
+    }
+
+    /// The same for objects that are damaged, and metadata that is lost.
+    pub fn with_damage(self, rng: &mut Rng) -> Mischief {
+        Mischief { damages: rng.per_mille(300), misplaces: rng.per_mille(200), ..self }
     }
 }
 
@@ -179,7 +208,47 @@ pub async fn run(around: Surroundings, mut rng: Rng, later: Rng, nodes: i32, mis
             start_twins(&around, later.fork(2), nodes).await;
         }
     };
-    tokio::join!(keeper, tricks, holds_up, twins);
+    let storms = async {
+        if mischief.storms {
+            start_in_storms(&around, later.fork(3), nodes).await;
+        }
+    };
+    let damages = async {
+        if mischief.damages {
+            damage::run(&around, later.fork(4)).await;
+        }
+    };
+    let misplaces = async {
+        if mischief.misplaces {
+            misplaced::run(&around, later.fork(5)).await;
+        }
+    };
+    tokio::join!(keeper, tricks, holds_up, twins, storms, damages, misplaces);
+}
+
+/// Kills a broker, or all of them, and starts them while the store refuses everything for a while, as one does that is throttled. A process
+/// that gave up would be started again by [`keep_up`], and add to the load: so none may.
+async fn start_in_storms(around: &Surroundings, mut rng: Rng, nodes: i32) {
+    let tell = |what: String| around.history.note(Event::Nemesis { what });
+    loop {
+        sleep(rng.ms(1500, 9000)).await;
+        let only = rng.between(0, nodes as u64) as i32;
+        let hosts: Vec<i32> = (1..=nodes).filter(|host| only == 0 || only == *host).collect();
+        tell(format!("the store refuses everything while brokers {hosts:?} start"));
+        around.faults.set_refusing(Service::Store, true);
+        for host in &hosts {
+            around.orders.give(Command::Crash { host: *host, at: "a storm".into() });
+        }
+        sleep(rng.ms(100, 500)).await;
+        for host in &hosts {
+            if around.orders.state(*host) == NodeState::Down {
+                around.orders.give(Command::Boot { host: *host });
+            }
+        }
+        sleep(rng.ms(2000, 20_000)).await;
+        around.faults.set_refusing(Service::Store, false);
+        tell("the store takes requests again".into());
+    }
 }
 
 /// Asks again and again for a request to be held up.
@@ -338,6 +407,8 @@ async fn isolate(around: &Surroundings, rng: &mut Rng, node: i32) {
 /// Makes everything well, and returns when every process is running.
 pub async fn end(around: &Surroundings, nodes: i32) {
     around.faults.heal(calm);
+    misplaced::put_back(around);
+    around.damages.mend(around, Mending::Heals);
     loop {
         let mut well = true;
         for host in around.orders.hosts() {
@@ -362,6 +433,7 @@ pub async fn begin_anew(around: &Surroundings, nodes: i32) {
     while around.faults.is_anything_held_up() {
         sleep(Duration::from_millis(50)).await;
     }
+    around.damages.mend(around, Mending::BeginsAnew);
     for host in around.orders.hosts() {
         around.orders.give(Command::Crash { host, at: "the end".into() });
     }

@@ -12,7 +12,7 @@ use kafscale_broker::{
 use kafscale_core::clock::Clock;
 use kafscale_core::ids::NodeId;
 use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
-use kafscale_storage::{Log, LogConfig, StoreUrl};
+use kafscale_storage::{Log, LogConfig, OpenError, StoreUrl, probe};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +26,10 @@ use crate::store::SimStore;
 
 /// The cluster's name.
 pub const CLUSTER: &str = "sim";
+
+/// A planned stop takes no longer, whatever does not answer.
+const EDGE_STOPS_WITHIN: Duration = Duration::from_secs(3);
+const LOG_STOPS_WITHIN: Duration = Duration::from_secs(10);
 
 const REJOIN_BACKOFF: Duration = Duration::from_millis(200);
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -95,13 +99,11 @@ pub async fn run(env: Env) {
         match env.stop.run_until_cancelled(Member::begin(&env, &metadata)).await {
             Some(Ok(member)) => member.serve(&env, &metadata).await,
             Some(Err(failure)) => {
-                let (why, is_refused) = match failure {
-                    Failure::Again(why) => (why, false),
-                    Failure::Refused(why) => (why, true),
-                };
-                env.note(Event::NodeFailed { node: env.process.host, why });
-                if is_refused {
-                    return;
+                let node = env.process.host;
+                match failure {
+                    Failure::Again(why) => env.note(Event::NodeFailed { node, why }),
+                    Failure::Refused(why) => return env.note(Event::NodeRefused { node, why }),
+                    Failure::GaveUp(why) => return env.note(Event::NodeGaveUp { node, why }),
                 }
                 sleep(REJOIN_BACKOFF).await;
             }
@@ -113,8 +115,10 @@ pub async fn run(env: Env) {
 /// Why no incarnation began.
 enum Failure {
     Again(String),
-    /// Another process has the number of this broker: the process ends.
+    /// Another process has the number of this broker, or the metadata is not that of the store: the process ends.
     Refused(String),
+    /// The process ends, for a reason that waiting would have mended, or that is none.
+    GaveUp(String),
 }
 
 impl Failure {
@@ -141,6 +145,7 @@ struct Member {
 
 impl Member {
     async fn begin(env: &Env, metadata: &Metadata) -> Result<Member, Failure> {
+        wait_for_store(env).await?;
         let node_id = NodeId(env.process.node);
         let advertised = Advertised { host: host_name(env.process.host), port: KAFKA_PORT };
         let listeners = Listeners::on(env.listener.clone(), Some(advertised)).map_err(Failure::again)?;
@@ -159,16 +164,27 @@ impl Member {
         env.note(Event::NodeJoined { node: env.process.host, incarnation });
         let store = Arc::clone(metadata.store());
         let config = log_config(env, incarnation);
-        let log = Log::open(config, store, metadata.keys().clone(), Arc::clone(&env.clock))
-            .await
-            .map_err(Failure::again)?;
+        let log = Log::open(config, store, metadata.keys().clone(), Arc::clone(&env.clock)).await;
+        let log = match log {
+            Ok(log) => log,
+            Err(error) => {
+                let _ = timeout(LEAVE_TIMEOUT, membership.leave()).await;
+                return Err(match error {
+                    OpenError::Identity(identity) if identity.is_final() && env.process.is_foreign() => {
+                        Failure::Refused(identity.to_string())
+                    }
+                    error if error.may_pass() => Failure::again(error),
+                    error => Failure::GaveUp(error.to_string()),
+                });
+            }
+        };
         let mut config = BrokerConfig::new(membership.cluster_id.clone(), node_id);
-        config.drain_timeout = Duration::from_secs(3);
         config.collect_interval = env.settings.collect_interval;
         let foundation =
             Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::clone(&env.clock) };
         let broker =
             Broker::start(config, listeners, &membership, foundation).await.map_err(Failure::again)?;
+        env.process.note_if_foreign(|| "serves".into());
         Ok(Member { broker, log, membership })
     }
 
@@ -182,8 +198,8 @@ impl Member {
     }
 
     async fn leave(self) {
-        self.broker.shutdown().await;
-        if let Err(error) = self.log.seal_own().await {
+        self.broker.shutdown(EDGE_STOPS_WITHIN).await;
+        if let Err(error) = self.log.seal_own(LOG_STOPS_WITHIN).await {
             tracing::warn!(error, "the chain is not sealed");
         }
         self.log.shutdown().await;
@@ -194,6 +210,18 @@ impl Member {
         self.broker.abandon().await;
         self.log.shutdown().await;
         let _ = timeout(LEAVE_TIMEOUT, self.membership.leave()).await;
+    }
+}
+
+/// Returns when the store is there. As the binary does, before it registers: a member that waits would be given partitions that nobody serves.
+async fn wait_for_store(env: &Env) -> Result<(), Failure> {
+    let store = StoreUrl::Shared(Arc::new(env.store.clone()));
+    loop {
+        match probe(&store, &uuid::Uuid::new_v4().to_string()).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.may_pass() => sleep(REJOIN_BACKOFF).await,
+            Err(error) => return Err(Failure::GaveUp(error.to_string())),
+        }
     }
 }
 
@@ -226,7 +254,10 @@ fn log_config(env: &Env, incarnation: u64) -> LogConfig {
         wal_pending_bytes,
         tail_cache_bytes,
         retention_check_interval,
+        cleaner_backoff: retention_check_interval,
         segment_cache_bytes: 4 << 20,
+        // Whoever deletes what may still be published is to be caught.
+        orphan_quarantine: Duration::ZERO,
         ..LogConfig::new(StoreUrl::Shared(Arc::new(env.store.clone())), env.process.node, incarnation)
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use crate::faults::{Answer, Doomed, Fate, Faults, Phase, Service};
 use crate::held_up::{self, HoldUp};
 use crate::history::Event;
+use crate::machine::Timeline;
 use crate::nemesis;
 use crate::net::node_on;
 use crate::world::{Command, Surroundings};
@@ -29,11 +30,27 @@ pub struct Process {
     /// The machine of the services.
     services: Handle,
     dead: Arc<AtomicBool>,
+    /// Its metadata is not that of the store.
+    is_foreign: bool,
+    timeline: Timeline,
 }
 
 impl Process {
-    pub fn new(host: i32, around: Surroundings, services: Handle) -> Process {
-        Process { node: node_on(host), host, around, services, dead: Arc::default() }
+    pub fn new(host: i32, around: Surroundings, services: Handle, timeline: Timeline) -> Process {
+        let is_foreign = around.metadata.is_misplaced();
+        Process { node: node_on(host), host, around, services, dead: Arc::default(), is_foreign, timeline }
+    }
+
+    /// Takes note of what no process may do whose metadata is not that of the store.
+    pub fn note_if_foreign(&self, what: impl FnOnce() -> String) {
+        if self.is_foreign {
+            let event = Event::Foreign { node: self.host, what: what() };
+            self.around.history.note_at(self.timeline.now(), event);
+        }
+    }
+
+    pub fn is_foreign(&self) -> bool {
+        self.is_foreign
     }
 
     pub fn faults(&self) -> &Faults {

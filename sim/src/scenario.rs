@@ -51,7 +51,8 @@ pub struct Outcome {
 pub fn run(seed: u64, options: Options) -> Outcome {
     let panics = collect_panics();
     let rng = Rng::new(seed);
-    let plan = Plan::draw(&mut rng.fork(10), &mut rng.fork(19), options);
+    let plan =
+        Plan::draw(&mut rng.fork(10), [&mut rng.fork(19), &mut rng.fork(26), &mut rng.fork(27)], options);
     let mut world = World::new(&rng, plan.settings.clone());
     let over = CancellationToken::new();
     let around = world.around().clone();
@@ -111,7 +112,7 @@ struct Topic {
 }
 
 impl Plan {
-    fn draw(rng: &mut Rng, later: &mut Rng, options: Options) -> Plan {
+    fn draw(rng: &mut Rng, [later, reads, damage]: [&mut Rng; 3], options: Options) -> Plan {
         let topic = |name: &str, partitions| Topic {
             name: name.into(),
             partitions,
@@ -134,7 +135,10 @@ impl Plan {
             settings: node::Settings::draw(rng),
             trouble: rng.ms(8000, 30_000),
             // Seeds 231 and 624, which are named in seeds.txt, draw nothing from the later stream.
-            mischief: Mischief::draw(rng, options.crash).with_later(later),
+            mischief: Mischief::draw(rng, options.crash)
+                .with_later(later)
+                .with_broken_reads(reads)
+                .with_damage(damage),
             topics,
             idempotent: rng.between(1, 3),
             plain: rng.between(0, 2),
@@ -213,7 +217,7 @@ async fn collected(around: &Surroundings) {
     let is_dead =
         |kv: &KeyValue| ChainRecord::decode(&kv.key, &kv.value).is_ok_and(|chain| chain.sealed_at.is_some());
     let all = async {
-        while let Ok(chains) = around.metadata.range_all(&keys.chains_prefix()).await
+        while let Ok(chains) = around.metadata.right().range_all(&keys.chains_prefix()).await
             && chains.kvs.iter().any(is_dead)
         {
             sleep(Duration::from_millis(500)).await;

@@ -22,7 +22,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 
-use crate::faults::{Answer, Service};
+use crate::faults::{Answer, Cut, Service};
 use crate::machine::Timeline;
 use crate::process::Process;
 use crate::world::wall_ms;
@@ -61,6 +61,22 @@ impl Bucket {
         Ok(Got { bytes: bytes.into(), meta, range, attributes })
     }
 
+    /// The bytes of an object, past everything that brokers find on the way.
+    pub fn peek(&self, location: &Path) -> Option<Bytes> {
+        self.get(location, GetOptions::default()).ok().map(|got| got.bytes)
+    }
+
+    /// Replaces an object, or removes it, as a disk does that fails: its time stays.
+    pub fn tamper(&self, location: &Path, bytes: Option<Bytes>) {
+        let modified_ms = self.modified_ms.lock().get(location).copied();
+        let done = match bytes {
+            Some(bytes) => self.put(location, bytes.into(), PutOptions::default()).map(drop),
+            None => self.delete(location),
+        };
+        done.expect("the store in memory takes everything");
+        self.modified_ms.lock().extend(modified_ms.map(|ms| (location.clone(), ms)));
+    }
+
     fn delete(&self, location: &Path) -> Result<()> {
         let one = stream::once(std::future::ready(Ok(location.clone()))).boxed();
         ready(self.objects.delete_stream(one).try_collect::<Vec<_>>())?;
@@ -68,7 +84,7 @@ impl Bucket {
         Ok(())
     }
 
-    fn list(&self, prefix: Option<&Path>) -> Result<Vec<ObjectMeta>> {
+    pub fn list(&self, prefix: Option<&Path>) -> Result<Vec<ObjectMeta>> {
         let mut found: Vec<ObjectMeta> = ready(self.objects.list(prefix).try_collect())?;
         for meta in &mut found {
             meta.last_modified = self.modified(&meta.location);
@@ -107,6 +123,23 @@ struct Got {
     attributes: object_store::Attributes,
 }
 
+impl Got {
+    /// What arrives of it, and how that ends.
+    fn broken_off(self, kept: usize, cut: Cut) -> GetResult {
+        let arrived = stream::iter([Ok(self.bytes.slice(..kept))]);
+        let parts = match cut {
+            Cut::Short => arrived.boxed(),
+            Cut::Stalled => arrived.chain(stream::pending()).boxed(),
+            Cut::Broken => {
+                let source = Box::new(io::Error::from(io::ErrorKind::UnexpectedEof));
+                arrived.chain(stream::iter([Err(Error::Generic { store: "sim", source })])).boxed()
+            }
+        };
+        let Got { meta, range, attributes, .. } = self;
+        GetResult { payload: GetResultPayload::Stream(parts), meta, range, attributes }
+    }
+}
+
 impl From<Got> for GetResult {
     fn from(got: Got) -> GetResult {
         let payload = GetResultPayload::Stream(stream::once(std::future::ready(Ok(got.bytes))).boxed());
@@ -121,6 +154,9 @@ pub struct SimStore {
     process: Process,
 }
 
+/// Where a process may write before it knows whose store it is.
+const PROBES: &str = "probe/";
+
 impl SimStore {
     pub fn new(bucket: Bucket, process: Process) -> SimStore {
         SimStore { bucket, process }
@@ -133,6 +169,9 @@ impl SimStore {
         conditional: bool,
         apply: impl Fn(&Bucket) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        if matches!(verb, "put" | "delete") && !location.starts_with(PROBES) {
+            self.process.note_if_foreign(|| format!("{verb} {location}"));
+        }
         let bucket = self.bucket.clone();
         let step = format!("{verb} {}", kind(location));
         let outcome = self.process.request(Service::Store, &step, conditional, move || apply(&bucket)).await;
@@ -187,8 +226,13 @@ impl ObjectStore for SimStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let at = location.clone();
+        let is_read = !options.head;
         let apply = move |bucket: &Bucket| bucket.get(&at, options.clone());
-        Ok(self.request("get", location.as_ref(), false, apply).await?.into())
+        let got = self.request("get", location.as_ref(), false, apply).await?;
+        match self.process.faults().cuts(Service::Store, got.bytes.len()).filter(|_| is_read) {
+            Some((kept, cut)) => Ok(got.broken_off(kept, cut)),
+            None => Ok(got.into()),
+        }
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -11,9 +11,11 @@ use kafscale_meta::EmbeddedStore;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::damage::Damages;
 use crate::faults::Faults;
 use crate::history::{Event, History};
 use crate::machine::{Machine, Timeline};
+use crate::meta::Registry;
 use crate::net::Network;
 use crate::node;
 use crate::process::Process;
@@ -110,7 +112,8 @@ struct Slot {
 #[derive(Debug, Clone)]
 pub struct Surroundings {
     pub bucket: Bucket,
-    pub metadata: Arc<EmbeddedStore>,
+    pub metadata: Registry,
+    pub damages: Damages,
     pub network: Network,
     pub faults: Faults,
     pub history: History,
@@ -135,11 +138,12 @@ impl World {
         let metadata = {
             let handle = services.handle();
             let _entered = handle.enter();
-            Arc::new(EmbeddedStore::memory())
+            Registry::new(EmbeddedStore::memory())
         };
         let around = Surroundings {
             bucket: Bucket::new(services.timeline()),
             metadata,
+            damages: Damages::default(),
             network: Network::new(services.handle(), faults.clone()),
             faults,
             history,
@@ -241,12 +245,12 @@ impl World {
         let machine = Machine::boot(self.now);
         let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
         let around = &self.around;
-        let process = Process::new(host, around.clone(), self.services.handle());
+        let process = Process::new(host, around.clone(), self.services.handle(), machine.timeline());
         let skew_ms = self.rng.below(2000) as i64 - 1000;
         let env = node::Env {
             store: SimStore::new(around.bucket.clone(), process.clone()),
             process,
-            metadata: Arc::clone(&around.metadata),
+            metadata: around.metadata.current(),
             listener: around.network.listen(host),
             clock: Arc::new(WallClock { timeline: machine.timeline(), skew_ms }),
             timeline: machine.timeline(),

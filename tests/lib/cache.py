@@ -7,14 +7,14 @@ import sys
 CACHE = pathlib.Path(os.environ.get("KAFSCALE_TEST_CACHE") or pathlib.Path.home() / ".cache" / "kafscale-tests")
 
 
-def python():
-    return str(CACHE / "venv" / "bin" / "python")
+def python(venv="venv"):
+    return str(CACHE / venv / "bin" / "python")
 
 
-def enter_python():
+def enter_python(venv="venv"):
     """Runs the calling script with the Python that has the clients, if it is not that one already."""
-    wanted = python()
-    if pathlib.Path(sys.prefix) != CACHE / "venv":
+    wanted = python(venv)
+    if pathlib.Path(sys.prefix) != CACHE / venv:
         if not os.path.exists(wanted):
-            sys.exit(f"{wanted} is missing: run tests/setup")
+            sys.exit(f"{wanted} is missing: run tests/setup{' sql' if venv == 'sql-venv' else ''}")
         os.execv(wanted, [wanted, *sys.argv])

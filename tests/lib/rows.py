@@ -3,13 +3,15 @@
 import contextlib
 import subprocess
 import sys
+import threading
 import time
 
 
 class Steps:
-    """Prints `PASS step` or `FAIL step: why` for each step and counts them."""
+    """Prints `PASS step` or `FAIL step: why` for each step and counts them. Threads may share it."""
 
     def __init__(self):
+        self.lock = threading.Lock()
         self.passed = 0
         self.failed = 0
         self.skipped = 0
@@ -19,12 +21,14 @@ class Steps:
         try:
             yield
         except Exception as error:  # a failure is the result of a step, whatever raised it
-            self.failed += 1
             why = " ".join(f"{type(error).__name__ if not isinstance(error, AssertionError) else ''} {error}".split())
-            print(f"FAIL {name}: {why[:1200]}", flush=True)
+            with self.lock:
+                self.failed += 1
+                print(f"FAIL {name}: {why[:1200]}", flush=True)
         else:
-            self.passed += 1
-            print(f"PASS {name}", flush=True)
+            with self.lock:
+                self.passed += 1
+                print(f"PASS {name}", flush=True)
 
     def skip(self, name, why):
         self.skipped += 1

@@ -4,6 +4,7 @@
 //! transactions hold against other brokers.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
@@ -11,18 +12,23 @@ use kafka_protocol::messages::BrokerId;
 use kafscale_core::ids::{LeaderEpoch, NodeId, TopicId};
 use kafscale_core::names::check_topic_name;
 use kafscale_core::placement::{Incarnation, Loads, Slot};
-use kafscale_core::topic_config::{ConfigError, TopicConfig, check_overrides};
+use kafscale_core::topic_config::{ConfigError, TopicConfig, check_changes, check_overrides};
 use kafscale_meta::records::{AssignmentRecord, PartitionAssignment, TopicRecord};
 use kafscale_meta::{Metadata, NewTopic, Versioned};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::api::named_twice;
 use crate::controller::{assignment_of, slot_of};
 use crate::node::Node;
 use crate::topics::Topic;
 
 /// How long a change may take to come back from the metadata store. It is made already, so that clients are told so in any case.
 const COMES_BACK_WITHIN: Duration = Duration::from_secs(5);
+
+/// Deletions that are under way at a time.
+const DELETED_AT_ONCE: usize = 16;
 
 /// Why an admin operation failed: the code, and a sentence for the person who asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +41,13 @@ pub struct AdminError {
 impl AdminError {
     pub fn new(error: ResponseError, message: impl Into<String>) -> AdminError {
         AdminError { error, message: message.into() }
+    }
+}
+
+impl AdminError {
+    /// Of what was asked for and not begun, because the broker stops or the time of the request is over. Clients may ask again.
+    pub fn not_begun() -> AdminError {
+        AdminError::new(ResponseError::RequestTimedOut, "The request was not carried out in time.")
     }
 }
 
@@ -125,14 +138,36 @@ impl TopicAdmin {
         Err(AdminError::new(ResponseError::TopicAlreadyExists, message))
     }
 
-    /// Deletes a topic with its records and the offsets that groups committed for it.
-    pub async fn delete(&self, node: &Node, topic: &Topic) -> Result<(), AdminError> {
-        let read = self.read(topic).await?;
-        if !self.metadata.delete_topic(&topic.name, &read).await? {
-            return Err(changed_meanwhile(&topic.name));
+    /// Deletes topics with their records and the offsets that groups committed for them; each for itself succeeds or fails.
+    pub async fn delete(&self, node: &Node, topics: &[Arc<Topic>]) -> Vec<Result<(), AdminError>> {
+        let lost = || AdminError::new(ResponseError::UnknownServerError, "the deletion ended early");
+        let mut outcomes: Vec<Result<(), AdminError>> = topics.iter().map(|_| Err(lost())).collect();
+        // Several at once, so that the store can commit them together.
+        let mut deleting = JoinSet::new();
+        let mut waiting = topics.iter().cloned().enumerate();
+        loop {
+            while deleting.len() < DELETED_AT_ONCE
+                && let Some((place, topic)) = waiting.next()
+            {
+                let metadata = self.metadata.clone();
+                deleting.spawn(async move { (place, delete(&metadata, &topic).await) });
+            }
+            match deleting.join_next().await {
+                Some(Ok((place, outcome))) => outcomes[place] = outcome,
+                Some(Err(error)) => tracing::error!(%error, "deleting a topic failed"),
+                None => break,
+            }
         }
-        comes_back(node, || node.topics.get_by_id(topic.id).is_none()).await;
-        Ok(())
+        let deleted: Vec<_> = topics.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()).collect();
+        let mut first = 0;
+        comes_back(node, || {
+            while deleted.get(first).is_some_and(|(topic, _)| node.topics.get_by_id(topic.id).is_none()) {
+                first += 1;
+            }
+            first == deleted.len()
+        })
+        .await;
+        outcomes
     }
 
     /// Grows a topic to `count` partitions, and gives the new ones to these owners, if the client chose them.
@@ -173,8 +208,8 @@ impl TopicAdmin {
         topic: &Topic,
         configs: BTreeMap<String, String>,
     ) -> Result<(), AdminError> {
-        TopicConfig::resolve(&configs, &node.settings.topic_defaults())?;
         let mut read = self.read(topic).await?;
+        check_changes(&configs, &read.record.configs)?;
         read.record.configs = configs;
         let swapped = self.metadata.swap_topic(&topic.name, read.mod_revision, &read.record).await?;
         let revision = swapped.ok_or_else(|| changed_meanwhile(&topic.name))?;
@@ -184,8 +219,21 @@ impl TopicAdmin {
     }
 
     async fn read(&self, topic: &Topic) -> Result<Versioned<TopicRecord>, AdminError> {
-        let read = self.metadata.load_topic(&topic.name).await?;
-        read.filter(|read| read.record.topic_id == topic.id.0).ok_or_else(|| changed_meanwhile(&topic.name))
+        read(&self.metadata, topic).await
+    }
+}
+
+async fn read(metadata: &Metadata, topic: &Topic) -> Result<Versioned<TopicRecord>, AdminError> {
+    let read = metadata.load_topic(&topic.name).await?;
+    read.filter(|read| read.record.topic_id == topic.id.0).ok_or_else(|| changed_meanwhile(&topic.name))
+}
+
+async fn delete(metadata: &Metadata, topic: &Topic) -> Result<(), AdminError> {
+    let read = read(metadata, topic).await?;
+    if metadata.delete_topic(&topic.name, &read).await? {
+        Ok(())
+    } else {
+        Err(changed_meanwhile(&topic.name))
     }
 }
 
@@ -214,6 +262,12 @@ pub fn chosen_owner(node: &Node, replicas: &[BrokerId]) -> Result<NodeId, AdminE
     let Some(first) = replicas.first() else {
         return invalid("A partition was assigned to no broker.".into());
     };
+    if let Some(twice) = named_twice(replicas).into_iter().next() {
+        return invalid(format!(
+            "The manual partition assignment includes the broker {} more than once.",
+            twice.0
+        ));
+    }
     let brokers = node.cluster.brokers();
     match replicas.iter().find(|id| brokers.get(NodeId(id.0)).is_none()) {
         Some(other) => invalid(format!(

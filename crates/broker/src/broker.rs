@@ -12,13 +12,17 @@ use kafscale_core::topic_config::{ConfigError, check_overrides};
 use kafscale_meta::Metadata;
 use kafscale_storage::Log;
 use tokio::sync::{Mutex, Semaphore};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
+use crate::addresses::Addresses;
 use crate::admin::TopicAdmin;
+use crate::answer_memory::AnswerMemory;
+use crate::api::DESCRIBED_PARTITION_BYTES;
+use crate::beyond_end::{self, CommitsBeyondEnd};
 use crate::cluster::follow::{Following, Image};
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::{Cluster, Progress};
@@ -27,6 +31,7 @@ use crate::controller::{Chains, Controller};
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
 use crate::listeners::{Endpoint, Listeners};
+use crate::log_limit::{self, LogLimits};
 use crate::membership::Membership;
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -39,6 +44,11 @@ use crate::wire::{DECODING_MAX_BYTES, RequestMemory};
 
 /// How long a broker that was fenced goes on with what is under way.
 const ABANDON_TIMEOUT: Duration = Duration::from_millis(500);
+/// And how long its tasks may take to end.
+const ABANDONED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Below this not even the shortest answers fit beside each other.
+const ANSWER_MEMORY_MIN_BYTES: usize = 16 << 20;
 
 /// A running broker. Dropping it stops nothing: call [`Broker::shutdown`].
 #[derive(Debug)]
@@ -77,6 +87,24 @@ pub struct Foundation {
     pub clock: Arc<dyn Clock>,
 }
 
+/// What runs beside the connections, until `stop`.
+fn background(
+    node: &Arc<Node>,
+    controller: Controller,
+    following: Following,
+    stop: &CancellationToken,
+) -> Vec<JoinHandle<()>> {
+    let lines = vec![Arc::clone(&node.lines), node.coordinator.lines()];
+    vec![
+        tokio::spawn(controller.run(stop.clone())),
+        tokio::spawn(following.run(stop.clone())),
+        tokio::spawn(Reconciler::new(Arc::clone(node)).run(stop.clone())),
+        tokio::spawn(log_limit::summaries(lines, stop.clone())),
+        tokio::spawn(beyond_end::watch(Arc::clone(node), stop.clone())),
+        tokio::spawn(Arc::clone(&node.reach).watch(Arc::clone(&node.cluster), stop.clone())),
+    ]
+}
+
 impl Broker {
     /// Serves the connections of the listeners, and begins to serve what is assigned to this member of the cluster.
     pub async fn start<T: Transport>(
@@ -109,6 +137,7 @@ impl Broker {
             membership.identity,
             membership.lease_id(),
             config.collect_interval,
+            Arc::clone(&clock),
         );
         let node = Arc::new(Node {
             coordinator,
@@ -117,7 +146,12 @@ impl Broker {
             response_memory: Arc::new(Semaphore::new(
                 config.response_memory_bytes.min(Semaphore::MAX_PERMITS),
             )),
-            drain_timeout: parking_lot::Mutex::new(config.drain_timeout),
+            late_reads: Arc::default(),
+            beyond_end: CommitsBeyondEnd::default(),
+            answer_memory: AnswerMemory::new(answer_memory_bytes(&config)),
+            addresses: Addresses::new(config.connections_per_address()),
+            lines: Arc::new(LogLimits::default()),
+            drain_timeout: parking_lot::Mutex::new(ABANDON_TIMEOUT),
             stopping: CancellationToken::new(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
             metrics: Arc::new(Metrics::new(Instant::now())),
@@ -127,6 +161,7 @@ impl Broker {
             controller: controller.stats(),
             metadata,
             cluster,
+            reach: Arc::default(),
             topics,
             settings,
             endpoints,
@@ -135,15 +170,11 @@ impl Broker {
             clock,
         });
         let stop_background = CancellationToken::new();
-        let background = vec![
-            tokio::spawn(controller.run(stop_background.clone())),
-            tokio::spawn(following.run(stop_background.clone())),
-            tokio::spawn(Reconciler::new(Arc::clone(&node)).run(stop_background.clone())),
-        ];
+        let background = background(&node, controller, following, &stop_background);
         let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
         let serve = |bound| tokio::spawn(server::run(Arc::clone(&node), bound, Arc::clone(&slots)));
         let servers = listeners.into_bound().into_iter().map(serve).collect();
-        info!(?addresses, endpoints = ?node.endpoints, "serving the Kafka protocol");
+        info!(?addresses, advertised = advertised(&node.endpoints), "serving the Kafka protocol");
         Ok(Broker { node, addresses, servers, background, stop_background })
     }
 
@@ -168,15 +199,15 @@ impl Broker {
         self.node.coordinator.ready().await;
     }
 
-    /// Stops accepting, answers what was asked within the drain timeout, and ends. The log is the caller's to shut down.
-    pub async fn shutdown(self) {
-        let drain_timeout = self.node.config.drain_timeout;
-        self.end(drain_timeout).await;
+    /// Stops accepting, answers what was asked, and ends; all of it `within` this time. The log is the caller's to shut down.
+    pub async fn shutdown(self, within: Duration) {
+        // The rest is for what begins only when everything was answered.
+        self.end(within * 7 / 8, within).await;
     }
 
     /// Ends when its place in the cluster is lost: what is asked for is refused, and nothing is waited for that needs others.
     pub async fn abandon(self) {
-        self.end(ABANDON_TIMEOUT).await;
+        self.end(ABANDON_TIMEOUT, ABANDONED_WITHIN).await;
     }
 
     /// Ends as a process that is killed: nothing is answered or finished. For tests and simulations.
@@ -186,7 +217,16 @@ impl Broker {
         }
     }
 
-    async fn end(self, drain_timeout: Duration) {
+    async fn end(self, drain_timeout: Duration, within: Duration) {
+        let tasks = self.servers.iter().chain(&self.background);
+        let tasks: Vec<_> = tasks.map(JoinHandle::abort_handle).collect();
+        if timeout(within, self.finish(drain_timeout)).await.is_err() {
+            tracing::warn!("what waits for a store that does not answer is given up");
+            tasks.iter().for_each(AbortHandle::abort);
+        }
+    }
+
+    async fn finish(self, drain_timeout: Duration) {
         *self.node.drain_timeout.lock() = drain_timeout;
         self.node.stopping.cancel();
         // Members that wait for a rebalance would hold up their connections.
@@ -202,6 +242,12 @@ impl Broker {
         self.stop_background.cancel();
         join(self.background).await;
     }
+}
+
+/// A list of all topics fits twice, whatever is configured.
+fn answer_memory_bytes(config: &BrokerConfig) -> usize {
+    let partitions = config.max_partitions.unsigned_abs() as usize;
+    config.answer_memory_bytes.max(2 * partitions * DESCRIBED_PARTITION_BYTES).max(ANSWER_MEMORY_MIN_BYTES)
 }
 
 async fn join(tasks: Vec<JoinHandle<()>>) {
@@ -224,4 +270,10 @@ fn image(
         settings: Arc::new(Settings::new(config, endpoints)),
         cluster: Arc::new(Cluster::new(membership.identity, membership.lease())),
     })
+}
+
+/// What clients are told to connect to, for a log line.
+fn advertised(endpoints: &[Endpoint]) -> String {
+    let told: Vec<String> = endpoints.iter().map(|e| format!("{}:{}", e.host, e.port)).collect();
+    told.join(",")
 }

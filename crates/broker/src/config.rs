@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kafscale_core::ids::NodeId;
@@ -38,9 +39,13 @@ pub struct BrokerConfig {
     pub more_listeners: Vec<ListenerConfig>,
     /// The address of the store, as DescribeLogDirs tells it.
     pub store: String,
+    /// Directories of this machine that are written to: their disks are watched in the metrics.
+    pub data_directories: Vec<PathBuf>,
 
     /// `max.connections`: more wait in the listen queue.
     pub max_connections: usize,
+    /// `max.connections.per.ip`: further ones of an address are closed. `None`: see [`BrokerConfig::connections_per_address`].
+    pub max_connections_per_ip: Option<usize>,
     /// `connections.max.idle.ms`
     pub connections_max_idle: Duration,
     /// `socket.request.max.bytes`: a larger frame closes the connection.
@@ -49,10 +54,10 @@ pub struct BrokerConfig {
     pub request_memory_bytes: usize,
     /// Fetched records of all connections that were read but not taken by the client yet.
     pub response_memory_bytes: usize,
+    /// Answers of all connections, other than fetched records, that are being built or were not taken by the client yet.
+    pub answer_memory_bytes: usize,
     /// A peer that takes no byte of its response for this long is disconnected.
     pub write_stall_timeout: Duration,
-    /// How long a shutdown waits for requests that are being handled.
-    pub drain_timeout: Duration,
     /// How often the controller looks whether chains of brokers that are gone can be deleted.
     pub collect_interval: Duration,
 
@@ -87,13 +92,15 @@ impl BrokerConfig {
             advertised: None,
             more_listeners: Vec::new(),
             store: String::new(),
+            data_directories: Vec::new(),
             max_connections: 10_000,
+            max_connections_per_ip: None,
             connections_max_idle: Duration::from_secs(600),
             socket_request_max_bytes: 100 << 20,
             request_memory_bytes: 512 << 20,
             response_memory_bytes: 512 << 20,
+            answer_memory_bytes: 256 << 20,
             write_stall_timeout: Duration::from_secs(60),
-            drain_timeout: Duration::from_secs(10),
             collect_interval: Duration::from_secs(30),
             fetch_max_bytes: 55 << 20,
             fetch_session_slots: 1000,
@@ -104,5 +111,11 @@ impl BrokerConfig {
             max_partitions: 200_000,
             topic_defaults: BTreeMap::new(),
         }
+    }
+
+    /// How many connections one address may have. By default half of all, so that one peer cannot keep the others out, and everybody behind
+    /// one address, as on a single host or behind a NAT, still has plenty.
+    pub fn connections_per_address(&self) -> usize {
+        self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(1))
     }
 }

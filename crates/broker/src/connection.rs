@@ -2,26 +2,37 @@
 //!
 //! Requests wait in a bounded queue and are handled one at a time when they reach its head, as in Apache Kafka. Produce is the
 //! exception: its batches are checked and appended as soon as they are read, so that many produce requests of one
-//! connection are on their way to the disk at once; only its answer waits for its turn.
+//! connection are on their way to the disk at once; only its answer waits for its turn. A batch that takes long to check is checked beside
+//! the event loop, and nothing else of its connection is read meanwhile.
 //!
 //! A peer that disconnects cancels what it waits for.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use bytes::Buf;
+use kafscale_storage::Requester;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
-use crate::api::{self, Pending};
+use crate::api::{self, Admission, Pending};
+use crate::log_limit::Line;
 use crate::node::Node;
 use crate::transport::Accepted;
 use crate::wire::{Answer, FrameError, FrameReader, Refusal};
 
 /// Requests of one connection that may be under way. Clients have 5 by default.
 const PIPELINE_MAX: usize = 64;
+
+/// A peer that takes its answer more slowly than this, over the whole of it, is disconnected: it holds memory that others wait for.
+const BYTES_PER_SECOND_MIN: usize = 16 << 10;
+
+/// Batches that are being checked when the broker stops are given up after so long.
+const CHECK_GRACE: Duration = Duration::from_secs(1);
 
 /// What a connection knows of its peer.
 #[derive(Debug)]
@@ -31,6 +42,15 @@ pub struct Peer {
     pub listener: Arc<str>,
     /// Wakes the long poll of this connection; there is one at a time.
     pub wake: Arc<Notify>,
+    /// Whether it said so in ApiVersions (KIP-511).
+    pub is_librdkafka: AtomicBool,
+}
+
+impl Peer {
+    /// Who asks, where turns are given and shares are kept.
+    pub fn requester(&self) -> Requester {
+        Requester::peer(self.address.ip())
+    }
 }
 
 enum ReadEnd {
@@ -54,9 +74,15 @@ where
         Err(e @ (FrameError::Idle | FrameError::Stalled | FrameError::Io(_))) => {
             debug!(%address, reason = %e, "connection closed");
         }
+        Err(e @ FrameError::NoMemory) => {
+            node.metrics.connections_refused.inc();
+            debug!(%address, reason = %e, "connection closed by the broker");
+        }
         Err(FrameError::Refused(why)) => {
             node.metrics.connections_refused.inc();
-            info!(%address, reason = %why, "connection closed by the broker");
+            if node.lines.allow(Line::ConnectionRefused) {
+                info!(%address, reason = %why, "connection closed by the broker");
+            }
         }
     }
 }
@@ -71,7 +97,12 @@ where
     W: AsyncWrite + Unpin,
 {
     let Accepted { input, output, peer } = accepted;
-    let peer = Arc::new(Peer { address: peer, listener, wake: Arc::new(Notify::new()) });
+    let peer = Arc::new(Peer {
+        address: peer,
+        listener,
+        wake: Arc::new(Notify::new()),
+        is_librdkafka: AtomicBool::new(false),
+    });
     let (queue, pending) = mpsc::channel(PIPELINE_MAX);
     let reading = read_requests(node, &peer, input, queue);
     let writing = write_answers(node, output, pending);
@@ -96,9 +127,9 @@ async fn read_requests(
     queue: mpsc::Sender<Pending>,
 ) -> ReadEnd {
     let config = &node.config;
-    let memory = Arc::clone(&node.request_memory);
+    let account = node.request_memory.account(peer.requester());
     let mut frames =
-        FrameReader::new(input, config.socket_request_max_bytes, config.connections_max_idle, memory);
+        FrameReader::new(input, config.socket_request_max_bytes, config.connections_max_idle, account);
     loop {
         let frame = tokio::select! {
             biased;
@@ -113,6 +144,16 @@ async fn read_requests(
             Err(FrameError::Refused(why)) => Err(why),
             Err(end) => return ReadEnd::Gone(end),
         };
+        let admitted = match admitted {
+            Ok(Admission::Ready(pending)) => Ok(pending),
+            // Nothing more is read meanwhile: what is sent later is appended later.
+            Ok(Admission::Checking(checking)) => tokio::select! {
+                biased;
+                checked = checking => checked,
+                () = stopping_for(node, CHECK_GRACE) => return ReadEnd::Stopping,
+            },
+            Err(why) => Err(why),
+        };
         // A request that is refused closes the connection when its turn comes: what was asked before is answered.
         let (pending, refused) = match admitted {
             Ok(pending) => (pending, false),
@@ -124,6 +165,12 @@ async fn read_requests(
             return std::future::pending().await;
         }
     }
+}
+
+/// Returns when the broker has been stopping for so long.
+async fn stopping_for(node: &Node, grace: Duration) {
+    node.stopping.cancelled().await;
+    sleep(grace).await;
 }
 
 async fn write_answers(
@@ -144,10 +191,20 @@ async fn write_answer(
     output: &mut (impl AsyncWrite + Unpin),
     mut answer: Answer,
 ) -> Result<(), FrameError> {
+    let stall_timeout = node.config.write_stall_timeout;
+    // Set when the first write has not taken everything.
+    let mut deadline = None;
     while answer.has_remaining() {
-        match timeout(node.config.write_stall_timeout, output.write_buf(&mut answer)).await {
+        let patience = deadline.map_or(stall_timeout, |deadline: Instant| {
+            stall_timeout.min(deadline.saturating_duration_since(Instant::now()))
+        });
+        match timeout(patience, output.write_buf(&mut answer)).await {
             Ok(written) => node.metrics.sent_bytes.inc_by(written? as u64),
             Err(_) => return Err(Refusal::SlowPeer.into()),
+        }
+        if deadline.is_none() && answer.has_remaining() {
+            let whole = Duration::from_secs((answer.remaining() / BYTES_PER_SECOND_MIN) as u64);
+            deadline = Some(Instant::now() + stall_timeout + whole);
         }
     }
     Ok(())

@@ -3,8 +3,11 @@
 //! Invariants: this is the only crate that names Kafka's messages and error codes. Everything that a peer can make grow
 //! (connections, frames in memory, responses not taken, fetch sessions) has a limit in [`BrokerConfig`].
 
+mod addresses;
 mod admin;
+mod answer_memory;
 mod api;
+mod beyond_end;
 mod broker;
 mod cluster;
 mod config;
@@ -14,7 +17,9 @@ mod coordinator;
 mod fetch_sessions;
 pub mod fuzz;
 mod http;
+mod http_listener;
 mod listeners;
+pub mod log_limit;
 mod membership;
 mod metrics;
 mod node;

@@ -14,6 +14,7 @@ use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::{BrokerRecord, ChainRecord, ClusterRecord, ListenerRecord, uuid_to_text};
 use kafscale_meta::{Event, HeldLease, LeaseId, LeaseState, Metadata};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::listeners::Endpoint;
@@ -21,6 +22,9 @@ use crate::listeners::Endpoint;
 /// A broker that was killed stays on the list until its lease has run out. Its next start waits for that, and this much longer,
 /// because etcd takes its time.
 const PREDECESSOR_SLACK: Duration = Duration::from_secs(4);
+
+/// A planned stop takes no longer for being noted.
+const NOTE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A broker that wants to join.
 #[derive(Debug, Clone)]
@@ -35,7 +39,8 @@ pub struct Candidate {
     pub metrics_address: Option<String>,
     /// How long others take it for alive when it is not heard of.
     pub lease_ttl: Duration,
-    /// Where it keeps the log, as all brokers of the cluster must; `None` where that goes without saying.
+    /// Where it keeps the log, as all brokers of the cluster must; `None` where that goes without saying. A cluster that has no store
+    /// yet is given this one when the log is opened.
     pub store: Option<String>,
     /// Whether the log is in a store that brokers share, so that each incarnation has a chain of its own there.
     pub has_chain: bool,
@@ -63,6 +68,9 @@ pub struct Membership {
     /// This start of this broker: its epoch is unique and growing within the cluster.
     pub identity: Incarnation,
     lease: HeldLease,
+    metadata: Metadata,
+    started_ms: i64,
+    joined: Instant,
 }
 
 impl Membership {
@@ -74,7 +82,8 @@ impl Membership {
     ) -> Result<Membership, JoinError> {
         let started_ms = clock.now_ms();
         let cluster_id = uuid_to_text(Uuid::new_v4());
-        let new = ClusterRecord { cluster_id, created_ms: started_ms, store: candidate.store.clone() };
+        // Where the log is comes to it once this broker has opened that store: a first start may fail.
+        let new = ClusterRecord { cluster_id, created_ms: started_ms, store: None };
         let cluster = metadata.found_cluster(&new).await?;
         if let (Some(theirs), Some(own)) = (cluster.store, &candidate.store)
             && theirs != *own
@@ -96,7 +105,8 @@ impl Membership {
             return Err(JoinError::NodeIdTaken(node_id));
         };
         let identity = Incarnation { node_id, epoch };
-        Ok(Membership { cluster_id: cluster.cluster_id, identity, lease })
+        let (cluster_id, metadata) = (cluster.cluster_id, metadata.clone());
+        Ok(Membership { cluster_id, identity, lease, metadata, started_ms, joined: Instant::now() })
     }
 
     /// How the membership stands, to be compared with the clock by whoever serves on its strength.
@@ -113,8 +123,20 @@ impl Membership {
         kafscale_meta::lost(&mut self.lease()).await;
     }
 
-    /// Takes this broker off the list, so that nobody waits for its lease to run out.
+    /// Takes this broker off the list, so that nobody waits for its lease to run out; and notes that this was planned, so that nobody
+    /// misses it.
     pub async fn leave(self) {
+        let Incarnation { node_id, epoch } = self.identity;
+        let alive_ms = i64::try_from(self.joined.elapsed().as_millis()).unwrap_or(i64::MAX);
+        let left_ms = self.started_ms.saturating_add(alive_ms);
+        let noted = self.metadata.note_leaving(node_id.0, epoch, left_ms);
+        match tokio::time::timeout(NOTE_TIMEOUT, noted).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "that this broker leaves as planned could not be noted")
+            }
+            Err(_) => tracing::debug!("that this broker leaves as planned could not be noted in time"),
+        }
         if let Err(error) = self.lease.revoke().await {
             tracing::warn!(%error, "this broker could not be taken off the list of live ones");
         }

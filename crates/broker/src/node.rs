@@ -10,13 +10,19 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::addresses::Addresses;
 use crate::admin::TopicAdmin;
+use crate::answer_memory::AnswerMemory;
+use crate::api::LateReads;
+use crate::beyond_end::CommitsBeyondEnd;
 use crate::cluster::Cluster;
+use crate::cluster::reach::Reach;
 use crate::config::BrokerConfig;
 use crate::controller::ControllerStats;
 use crate::coordinator::Coordinator;
 use crate::fetch_sessions::FetchSessions;
 use crate::listeners::Endpoint;
+use crate::log_limit::LogLimits;
 use crate::metrics::Metrics;
 use crate::producer_ids::ProducerIds;
 use crate::settings::Settings;
@@ -34,6 +40,8 @@ pub struct Node {
     pub metadata: Metadata,
     /// Who is in the cluster, and this broker's place in it.
     pub cluster: Arc<Cluster>,
+    /// Brokers that are gone although they are registered.
+    pub reach: Arc<Reach>,
     pub topics: Arc<Topics>,
     pub settings: Arc<Settings>,
     pub controller: Arc<ControllerStats>,
@@ -46,8 +54,15 @@ pub struct Node {
     pub fetch_sessions: FetchSessions,
     pub metrics: Arc<Metrics>,
     pub request_memory: Arc<RequestMemory>,
+    /// Bytes of answers other than fetched records.
+    pub answer_memory: AnswerMemory,
+    /// Connections of each address.
+    pub addresses: Arc<Addresses>,
+    pub lines: Arc<LogLimits>,
     /// Bytes of fetched records in memory.
     pub response_memory: Arc<Semaphore>,
+    pub late_reads: Arc<LateReads>,
+    pub beyond_end: CommitsBeyondEnd,
     /// How long a broker that stops goes on with what is under way.
     pub drain_timeout: parking_lot::Mutex<Duration>,
     /// Cancelled when the broker begins to stop: nothing waits any longer.

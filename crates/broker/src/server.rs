@@ -14,6 +14,7 @@ use tracing::{error, warn};
 use crate::cluster::Progress;
 use crate::connection;
 use crate::listeners::Bound;
+use crate::log_limit::Line;
 use crate::node::Node;
 use crate::transport::{Accepted, Transport};
 
@@ -56,17 +57,23 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
         };
         match accepted {
             Ok((accepted, slot)) => {
+                let Some(counted) = node.addresses.admit(accepted.peer.ip()) else {
+                    refuse(&node, accepted.peer);
+                    continue;
+                };
                 let (node, name) = (Arc::clone(&node), Arc::clone(&endpoint.listener));
                 connections.spawn(async move {
                     connection::serve(node, name, accepted).await;
-                    drop(slot);
+                    drop((slot, counted));
                 });
             }
             // The peer went away before it was accepted.
             Err(error)
                 if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
-                warn!(%error, "a connection cannot be accepted");
+                if node.lines.allow(Line::AcceptFailed) {
+                    warn!(%error, "a connection cannot be accepted");
+                }
                 tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
             }
         }
@@ -74,6 +81,15 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
     drop(listener);
     while let Some(ended) = connections.join_next().await {
         report(ended);
+    }
+}
+
+/// Closes a connection of an address that has too many, as Apache Kafka does, without a word.
+fn refuse(node: &Node, address: std::net::SocketAddr) {
+    node.metrics.connections_over_limit.inc();
+    if node.lines.allow(Line::AddressFull) {
+        let limit = node.config.connections_per_address();
+        warn!(%address, limit, "connection closed: its address has max.connections.per.ip already");
     }
 }
 

@@ -19,6 +19,7 @@ const RULES: BatchRules = BatchRules {
     timestamp_before_max_ms: i64::MAX,
     timestamp_after_max_ms: i64::MAX,
     key_required: false,
+    compression: None,
 };
 /// Records and the bytes of each value: one small record, what clients send in a busy batch of 64 KiB and of 1 MiB, small records.
 const SHAPES: [(i32, usize); 4] = [(1, 100), (62, 1024), (1000, 1024), (500, 100)];

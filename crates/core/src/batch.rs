@@ -1,14 +1,16 @@
 //! The v2 record batch (magic 2, KIP-98): its header, and the checks that everything passes before it is stored.
 //!
 //! The base offset and the partition leader epoch stand outside the batch's CRC, so the broker writes them in
-//! place and stores the rest exactly as the producer sent it, still compressed.
+//! place and stores the rest exactly as the producer sent it, still compressed. Where a topic's `compression.type`
+//! names another codec than the batch has, its records are compressed anew, and nothing else of it changes.
 
 use bytes::{Bytes, BytesMut};
 
+use crate::compress::{CompressError, Compression};
 use crate::crc;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use crate::producer::{Sequence, sequence_after};
-use crate::records::{self, RecordSummary, RecordsError};
+use crate::records::{self, RecordSummary, RecordsError, WalkLimit};
 
 const LENGTH_AT: usize = 8;
 const EPOCH_AT: usize = 12;
@@ -24,6 +26,7 @@ const LOG_APPEND_TIME: i16 = 0b1000;
 const TRANSACTIONAL: i16 = 0b1_0000;
 const CONTROL: i16 = 0b10_0000;
 const DELETE_HORIZON: i16 = 0b100_0000;
+const CODEC: i16 = 0b111;
 
 /// No timestamp (`RecordBatch.NO_TIMESTAMP`).
 pub const NO_TIMESTAMP: i64 = -1;
@@ -36,6 +39,19 @@ pub enum Codec {
     Snappy,
     Lz4,
     Zstd,
+}
+
+impl Codec {
+    /// The codec as bits of a batch's attributes.
+    fn attribute(self) -> i16 {
+        match self {
+            Codec::None => 0,
+            Codec::Gzip => 1,
+            Codec::Snappy => 2,
+            Codec::Lz4 => 3,
+            Codec::Zstd => 4,
+        }
+    }
 }
 
 /// Where a record's timestamp comes from (`message.timestamp.type`).
@@ -134,14 +150,14 @@ impl BatchHeader {
             base_sequence: i32_at(bytes, 53),
             records_count: i32_at(bytes, RECORDS_COUNT_AT),
         };
-        match header.attributes & 0b111 {
+        match header.attributes & CODEC {
             0..=4 => Ok(header),
             codec => Err(HeaderError::Codec(codec)),
         }
     }
 
     pub fn codec(&self) -> Codec {
-        match self.attributes & 0b111 {
+        match self.attributes & CODEC {
             0 => Codec::None,
             1 => Codec::Gzip,
             2 => Codec::Snappy,
@@ -239,6 +255,16 @@ pub struct BatchRules {
     pub timestamp_after_max_ms: i64,
     /// A compacted topic cannot hold a record without a key.
     pub key_required: bool,
+    /// `compression.type`; `None` keeps what the producer chose.
+    pub compression: Option<Compression>,
+}
+
+impl BatchRules {
+    /// Whether the records of a batch with this header are to be compressed anew. That takes a processor for milliseconds,
+    /// as decompressing does: [`ValidBatch::check`] is then called where it keeps no other work waiting.
+    pub fn recompression(&self, header: &BatchHeader) -> Option<Compression> {
+        self.compression.filter(|compression| compression.codec != header.codec())
+    }
 }
 
 /// Why a batch is not stored. The edge turns each kind into its Kafka error code.
@@ -248,12 +274,78 @@ pub enum BatchRejection {
     Corrupt(String),
     #[error("the batch holds {size} bytes, the topic's max.message.bytes is {max}")]
     TooLarge { size: usize, max: usize },
+    #[error(
+        "compressed as the topic's compression.type asks, the batch exceeds the topic's max.message.bytes of {max}"
+    )]
+    RecompressedTooLarge { max: usize },
     #[error("{0}")]
     InvalidBatch(String),
-    #[error("record {index}: {message}")]
-    InvalidRecord { index: i32, message: String },
-    #[error("record {index}: {message}")]
-    InvalidTimestamp { index: i32, message: String },
+    #[error("transactions are not supported yet")]
+    Transactional,
+    /// The timestamp type is the broker's to set.
+    #[error("{0}")]
+    InvalidTimestampType(String),
+    #[error("{0}")]
+    InvalidRecords(BadRecords),
+}
+
+/// What is wrong with one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordFault {
+    #[error("{0}")]
+    Malformed(&'static str),
+    #[error("its offset delta is {found}, expected {expected}")]
+    OffsetDelta { found: i64, expected: i32 },
+    #[error("a compacted topic cannot take a record without a key")]
+    NoKey,
+    #[error("its timestamp {0} is out of the range that the topic accepts")]
+    Timestamp(i64),
+}
+
+/// The records for which a batch is refused (KIP-467). A client may send the others again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecords {
+    /// By their place in the batch, in order; the first ones only, if there are many.
+    pub named: Vec<(i32, RecordFault)>,
+    pub count: usize,
+    /// At least one has an unacceptable timestamp.
+    pub by_timestamp: bool,
+}
+
+impl std::fmt::Display for BadRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const SHOWN: usize = 3;
+        if let [(index, fault)] = self.named[..]
+            && self.count == 1
+        {
+            return write!(f, "record {index}: {fault}");
+        }
+        write!(f, "{} records are refused, the first are:", self.count)?;
+        for (i, (index, fault)) in self.named.iter().take(SHOWN).enumerate() {
+            write!(f, "{} record {index}: {fault}", if i == 0 { "" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+/// So many bad records of a batch are named, and one more for each of so many of its bytes: a small batch can inflate to millions of
+/// records, and the answer must not be much larger than the request.
+const NAMED_MIN: usize = 100;
+const BYTES_PER_NAMED: usize = 8;
+
+impl BadRecords {
+    fn new() -> BadRecords {
+        BadRecords { named: Vec::new(), count: 0, by_timestamp: false }
+    }
+
+    #[cold]
+    fn add(&mut self, index: i32, fault: RecordFault, batch_bytes: usize) {
+        self.count += 1;
+        self.by_timestamp |= matches!(fault, RecordFault::Timestamp(_));
+        if self.named.len() < NAMED_MIN + batch_bytes / BYTES_PER_NAMED {
+            self.named.push((index, fault));
+        }
+    }
 }
 
 /// One batch that passed every check, not yet placed in a log.
@@ -263,6 +355,18 @@ pub struct ValidBatch {
     header: BatchHeader,
     timestamp_type: TimestampType,
     max_timestamp_ms: i64,
+    inflated_bytes: u64,
+}
+
+/// Compressing takes several times as long as inflating: no batch is compressed within a lower limit.
+const COMPRESS_MIN_BYTES: u64 = 1 << 20;
+
+/// What a check came to that may only take so long.
+#[derive(Debug)]
+pub enum Checked {
+    Valid(ValidBatch),
+    /// The limit is too low for this batch, which is given back as it was.
+    NotWithin(BytesMut),
 }
 
 /// A batch as the log holds it.
@@ -282,26 +386,73 @@ impl ValidBatch {
     ///
     /// The rules are those of Apache Kafka's `LogValidator` and `ProduceRequest.validateRecords`: exactly one batch,
     /// magic 2, CRC32C, counts that agree, offset deltas 0, 1, 2, …, no control batches, timestamps in bounds.
+    ///
+    /// It may take long: a few kilobytes can inflate to [`records::DECOMPRESSED_MAX_BYTES`].
     pub fn check(bytes: BytesMut, rules: &BatchRules, now_ms: i64) -> Result<ValidBatch, BatchRejection> {
-        let header = BatchHeader::parse(&bytes).map_err(|e| match e {
-            HeaderError::Magic(_) => BatchRejection::InvalidBatch(e.to_string()),
-            HeaderError::Truncated { .. } | HeaderError::Length(_) | HeaderError::Codec(_) => {
-                BatchRejection::Corrupt(e.to_string())
+        let header = parse_only(&bytes, rules)?;
+        let records = check_contents(&header, &bytes, rules, now_ms, records::DECOMPRESSED_MAX_BYTES)?;
+        ValidBatch::new(bytes, header, rules, records?)
+    }
+
+    /// As [`check`](Self::check), but gives a batch back that is beyond the limit.
+    pub fn check_within(
+        bytes: BytesMut,
+        rules: &BatchRules,
+        now_ms: i64,
+        limit: WalkLimit,
+    ) -> Result<Checked, BatchRejection> {
+        let header = parse_only(&bytes, rules)?;
+        // Of the bytes that are to be compressed, if any.
+        let may_compress = |bytes: u64| {
+            rules.recompression(&header).is_none_or(|compression| {
+                limit.inflated_bytes >= COMPRESS_MIN_BYTES
+                    && bytes.saturating_mul(compression.weight()) <= limit.inflated_bytes
+            })
+        };
+        if limit.is_exceeded_by(&header) || !may_compress(header.size_bytes as u64) {
+            return Ok(Checked::NotWithin(bytes));
+        }
+        match check_contents(&header, &bytes, rules, now_ms, limit.inflated_bytes)? {
+            Ok(records) if may_compress(records.inflated_bytes) => {
+                ValidBatch::new(bytes, header, rules, records).map(Checked::Valid)
             }
-        })?;
-        if bytes.len() > header.size_bytes {
-            let why = "a produce request holds exactly one record batch per partition";
-            return Err(BatchRejection::InvalidBatch(why.into()));
+            Ok(_) | Err(_) => Ok(Checked::NotWithin(bytes)),
         }
-        if header.size_bytes > rules.max_message_bytes {
-            return Err(BatchRejection::TooLarge { size: header.size_bytes, max: rules.max_message_bytes });
+    }
+
+    /// Of a batch that was checked. It is compressed anew where the topic asks for it.
+    fn new(
+        bytes: BytesMut,
+        header: BatchHeader,
+        rules: &BatchRules,
+        records: CheckedRecords,
+    ) -> Result<ValidBatch, BatchRejection> {
+        let CheckedRecords { max_timestamp_ms, inflated_bytes } = records;
+        let (bytes, header) = match rules.recompression(&header) {
+            None => (bytes, header),
+            Some(compression) => recompress(&header, &bytes, compression, rules.max_message_bytes)?,
+        };
+        Ok(ValidBatch {
+            bytes,
+            header,
+            timestamp_type: rules.timestamp_type,
+            max_timestamp_ms,
+            inflated_bytes,
+        })
+    }
+
+    /// The bytes of the records, decompressed.
+    pub fn inflated_bytes(&self) -> u64 {
+        self.inflated_bytes
+    }
+
+    /// What is left of a limit after this batch was checked.
+    pub fn left_of(&self, limit: WalkLimit) -> WalkLimit {
+        let factor = if self.header.codec() == Codec::None { records::PLAIN_FACTOR } else { 1 };
+        WalkLimit {
+            inflated_bytes: limit.inflated_bytes.saturating_sub(self.inflated_bytes / factor),
+            records: limit.records - self.header.records_count,
         }
-        if !header.crc_matches(&bytes) {
-            return Err(BatchRejection::Corrupt("its CRC32C does not match its contents".into()));
-        }
-        check_header(&header, rules)?;
-        let max_timestamp_ms = check_records(&header, &bytes, rules, now_ms)?;
-        Ok(ValidBatch { bytes, header, timestamp_type: rules.timestamp_type, max_timestamp_ms })
     }
 
     pub fn records_count(&self) -> i32 {
@@ -392,7 +543,7 @@ fn check_header(header: &BatchHeader, rules: &BatchRules) -> Result<(), BatchRej
         return invalid("clients are not allowed to write control records".into());
     }
     if header.is_transactional() {
-        return invalid("transactions are not supported yet".into());
+        return Err(BatchRejection::Transactional);
     }
     if header.producer_id >= 0 && (header.base_sequence < 0 || header.producer_epoch < 0) {
         let (sequence, epoch) = (header.base_sequence, header.producer_epoch);
@@ -402,37 +553,114 @@ fn check_header(header: &BatchHeader, rules: &BatchRules) -> Result<(), BatchRej
     }
     if header.is_log_append_time() && rules.timestamp_type == TimestampType::CreateTime {
         let message = "the producer set the timestamp type to LogAppendTime, which is the broker's to set";
-        return Err(BatchRejection::InvalidTimestamp { index: 0, message: message.into() });
+        return Err(BatchRejection::InvalidTimestampType(message.into()));
     }
     Ok(())
 }
 
-/// Checks every record, and gives the largest timestamp.
+/// The batch with its records compressed by another codec. Its offsets, timestamps, producer and record headers stay.
+fn recompress(
+    header: &BatchHeader,
+    batch: &[u8],
+    compression: Compression,
+    max_bytes: usize,
+) -> Result<(BytesMut, BatchHeader), BatchRejection> {
+    let unreadable = |error: RecordsError| BatchRejection::Corrupt(error.to_string());
+    let records = records::stream(header, batch).map_err(unreadable)?;
+    let body_max = max_bytes.saturating_sub(BatchHeader::SIZE_BYTES);
+    let body = compression.compress(records, body_max).map_err(|error| match error {
+        CompressError::TooLarge(_) => BatchRejection::RecompressedTooLarge { max: max_bytes },
+        CompressError::Io(error) => BatchRejection::Corrupt(error.to_string()),
+    })?;
+    let mut out = BytesMut::with_capacity(BatchHeader::SIZE_BYTES + body.len());
+    out.extend_from_slice(&batch[..BatchHeader::SIZE_BYTES]);
+    out.extend_from_slice(&body);
+    let length = i32::try_from(out.len() - BatchHeader::PREFIX_BYTES);
+    let length = length.expect("check_records refused what inflates to more").to_be_bytes();
+    out[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length);
+    let attributes = (header.attributes & !CODEC) | compression.codec.attribute();
+    out[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
+    let crc = crc::crc32c(&out[ATTRIBUTES_AT..]);
+    out[BatchHeader::CRC].copy_from_slice(&crc.to_be_bytes());
+    let header = BatchHeader { size_bytes: out.len(), attributes, crc, ..*header };
+    Ok((out, header))
+}
+
+/// The header of the one batch that `bytes` are.
+fn parse_only(bytes: &[u8], rules: &BatchRules) -> Result<BatchHeader, BatchRejection> {
+    let header = BatchHeader::parse(bytes).map_err(|e| match e {
+        HeaderError::Magic(_) => BatchRejection::InvalidBatch(e.to_string()),
+        HeaderError::Truncated { .. } | HeaderError::Length(_) | HeaderError::Codec(_) => {
+            BatchRejection::Corrupt(e.to_string())
+        }
+    })?;
+    if bytes.len() > header.size_bytes {
+        let why = "a produce request holds exactly one record batch per partition";
+        return Err(BatchRejection::InvalidBatch(why.into()));
+    }
+    if header.size_bytes > rules.max_message_bytes {
+        return Err(BatchRejection::TooLarge { size: header.size_bytes, max: rules.max_message_bytes });
+    }
+    Ok(header)
+}
+
+/// The records inflate to more than the check may take.
+struct NotWithin(RecordsError);
+
+impl From<NotWithin> for BatchRejection {
+    fn from(NotWithin(error): NotWithin) -> BatchRejection {
+        BatchRejection::InvalidBatch(error.to_string())
+    }
+}
+
+/// What the records told.
+struct CheckedRecords {
+    max_timestamp_ms: i64,
+    inflated_bytes: u64,
+}
+
+fn check_contents(
+    header: &BatchHeader,
+    batch: &[u8],
+    rules: &BatchRules,
+    now_ms: i64,
+    limit_bytes: u64,
+) -> Result<Result<CheckedRecords, NotWithin>, BatchRejection> {
+    if !header.crc_matches(batch) {
+        return Err(BatchRejection::Corrupt("its CRC32C does not match its contents".into()));
+    }
+    check_header(header, rules)?;
+    check_records(header, batch, rules, now_ms, limit_bytes)
+}
+
+/// Checks every record.
 fn check_records(
     header: &BatchHeader,
     batch: &[u8],
     rules: &BatchRules,
     now_ms: i64,
-) -> Result<i64, BatchRejection> {
-    let (mut max_timestamp_ms, mut rejection) = (NO_TIMESTAMP, None);
-    let walked = records::walk(header, batch, |index, record| {
+    limit_bytes: u64,
+) -> Result<Result<CheckedRecords, NotWithin>, BatchRejection> {
+    let (mut max_timestamp_ms, mut bad) = (NO_TIMESTAMP, BadRecords::new());
+    let walked = records::walk_within(header, batch, limit_bytes, |index, record| {
         let timestamp_ms = header.base_timestamp_ms.saturating_add(record.timestamp_delta);
         max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
-        rejection = check_record(index, record, timestamp_ms, rules, now_ms).err();
-        rejection.is_none()
+        if let Err(fault) = check_record(index, record, timestamp_ms, rules, now_ms) {
+            bad.add(index, fault, batch.len());
+        }
+        true
     });
-    if let Some(rejection) = rejection {
-        return Err(rejection);
-    }
     match walked {
-        Ok(()) => Ok(max_timestamp_ms),
+        Ok(inflated_bytes) if bad.count == 0 => Ok(Ok(CheckedRecords { max_timestamp_ms, inflated_bytes })),
+        Ok(_) => Err(BatchRejection::InvalidRecords(bad)),
+        // What stands behind it cannot be looked at.
         Err(RecordsError::Malformed { index, why }) => {
-            Err(BatchRejection::InvalidRecord { index, message: why.into() })
+            bad.add(index, RecordFault::Malformed(why), batch.len());
+            Err(BatchRejection::InvalidRecords(bad))
         }
         Err(e @ RecordsError::Decompress(_)) => Err(BatchRejection::Corrupt(e.to_string())),
-        Err(e @ (RecordsError::TrailingBytes(_) | RecordsError::TooLarge)) => {
-            Err(BatchRejection::InvalidBatch(e.to_string()))
-        }
+        Err(e @ RecordsError::TrailingBytes(_)) => Err(BatchRejection::InvalidBatch(e.to_string())),
+        Err(e @ RecordsError::TooLarge { .. }) => Ok(Err(NotWithin(e))),
     }
 }
 
@@ -442,21 +670,18 @@ fn check_record(
     timestamp_ms: i64,
     rules: &BatchRules,
     now_ms: i64,
-) -> Result<(), BatchRejection> {
+) -> Result<(), RecordFault> {
     if record.offset_delta != i64::from(index) {
-        let message = format!("its offset delta is {}, expected {index}", record.offset_delta);
-        return Err(BatchRejection::InvalidRecord { index, message });
+        return Err(RecordFault::OffsetDelta { found: record.offset_delta, expected: index });
     }
     if rules.key_required && !record.has_key {
-        let message = "a compacted topic cannot take a record without a key".into();
-        return Err(BatchRejection::InvalidRecord { index, message });
+        return Err(RecordFault::NoKey);
     }
     if rules.timestamp_type == TimestampType::CreateTime && timestamp_ms != NO_TIMESTAMP {
         let early = now_ms.saturating_sub(timestamp_ms) > rules.timestamp_before_max_ms;
         let late = timestamp_ms.saturating_sub(now_ms) > rules.timestamp_after_max_ms;
         if early || late {
-            let message = format!("its timestamp {timestamp_ms} is out of the range that the topic accepts");
-            return Err(BatchRejection::InvalidTimestamp { index, message });
+            return Err(RecordFault::Timestamp(timestamp_ms));
         }
     }
     Ok(())

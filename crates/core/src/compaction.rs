@@ -7,19 +7,14 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 
 use bytes::Bytes;
 
 use crate::batch::{BatchHeader, NO_TIMESTAMP};
+use crate::compress::{CompressError, Compression};
 use crate::ids::Offset;
+use crate::record_view::{RecordView, views};
 use crate::records::{self, RecordsError};
-
-mod deflate;
-mod view;
-
-use deflate::deflate;
-use view::{RecordView, views};
 
 /// The most that an entry of the map takes, when its table has just grown.
 const ENTRY_BYTES: usize = 48;
@@ -30,7 +25,7 @@ pub enum CompactionError {
     #[error(transparent)]
     Records(#[from] RecordsError),
     #[error("the records cannot be compressed again: {0}")]
-    Compress(io::Error),
+    Compress(CompressError),
 }
 
 /// The last offset of each key in a part of the log.
@@ -128,10 +123,10 @@ pub fn filter(
         let record = record?;
         count += 1;
         let offset = header.base_offset.0.saturating_add(record.offset_delta);
-        let stays =
-            record.key.is_some_and(|key| map.is_last(key, offset)) && (record.has_value || tombstones_stay);
+        let stays = record.key.is_some_and(|key| map.is_last(key, offset))
+            && (record.value.is_some() || tombstones_stay);
         if stays {
-            tombstones |= !record.has_value;
+            tombstones |= record.value.is_none();
             kept.push(record);
         }
     }
@@ -181,7 +176,8 @@ fn rewrite(
     if header.is_log_append_time() {
         max_timestamp_ms = header.max_timestamp_ms;
     }
-    let body = deflate(header.codec(), &body).map_err(CompactionError::Compress)?;
+    let compression = Compression::default_of(header.codec());
+    let body = compression.compress(&body[..], usize::MAX).map_err(CompactionError::Compress)?;
     let count = i32::try_from(kept.len()).expect("no more than the batch had");
     Ok(header.with_records(batch, &body, count, max_timestamp_ms, horizon_ms))
 }

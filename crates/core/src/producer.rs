@@ -70,10 +70,15 @@ pub fn sequence_after(first: i32, count: i32) -> i32 {
 }
 
 impl ProducerWindows {
-    /// Decides on a batch without changing anything.
-    pub fn check(&self, batch: &Sequence) -> Result<Admission, SequenceError> {
+    /// Decides on a batch without changing anything. `log_end` is where the batch would be appended.
+    pub fn check(&self, batch: &Sequence, log_end: Offset) -> Result<Admission, SequenceError> {
         let Some(window) = self.windows.get(&batch.producer_id) else {
-            // Apache Kafka accepts any first sequence from a producer that it has forgotten (KIP-360), so that
+            // A log that never held a record has forgotten nobody: this is a later batch of a producer whose first one
+            // was refused, and it must not overtake that one (KAFKA-15591, Apache Kafka 4.5).
+            if log_end == Offset(0) && batch.first != 0 {
+                return Err(SequenceError::OutOfOrder { got: batch.first, last: -1 });
+            }
+            // Elsewhere any first sequence is accepted from a producer that was forgotten (KIP-360), so that
             // expiry and deleted records never stop a live producer.
             return Ok(Admission::Append);
         };
@@ -173,13 +178,15 @@ mod tests {
     use super::*;
 
     const P: ProducerId = ProducerId(7);
+    /// Of a log that holds, or once held, records.
+    const END: Offset = Offset(1000);
 
     fn seq(epoch: i16, first: i32, last: i32) -> Sequence {
         Sequence { producer_id: P, epoch, first, last }
     }
 
     fn append(windows: &mut ProducerWindows, s: Sequence, base: i64, durable: i64) {
-        assert_eq!(windows.check(&s), Ok(Admission::Append));
+        assert_eq!(windows.check(&s, END), Ok(Admission::Append));
         let count = i64::from(s.last) - i64::from(s.first);
         let seen = SeenBatch {
             epoch: s.epoch,
@@ -197,7 +204,7 @@ mod tests {
         let mut w = ProducerWindows::default();
         append(&mut w, seq(0, 0, 9), 100, 0);
         append(&mut w, seq(0, 10, 19), 110, 0);
-        let Ok(Admission::Duplicate(seen)) = w.check(&seq(0, 0, 9)) else { panic!("not a duplicate") };
+        let Ok(Admission::Duplicate(seen)) = w.check(&seq(0, 0, 9), END) else { panic!("not a duplicate") };
         assert_eq!(seen.base_offset, Offset(100));
     }
 
@@ -205,17 +212,17 @@ mod tests {
     fn gaps_and_old_epochs_are_refused() {
         let mut w = ProducerWindows::default();
         append(&mut w, seq(1, 0, 9), 0, 0);
-        assert_eq!(w.check(&seq(1, 11, 12)), Err(SequenceError::OutOfOrder { got: 11, last: 9 }));
-        assert_eq!(w.check(&seq(0, 10, 12)), Err(SequenceError::Fenced { got: 0, current: 1 }));
-        assert_eq!(w.check(&seq(2, 5, 6)), Err(SequenceError::OutOfOrder { got: 5, last: -1 }));
-        assert_eq!(w.check(&seq(2, 0, 6)), Ok(Admission::Append));
+        assert_eq!(w.check(&seq(1, 11, 12), END), Err(SequenceError::OutOfOrder { got: 11, last: 9 }));
+        assert_eq!(w.check(&seq(0, 10, 12), END), Err(SequenceError::Fenced { got: 0, current: 1 }));
+        assert_eq!(w.check(&seq(2, 5, 6), END), Err(SequenceError::OutOfOrder { got: 5, last: -1 }));
+        assert_eq!(w.check(&seq(2, 0, 6), END), Ok(Admission::Append));
     }
 
     #[test]
     fn sequences_wrap_to_zero() {
         let mut w = ProducerWindows::default();
         append(&mut w, seq(0, i32::MAX - 1, i32::MAX), 0, 0);
-        assert_eq!(w.check(&seq(0, 0, 3)), Ok(Admission::Append));
+        assert_eq!(w.check(&seq(0, 0, 3), END), Ok(Admission::Append));
         assert_eq!(sequence_after(i32::MAX, 1), 0);
     }
 
@@ -230,9 +237,12 @@ mod tests {
         }
         w.truncate(Offset(5));
         for i in 0..5 {
-            assert!(matches!(w.check(&seq(0, i, i)), Ok(Admission::Duplicate(_))), "batch {i} forgotten");
+            assert!(
+                matches!(w.check(&seq(0, i, i), END), Ok(Admission::Duplicate(_))),
+                "batch {i} forgotten"
+            );
         }
-        assert_eq!(w.check(&seq(0, 5, 5)), Ok(Admission::Append));
+        assert_eq!(w.check(&seq(0, 5, 5), END), Ok(Admission::Append));
     }
 
     #[test]
@@ -243,9 +253,9 @@ mod tests {
         }
         let snapshot = w.snapshot(Offset(i64::MAX));
         assert_eq!(snapshot[0].1.len(), BATCHES_RETAINED);
-        assert_eq!(w.check(&seq(0, 3, 3)), Err(SequenceError::OutOfOrder { got: 3, last: 19 }));
+        assert_eq!(w.check(&seq(0, 3, 3), END), Err(SequenceError::OutOfOrder { got: 3, last: 19 }));
         let again = ProducerWindows::restore(snapshot);
-        assert!(matches!(again.check(&seq(0, 17, 17)), Ok(Admission::Duplicate(_))));
+        assert!(matches!(again.check(&seq(0, 17, 17), END), Ok(Admission::Duplicate(_))));
     }
 
     #[test]
@@ -254,6 +264,19 @@ mod tests {
         append(&mut w, seq(0, 0, 0), 10, 0);
         w.expire(11);
         assert!(w.is_empty());
-        assert_eq!(w.check(&seq(0, 44, 44)), Ok(Admission::Append));
+        assert_eq!(w.check(&seq(0, 44, 44), END), Ok(Admission::Append));
+    }
+
+    #[test]
+    fn the_first_batch_of_a_new_log_begins_at_zero() {
+        let mut w = ProducerWindows::default();
+        assert_eq!(w.check(&seq(0, 1, 1), Offset(0)), Err(SequenceError::OutOfOrder { got: 1, last: -1 }));
+        assert_eq!(w.check(&seq(0, 0, 0), Offset(0)), Ok(Admission::Append));
+        // A producer that is unknown although records were there may have been forgotten.
+        assert_eq!(w.check(&seq(0, 1, 1), Offset(1)), Ok(Admission::Append));
+        // An append that failed leaves a log that never held a record.
+        append(&mut w, seq(0, 0, 0), 0, 0);
+        w.truncate(Offset(0));
+        assert_eq!(w.check(&seq(0, 1, 1), Offset(0)), Err(SequenceError::OutOfOrder { got: 1, last: -1 }));
     }
 }

@@ -13,6 +13,32 @@ use crate::ids::Offset;
 /// decompression bomb's are not.
 pub const DECOMPRESSED_MAX_BYTES: u64 = 256 << 20;
 
+/// Uncompressed records are walked several times as fast as compressed ones are inflated.
+pub const PLAIN_FACTOR: u64 = 8;
+
+/// How far a walk through the records of a batch may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WalkLimit {
+    /// Of compressed records; uncompressed ones may have [`PLAIN_FACTOR`] times as many bytes.
+    pub inflated_bytes: u64,
+    pub records: i32,
+}
+
+impl WalkLimit {
+    /// Every batch that is accepted is within it.
+    pub const FULL: WalkLimit = WalkLimit { inflated_bytes: DECOMPRESSED_MAX_BYTES, records: i32::MAX };
+
+    /// Whether the header alone says that the batch is beyond the limit.
+    pub fn is_exceeded_by(self, header: &BatchHeader) -> bool {
+        let factor = if header.codec() == Codec::None { PLAIN_FACTOR } else { 1 };
+        header.size_bytes as u64 > self.inflated_bytes.saturating_mul(factor)
+            || header.records_count > self.records
+    }
+}
+
+/// LZ4 before its frame format; blocks are of 8 MiB.
+const LZ4_LEGACY_MAGIC: &[u8] = &0x184c_2102u32.to_le_bytes();
+
 /// The largest single block of the Snappy format that is accepted; snappy-java writes blocks of 32 KiB.
 const SNAPPY_BLOCK_MAX_BYTES: usize = 64 << 20;
 
@@ -33,8 +59,8 @@ pub enum RecordsError {
     Malformed { index: i32, why: &'static str },
     #[error("{0} bytes are left after the last record")]
     TrailingBytes(u64),
-    #[error("the records inflate to more than {DECOMPRESSED_MAX_BYTES} bytes")]
-    TooLarge,
+    #[error("the records inflate to more than {limit_bytes} bytes")]
+    TooLarge { limit_bytes: u64 },
 }
 
 /// Walks the records of a batch in order and gives each to `visit`; stops early when that says `false`.
@@ -43,39 +69,71 @@ pub enum RecordsError {
 pub fn walk(
     header: &BatchHeader,
     batch: &[u8],
-    mut visit: impl FnMut(i32, RecordSummary) -> bool,
+    visit: impl FnMut(i32, RecordSummary) -> bool,
 ) -> Result<(), RecordsError> {
+    walk_within(header, batch, DECOMPRESSED_MAX_BYTES, visit).map(drop)
+}
+
+/// As [`walk`], over compressed records that inflate to `limit_bytes` at most; others are `TooLarge`, and no more than the limit
+/// was inflated to find out. Gives how many bytes they inflated to. Uncompressed records have no limit.
+pub fn walk_within(
+    header: &BatchHeader,
+    batch: &[u8],
+    limit_bytes: u64,
+    mut visit: impl FnMut(i32, RecordSummary) -> bool,
+) -> Result<u64, RecordsError> {
     let body = &batch[BatchHeader::SIZE_BYTES..header.size_bytes];
-    let count = header.records_count;
+    let (count, visit) = (header.records_count, &mut visit);
     match header.codec() {
-        Codec::None => walk_plain(body, count, visit),
+        Codec::None => walk_plain(body, count, visit).map(|()| body.len() as u64),
         Codec::Gzip => {
-            walk_stream(BufReader::new(flate2::bufread::MultiGzDecoder::new(body)), count, &mut visit)
+            let decoder = flate2::bufread::MultiGzDecoder::new(body);
+            walk_stream(BufReader::new(decoder), count, limit_bytes, visit)
         }
-        Codec::Snappy => walk_stream(SnappyReader::new(body), count, &mut visit),
+        Codec::Snappy => walk_stream(SnappyReader::new(body, limit_bytes), count, limit_bytes, visit),
+        // The decoder makes room for a whole block of the largest size that the frame may hold, and fills it.
+        Codec::Lz4 if lz4_block_max_bytes(body) > limit_bytes => Err(RecordsError::TooLarge { limit_bytes }),
         Codec::Lz4 => {
-            walk_stream(BufReader::new(lz4_flex::frame::FrameDecoder::new(body)), count, &mut visit)
+            let decoder = lz4_flex::frame::FrameDecoder::new(body);
+            walk_stream(BufReader::new(decoder), count, limit_bytes, visit)
         }
         Codec::Zstd => {
             let decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(RecordsError::Decompress)?;
-            walk_stream(BufReader::with_capacity(64 << 10, decoder), count, &mut visit)
+            walk_stream(BufReader::with_capacity(64 << 10, decoder), count, limit_bytes, visit)
         }
     }
 }
 
+/// The largest block that a frame in LZ4 may hold, as its descriptor says; 0 for what is no such frame.
+fn lz4_block_max_bytes(body: &[u8]) -> u64 {
+    if body.starts_with(LZ4_LEGACY_MAGIC) {
+        return 8 << 20;
+    }
+    let id = body.get(5).map_or(0, |descriptor| descriptor >> 4 & 0b111);
+    if id < 4 { 0 } else { 1 << (8 + 2 * id) }
+}
+
 /// All records of a batch, decompressed: for who needs the keys. The others walk.
 pub fn inflate(header: &BatchHeader, batch: &[u8]) -> Result<Vec<u8>, RecordsError> {
+    read_all(stream(header, batch)?)
+}
+
+/// The records of a batch, decompressed as they are read; how many come is not bounded.
+pub(crate) fn stream<'a>(
+    header: &BatchHeader,
+    batch: &'a [u8],
+) -> Result<Box<dyn BufRead + 'a>, RecordsError> {
     let body = &batch[BatchHeader::SIZE_BYTES..header.size_bytes];
-    match header.codec() {
-        Codec::None => Ok(body.to_vec()),
-        Codec::Gzip => read_all(BufReader::new(flate2::bufread::MultiGzDecoder::new(body))),
-        Codec::Snappy => read_all(SnappyReader::new(body)),
-        Codec::Lz4 => read_all(BufReader::new(lz4_flex::frame::FrameDecoder::new(body))),
+    Ok(match header.codec() {
+        Codec::None => Box::new(body),
+        Codec::Gzip => Box::new(BufReader::new(flate2::bufread::MultiGzDecoder::new(body))),
+        Codec::Snappy => Box::new(SnappyReader::new(body, DECOMPRESSED_MAX_BYTES)),
+        Codec::Lz4 => Box::new(BufReader::new(lz4_flex::frame::FrameDecoder::new(body))),
         Codec::Zstd => {
             let decoder = zstd::stream::read::Decoder::with_buffer(body).map_err(RecordsError::Decompress)?;
-            read_all(BufReader::with_capacity(64 << 10, decoder))
+            Box::new(BufReader::with_capacity(64 << 10, decoder))
         }
-    }
+    })
 }
 
 fn read_all<R: BufRead>(reader: R) -> Result<Vec<u8>, RecordsError> {
@@ -83,7 +141,7 @@ fn read_all<R: BufRead>(reader: R) -> Result<Vec<u8>, RecordsError> {
     let mut out = Vec::new();
     let read = reader.read_to_end(&mut out);
     if reader.left == 0 {
-        return Err(RecordsError::TooLarge);
+        return Err(RecordsError::TooLarge { limit_bytes: DECOMPRESSED_MAX_BYTES });
     }
     read.map(|_| out).map_err(RecordsError::Decompress)
 }
@@ -94,6 +152,16 @@ pub fn first_at_or_after(
     batch: &[u8],
     target_ms: i64,
 ) -> Result<Option<(Offset, i64)>, RecordsError> {
+    first_within(header, batch, target_ms, DECOMPRESSED_MAX_BYTES)
+}
+
+/// As [`first_at_or_after`], in records that inflate to `limit_bytes` at most: see [`walk_within`].
+pub fn first_within(
+    header: &BatchHeader,
+    batch: &[u8],
+    target_ms: i64,
+    limit_bytes: u64,
+) -> Result<Option<(Offset, i64)>, RecordsError> {
     if header.max_timestamp_ms < target_ms {
         return Ok(None);
     }
@@ -101,7 +169,7 @@ pub fn first_at_or_after(
         return Ok(Some((header.base_offset, header.max_timestamp_ms)));
     }
     let mut found = None;
-    walk(header, batch, |_, record| {
+    walk_within(header, batch, limit_bytes, |_, record| {
         let timestamp_ms = header.base_timestamp_ms.saturating_add(record.timestamp_delta);
         if timestamp_ms >= target_ms {
             // A damaged object may claim any delta.
@@ -116,20 +184,27 @@ pub fn first_at_or_after(
 fn walk_stream<R: BufRead>(
     reader: R,
     count: i32,
+    limit_bytes: u64,
     visit: &mut impl FnMut(i32, RecordSummary) -> bool,
-) -> Result<(), RecordsError> {
+) -> Result<u64, RecordsError> {
     // One byte more than the limit, so that hitting it can be told from a batch that just fits.
-    let mut reader = Counted { inner: reader, left: DECOMPRESSED_MAX_BYTES + 1 };
-    let outcome = walk_records(&mut reader, count, visit);
-    if reader.left == 0 { Err(RecordsError::TooLarge) } else { outcome }
+    let allowed = limit_bytes + 1;
+    let mut reader = Counted { inner: reader, left: allowed };
+    match walk_records(&mut reader, count, visit) {
+        _ if reader.left == 0 => Err(RecordsError::TooLarge { limit_bytes }),
+        Err(RecordsError::Decompress(e)) if e.kind() == io::ErrorKind::FileTooLarge => {
+            Err(RecordsError::TooLarge { limit_bytes })
+        }
+        outcome => outcome.map(|()| allowed - reader.left),
+    }
 }
 
 fn walk_plain(
     mut body: &[u8],
     count: i32,
-    mut visit: impl FnMut(i32, RecordSummary) -> bool,
+    visit: &mut impl FnMut(i32, RecordSummary) -> bool,
 ) -> Result<(), RecordsError> {
-    walk_records(&mut body, count, &mut visit)
+    walk_records(&mut body, count, visit)
 }
 
 fn walk_records<R: BufRead>(
@@ -301,16 +376,18 @@ struct SnappyReader<'a> {
     framed: bool,
     block: Vec<u8>,
     position: usize,
+    /// No block may be larger.
+    limit_bytes: u64,
 }
 
 impl<'a> SnappyReader<'a> {
     const MAGIC: &'static [u8] = b"\x82SNAPPY\0";
     const HEADER_BYTES: usize = 16;
 
-    fn new(input: &'a [u8]) -> SnappyReader<'a> {
+    fn new(input: &'a [u8], limit_bytes: u64) -> SnappyReader<'a> {
         let framed = input.starts_with(Self::MAGIC) && input.len() >= Self::HEADER_BYTES;
         let input = if framed { &input[Self::HEADER_BYTES..] } else { input };
-        SnappyReader { input, framed, block: Vec::new(), position: 0 }
+        SnappyReader { input, framed, block: Vec::new(), position: 0, limit_bytes }
     }
 
     fn next_block(&mut self) -> io::Result<()> {
@@ -332,6 +409,9 @@ impl<'a> SnappyReader<'a> {
         // Snappy cannot shrink anything below about a sixty-fourth: a larger claim is a lie made to allocate.
         if size > SNAPPY_BLOCK_MAX_BYTES || size / 64 > compressed.len() {
             return Err(invalid("snappy: a block claims an impossible size"));
+        }
+        if size as u64 > self.limit_bytes {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "snappy: a block is too large"));
         }
         self.block.resize(size, 0);
         let n = snap::raw::Decoder::new()

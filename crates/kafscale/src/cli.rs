@@ -9,13 +9,17 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kafscale_meta::MetaUrl;
+use kafscale_settings::sql::SqlArgs;
 
 use crate::backend::{EtcdArgs, StoreUrl};
 use crate::health::HealthCommand;
+use crate::logging::LogLevel;
 use crate::mcp::{AuditCommand, McpArgs, McpCommand};
 use crate::restore::{self, RestoreArgs};
 use crate::s3::S3Args;
+use crate::set_store::{self, SetStoreArgs};
 use crate::units::{ByteSize, HostPort, Limit, ListenAddr, Span};
+use crate::verify::{self, VerifyArgs};
 
 const TOP_EXAMPLES: &str = "\
 Examples:
@@ -24,6 +28,7 @@ Examples:
   kafscale broker --data-dir /var/lib/kafscale \\
       --listen 0.0.0.0:9092 --advertise kafka.example:9092
   kafscale broker --config kafscale.toml
+  kafscale sql                    topics as tables, for psql on 127.0.0.1:5432
   kafscale mcp --meta etcd://etcd:2379   the cluster for AI agents, on http://127.0.0.1:8090/mcp
   kcat -b 127.0.0.1:9092 -L       ask a running broker for its topics
 
@@ -87,7 +92,33 @@ pub fn command() -> clap::Command {
     let at_once = |arg: clap::Arg| arg.default_value("200ms");
     Cli::command()
         .mut_subcommand("demo", |sub| sub.mut_arg("group_initial_rebalance_delay", at_once))
-        .mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env(true)))
+        .mut_subcommands(|sub| sub.mut_args(|arg| arg.hide_env(true)).mut_args(negative_is_a_value))
+}
+
+/// `--node-id -1` is a wrong number, not an unknown argument.
+fn negative_is_a_value(arg: clap::Arg) -> clap::Arg {
+    let is_value = arg.get_long().is_some() && arg.get_action().takes_values();
+    if is_value { arg.allow_negative_numbers(true) } else { arg }
+}
+
+impl Command {
+    /// What it logs, where it runs until it is stopped.
+    pub fn logging(&self) -> Option<&LoggingArgs> {
+        match self {
+            Command::Demo(args) => Some(&args.broker.logging),
+            Command::Broker(args) => Some(&args.logging),
+            Command::Mcp(command) => Some(&command.logging),
+            Command::Workload(args) => Some(&args.logging),
+            Command::Health(_)
+            | Command::Audit { .. }
+            | Command::Restore(_)
+            | Command::SetStore(_)
+            | Command::Sql(_)
+            | Command::Verify(_)
+            | Command::Completions { .. }
+            | Command::ConfigDocs => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,9 +142,18 @@ pub enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
-    /// Rebuild lost metadata from the bucket, or bring one topic back as it was at some time
+    /// Rebuild lost metadata from the store, or bring one topic back as it was at some time
     #[command(after_help = restore::EXAMPLES)]
     Restore(Box<RestoreArgs>),
+    /// Give a cluster another store, as long as it has no topics
+    #[command(after_help = set_store::EXAMPLES)]
+    SetStore(Box<SetStoreArgs>),
+    /// Check a whole store against its checksums, and say what is damaged; writes nothing
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(Box<VerifyArgs>),
+    /// Query topics with SQL, from psql and other clients of PostgreSQL, without loading a broker
+    #[command(after_help = kafscale_settings::sql::EXAMPLES)]
+    Sql(Box<SqlArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  kafscale completions bash > /etc/bash_completion.d/kafscale")]
     Completions { shell: Shell },
@@ -260,6 +300,11 @@ pub struct LimitArgs {
     #[arg(long, env = "KAFSCALE_RESPONSE_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(512))]
     pub response_memory: ByteSize,
 
+    /// Memory for answers other than fetched records that clients have not taken yet, of which one may take half; never less than a list
+    /// of all partitions needs
+    #[arg(long, env = "KAFSCALE_ANSWER_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(256))]
+    pub answer_memory: ByteSize,
+
     /// Most records, in bytes, that one fetch gets
     #[arg(long, env = "KAFSCALE_FETCH_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(55))]
     pub fetch_max_bytes: ByteSize,
@@ -273,6 +318,11 @@ pub struct LimitArgs {
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
 
+    /// Client connections of one address; further ones are closed. Half of all by default
+    #[arg(long, env = "KAFSCALE_MAX_CONNECTIONS_PER_IP", value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections_per_ip: Option<u32>,
+
     /// A connection without a request for this long is closed
     #[arg(long, env = "KAFSCALE_CONNECTIONS_MAX_IDLE", value_name = "TIME", default_value_t = Span::seconds(600))]
     pub connections_max_idle: Span,
@@ -281,7 +331,7 @@ pub struct LimitArgs {
     #[arg(long, env = "KAFSCALE_WRITE_STALL_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(60))]
     pub write_stall_timeout: Span,
 
-    /// How long a stopping broker waits for requests under way
+    /// How long a stop takes at most, requests under way and stores that do not answer included
     #[arg(long, env = "KAFSCALE_DRAIN_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(10))]
     pub drain_timeout: Span,
 
@@ -368,6 +418,14 @@ pub struct LogArgs {
     #[arg(long, env = "KAFSCALE_LOG_RETENTION_CHECK_INTERVAL", value_name = "TIME", default_value_t = Span::seconds(300))]
     pub log_retention_check_interval: Span,
 
+    /// How long a segment that no metadata names is kept before it is deleted
+    #[arg(long, env = "KAFSCALE_ORPHAN_QUARANTINE", value_name = "TIME", default_value_t = Span::days(1))]
+    pub orphan_quarantine: Span,
+
+    /// How often topics with cleanup.policy=compact are looked at; one is compacted when enough of it is new
+    #[arg(long, env = "KAFSCALE_LOG_CLEANER_BACKOFF", value_name = "TIME", default_value_t = Span::seconds(15))]
+    pub log_cleaner_backoff: Span,
+
     /// How long an idle idempotent producer is remembered, for the recognition of duplicates
     #[arg(long, env = "KAFSCALE_PRODUCER_ID_EXPIRATION", value_name = "TIME", default_value_t = Span::days(1))]
     pub producer_id_expiration: Span,
@@ -387,6 +445,14 @@ pub struct GroupArgs {
     /// Longest text that a client may store with a committed offset
     #[arg(long, env = "KAFSCALE_OFFSET_METADATA_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize(4096))]
     pub offset_metadata_max_bytes: ByteSize,
+
+    /// Bytes that the committed offsets of one group may take; beyond it commits of further partitions or longer texts are refused
+    #[arg(long, env = "KAFSCALE_GROUP_OFFSETS_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(32))]
+    pub group_offsets_max_bytes: ByteSize,
+
+    /// Bytes that the committed offsets of all groups of this broker may take
+    #[arg(long, env = "KAFSCALE_OFFSETS_MAX_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(128))]
+    pub offsets_max_bytes: ByteSize,
 
     /// Most consumer groups
     #[arg(long, env = "KAFSCALE_MAX_GROUPS", value_name = "N", default_value_t = 100_000)]
@@ -415,20 +481,79 @@ pub struct GroupArgs {
     pub group_max_session_timeout: Span,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Logging")]
 pub struct LoggingArgs {
     /// Form of the log lines on standard error
     #[arg(long, env = "KAFSCALE_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
 
-    /// What is logged: error, warn, info, debug, trace, or filters such as info,kafscale_storage=debug
+    /// What is logged: off, error, warn, info, debug, trace, or filters such as info,kafscale_storage=debug
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: String,
+    pub log_level: LogLevel,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use kafscale_settings::refusals::reworded;
+
+    use super::*;
+
+    #[test]
+    fn a_bad_number_is_refused_in_plain_words() {
+        for (args, expected) in [
+            (["--num-partitions", "six"], "--num-partitions: `six` is not a whole number"),
+            (["--num-partitions", "1.5"], "--num-partitions: `1.5` is not a whole number"),
+            (["--num-partitions", "0"], "--num-partitions must be between 1 and 100000, not 0"),
+            (["--node-id", "-1"], "--node-id must be 0 or more, not -1"),
+            (["--fetch-session-slots", "-5"], "--fetch-session-slots must be 0 or more, not -5"),
+            (
+                ["--node-id", "99999999999999999999"],
+                "--node-id: `99999999999999999999` is more than this program can count",
+            ),
+            (["--wal-uploads", "17"], "--wal-uploads must be between 1 and 16, not 17"),
+            (["--max-connections", "0"], "--max-connections must be 1 or more, not 0"),
+            (["--listen", "127.0.0.1:99999"], "the port must be between 0 and 65535"),
+            (["--advertise", "a:99999"], "the port must be between 0 and 65535"),
+            (["--auto-create-topics", "maybe"], "[possible values: true, false]"),
+            (["--log-level", "loud"], "off, error, warn, info, debug or trace"),
+        ] {
+            let line = ["kafscale", "broker"].into_iter().chain(args);
+            let error = command().try_get_matches_from(line).unwrap_err();
+            let text = reworded(error).to_string();
+            assert!(text.contains(expected), "{args:?}: {text}");
+            assert!(!text.contains("invalid digit"), "{args:?}: {text}");
+        }
+    }
+
+    /// No number of any command may be refused in the library's words.
+    #[test]
+    fn every_number_is_refused_in_plain_words() {
+        let command = command();
+        for sub in command.get_subcommands() {
+            for arg in sub.get_arguments() {
+                let Some(name) = arg.get_long().filter(|_| arg.get_action().takes_values()) else { continue };
+                for value in ["six", "-1"] {
+                    let flag = format!("--{name}");
+                    let line = ["kafscale", sub.get_name(), &flag, value];
+                    let refused = command.clone().try_get_matches_from(line).map_err(reworded);
+                    let Err(error) = refused else { continue };
+                    let text = error.to_string();
+                    let raw = ["invalid digit", "unexpected argument", "is not in "];
+                    assert!(
+                        !raw.iter().any(|raw| text.contains(raw)),
+                        "{} {flag} {value}: {text}",
+                        sub.get_name()
+                    );
+                }
+            }
+        }
+        Cli::command().debug_assert();
+    }
 }

@@ -4,7 +4,7 @@
 //! hold: no optional backends, no limits that contradict each other.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ impl Config {
         };
         let session_timeout = session_timeout(&network, &meta)?;
         check_addresses(&network)?;
+        check_advertised(&network)?;
         let NetworkArgs { listen, advertise, listen_internal, advertise_internal, metrics_listen, .. } =
             network;
         let (listen, metrics_listen) = (listen.0, metrics_listen.0);
@@ -152,6 +153,25 @@ fn check_addresses(network: &NetworkArgs) -> Result<(), Failure> {
                 "{other} and {flag} are both {address}; they need two ports"
             )));
         }
+    }
+    Ok(())
+}
+
+/// Whoever is told to connect to "any address" cannot.
+fn check_advertised(network: &NetworkArgs) -> Result<(), Failure> {
+    let advertised = [
+        ("--advertise", &network.advertise),
+        ("--advertise-internal", &network.advertise_internal),
+        ("--advertise-metrics", &network.advertise_metrics),
+    ];
+    for (flag, named) in advertised {
+        let host = named.as_ref().and_then(|named| named.host.parse::<IpAddr>().ok());
+        require(!host.is_some_and(|ip| ip.is_unspecified()), || {
+            format!(
+                "{flag} names any address, to which nobody can connect: name this host as others reach it, such as \
+                 kafka.example:9092, or leave {flag} out for the name of this host"
+            )
+        })?;
     }
     Ok(())
 }
@@ -247,7 +267,8 @@ fn check_log(log: &LogArgs) -> Result<(), Failure> {
         format!("--wal-max-bytes ({max}) must be at least two files of --wal-file-bytes ({file})")
     })?;
     require(log.wal_object_bytes.0 >= 1, || "--wal-object-bytes must be more than 0".to_owned())?;
-    more_than_zero("--log-retention-check-interval", log.log_retention_check_interval)
+    more_than_zero("--log-retention-check-interval", log.log_retention_check_interval)?;
+    more_than_zero("--log-cleaner-backoff", log.log_cleaner_backoff)
 }
 
 fn check_groups(groups: &GroupArgs) -> Result<(), Failure> {
@@ -302,7 +323,13 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_refused() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 12] = [
+            (&["--advertise", "0.0.0.0:9092"], "--advertise names any address"),
+            (
+                &["--listen-internal", "127.0.0.1:7", "--advertise-internal", "[::]:9092"],
+                "--advertise-internal names any address",
+            ),
+            (&["--advertise-metrics", "0.0.0.0:0"], "--advertise-metrics names any address"),
             (&["--store", "memory:"], "must both be memory:"),
             (&["--listen", "127.0.0.1:5", "--metrics-listen", "127.0.0.1:5"], "two ports"),
             (&["--request-memory", "1MiB"], "--request-memory"),

@@ -5,6 +5,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,11 +15,13 @@ use crate::failure::Failure;
 /// A process that cannot say how it is within this time is not well.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_MAX_BYTES: u64 = 4096;
+/// All of it: names that are looked up, both default addresses, and an answer that comes a byte at a time.
+const RUN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A broker, and an MCP server, on their default ports.
 const DEFAULT_URLS: [&str; 2] = ["http://127.0.0.1:9093/readyz", "http://127.0.0.1:8090/healthz"];
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct HealthCommand {
     /// What to ask [default: /readyz of a broker on port 9093, or else /healthz of an MCP server on port 8090]
     #[arg(value_name = "http://HOST:PORT/PATH")]
@@ -26,7 +29,18 @@ pub struct HealthCommand {
 }
 
 /// What a well process says. A failure is exit status 1, with the reason.
-pub fn run(command: &HealthCommand) -> Result<String, Failure> {
+pub fn run(command: HealthCommand) -> Result<String, Failure> {
+    let (told, answer) = mpsc::channel();
+    // Not every step can be given a limit of its own. A thread that is left behind ends with the process.
+    std::thread::spawn(move || {
+        _ = told.send(ask_one(&command));
+    });
+    let within = RUN_TIMEOUT.as_secs();
+    let silent = |_| Err(Failure::runtime(format!("no complete answer within {within} s")));
+    answer.recv_timeout(RUN_TIMEOUT).unwrap_or_else(silent)
+}
+
+fn ask_one(command: &HealthCommand) -> Result<String, Failure> {
     if let Some(url) = &command.url {
         let (host_port, path) = split(url)?;
         let stream = connect(host_port).map_err(|e| Failure::runtime(format!("{url}: {e}")))?;

@@ -2,13 +2,12 @@
 //!
 //! Nothing below this crate reads the environment, the command line or a settings file.
 
-mod backend;
 mod cli;
 mod clock;
 mod config;
 mod config_docs;
 mod demo;
-mod failure;
+mod hangup;
 mod health;
 mod limits;
 mod logging;
@@ -16,17 +15,22 @@ mod mcp;
 mod node;
 mod restore;
 mod run;
-mod s3;
+mod runtime;
+mod set_store;
 mod settings_file;
-mod units;
+mod sql;
+mod stop;
+mod verify;
+mod waiting;
 
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
+use kafscale_settings::{backend, failure, refusals, s3, units};
 
-use crate::cli::{BrokerArgs, Cli, Command};
+use crate::cli::{BrokerArgs, Cli, Command, LoggingArgs};
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::run::Beside;
@@ -38,20 +42,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch() -> Result<(), Failure> {
+fn read_command_line(read: settings_file::Read) -> Result<Cli, Failure> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let cli = Cli::from_arg_matches(&settings_file::parse(cli::command, &args)?)?;
-    match cli.command {
+    Ok(Cli::from_arg_matches(&settings_file::parse(cli::command, &args, read)?)?)
+}
+
+/// For a process that runs already: its settings file may have changed.
+fn reread() -> Result<LoggingArgs, Failure> {
+    let cli = read_command_line(settings_file::read_again)?;
+    let logging = cli.command.logging();
+    Ok(logging.expect("only what runs until it is stopped reads its settings again").clone())
+}
+
+fn dispatch() -> Result<(), Failure> {
+    match read_command_line(settings_file::read_once)?.command {
         Command::Demo(args) => {
             let orders_per_second = (!args.no_workload).then_some(args.orders_per_second);
             start(args.broker, Beside::Demo { orders_per_second })
         }
         Command::Broker(args) => start(*args, Beside::Nothing),
-        Command::Mcp(command) => mcp::run(*command),
-        Command::Workload(args) => demo::run_workload_alone(&args),
-        Command::Health(command) => print_all(health::run(&command)?.as_bytes()),
+        Command::Mcp(command) => mcp::run(*command, reread),
+        Command::Workload(args) => demo::run_workload_alone(&args, reread),
+        Command::Health(command) => print_all(health::run(command)?.as_bytes()),
         Command::Audit { command } => print_all(mcp::audit(&command)?.as_bytes()),
         Command::Restore(args) => print_all(restore::run(&args)?.as_bytes()),
+        Command::SetStore(args) => print_all(set_store::run(&args)?.as_bytes()),
+        Command::Sql(args) => sql::run(&args, std::env::args_os()),
+        Command::Verify(args) => print_all(verify::run(&args)?.as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "kafscale", &mut script);
@@ -65,7 +82,7 @@ fn start(args: BrokerArgs, beside: Beside) -> Result<(), Failure> {
     let config = Config::from_args(args, limits::host_name)?;
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     let warnings = settings_file::misspelt_variables(&cli::command(), names);
-    run::run(config, beside, warnings)
+    run::run(config, beside, warnings, reread)
 }
 
 /// A reader that has seen enough (`| head`) is no failure.

@@ -2,19 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use kafscale_mcp::{McpConfig, McpServer, McpSettings, audit};
-use kafscale_meta::{MetaUrl, Metadata};
+use kafscale_mcp::{McpConfig, McpError, McpServer, McpSettings, Prepared, audit};
+use kafscale_meta::{ErrorKind, EtcdOptions, MetaStore, MetaUrl, Metadata};
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::{EtcdArgs, etcd_members};
 use crate::cli::LoggingArgs;
 use crate::clock::SystemClock;
 use crate::failure::Failure;
-use crate::logging;
+use crate::hangup::{Hangups, Reread};
+use crate::refusals::cannot_listen;
 use crate::run::StopSignals;
+use crate::stop::StopTime;
 use crate::units::{ListenAddr, Span};
+use crate::waiting::Waiting;
+use crate::{logging, runtime};
 
 /// What the demo's server takes on loopback, so that the configuration in the README works as it stands there.
 pub const DEMO_TOKEN: &str = "local-dev-token";
@@ -83,6 +89,10 @@ pub struct McpArgs {
     #[arg(long, env = "KAFSCALE_MCP_AUDIT_LOG", value_name = "FILE")]
     pub mcp_audit_log: Option<PathBuf>,
 
+    /// File, best on another disk or host, that keeps where the audit log ends [default: in the metadata store]
+    #[arg(long, env = "KAFSCALE_MCP_AUDIT_ANCHOR", value_name = "FILE")]
+    pub mcp_audit_anchor: Option<PathBuf>,
+
     /// Calls that one client may make in a second; twice as many in a burst
     #[arg(long, env = "KAFSCALE_MCP_CALLS_PER_SECOND", value_name = "N", default_value_t = 20)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -118,7 +128,13 @@ pub struct McpCommand {
 #[derive(Debug, Subcommand)]
 pub enum AuditCommand {
     /// Find any line of an audit log that was changed, removed or moved
-    Verify { file: PathBuf },
+    Verify {
+        file: PathBuf,
+
+        /// The file of --mcp-audit-anchor: shows lines that are missing at the end, too
+        #[arg(long, value_name = "FILE")]
+        anchor: Option<PathBuf>,
+    },
 }
 
 impl McpArgs {
@@ -140,6 +156,7 @@ impl McpArgs {
             allowed_hosts: self.mcp_allowed_hosts.clone(),
             allowed_origins: self.mcp_allowed_origins.clone(),
             audit_log: self.mcp_audit_log.clone(),
+            audit_anchor: self.mcp_audit_anchor.clone(),
             calls_per_second: self.mcp_calls_per_second,
             calls_burst: self.mcp_calls_per_second.saturating_mul(2),
             ..McpSettings::default()
@@ -165,48 +182,82 @@ impl McpArgs {
     }
 }
 
-/// Starts the server in the process that has the metadata open.
-pub async fn start(settings: McpSettings, metadata: Metadata) -> Result<McpServer, Failure> {
+/// Checks all that the server needs, in the process that has the metadata open.
+pub async fn prepare(settings: McpSettings, metadata: Metadata) -> Result<Prepared, Failure> {
     let config = McpConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))?;
-    McpServer::start(config, metadata, Arc::new(SystemClock))
-        .await
-        .map_err(|e| Failure::runtime(e.to_string()))
+    Prepared::new(config, metadata, Arc::new(SystemClock)).await.map_err(start_failure)
 }
 
+pub fn start_failure(error: McpError) -> Failure {
+    Failure::runtime(match error {
+        McpError::Listen { address, error } => cannot_listen(address, &error, "--mcp-http-addr"),
+        error @ (McpError::Audit(_) | McpError::Stdio(_)) => error.to_string(),
+    })
+}
+
+/// A stop of `kafscale mcp` takes no longer.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
 /// Runs `kafscale mcp`.
-pub fn run(command: McpCommand) -> Result<(), Failure> {
-    logging::init(&command.logging)?;
+pub fn run(command: McpCommand, reread: Reread) -> Result<(), Failure> {
+    let log = logging::init(&command.logging);
     let url = meta_url(&command)?;
     let etcd = command.etcd.options()?;
     let config = McpConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
     let (cluster_name, stdio) = (command.cluster_name, command.stdio);
-    runtime.block_on(async move {
+    runtime::block_on(Builder::new_multi_thread(), async move {
+        let _hangups = Hangups::take(log, reread)?;
         let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
-        let store = kafscale_meta::open(&url, &etcd).await.map_err(failed)?;
+        let Some(store) = open_metadata(&url, &etcd, !stdio).await? else { return Ok(()) };
         let metadata = Metadata::new(store, &cluster_name).map_err(failed)?;
         let served = if stdio {
             serve_stdio(config, metadata.clone()).await
         } else {
             serve(config, metadata.clone()).await
         };
-        metadata.store().close().await.map_err(failed)?;
+        if let Some(closed) = StopTime::begin(STOP_WITHIN).limit(10, metadata.store().close()).await {
+            closed.map_err(failed)?;
+        }
         served
     })
 }
 
+/// A service waits for an etcd that is away; a client that started the server itself is told at once. None: the process was
+/// stopped meanwhile.
+async fn open_metadata(
+    url: &MetaUrl,
+    etcd: &EtcdOptions,
+    waits: bool,
+) -> Result<Option<Arc<dyn MetaStore>>, Failure> {
+    let mut signals = StopSignals::listen()?;
+    let mut waiting = Waiting::new(None, "the metadata store", u64::from(std::process::id()));
+    loop {
+        let why = match kafscale_meta::open_existing(url, etcd).await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error) if waits && error.kind() == ErrorKind::Retry && matches!(url, MetaUrl::Etcd(_)) => {
+                error.to_string()
+            }
+            Err(error) => return Err(Failure::runtime(error.to_string())),
+        };
+        tokio::select! {
+            () = waiting.again(&why) => {}
+            signal = signals.next() => {
+                tracing::info!(signal, "stopped before the metadata store was there");
+                return Ok(None);
+            }
+        }
+    }
+}
+
 async fn serve(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
     let mut signals = StopSignals::listen()?;
-    let server = McpServer::start(config, metadata, Arc::new(SystemClock))
-        .await
-        .map_err(|e| Failure::runtime(e.to_string()))?;
+    let server = McpServer::start(config, metadata, Arc::new(SystemClock)).await.map_err(start_failure)?;
     tracing::info!(mcp = %server.addr(), "ready");
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
-    server.shutdown().await;
+    if StopTime::begin(STOP_WITHIN).limit(10, server.shutdown()).await.is_none() {
+        tracing::warn!("the server did not stop in time; its audit log may end behind the anchor");
+    }
     Ok(())
 }
 
@@ -219,7 +270,7 @@ async fn serve_stdio(config: McpConfig, metadata: Metadata) -> Result<(), Failur
         ended = &mut served => ended,
         _ = signals.next() => {
             stop.cancel();
-            served.await
+            StopTime::begin(STOP_WITHIN).limit(10, served).await.unwrap_or(Ok(()))
         }
     };
     ended.map_err(|e| Failure::runtime(e.to_string()))
@@ -238,9 +289,13 @@ fn meta_url(command: &McpCommand) -> Result<MetaUrl, Failure> {
 
 /// Runs `kafscale audit`.
 pub fn audit(command: &AuditCommand) -> Result<String, Failure> {
-    let AuditCommand::Verify { file } = command;
-    let verified = audit::verify(file)
-        .map_err(|e| Failure::runtime(format!("{} does not hold: {e}", file.display())))?;
+    let AuditCommand::Verify { file, anchor } = command;
+    let verified = match anchor {
+        Some(anchor) => audit::verify_anchored(file, anchor),
+        None => audit::verify(file),
+    };
+    let verified =
+        verified.map_err(|e| Failure::runtime(format!("{} does not hold: {e}", file.display())))?;
     let end = match verified.end_confirmed {
         Some(()) => "no line is missing at the end",
         None => "there is no .head file, so that lines missing at the end would not show",

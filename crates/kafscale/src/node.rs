@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,18 +12,18 @@ use kafscale_broker::{
 };
 use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
-use kafscale_meta::{MetaUrl, Metadata};
-use kafscale_storage::{Log, LogConfig};
+use kafscale_meta::{ErrorKind, MetaSocket, MetaUrl, Metadata};
+use kafscale_storage::{IdentityError, Log, LogConfig, OpenError, probe};
+use tokio::net::TcpListener;
 
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
 use crate::config::{Advertise, Config};
 use crate::failure::Failure;
+use crate::refusals::{cannot_listen, not_a_directory};
+use crate::stop::StopTime;
 use crate::units::{ByteSize, HostPort, Limit, Span};
-
-/// After a failed attempt to join the cluster anew.
-const REJOIN_BACKOFF_MIN: Duration = Duration::from_millis(200);
-const REJOIN_BACKOFF_MAX: Duration = Duration::from_secs(5);
+use crate::waiting::Waiting;
 
 /// How long a broker that lost its place tries to take itself off the list.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,11 +36,20 @@ const INTERNAL_LISTENER: &str = "INTERNAL";
 /// Each write to an object store costs money; this is four in a second at most.
 const SHARED_WAL_MIN_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A broker process that has its metadata open, and serves nobody yet.
+pub struct OpenNode {
+    timings: Timings,
+    metadata: Metadata,
+    metrics: MetricsServer,
+    readers: Option<MetaSocket>,
+}
+
 /// A broker process: what it has for its whole life, and the member of the cluster that it is at present.
 pub struct RunningNode {
     pub timings: Timings,
     metadata: Metadata,
     metrics: MetricsServer,
+    readers: Option<MetaSocket>,
     member: Member,
 }
 
@@ -48,6 +58,8 @@ struct Member {
     broker: Broker,
     log: Log,
     membership: Membership,
+    /// Whether the log is in a store that several brokers share.
+    shared: bool,
 }
 
 /// How a broker lost its place in its cluster.
@@ -66,17 +78,50 @@ pub struct Timings {
     pub log: Duration,
 }
 
-impl RunningNode {
-    /// Opens and starts everything. A failure names the place and says what to do.
-    pub async fn start(config: &Config) -> Result<Self, Failure> {
+impl OpenNode {
+    /// Opens the metadata, and waits for a store that is away. A failure names the place and says what to do.
+    /// With `mcp_follows` the process is not ready before [`RunningNode::all_serve`].
+    pub async fn open(config: &Config, mcp_follows: bool) -> Result<Self, Failure> {
         let from = Instant::now();
-        let metadata = open_metadata(config).await?;
+        check_directories(config)?;
+        // First of all, so that /healthz and /readyz are answered while the stores are waited for.
         let metrics = MetricsServer::bind(config.metrics_listen).map_err(|e| start_failure(config, &e))?;
-        let mut timings = Timings { meta: from.elapsed(), ..Timings::default() };
-        let member = Member::begin(config, &metadata, &metrics, config.listen, &mut timings).await?;
-        Ok(Self { timings, metadata, metrics, member })
+        if mcp_follows {
+            metrics.awaits("the MCP server");
+        }
+        let mut waiting = Waiting::new(Some(&metrics), "the metadata store", waits_of(config));
+        let metadata = loop {
+            match open_metadata(config).await {
+                Err(Failure::Away(why)) => waiting.again(&why).await,
+                outcome => break outcome?,
+            }
+        };
+        drop(waiting);
+        let readers = serve_readers(config, &metadata);
+        let timings = Timings { meta: from.elapsed(), ..Timings::default() };
+        Ok(Self { timings, metadata, metrics, readers })
     }
 
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Starts everything else, and waits for stores that are away.
+    pub async fn serve(self, config: &Config) -> Result<RunningNode, Failure> {
+        let Self { mut timings, metadata, metrics, readers } = self;
+        let mut waiting = Waiting::new(Some(&metrics), "a place in the cluster", waits_of(config));
+        let member = loop {
+            match Member::begin(config, &metadata, &metrics, config.listen, &mut timings).await {
+                Err(Failure::Away(why)) => waiting.again(&why).await,
+                outcome => break outcome?,
+            }
+        };
+        drop(waiting);
+        Ok(RunningNode { timings, metadata, metrics, readers, member })
+    }
+}
+
+impl RunningNode {
     pub fn kafka_addr(&self) -> SocketAddr {
         self.member.broker.kafka_addr()
     }
@@ -85,9 +130,9 @@ impl RunningNode {
         self.metrics.address()
     }
 
-    /// The metadata that this process has open.
-    pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+    /// Everything of this process serves: see [`MetricsServer::awaits`].
+    pub fn all_serve(&self) {
+        self.metrics.arrived();
     }
 
     /// Returns when this process is to give up its place in the cluster and take another: when others have ended its chain, or when its lease is
@@ -113,34 +158,35 @@ impl RunningNode {
 
     /// Gives up what it was in the cluster, and joins as another incarnation, as often as it takes. Fails where trying again does not help.
     pub async fn rejoin(self, lost: Lost, config: &Config) -> Result<Self, Failure> {
-        let Self { metadata, metrics, member, .. } = self;
+        let Self { metadata, metrics, readers, member, .. } = self;
         let listen = member.broker.kafka_addr();
         metrics.lost();
         match lost {
             Lost::Chain => member.abandon().await,
-            Lost::Lease => member.leave().await,
+            Lost::Lease => member.leave(StopTime::begin(config.limits.drain_timeout.0)).await,
         }
-        let mut backoff = REJOIN_BACKOFF_MIN;
-        loop {
-            let mut timings = Timings::default();
-            match Member::begin(config, &metadata, &metrics, listen, &mut timings).await {
-                Ok(member) => return Ok(Self { timings, metadata, metrics, member }),
-                Err(Failure::Runtime(why)) => {
-                    tracing::error!(why, "the cluster cannot be joined at the moment; trying again");
-                }
+        let mut waiting = Waiting::new(Some(&metrics), "a place in the cluster", waits_of(config));
+        let member = loop {
+            match Member::begin(config, &metadata, &metrics, listen, &mut Timings::default()).await {
+                Ok(member) => break member,
+                // This process worked here before: what fails now may be mended without it.
+                Err(Failure::Away(why) | Failure::Runtime(why)) => waiting.again(&why).await,
                 Err(failure) => return Err(failure),
             }
-            tokio::time::sleep(backoff).await;
-            backoff = (backoff * 2).min(REJOIN_BACKOFF_MAX);
-        }
+        };
+        drop(waiting);
+        Ok(Self { timings: Timings::default(), metadata, metrics, readers, member })
     }
 
-    /// Answers what is under way, makes durable what was accepted, and closes the files.
-    pub async fn stop(self) {
-        self.member.leave().await;
-        self.metrics.shutdown().await;
-        if let Err(error) = self.metadata.store().close().await {
-            tracing::warn!(%error, "the metadata could not be closed");
+    /// Answers what is under way, makes durable what was accepted, and closes the files. It takes no longer than `stop`.
+    pub async fn stop(self, stop: StopTime) {
+        self.member.leave(stop).await;
+        drop(self.readers);
+        _ = stop.limit(5, self.metrics.shutdown()).await;
+        match stop.limit(10, self.metadata.store().close()).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::warn!(%error, "the metadata could not be closed"),
+            None => tracing::warn!("the metadata could not be closed in time"),
         }
     }
 }
@@ -154,28 +200,28 @@ impl Member {
         listen: SocketAddr,
         timings: &mut Timings,
     ) -> Result<Self, Failure> {
+        // Before it registers: a member that waits for its store would be given partitions that nobody serves.
+        wait_for_store(config, metrics).await?;
         let from = Instant::now();
         let mut broker_config = broker_config(config);
         broker_config.listen = listen;
-        let failed = |e: StartError| start_failure(config, &e);
         // Before it registers, so that the ports are known.
-        let listeners = Listeners::bind(&broker_config).map_err(failed)?;
+        let listeners = Listeners::bind(&broker_config).map_err(|e| start_failure(config, &e))?;
         let candidate = candidate(config, listeners.endpoints(), metrics.address());
         let joined = Membership::join(metadata, &candidate, &SystemClock).await;
         let membership = joined.map_err(|e| join_failure(config, &e))?;
         broker_config.cluster_id.clone_from(&membership.cluster_id);
         timings.meta += from.elapsed();
         let from = Instant::now();
-        let log_config = log_config(config, membership.identity.epoch);
-        let store = Arc::clone(metadata.store());
-        let log = Log::open(log_config, store, metadata.keys().clone(), Arc::new(SystemClock))
-            .await
-            .map_err(|e| Failure::runtime(e.to_string()))?;
+        let (broker, log) = match open(config, broker_config, listeners, &membership, metadata).await {
+            Ok(opened) => opened,
+            Err(failure) => {
+                // Or the next attempt, and others, wait for the end of the lease.
+                let _ = tokio::time::timeout(LEAVE_TIMEOUT, membership.leave()).await;
+                return Err(failure);
+            }
+        };
         timings.log = from.elapsed();
-        let foundation =
-            Foundation { log: log.clone(), metadata: metadata.clone(), clock: Arc::new(SystemClock) };
-        let broker =
-            Broker::start(broker_config, listeners, &membership, foundation).await.map_err(failed)?;
         metrics.show(&broker);
         tokio::select! {
             () = broker.ready() => {}
@@ -183,21 +229,30 @@ impl Member {
             () = log.fenced() => {}
             () = membership.lost() => {}
         }
-        Ok(Self { broker, log, membership })
+        Ok(Self { broker, log, membership, shared: config.store.is_shared() })
     }
 
     /// A planned end: what is under way is answered, the chain is sealed, so that others can take over at once, and the lease given back.
-    async fn leave(self) {
-        self.broker.shutdown().await;
+    async fn leave(self, stop: StopTime) {
+        self.broker.shutdown(stop.share(7)).await;
         // Where this fails, the controller does it when the lease has run out.
-        if let Err(error) = self.log.seal_own().await {
+        if let Err(error) = self.log.seal_own(stop.share(6)).await {
             tracing::warn!(
                 error,
                 "this broker's chain could not be sealed; its partitions are given away a little later"
             );
         }
+        // The last commits of groups. Where several brokers share the store, the controller that remains does this.
+        if !self.shared
+            && let Err(error) =
+                stop.limit(5, self.log.snapshot()).await.unwrap_or_else(|| Err("no answer in time".into()))
+        {
+            tracing::warn!(error, "the metadata was not copied into the store");
+        }
         self.log.shutdown().await;
-        self.membership.leave().await;
+        if stop.limit(6, self.membership.leave()).await.is_none() {
+            tracing::warn!("this broker could not be taken off the list of live ones in time");
+        }
     }
 
     /// An end because others have taken over, or may have.
@@ -209,10 +264,84 @@ impl Member {
     }
 }
 
+/// A file in the place of a directory is the user's slip, and is told as one.
+fn check_directories(config: &Config) -> Result<(), Failure> {
+    let store = if let StoreUrl::File(dir) = &config.store { Some(dir) } else { None };
+    let meta = if let MetaUrl::File(dir) = &config.meta { Some(dir) } else { None };
+    let named = match (store, meta) {
+        (Some(store), Some(meta)) if store == meta => [Some(("--data-dir", store)), None],
+        (store, meta) => [store.map(|dir| ("--store", dir)), meta.map(|dir| ("--meta", dir))],
+    };
+    match named.into_iter().flatten().find_map(|(flag, dir)| not_a_directory(flag, dir)) {
+        Some(why) => Err(Failure::runtime(why)),
+        None => Ok(()),
+    }
+}
+
+/// Opens the log of an incarnation, and serves it.
+async fn open(
+    config: &Config,
+    broker_config: BrokerConfig,
+    listeners: Listeners<TcpListener>,
+    membership: &Membership,
+    metadata: &Metadata,
+) -> Result<(Broker, Log), Failure> {
+    let log_config = log_config(config, membership.identity.epoch);
+    let (store, clock) = (Arc::clone(metadata.store()), Arc::new(SystemClock));
+    let opened = Log::open(log_config, store, metadata.keys().clone(), clock.clone()).await;
+    let log = opened.map_err(|e| open_failure(config, &e))?;
+    let foundation = Foundation { log: log.clone(), metadata: metadata.clone(), clock };
+    match Broker::start(broker_config, listeners, membership, foundation).await {
+        Ok(broker) => Ok((broker, log)),
+        Err(error) => {
+            log.shutdown().await;
+            Err(start_failure(config, &error))
+        }
+    }
+}
+
+/// Returns when the store for the log is there and fit for use.
+async fn wait_for_store(config: &Config, metrics: &MetricsServer) -> Result<(), Failure> {
+    let mut waiting = Waiting::new(Some(metrics), "the object store", waits_of(config));
+    loop {
+        let unique = uuid::Uuid::new_v4().to_string();
+        match probe(&config.log_store, &unique).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.may_pass() => waiting.again(&error.to_string()).await,
+            Err(error) => return Err(Failure::runtime(format!("the object store cannot be used: {error}"))),
+        }
+    }
+}
+
+/// Tells the waits of this broker from those of others that lost the same store.
+fn waits_of(config: &Config) -> u64 {
+    u64::from(config.node_id.unsigned_abs()) << 32 | u64::from(std::process::id())
+}
+
+/// What an error of the metadata store means for a start: an etcd that is away is waited for, and room on a full disk.
+fn metadata_failure(config: &Config, error: &kafscale_meta::Error, text: String) -> Failure {
+    match (error.kind(), &config.meta) {
+        (ErrorKind::Retry, MetaUrl::Etcd(_)) | (ErrorKind::Full, _) => Failure::away(text),
+        _ => Failure::runtime(text),
+    }
+}
+
 async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
-    let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+    let failed = |e: kafscale_meta::Error| metadata_failure(config, &e, e.to_string());
     let store = kafscale_meta::open(&config.meta, &config.etcd).await.map_err(failed)?;
     Metadata::new(store, &config.cluster_name).map_err(failed)
+}
+
+/// Embedded metadata is served to readers on this machine: `kafscale sql` beside a broker. A broker that cannot do so works all the same.
+fn serve_readers(config: &Config, metadata: &Metadata) -> Option<MetaSocket> {
+    let MetaUrl::File(dir) = &config.meta else { return None };
+    match MetaSocket::serve(dir, Arc::clone(metadata.store())) {
+        Ok(socket) => Some(socket),
+        Err(error) => {
+            tracing::warn!(%error, "the metadata is not served to readers; `kafscale sql` takes a copy of its file");
+            None
+        }
+    }
 }
 
 /// The settings of topics that have none of their own, by Kafka's names.
@@ -248,7 +377,10 @@ fn log_config(config: &Config, incarnation: u64) -> LogConfig {
         tail_cache_bytes: cache_bytes / 2,
         segment_cache_bytes: cache_bytes - cache_bytes / 2,
         retention_check_interval: config.log.log_retention_check_interval.0,
+        cleaner_backoff: config.log.log_cleaner_backoff.0,
         producer_expiration: config.log.producer_id_expiration.0,
+        orphan_quarantine: config.log.orphan_quarantine.0,
+        place: place(config),
         ..LogConfig::new(config.log_store.clone(), config.node_id, incarnation)
     }
 }
@@ -260,21 +392,25 @@ fn advertised(advertise: &Advertise) -> Option<Advertised> {
     }
 }
 
-/// This broker as the cluster is to know it.
-fn candidate(config: &Config, endpoints: Vec<Endpoint>, metrics: SocketAddr) -> Candidate {
-    // A log on a local disk is the log of the one broker that has that disk; embedded metadata is on it as well.
-    let store = match (&config.store, &config.meta) {
+/// The log's place as all brokers of the cluster must have it. A log on a local disk is the log of the one broker that has that disk;
+/// embedded metadata is on it as well.
+pub fn place(config: &Config) -> Option<String> {
+    match (&config.store, &config.meta) {
         (StoreUrl::File(_), MetaUrl::Etcd(_)) => Some(format!("the disk of broker {}", config.node_id)),
         (StoreUrl::File(_) | StoreUrl::Memory, _) => None,
         (url @ StoreUrl::S3 { .. }, _) => Some(url.to_string()),
-    };
+    }
+}
+
+/// This broker as the cluster is to know it.
+fn candidate(config: &Config, endpoints: Vec<Endpoint>, metrics: SocketAddr) -> Candidate {
     Candidate {
         node_id: NodeId(config.node_id),
         rack: config.rack.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         metrics_address: Some(metrics_address(config, &endpoints[0], metrics)),
         lease_ttl: config.session_timeout,
-        store,
+        store: place(config),
         has_chain: config.store.is_shared(),
         endpoints,
     }
@@ -304,12 +440,13 @@ fn broker_config(config: &Config) -> BrokerConfig {
         advertised: advertised(&config.advertise),
         more_listeners: internal.into_iter().collect(),
         max_connections: limits.max_connections as usize,
+        max_connections_per_ip: limits.max_connections_per_ip.map(|max| max as usize),
         connections_max_idle: limits.connections_max_idle.0,
         socket_request_max_bytes: memory(limits.socket_request_max_bytes),
         request_memory_bytes: memory(limits.request_memory),
         response_memory_bytes: memory(limits.response_memory),
+        answer_memory_bytes: memory(limits.answer_memory),
         write_stall_timeout: limits.write_stall_timeout.0,
-        drain_timeout: limits.drain_timeout.0,
         fetch_max_bytes: memory(limits.fetch_max_bytes),
         fetch_session_slots: limits.fetch_session_slots as usize,
         coordinator: coordinator_config(config),
@@ -319,8 +456,17 @@ fn broker_config(config: &Config) -> BrokerConfig {
         max_partitions: limits.max_partitions,
         topic_defaults: topic_defaults(config),
         store: config.store.to_string(),
+        data_directories: data_directories(config),
         ..BrokerConfig::new(String::new(), NodeId(config.node_id))
     }
+}
+
+/// Where the log and the metadata are, as far as they are on this machine.
+fn data_directories(config: &Config) -> Vec<PathBuf> {
+    let store = if let StoreUrl::File(dir) = &config.store { Some(dir) } else { None };
+    let meta = if let MetaUrl::File(dir) = &config.meta { Some(dir) } else { None };
+    let meta = meta.filter(|meta| Some(*meta) != store);
+    store.into_iter().chain(meta).cloned().collect()
 }
 
 fn coordinator_config(config: &Config) -> CoordinatorConfig {
@@ -339,6 +485,8 @@ fn coordinator_config(config: &Config) -> CoordinatorConfig {
         offset_metadata_max_bytes: memory(groups.offset_metadata_max_bytes),
         offsets_retention: groups.offsets_retention.0,
         offsets_retention_check_interval: groups.offsets_retention_check_interval.0,
+        group_offsets_max_bytes: memory(groups.group_offsets_max_bytes),
+        offsets_max_bytes: memory(groups.offsets_max_bytes),
         max_groups: groups.max_groups as usize,
         members_memory_bytes: memory(groups.group_memory),
         ..CoordinatorConfig::default()
@@ -360,23 +508,71 @@ fn start_failure(config: &Config, error: &StartError) -> Failure {
                 }
                 _ => "--listen",
             };
-            Failure::runtime(format!(
-                "cannot listen on {address}: {error}. Stop what uses that port, or choose another with {flag}."
-            ))
+            Failure::runtime(cannot_listen(*address, error, flag))
         }
         StartError::RequestMemory { .. } => Failure::usage(format!("--request-memory: {error}")),
         StartError::TopicDefaults(error) => Failure::usage(error.to_string()),
-        StartError::StoredTopic { .. } | StartError::Metadata(_) => Failure::runtime(error.to_string()),
+        StartError::StoredTopic { .. } => Failure::runtime(error.to_string()),
+        StartError::Metadata(e) => metadata_failure(config, e, error.to_string()),
     }
 }
 
 fn join_failure(config: &Config, error: &JoinError) -> Failure {
     match error {
-        JoinError::Metadata(e) => Failure::runtime(format!("the metadata in {}: {e}", config.meta)),
+        JoinError::Metadata(e) => {
+            metadata_failure(config, e, format!("the metadata in {}: {e}", config.meta))
+        }
         JoinError::NodeIdTaken(node_id) => Failure::refused(format!(
             "another broker with --node-id {node_id} is running in the cluster `{}`; give each broker a number of its own",
             config.cluster_name
         )),
-        JoinError::OtherStore { .. } => Failure::refused(format!("--store: {error}")),
+        JoinError::OtherStore { .. } => Failure::refused(other_place(config, error)),
     }
+}
+
+/// A log that does not open; with the commands that help.
+fn open_failure(config: &Config, error: &OpenError) -> Failure {
+    if error.may_pass() {
+        return Failure::away(error.to_string());
+    }
+    let identity = match error {
+        OpenError::Identity(identity) => identity,
+        OpenError::OtherNode { .. } => return Failure::refused(error.to_string()),
+        other => return Failure::runtime(other.to_string()),
+    };
+    let restore = format!("kafscale restore {}", places(config));
+    match identity {
+        IdentityError::OtherPlace { .. } => Failure::refused(other_place(config, identity)),
+        IdentityError::NewMetadata { .. } | IdentityError::OtherStore { .. } => {
+            Failure::refused(format!("{error}.\nTo rebuild the metadata from the store: {restore}"))
+        }
+        IdentityError::OldMetadata { .. }
+        | IdentityError::OldEnds { .. }
+        | IdentityError::ShortLog { .. } => {
+            Failure::refused(format!("{error}.\nTo rebuild the metadata from the store: {restore} --replace"))
+        }
+        IdentityError::OtherData { .. }
+        | IdentityError::OtherFile { .. }
+        | IdentityError::NewerVersion { .. } => Failure::refused(error.to_string()),
+        IdentityError::Store { .. } | IdentityError::Meta(_) => Failure::runtime(error.to_string()),
+    }
+}
+
+/// The cluster has another store, with the ways out.
+fn other_place(config: &Config, error: &impl std::fmt::Display) -> String {
+    let text =
+        format!("--store: {error}. Correct --store, or give this broker another cluster with --cluster-name");
+    if !config.store.is_shared() {
+        return text;
+    }
+    let places = places(config);
+    format!(
+        "{text}; or, where the cluster has no topics yet, stop its brokers and move it here:\n  kafscale set-store {places}"
+    )
+}
+
+/// The arguments that name the store, the metadata and the cluster.
+fn places(config: &Config) -> String {
+    let Config { store, meta, cluster_name, .. } = config;
+    format!("--store '{store}' --meta '{meta}' --cluster-name '{cluster_name}'")
 }

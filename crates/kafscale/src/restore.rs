@@ -1,18 +1,21 @@
-//! `kafscale restore`: rebuilds the metadata of a cluster from its bucket, or brings one topic back as it was at some time.
+//! `kafscale restore`: rebuilds the metadata of a cluster from its store, or brings one topic back as it was at some time.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::Args;
 use kafscale_core::clock::Clock;
 use kafscale_core::utc;
-use kafscale_meta::{MetaUrl, Metadata};
-use kafscale_storage::{CopiedPartition, RestoreOptions, Restored, S3Config, TopicAt};
+use kafscale_meta::{EmbeddedStore, MetaUrl, Metadata};
+use kafscale_storage::{CopiedPartition, LostRange, RestoreOptions, Restored, TopicAt};
+use tokio::runtime::Builder;
 
 use crate::backend::{EtcdArgs, StoreUrl};
 use crate::clock::SystemClock;
 use crate::failure::Failure;
+use crate::runtime;
 use crate::s3::S3Args;
 
 pub const EXAMPLES: &str = "\
@@ -20,9 +23,13 @@ When the metadata store is lost, stop all brokers, start an empty etcd, and:
   kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379 --dry-run
   kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379
 Topics come back with their ids, settings and partitions, and with every acknowledged record;
-committed offsets are those of the last snapshot, which the brokers write to the bucket every
+committed offsets are those of the last snapshot, which the brokers write to the store every
 30 seconds when something has changed. A broker that still runs is fenced. When this is cut off,
 brokers do not start: run it again.
+
+When the metadata of a broker on a local disk is lost (meta/kafscale.redb), stop the broker, and:
+  kafscale restore --data-dir /var/lib/kafscale --dry-run
+  kafscale restore --data-dir /var/lib/kafscale
 
 When a topic was spoilt, bring it back as it was, under a new name, while the cluster runs:
   kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379 \\
@@ -55,13 +62,17 @@ pub struct RestoreArgs {
     #[arg(long = "as", id = "as_name", value_name = "NAME", requires = "topic")]
     pub as_name: Option<String>,
 
-    /// The bucket with the log: s3://bucket/prefix
-    #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
-    pub store: StoreUrl,
+    /// Data directory of a broker on a local disk, where neither --store nor --meta names another place
+    #[arg(long, env = "KAFSCALE_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 
-    /// The metadata store: etcd://host:port,host:port or etcds:// for TLS
+    /// The store with the log: s3://bucket/prefix, file:///absolute/dir or file:relative/dir [default: the data directory]
+    #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
+    pub store: Option<StoreUrl>,
+
+    /// The metadata store: etcd://host:port,host:port, etcds:// for TLS, or file:///absolute/dir [default: the data directory]
     #[arg(long, env = "KAFSCALE_META", value_name = "URL")]
-    pub meta: MetaUrl,
+    pub meta: Option<MetaUrl>,
 
     /// Name of the cluster, as its brokers have it
     #[arg(long, env = "KAFSCALE_CLUSTER_NAME", value_name = "NAME", default_value = "kafscale")]
@@ -88,28 +99,70 @@ impl FromStr for Time {
 
 /// Restores, and tells what came back.
 pub fn run(args: &RestoreArgs) -> Result<String, Failure> {
-    let StoreUrl::S3 { bucket, prefix } = &args.store else {
-        return Err(Failure::usage(format!(
-            "--store {}: only an object store (s3://…) can be restored from. On a local disk, metadata and log are backed up together: \
-             put the copy of the data directory back",
-            args.store
-        )));
+    let (store, meta) = places(args)?;
+    let store = match &store {
+        StoreUrl::S3 { bucket, prefix } => {
+            let s3 = args.s3.config(bucket, prefix, crate::s3::process_variables())?;
+            kafscale_storage::StoreUrl::S3(Box::new(s3))
+        }
+        StoreUrl::File(directory) if !directory.is_dir() => {
+            return Err(Failure::runtime(format!(
+                "--store {store}: there is no such directory to restore from"
+            )));
+        }
+        StoreUrl::File(directory) if args.topic.is_none() => {
+            kafscale_storage::StoreUrl::File(directory.clone())
+        }
+        StoreUrl::File(_) => {
+            return Err(Failure::usage(format!(
+                "--store {store}: a topic can be brought back from an object store only"
+            )));
+        }
+        StoreUrl::Memory => return Err(Failure::usage(format!("--store {store}: nothing is kept there"))),
     };
-    let text =
-        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-    let s3 = args.s3.config(bucket, prefix, std::env::vars_os().filter_map(text))?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
-    runtime.block_on(restore(args, s3))
+    runtime::block_on(Builder::new_multi_thread(), restore(args, store, &meta))
 }
 
-async fn restore(args: &RestoreArgs, s3: S3Config) -> Result<String, Failure> {
+/// The store and the metadata: those that are named, else the data directory.
+fn places(args: &RestoreArgs) -> Result<(StoreUrl, MetaUrl), Failure> {
+    let RestoreArgs { store, meta, data_dir, .. } = args;
+    let missing = |flag| {
+        Failure::usage(format!("{flag} is missing; for a broker on a local disk, --data-dir is enough"))
+    };
+    let store = match (store, data_dir) {
+        (Some(store), _) => store.clone(),
+        (None, Some(dir)) => StoreUrl::File(dir.clone()),
+        (None, None) => return Err(missing("--store")),
+    };
+    let meta = match (meta, data_dir) {
+        (Some(meta), _) => meta.clone(),
+        (None, Some(dir)) => MetaUrl::File(dir.clone()),
+        (None, None) => return Err(missing("--meta")),
+    };
+    Ok((store, meta))
+}
+
+async fn restore(
+    args: &RestoreArgs,
+    store: kafscale_storage::StoreUrl,
+    meta: &MetaUrl,
+) -> Result<String, Failure> {
     let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
-    let meta = kafscale_meta::open(&args.meta, &args.etcd.options()?).await.map_err(failed)?;
-    let metadata = Metadata::new(meta, &args.cluster_name).map_err(failed)?;
-    let store = kafscale_storage::StoreUrl::S3(Box::new(s3));
+    let etcd = args.etcd.options()?;
+    let is_local = matches!(meta, MetaUrl::File(_));
+    let is_new = matches!(meta, MetaUrl::File(dir) if !EmbeddedStore::exists(dir));
+    let opened = match &args.topic {
+        Some(_) if is_local && args.dry_run => kafscale_meta::open_for_reading(meta, &etcd).await,
+        Some(_) if is_new => kafscale_meta::open_existing(meta, &etcd).await,
+        // What would be restored is known without a file to write it to.
+        None if is_local && args.dry_run => kafscale_meta::open(&MetaUrl::Memory, &etcd).await,
+        None if is_new => {
+            check(&store, &args.cluster_name).await?;
+            kafscale_meta::open(meta, &etcd).await
+        }
+        Some(_) | None => kafscale_meta::open(meta, &etcd).await,
+    };
+    let metadata = Metadata::new(opened.map_err(failed)?, &args.cluster_name).map_err(failed)?;
     let told = match (&args.topic, args.to_time, &args.as_name) {
         (Some(topic), Some(Time(until_ms)), Some(new_name)) => {
             let (topic, new_name) = (topic.clone(), new_name.clone());
@@ -130,6 +183,15 @@ async fn restore(args: &RestoreArgs, s3: S3Config) -> Result<String, Failure> {
     Ok(told)
 }
 
+/// Whether there is anything to restore, found out before a metadata store is made for it.
+async fn check(store: &kafscale_storage::StoreUrl, cluster_name: &str) -> Result<(), Failure> {
+    let memory = Arc::new(EmbeddedStore::memory());
+    let metadata = Metadata::new(memory, cluster_name).map_err(|e| Failure::runtime(e.to_string()))?;
+    let looks = RestoreOptions { dry_run: true, replace: false };
+    let restored = kafscale_storage::restore(store, &metadata, SystemClock.now_ms(), looks).await;
+    restored.map(drop).map_err(Failure::runtime)
+}
+
 fn told_of_all(restored: &Restored, dry_run: bool) -> String {
     let mut text = String::new();
     let did = if dry_run { "would restore" } else { "restored" };
@@ -141,12 +203,18 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
             of_them => writeln!(text, ", {of_them} of them in no segment yet"),
         };
     }
-    let Restored { chains, chains_sealed, newer_segments, committed_offsets, .. } = restored;
+    let Restored { wal_files, chains, chains_sealed, newer_segments, committed_offsets, .. } = restored;
     let (sealed, fenced) = if dry_run { ("would seal", "would be fenced") } else { ("sealed", "are fenced") };
-    let _ = writeln!(
-        text,
-        "{chains} chains hold records; {sealed} {chains_sealed}, whose brokers {fenced} if they still run"
-    );
+    let _ = match wal_files {
+        None => writeln!(
+            text,
+            "{chains} chains hold records; {sealed} {chains_sealed}, whose brokers {fenced} if they still run"
+        ),
+        Some(files) => writeln!(text, "{files} write-ahead files hold records"),
+    };
+    for damaged in &restored.damaged_snapshots {
+        let _ = writeln!(text, "a newer snapshot cannot be read, the one before is used: {damaged}");
+    }
     match restored.snapshot_ms {
         Some(taken_ms) => {
             let age_s = (SystemClock.now_ms() - taken_ms) / 1000;
@@ -157,7 +225,10 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
                  are newer"
             );
         }
-        None => text += "there was no snapshot: settings of topics and committed offsets are lost\n",
+        None => {
+            text +=
+                "there was no snapshot: settings of topics, consumer groups and committed offsets are lost\n"
+        }
     }
     for name in &restored.nameless {
         let _ = writeln!(text, "the name of one topic is lost; it is {name} now");
@@ -185,6 +256,15 @@ fn told_of_topic(wanted: &TopicAt, copied: &[CopiedPartition]) -> String {
             text,
             "{topic}, partition {index}: offsets {log_start} to {log_end}, {records} records; {left_out} later ones are left out"
         );
+        for LostRange { first, last, why } in &partition.lost {
+            let _ = writeln!(text, "{topic}, partition {index}: offsets {first} to {last} are lost: {why}");
+        }
+        for object in &partition.may_lack {
+            let _ = writeln!(
+                text,
+                "{topic}, partition {index}: later records may have been in {object}, which is lost"
+            );
+        }
     }
     let (records, bytes) = copied.iter().fold((0, 0), |(r, b), p| (r + p.records, b + p.bytes));
     let did = if *dry_run { "would create" } else { "created" };

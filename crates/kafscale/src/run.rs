@@ -7,15 +7,18 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kafscale_mcp::McpServer;
+use kafscale_mcp::{McpServer, McpSettings, Prepared};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::node::{self, RunningNode};
-use crate::{demo, limits, logging, mcp};
+use crate::hangup::{Hangups, Reread};
+use crate::node::{self, OpenNode, RunningNode};
+use crate::stop::StopTime;
+use crate::{demo, limits, logging, mcp, runtime};
 
 /// What runs beside the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,15 +33,17 @@ pub enum Beside {
 /// The banner waits this long for the sample workload. Members of a run that was killed hold up a group for longer.
 const BANNER_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Members leave their groups in this time, or are left behind: the broker has to stop as well.
-const WORKLOAD_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Members leave their groups in this share of a stop, or are left behind: the broker has to stop as well.
+const WORKLOAD_TENTHS: u32 = 4;
+/// Agents do not hold up clients.
+const MCP_TENTHS: u32 = 3;
 
 /// A wrapper that passes a signal on to a process group that has it already (`timeout` does) is not a user who insists.
 const SIGNAL_ECHO: Duration = Duration::from_millis(250);
 
-pub fn run(config: Config, beside: Beside, warnings: Vec<String>) -> Result<(), Failure> {
+pub fn run(config: Config, beside: Beside, warnings: Vec<String>, reread: Reread) -> Result<(), Failure> {
     let started = Instant::now();
-    logging::init(&config.logging)?;
+    let log = logging::init(&config.logging);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -49,40 +54,31 @@ pub fn run(config: Config, beside: Beside, warnings: Vec<String>) -> Result<(), 
             "NOTHING IS KEPT: --store memory: and --meta memory: lose every record and topic when this process ends"
         );
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
-    runtime.block_on(serve(config, beside, started))
+    runtime::block_on(Builder::new_multi_thread(), async {
+        let _hangups = Hangups::take(log, reread)?;
+        serve(config, beside, started).await
+    })
 }
 
 async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), Failure> {
     // Before anything is opened, so that a stop during recovery is a clean one too.
     let mut signals = StopSignals::listen()?;
-    let mut node = tokio::select! {
-        node = RunningNode::start(&config) => node?,
+    let (mut node, prepared) = tokio::select! {
+        started = start(beside, &config) => started?,
         name = signals.next() => {
             tracing::info!(signal = name, "stopped before the broker was ready");
             return Ok(());
         }
     };
-    tracing::info!(
-        kafka = %node.kafka_addr(),
-        metrics = %node.metrics_addr(),
-        store = %config.store,
-        meta = %config.meta,
-        meta_ms = node.timings.meta.as_millis(),
-        log_ms = node.timings.log.as_millis(),
-        start_ms = started.elapsed().as_millis(),
-        "ready"
-    );
-    let mcp = match start_mcp(beside, &config, &node).await {
+    let mcp = match start_mcp(&config, prepared).await {
         Ok(mcp) => mcp,
         Err(failure) => {
-            node.stop().await;
+            node.stop(StopTime::begin(config.limits.drain_timeout.0)).await;
             return Err(failure);
         }
     };
+    node.all_serve();
+    log_ready(&config, &node, started);
     let stop_workload = CancellationToken::new();
     let mcp_addr = mcp.as_ref().map(McpServer::addr);
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
@@ -103,15 +99,18 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     };
     let stopping = Instant::now();
     tell(std::io::stderr(), &format!("\nstopping cleanly ({name}); once more to stop at once\n"));
+    let time = StopTime::begin(config.limits.drain_timeout.0);
     let stop = async {
         stop_workload.cancel();
-        if tokio::time::timeout(WORKLOAD_STOP_TIMEOUT, workload).await.is_err() {
+        if time.limit(WORKLOAD_TENTHS, workload).await.is_none() {
             tracing::warn!("the sample workload did not stop in time");
         }
-        if let Some(mcp) = mcp {
-            mcp.shutdown().await;
+        if let Some(mcp) = mcp
+            && time.limit(MCP_TENTHS, mcp.shutdown()).await.is_none()
+        {
+            tracing::warn!("the MCP server did not stop in time");
         }
-        node.stop().await;
+        node.stop(time).await;
     };
     tokio::select! {
         () = stop => {}
@@ -125,23 +124,48 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     Ok(())
 }
 
-/// The server for AI agents, which reads the metadata that this process has open.
-async fn start_mcp(
-    beside: Beside,
-    config: &Config,
-    node: &RunningNode,
-) -> Result<Option<McpServer>, Failure> {
-    let settings = match beside {
+fn log_ready(config: &Config, node: &RunningNode, started: Instant) {
+    tracing::info!(
+        kafka = %node.kafka_addr(),
+        metrics = %node.metrics_addr(),
+        store = %config.store,
+        meta = %config.meta,
+        meta_ms = node.timings.meta.as_millis(),
+        log_ms = node.timings.log.as_millis(),
+        start_ms = started.elapsed().as_millis(),
+        "ready"
+    );
+}
+
+/// None: there is no MCP server in this process.
+fn mcp_settings(beside: Beside, config: &Config) -> Option<McpSettings> {
+    match beside {
         Beside::Nothing => config.mcp.beside_a_broker(),
         Beside::Demo { .. } => Some(config.mcp.beside_the_demo()),
+    }
+}
+
+/// Starts the broker. What may refuse the server for AI agents does so before any client is served.
+async fn start(beside: Beside, config: &Config) -> Result<(RunningNode, Option<Prepared>), Failure> {
+    let settings = mcp_settings(beside, config);
+    let open = OpenNode::open(config, settings.is_some()).await?;
+    let prepared = match settings {
+        Some(mut settings) => {
+            settings.topic_defaults = node::topic_defaults(config);
+            Some(mcp::prepare(settings, open.metadata().clone()).await?)
+        }
+        None => None,
     };
-    let Some(mut settings) = settings else { return Ok(None) };
-    settings.topic_defaults = node::topic_defaults(config);
-    match mcp::start(settings, node.metadata().clone()).await {
+    Ok((open.serve(config).await?, prepared))
+}
+
+async fn start_mcp(config: &Config, prepared: Option<Prepared>) -> Result<Option<McpServer>, Failure> {
+    let Some(prepared) = prepared else { return Ok(None) };
+    match prepared.serve().await.map_err(mcp::start_failure) {
         Ok(server) => Ok(Some(server)),
         // The demo is for trying out: a second one on other ports must not fail for a port that nobody asked for.
         Err(Failure::Runtime(why)) if config.mcp.mcp_http_addr.is_none() => {
-            tracing::warn!("there is no MCP server: {why}; choose another address with --mcp-http-addr");
+            tracing::warn!("there is no MCP server: {why}");
             Ok(None)
         }
         Err(failure) => Err(failure),

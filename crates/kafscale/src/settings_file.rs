@@ -5,24 +5,41 @@
 //! A key is the name of a flag without dashes. A key that is no flag is an error, never ignored.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgMatches, Command, Id};
 
 use crate::failure::Failure;
+use crate::refusals;
 
 /// Shares at least this much with a known name, or is not worth suggesting.
 const SIMILAR: f64 = 0.75;
 /// A variable that differs in more letters than this is somebody else's (`KAFSCALE_PORT`).
 const MISSPELT_MAX: usize = 2;
 
+/// More is no settings file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// How the file is read.
+pub type Read = fn(&Path) -> std::io::Result<String>;
+
+/// At the start a pipe will do, as of a shell's `<(…)`: whoever starts the program writes to it.
+pub fn read_once(path: &Path) -> std::io::Result<String> {
+    kafscale_meta::files::read_text_once(path)
+}
+
+/// While the program runs.
+pub fn read_again(path: &Path) -> std::io::Result<String> {
+    kafscale_meta::files::read_small_text(path, MAX_FILE_BYTES)
+}
+
 /// Parses `args`, with the settings file of the chosen subcommand (if it names one) as a layer under the environment.
-pub fn parse(command: fn() -> Command, args: &[OsString]) -> Result<ArgMatches, Failure> {
+pub fn parse(command: fn() -> Command, args: &[OsString], read: Read) -> Result<ArgMatches, Failure> {
     let matches = command().try_get_matches_from(args)?;
     let Some((role, sub)) = matches.subcommand() else { return Ok(matches) };
     let Ok(Some(path)) = sub.try_get_one::<PathBuf>("config") else { return Ok(matches) };
     let problem = |what: String| Failure::usage(format!("settings file {}: {what}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
+    let text = read(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
     let layered = layer(command(), role, &text).map_err(problem)?;
     Ok(layered.try_get_matches_from(args)?)
 }
@@ -42,6 +59,10 @@ fn layer(command: Command, role: &str, text: &str) -> Result<Command, String> {
 
 /// The argument that a key stands for and its value as text, after the argument's own parser has accepted it.
 fn default_from_file(sub: &Command, key: &str, value: &toml::Value) -> Result<(Id, String), String> {
+    let is_table = |value: &toml::Value| matches!(value, toml::Value::Table(_));
+    if is_table(value) || value.as_array().is_some_and(|values| values.iter().any(is_table)) {
+        return Err(format!("`{key}` is a table; settings are top-level keys, without [tables]"));
+    }
     let settings = || sub.get_arguments().filter(|a| a.get_env().is_some() && a.get_id() != "config");
     let Some(arg) = settings().find(|a| a.get_long() == Some(key)) else {
         let known = settings().filter_map(|a| a.get_long());
@@ -59,15 +80,19 @@ fn default_from_file(sub: &Command, key: &str, value: &toml::Value) -> Result<(I
     let alone = arg.clone().env(None::<&str>).default_value(text.clone());
     match Command::new("file").arg(alone).try_get_matches_from(["file"]) {
         Ok(_) => Ok((arg.get_id().clone(), text)),
-        Err(error) => Err(format!("`{key}`: {}", first_line(&error))),
+        Err(error) => Err(format!("`{key}`: {}", refusal(error))),
     }
 }
 
-/// clap's message without its `error:` and without usage hints, which speak of flags.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.trim_start_matches("error: ").to_owned()
+/// clap's message without its `error:` and without usage hints, which speak of flags; with the possible values if there are some.
+fn refusal(error: clap::Error) -> String {
+    let text = refusals::reworded(error).to_string();
+    let mut lines = text.lines().map(str::trim);
+    let first = lines.next().unwrap_or_default().trim_start_matches("error: ");
+    match lines.find(|line| line.starts_with("[possible values")) {
+        Some(values) => format!("{first} {values}"),
+        None => first.to_owned(),
+    }
 }
 
 /// Warnings for `KAFSCALE_*` variables that are almost the name of a setting. Others are let alone: orchestrators put
@@ -112,14 +137,14 @@ mod tests {
         let mut line: Vec<OsString> = vec!["kafscale".into(), "broker".into(), "--config".into()];
         line.push(toml.path().into());
         line.extend(args.iter().map(OsString::from));
-        let cli = Cli::from_arg_matches(&parse(Cli::command, &line)?)?;
+        let cli = Cli::from_arg_matches(&parse(Cli::command, &line, read_once)?)?;
         match cli.command {
             Role::Broker(args) => Ok(*args),
             other => panic!("not a broker: {other:?}"),
         }
     }
 
-    fn refusal(file: &str) -> String {
+    fn refusal_of(file: &str) -> String {
         match broker(file, &[]) {
             Err(Failure::Usage(message)) => message,
             other => panic!("not refused: {other:?}"),
@@ -138,9 +163,9 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_with_a_suggestion() {
-        let message = refusal("metrics-lsiten = \"127.0.0.1:1\"");
+        let message = refusal_of("metrics-lsiten = \"127.0.0.1:1\"");
         assert!(message.contains("did you mean `metrics-listen`?"), "{message}");
-        assert!(refusal("zzz = 1").contains("`zzz` is not a setting of `kafscale broker`"));
+        assert!(refusal_of("zzz = 1").contains("`zzz` is not a setting of `kafscale broker`"));
     }
 
     #[test]
@@ -152,9 +177,19 @@ mod tests {
             ("store = \"http://bucket/x\"", "`store`: "),
             ("config = \"other.toml\"", "`config` is not a setting"),
             ("listen = ", "not valid TOML"),
+            (
+                "[topics]\nnum-partitions = 3",
+                "`topics` is a table; settings are top-level keys, without [tables]",
+            ),
+            ("[[listen]]\na = 3", "`listen` is a table; settings are top-level keys, without [tables]"),
+            ("auto-create-topics = \"maybe\"", "[possible values: true, false]"),
+            ("log-format = \"xml\"", "[possible values: text, json]"),
+            ("log-level = \"loud\"", "error, warn, info, debug or trace"),
+            ("num-partitions = \"six\"", "`six` is not a whole number"),
+            ("node-id = -1", "must be 0 or more"),
         ];
         for (file, expected) in cases {
-            let message = refusal(file);
+            let message = refusal_of(file);
             assert!(message.contains(expected), "{file}: {message}");
         }
     }
@@ -162,7 +197,7 @@ mod tests {
     #[test]
     fn a_missing_file_is_an_error_that_names_it() {
         let args = ["kafscale", "broker", "--config", "/no/such/file.toml"].map(OsString::from);
-        let Err(Failure::Usage(message)) = parse(Cli::command, &args) else { panic!("accepted") };
+        let Err(Failure::Usage(message)) = parse(Cli::command, &args, read_once) else { panic!("accepted") };
         assert!(message.contains("/no/such/file.toml"), "{message}");
     }
 

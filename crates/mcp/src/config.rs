@@ -52,6 +52,8 @@ pub struct McpSettings {
     /// Origins of browser clients, besides those on loopback.
     pub allowed_origins: Vec<String>,
     pub audit_log: Option<PathBuf>,
+    /// Where the end of the audit log is kept, outside its directory. None: in the metadata store.
+    pub audit_anchor: Option<PathBuf>,
     pub calls_per_second: u32,
     pub calls_burst: u32,
     /// Defaults of topic configs that the brokers were started with, by the topic's names for them.
@@ -76,6 +78,7 @@ impl Default for McpSettings {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             audit_log: None,
+            audit_anchor: None,
             calls_per_second: DEFAULT_CALLS_PER_SECOND,
             calls_burst: DEFAULT_BURST,
             topic_defaults: BTreeMap::new(),
@@ -128,6 +131,8 @@ pub enum ConfigError {
     Host(String),
     #[error("{0:?} is not an origin: expected scheme://host, with or without a port")]
     Origin(String),
+    #[error("KAFSCALE_MCP_AUDIT_ANCHOR means nothing without KAFSCALE_MCP_AUDIT_LOG")]
+    AnchorOfNothing,
     #[error("the MCP rate limit must be at least 1 call per second")]
     Rate,
 }
@@ -146,6 +151,7 @@ pub struct McpConfig {
     pub(crate) allowed_hosts: Vec<String>,
     pub(crate) origins: Origins,
     pub(crate) audit_log: Option<PathBuf>,
+    pub(crate) audit_anchor: Option<PathBuf>,
     pub(crate) rate: Rate,
     pub(crate) topic_defaults: BTreeMap<String, String>,
 }
@@ -163,6 +169,9 @@ impl McpConfig {
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => return Err(ConfigError::HalfTls),
         };
+        if settings.audit_anchor.is_some() && settings.audit_log.is_none() {
+            return Err(ConfigError::AnchorOfNothing);
+        }
         let rate = |n| NonZeroU32::new(n).ok_or(ConfigError::Rate);
         let per_second = rate(settings.calls_per_second)?;
         Ok(Self {
@@ -176,6 +185,7 @@ impl McpConfig {
             allowed_hosts: hosts(&settings)?,
             origins: Origins::new(&settings.allowed_origins).map_err(ConfigError::Origin)?,
             audit_log: settings.audit_log,
+            audit_anchor: settings.audit_anchor,
             rate: Rate { per_second, burst: rate(settings.calls_burst)?.max(per_second) },
             topic_defaults: settings.topic_defaults,
         })

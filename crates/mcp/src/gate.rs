@@ -19,6 +19,7 @@ use crate::answer::names;
 use crate::audit::{Decision, Event};
 use crate::auth::challenge::{self, Resource};
 use crate::auth::{Authenticator, Denied, Principal, Scope};
+use crate::exchange::Exchange;
 use crate::handler::Shared;
 use crate::origins::{self, Origins};
 use crate::rate_limit::RateLimit;
@@ -49,6 +50,7 @@ pub struct Gate {
     pub resource: Option<Resource>,
     pub origins: Origins,
     pub refusals: Arc<Refusals>,
+    pub exchange: Exchange,
 }
 
 /// A request that is not let in: what its sender is told, and what is written down.
@@ -85,24 +87,14 @@ impl Gate {
                 return refused.into_response();
             }
         };
-        let name = Arc::clone(&principal.name);
-        head.extensions.insert(principal);
+        head.extensions.insert(principal.clone());
         // Nothing behind this needs the token, nor could log it by mistake.
         head.headers.remove(header::AUTHORIZATION);
         let request = Request::from_parts(head, body);
-        let is_json = is_json(request.headers());
-        let mut response = match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange.answer(request, &principal, next)).await {
             Ok(response) => response,
             Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time\n").into_response(),
-        };
-        // Of JSON that cannot be read rmcp says that its type is wrong.
-        if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            *response.status_mut() = StatusCode::BAD_REQUEST;
         }
-        if let Some(session) = session_of(response.headers()) {
-            self.sessions.belongs_to(session, name);
-        }
-        response
     }
 
     async fn principal(&self, request: &Parts) -> Result<Principal, Refused> {
@@ -200,12 +192,7 @@ fn has_token_in_address(query: &str) -> bool {
     })
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    given.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-}
-
-fn session_of(headers: &HeaderMap) -> Option<&str> {
+pub fn session_of(headers: &HeaderMap) -> Option<&str> {
     headers.get(SESSION).and_then(|id| id.to_str().ok())
 }
 

@@ -1,41 +1,53 @@
 //! The HTTP edge: connections, TLS, limits, and the path to the protocol.
 //!
 //! A request to `/mcp` passes, in this order: the number of connections, TLS where there is any, time limits for its head
-//! and its answer, the `gate` (bearer token, rate, owner of the session), then rmcp's checks of Host, Origin, size and
-//! protocol. `/healthz` and the metadata of the protected resource are open.
+//! and its answer, the `gate` (bearer token, rate, owner of the session), the `exchange` (what one principal may have open, and what
+//! real clients do differently), then rmcp's checks of Host, Origin and protocol. `/healthz` and the metadata of the protected resource
+//! are open.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header;
 use axum::routing::get;
 use axum::{Router, middleware};
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use kafscale_core::connections::{Admission, ConnectionId, ConnectionTable};
+use parking_lot::Mutex;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::auth::Authenticator;
 use crate::auth::challenge::{METADATA_PATHS, Resource};
 use crate::config::McpConfig;
+use crate::exchange::Exchange;
 use crate::gate::{self, Gate, Peer};
 use crate::handler::{self, Shared};
 use crate::rate_limit::RateLimit;
 use crate::sessions::Sessions;
 use crate::tls::ServerTls;
 
-const MAX_CONNECTIONS: usize = 512;
-const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// More than two principals can keep busy: see `exchange`. One that waits makes way for a newcomer.
+const MAX_CONNECTIONS: usize = 1024;
+pub const MAX_REQUEST_BYTES: usize = 1 << 20;
 /// For a handshake, and for a request's head, also after the one before it on the same connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// From a request's head until its answer was taken, if that is not a stream. The gate's own limit is shorter.
+const TAKEN_WITHIN: Duration = Duration::from_secs(60);
 /// For connections that are busy when the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -60,12 +72,16 @@ pub fn router(
         resource: config.resource.clone(),
         origins: config.origins.clone(),
         refusals: Arc::new(gate::Refusals::new(Arc::clone(&shared))),
+        exchange: Exchange::new(Arc::clone(&shared), Arc::clone(&sessions)),
     };
     let service =
         StreamableHttpService::new(move || Ok(handler::serving(Arc::clone(&shared))), sessions, transport);
+    // The gate stands before these paths only: what is not there is not there without a token either, so that clients that look for the
+    // metadata of an authorization server find out that there is none.
     let router = Router::new()
-        .route_service("/mcp", service)
-        .layer(middleware::from_fn_with_state(gate, gate::pass))
+        .route_service("/mcp", service.clone())
+        .route_service("/mcp/", service)
+        .route_layer(middleware::from_fn_with_state(gate, gate::pass))
         .route("/healthz", get(|| async { "ok\n" }));
     match &config.resource {
         Some(resource) => with_metadata(router, resource),
@@ -86,6 +102,9 @@ fn with_metadata(router: Router, resource: &Resource) -> Router {
     METADATA_PATHS.into_iter().fold(router, |router, path| router.route(path, serve.clone()))
 }
 
+/// A connection's handle in the table: closes it.
+type Connections = Arc<Mutex<ConnectionTable<CancellationToken>>>;
+
 /// Serves connections until `stop`, then lets those that are busy finish for a moment.
 pub async fn serve(
     listener: TcpListener,
@@ -93,19 +112,15 @@ pub async fn serve(
     router: Router,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let table: Connections = Arc::new(Mutex::new(ConnectionTable::new(MAX_CONNECTIONS)));
     let mut connections = JoinSet::new();
-    while let Some(Ok(permit)) = stop.run_until_cancelled(Arc::clone(&permits).acquire_owned()).await {
-        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { break };
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, peer)) => {
+                let Some(place) = Place::take(&table, peer, &stop) else { continue };
                 let acceptor = tls.as_ref().map(|tls| tls.acceptor());
-                let (router, stop) = (router.clone(), stop.clone());
-                connections.spawn(async move {
-                    shake_hands(stream, peer, acceptor, router, stop).await;
-                    drop(permit);
-                });
+                connections.spawn(shake_hands(stream, peer, acceptor, router.clone(), place));
             }
             Err(error) => {
                 // Out of file descriptors, mostly: others must close first.
@@ -121,33 +136,133 @@ pub async fn serve(
     }
 }
 
+/// A connection's place in the table, which it leaves when this is dropped.
+struct Place {
+    table: Connections,
+    id: ConnectionId,
+    /// The connection is to be closed: for another one, because its answer is not taken, or because the server stops.
+    close: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Place {
+    /// None: every connection is busy.
+    fn take(table: &Connections, peer: SocketAddr, stop: &CancellationToken) -> Option<Self> {
+        let close = stop.child_token();
+        let Admission::Admitted { id, evicted } = table.lock().admit(peer.ip(), close.clone()) else {
+            return None;
+        };
+        if let Some(evicted) = evicted {
+            evicted.cancel();
+        }
+        Some(Self { table: Arc::clone(table), id, close, stop: stop.clone() })
+    }
+
+    fn answering(&self) -> Answering {
+        // One that was given up meanwhile is closed; what becomes of its request does not matter.
+        self.table.lock().busy(self.id);
+        let close = self.close.clone();
+        let deadline = tokio::spawn(async move {
+            tokio::time::sleep(TAKEN_WITHIN).await;
+            close.cancel();
+        });
+        let deadline = Some(AbortOnDropHandle::new(deadline));
+        Answering { table: Arc::clone(&self.table), id: self.id, deadline }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.table.lock().leave(self.id);
+    }
+}
+
+/// Held while a request is answered, until its answer was handed to the connection.
+struct Answering {
+    table: Connections,
+    id: ConnectionId,
+    deadline: Option<AbortOnDropHandle<()>>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.table.lock().waiting(self.id);
+    }
+}
+
+/// Marks an answer that goes on for as long as its client likes.
+#[derive(Clone, Copy, Debug)]
+pub struct Endless;
+
+/// A body that holds something for as long as it is being sent.
+pub struct Held<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T> Held<T> {
+    pub fn new(body: Body, held: T) -> Self {
+        Self { body, _held: held }
+    }
+}
+
+impl<T: Unpin> hyper::body::Body for Held<T> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 async fn shake_hands(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: Option<TlsAcceptor>,
     router: Router,
-    stop: CancellationToken,
+    place: Place,
 ) {
     // Answers are small: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
-    let Some(acceptor) = acceptor else { return connection(stream, peer, router, stop).await };
+    let Some(acceptor) = acceptor else { return connection(stream, peer, router, place).await };
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
-    match stop.run_until_cancelled(handshake).await {
-        Some(Ok(Ok(stream))) => connection(stream, peer, router, stop).await,
+    match place.close.run_until_cancelled(handshake).await {
+        Some(Ok(Ok(stream))) => connection(stream, peer, router, place).await,
         Some(Ok(Err(error))) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
         Some(Err(_)) => tracing::debug!(%peer, "a TLS handshake took too long"),
         None => {}
     }
 }
 
-async fn connection<S>(stream: S, peer: SocketAddr, router: Router, stop: CancellationToken)
+async fn connection<S>(stream: S, peer: SocketAddr, router: Router, place: Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = TowerToHyperService::new(router.into_service::<Body>());
+    let place = Arc::new(place);
+    let routes = TowerToHyperService::new(router.into_service::<Body>());
+    let of_requests = Arc::clone(&place);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
+        let mut answering = of_requests.answering();
         request.extensions_mut().insert(Peer(peer));
-        hyper::service::Service::call(&service, request.map(Body::new))
+        let answer = hyper::service::Service::call(&routes, request.map(Body::new));
+        async move {
+            let response = answer.await?;
+            if response.extensions().get::<Endless>().is_some() {
+                answering.deadline = None;
+            }
+            Ok::<_, Infallible>(response.map(|body| Held::new(body, answering)))
+        }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
@@ -155,7 +270,11 @@ where
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = stop.cancelled() => {
+        () = place.close.cancelled() => {
+            if !place.stop.is_cancelled() {
+                tracing::debug!(%peer, "an MCP connection is closed: it waits while others need its place, or takes no answer");
+                return;
+            }
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -11,6 +11,7 @@ pub mod audit;
 mod auth;
 mod changes;
 mod config;
+mod exchange;
 #[cfg(feature = "conformance")]
 mod fixtures;
 mod follow;
@@ -18,16 +19,18 @@ mod gate;
 mod handler;
 mod http;
 mod http_get;
+mod media;
 mod origins;
 mod prompts;
 mod rate_limit;
 mod resources;
 mod server;
 mod sessions;
+mod shares;
 mod subscriptions;
 mod tls;
 mod tools;
 mod view;
 
 pub use config::{ConfigError, McpConfig, McpSettings};
-pub use server::{McpError, McpServer, serve_stdio};
+pub use server::{McpError, McpServer, Prepared, serve_stdio};

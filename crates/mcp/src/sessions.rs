@@ -1,5 +1,5 @@
-//! The sessions of clients that speak a revision with sessions: rmcp's own, but a bounded number of them, and each with the
-//! principal who began it.
+//! The sessions of clients that speak a revision with sessions: rmcp's own, but a bounded number of them, fewer for each principal, and
+//! each with the principal who began it.
 //!
 //! Invariant: an owner is known for as long as the session is there, and no longer.
 
@@ -16,28 +16,64 @@ use rmcp::transport::streamable_http_server::session::local::{
 };
 use rmcp::transport::streamable_http_server::session::{SessionId, SessionManager};
 
+use crate::shares::{Full, Share, Shares};
+
 /// Sessions open at once. Each ends when it is idle for the session timeout.
 const MAX_SESSIONS: usize = 1_000;
+/// Of those, of one principal.
+const MAX_SESSIONS_OF_PRINCIPAL: usize = 250;
+
+tokio::task_local! {
+    /// On whose behalf a request is handled: rmcp asks for a session without saying for whom.
+    static ASKING: Arc<Asking>;
+}
+
+/// Who may begin a session by the request that is handled.
+#[derive(Debug)]
+pub struct Asking {
+    principal: Arc<str>,
+    refused: Mutex<Option<Full>>,
+}
+
+impl Asking {
+    pub fn new(principal: Arc<str>) -> Arc<Self> {
+        Arc::new(Self { principal, refused: Mutex::default() })
+    }
+
+    /// Handles a request of theirs.
+    pub async fn within<T>(self: &Arc<Self>, work: impl Future<Output = T>) -> T {
+        ASKING.scope(Arc::clone(self), work).await
+    }
+
+    /// Why a session was refused, if one was.
+    pub fn refused(&self) -> Option<Full> {
+        *self.refused.lock()
+    }
+}
 
 /// See the file's comment.
 #[derive(Debug)]
 pub struct Sessions {
     inner: LocalSessionManager,
-    /// By session. One that is not there yet belongs to whoever is about to be told its id.
-    owners: Mutex<HashMap<SessionId, Arc<str>>>,
+    shares: Arc<Shares>,
+    /// By session; with each its owner.
+    owned: Mutex<HashMap<SessionId, Share>>,
 }
 
 /// Why a session's request fails.
 #[derive(Debug)]
 pub enum SessionsError {
-    Full,
+    Full(Full),
+    /// Nobody is known to ask.
+    Nobody,
     Inner(LocalSessionManagerError),
 }
 
 impl fmt::Display for SessionsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full => write!(f, "{MAX_SESSIONS} sessions are open already"),
+            Self::Full(full) => full.fmt(f),
+            Self::Nobody => f.write_str("the request has no principal"),
             Self::Inner(error) => error.fmt(f),
         }
     }
@@ -57,21 +93,26 @@ impl Sessions {
         config.keep_alive = Some(timeout);
         let mut inner = LocalSessionManager::default();
         inner.session_config = config;
-        Self { inner, owners: Mutex::default() }
+        let shares = Shares::new("sessions", MAX_SESSIONS, MAX_SESSIONS_OF_PRINCIPAL);
+        Self { inner, shares, owned: Mutex::default() }
     }
 
-    /// Notes who began a session.
-    pub fn belongs_to(&self, session: &str, principal: Arc<str>) {
-        if let Some(owner) = self.owners.lock().get_mut(session)
-            && owner.is_empty()
-        {
-            *owner = principal;
-        }
+    /// Whether a session is there and of this principal.
+    pub fn are_of(&self, session: &str, principal: &str) -> bool {
+        self.owned.lock().get(session).is_some_and(|share| **share.principal() == *principal)
     }
 
     /// Whether a session is there, and somebody else's.
     pub fn are_of_another(&self, session: &str, principal: &str) -> bool {
-        self.owners.lock().get(session).is_some_and(|owner| **owner != *principal)
+        self.owned.lock().get(session).is_some_and(|share| **share.principal() != *principal)
+    }
+
+    fn share(&self) -> Result<Share, SessionsError> {
+        let asking = ASKING.try_with(Arc::clone).map_err(|_| SessionsError::Nobody)?;
+        self.shares.take(&asking.principal).map_err(|full| {
+            *asking.refused.lock() = Some(full);
+            SessionsError::Full(full)
+        })
     }
 }
 
@@ -80,11 +121,9 @@ impl SessionManager for Sessions {
     type Transport = <LocalSessionManager as SessionManager>::Transport;
 
     async fn create_session(&self) -> Result<(SessionId, Self::Transport), Self::Error> {
-        if self.inner.sessions.read().await.len() >= MAX_SESSIONS {
-            return Err(SessionsError::Full);
-        }
+        let share = self.share()?;
         let (id, transport) = self.inner.create_session().await?;
-        self.owners.lock().insert(Arc::clone(&id), Arc::from(""));
+        self.owned.lock().insert(Arc::clone(&id), share);
         Ok((id, transport))
     }
 
@@ -101,8 +140,9 @@ impl SessionManager for Sessions {
     }
 
     async fn close_session(&self, id: &SessionId) -> Result<(), Self::Error> {
-        self.owners.lock().remove(id);
-        Ok(self.inner.close_session(id).await?)
+        let closed = self.inner.close_session(id).await;
+        self.owned.lock().remove(id);
+        Ok(closed?)
     }
 
     async fn create_stream(

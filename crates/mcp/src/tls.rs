@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kafscale_meta::files::read_small;
 use parking_lot::Mutex;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,8 +26,6 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 pub enum TlsError {
     #[error("{}: {error}", path.display())]
     Unreadable { path: PathBuf, error: Arc<std::io::Error> },
-    #[error("{} is larger than {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
     #[error("{} holds no certificate in PEM form", path.display())]
     NoCertificate { path: PathBuf },
     #[error("{} holds no private key in PEM form", path.display())]
@@ -69,17 +68,17 @@ impl ServerTls {
 
     /// Follows both files until `stop`.
     pub async fn follow(&self, stop: CancellationToken) {
-        follow("the TLS certificate", stop, || self.reload()).await;
-    }
-
-    fn reload(&self) -> Result<bool, TlsError> {
-        let read = Loaded::read(&self.cert, &self.key)?;
-        let mut current = self.current.lock();
-        let is_new = read.digest != current.digest;
-        if is_new {
-            *current = read;
-        }
-        Ok(is_new)
+        let (cert, key) = (self.cert.clone(), self.key.clone());
+        let read = move || Loaded::read(&cert, &key);
+        follow("the TLS certificate", stop, read, |read| {
+            let mut current = self.current.lock();
+            let is_new = read.digest != current.digest;
+            if is_new {
+                *current = read;
+            }
+            is_new
+        })
+        .await;
     }
 }
 
@@ -135,12 +134,8 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let unreadable =
-        |error: std::io::Error| TlsError::Unreadable { path: path.to_owned(), error: Arc::new(error) };
-    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
-        return Err(TlsError::TooLarge { path: path.to_owned() });
-    }
-    std::fs::read(path).map_err(unreadable)
+    read_small(path, MAX_FILE_BYTES)
+        .map_err(|error| TlsError::Unreadable { path: path.to_owned(), error: Arc::new(error) })
 }
 
 fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -10,7 +10,9 @@ mod embedded;
 mod error;
 mod etcd;
 mod ext;
+pub mod files;
 mod lease;
+mod local;
 mod metadata;
 pub mod records;
 mod store;
@@ -21,6 +23,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use etcd::{Credentials, EtcdOptions, EtcdStore, TlsOptions};
 pub use ext::MetaStoreExt;
 pub use lease::{HeldLease, LeaseState, lost};
+pub use local::{LocalReader, MetaSocket};
 pub use metadata::{Metadata, NewTopic, Office, Records, Versioned};
 pub use store::{
     Compare, CompareTarget, Event, KeyValue, Lease, LeaseId, Listing, MAX_KEY_BYTES, MAX_LEASE_TTL,
@@ -30,6 +33,26 @@ pub use store::{
 pub use url::{Endpoint, EtcdUrl, MetaUrl};
 
 use std::sync::Arc;
+
+/// [`open`] for whoever only reads: where there is nothing, nothing is made, and that is an error.
+pub async fn open_existing(url: &MetaUrl, etcd: &EtcdOptions) -> Result<Arc<dyn MetaStore>> {
+    match url {
+        MetaUrl::File(dir) if !EmbeddedStore::exists(dir) => Err(Error::invalid(format!(
+            "there is no metadata in {}: no broker has kept it there",
+            dir.display()
+        ))),
+        // An empty one, for trying out; nothing of it stays.
+        MetaUrl::File(_) | MetaUrl::Memory | MetaUrl::Etcd(_) => open(url, etcd).await,
+    }
+}
+
+/// [`open_existing`] for whoever changes nothing, beside a broker that may have embedded metadata open.
+pub async fn open_for_reading(url: &MetaUrl, etcd: &EtcdOptions) -> Result<Arc<dyn MetaStore>> {
+    match url {
+        MetaUrl::File(dir) => Ok(Arc::new(LocalReader::open(dir).await?)),
+        MetaUrl::Memory | MetaUrl::Etcd(_) => open(url, etcd).await,
+    }
+}
 
 /// Opens the metadata store at an address; `etcd` says what an etcd cluster needs beyond its address. Must be called within a
 /// tokio runtime.

@@ -37,6 +37,7 @@ const MAX_PREFIX_BYTES: usize = 128;
 pub struct Endpoint {
     /// A name, an IPv4 address, or an IPv6 address without brackets.
     pub host: String,
+    /// 0 for a Unix socket, which no address that somebody gives can name.
     pub port: u16,
 }
 
@@ -112,7 +113,9 @@ fn parse_endpoint(url: &str, endpoint: &str) -> Result<Endpoint, Error> {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
+        if self.port == 0 {
+            write!(f, "@{}", self.host)
+        } else if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
         } else {
             write!(f, "{}:{}", self.host, self.port)

@@ -29,6 +29,9 @@ pub enum AcquireError {
         "the log ends at {log_end}, but the write-ahead log goes on at {found}: records between are missing"
     )]
     Gap { log_end: Offset, found: Offset },
+    /// It is read, but takes no records.
+    #[error("{0}")]
+    Held(String),
 }
 
 /// Why a partition was not handed over.
@@ -56,6 +59,24 @@ pub enum ReadError {
     Gone,
 }
 
+impl OpenError {
+    /// Whether waiting may mend it: a store that is shared, or this broker's place in the cluster.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            OpenError::Busy(_) | OpenError::Meta(_) | OpenError::Fenced => true,
+            OpenError::Identity(identity) => identity.may_pass(),
+            OpenError::InUse { .. }
+            | OpenError::OtherNode { .. }
+            | OpenError::NewerVersion { .. }
+            | OpenError::NoVersion { .. }
+            | OpenError::Io { .. }
+            | OpenError::Wal(_)
+            | OpenError::Chain(_)
+            | OpenError::Store(_) => false,
+        }
+    }
+}
+
 /// Why the log does not open; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -68,6 +89,10 @@ pub enum OpenError {
          that wrote it"
     )]
     NewerVersion { path: std::path::PathBuf, found: u32, known: u32 },
+    #[error(
+        "{path} does not hold the number of a version, as every data directory does: it was damaged, or is no file of kafscale. Put it back          from a copy. Without one: every kafscale until now writes {known}, so `echo {known} > '{path}'` does it, where no other program has          used the directory"
+    )]
+    NoVersion { path: std::path::PathBuf, known: u32 },
     #[error("cannot open the data directory {path}: {error}")]
     Io { path: std::path::PathBuf, error: std::io::Error },
     #[error(transparent)]
@@ -76,8 +101,18 @@ pub enum OpenError {
     Chain(#[from] crate::wal::chain::ChainError),
     #[error("the object store cannot be opened: {0}")]
     Store(String),
+    /// A store that brokers share does not do what is asked, or not yet.
+    #[error("the object store does not take this broker's mark: {0}")]
+    Busy(String),
     #[error("the metadata cannot be read: {0}")]
     Meta(String),
+    #[error(
+        "the data directory {path} has records of the broker with node id {node} that are in no segment yet, and this one has \
+         {node_id}: they would be missing. Start it with --node-id {node}; or, if nobody needs those records, move wal/{node} away"
+    )]
+    OtherNode { path: std::path::PathBuf, node: i32, node_id: i32 },
+    #[error(transparent)]
+    Identity(#[from] crate::log::identity::IdentityError),
     /// This incarnation has no chain, or somebody sealed it before it began.
     #[error(
         "this broker's registration was taken for dead before its log was opened; start again to register anew"

@@ -8,6 +8,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::compute::Requester;
 use crate::segment::{self, ReadLimits, SegmentReader, SegmentRef};
 use crate::wal::object;
 
@@ -55,10 +56,10 @@ async fn read_segment(bytes: Vec<u8>) {
     let segment = SegmentRef { path: "s".into(), size_bytes, base_offset, last_offset };
     let _ = reader.header(&segment).await;
     let _ = reader.statistics(&segment).await;
-    if let Ok(Some((offset, ..))) = reader.max_timestamp(&segment).await {
+    if let Ok(Some((offset, ..))) = reader.max_timestamp(Requester::Broker, &segment).await {
         assert!(offset >= base_offset);
     }
-    let _ = reader.find_timestamp(&segment, 0).await;
+    let _ = reader.find_timestamp(Requester::Broker, &segment, 0).await;
     let mut from = base_offset;
     while from <= last_offset {
         let Ok(read) = reader.read(&segment, from, 1000, true).await else { return };
@@ -93,7 +94,14 @@ pub fn wal_object_seed(batches: &[PlacedBatch]) -> Vec<u8> {
     }
     let id = object::ObjectId { node_id: 1, incarnation: 1, seq: 0, salt: 0 };
     let entries = u32::try_from(index.len()).expect("a handful of seeds");
-    let header = object::ObjectHeader { id, seal: false, body_bytes: body.len() as u64, entries };
+    let header = object::ObjectHeader {
+        id,
+        seal: false,
+        body_bytes: body.len() as u64,
+        entries,
+        has_index_copy: false,
+        durable_below: 0,
+    };
     [&header.encode()[..], &body, &object::encode_tail(&header, &index)].concat()
 }
 

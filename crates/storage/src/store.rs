@@ -5,15 +5,19 @@
 
 pub mod backoff;
 pub mod counted;
+mod deletes;
 mod durable;
 mod memory;
+pub mod patient;
 pub mod s3;
 pub mod verify;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
 
 use crate::StoreUrl;
 use crate::log::pace::Pace;
@@ -47,6 +51,12 @@ impl StoreError {
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }
+
+    /// Whether a disk cannot read what it has (EIO).
+    pub fn is_bad_sector(&self) -> bool {
+        let eio = rustix::io::Errno::IO.raw_os_error();
+        io_error(&*self.source).is_some_and(|error| error.raw_os_error() == Some(eio))
+    }
 }
 
 impl From<object_store::Error> for StoreError {
@@ -55,7 +65,7 @@ impl From<object_store::Error> for StoreError {
     }
 }
 
-fn kind_of(error: &object_store::Error) -> StoreErrorKind {
+pub(crate) fn kind_of(error: &object_store::Error) -> StoreErrorKind {
     use object_store::Error as E;
     match error {
         E::NotFound { .. } => StoreErrorKind::NotFound,
@@ -63,13 +73,24 @@ fn kind_of(error: &object_store::Error) -> StoreErrorKind {
         E::PermissionDenied { .. } | E::Unauthenticated { .. } => StoreErrorKind::Denied,
         // The local store's errors have an `io::Error` somewhere below, those of remote ones an HTTP status or what became
         // of the connection. What cannot be made out may pass; stores without a network fail for good.
-        E::Generic { store, .. } => match io_kind(error) {
-            Some(io) => kind_of_io(io),
-            None if matches!(*store, "InMemory" | "Memory" | "LocalFileSystem") => StoreErrorKind::Internal,
-            None => kind_of_status(status_of(error)),
+        E::Generic { store, .. } if is_local(store) => {
+            io_kind(error).map_or(StoreErrorKind::Internal, kind_of_io)
+        }
+        E::Generic { .. } => match (status_of(error), io_kind(error)) {
+            // A certificate that is not trusted, say. Everything else that happens to a connection may pass: it is cut in the middle
+            // of an answer, a name is not resolved, a port is closed.
+            (None, Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput)) => {
+                StoreErrorKind::Internal
+            }
+            (status, _) => kind_of_status(status),
         },
         other => io_kind(other).map_or(StoreErrorKind::Internal, kind_of_io),
     }
+}
+
+/// Stores without a network.
+fn is_local(store: &str) -> bool {
+    matches!(store, "InMemory" | "Memory" | "LocalFileSystem" | "local")
 }
 
 /// The HTTP status behind an error. The type that has it is private to object_store; its text is not.
@@ -89,10 +110,14 @@ fn kind_of_status(status: Option<u16>) -> StoreErrorKind {
 }
 
 fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    io_error(error).map(io::Error::kind)
+}
+
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io.kind());
+            return Some(io);
         }
         cause = error.source();
     }
@@ -119,8 +144,13 @@ fn kind_of_io(kind: io::ErrorKind) -> StoreErrorKind {
     }
 }
 
+/// A local store for one who only reads: nothing is made there.
+pub fn open_to_look(directory: &Path) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(directory)?))
+}
+
 /// Opens the store; creates the directory of a local one, which leaves the disk to appends as `pace` says. The caller holds the
-/// directory's lock.
+/// directory's lock. What comes out fails as the network does: see [`patient`].
 pub fn open_store(url: &StoreUrl, pace: &Arc<Pace>) -> Result<Arc<dyn ObjectStore>, StoreError> {
     match url {
         StoreUrl::Memory => Ok(Arc::new(memory::MemoryStore::default())),

@@ -3,7 +3,8 @@
 pub mod faulty;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use kafscale_core::batch::{BatchHeader, BatchRules, TimestampType, ValidBatch, batches};
+use kafscale_core::batch::{BatchHeader, BatchRules, Codec, TimestampType, ValidBatch, batches};
+use kafscale_core::compress::Compression;
 use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
@@ -15,6 +16,7 @@ const RULES: BatchRules = BatchRules {
     timestamp_before_max_ms: i64::MAX,
     timestamp_after_max_ms: i64::MAX,
     key_required: false,
+    compression: None,
 };
 
 /// Which producer sends a batch, and its first sequence number.
@@ -72,6 +74,14 @@ pub fn batch_of(pairs: &[KeyValue<'_>], timestamp_ms: i64, producer: Producer) -
     let crc = crc::crc32c(&b[21..]);
     b[17..21].copy_from_slice(&crc.to_be_bytes());
     ValidBatch::check(b, &RULES, timestamp_ms).expect("the batch is valid")
+}
+
+/// The same, compressed.
+pub fn compressed_batch(pairs: &[KeyValue<'_>], timestamp_ms: i64, codec: Codec) -> ValidBatch {
+    let plain = batch_of(pairs, timestamp_ms, None).place(Offset(0), LeaderEpoch(-1), timestamp_ms).bytes;
+    let compression = Some(Compression::default_of(codec));
+    let rules = BatchRules { compression, ..RULES };
+    ValidBatch::check(BytesMut::from(&plain[..]), &rules, timestamp_ms).expect("the batch is valid")
 }
 
 /// The bytes of a batch as a log holds it.

@@ -59,6 +59,18 @@ pub struct Final {
     pub ended: Duration,
     pub log_start: i64,
     pub records: Vec<(i64, Value)>,
+    /// Offsets at which it was said to be damaged.
+    pub damaged: Vec<i64>,
+}
+
+impl Final {
+    /// All offsets, in order.
+    pub fn offsets(&self) -> Vec<i64> {
+        let readable = self.records.iter().map(|(offset, _)| *offset);
+        let mut offsets: Vec<i64> = readable.chain(self.damaged.iter().copied()).collect();
+        offsets.sort_unstable();
+        offsets
+    }
 }
 
 /// A DeleteRecords.
@@ -111,6 +123,8 @@ pub struct Index {
     /// By topic.
     pub retention_ms: BTreeMap<Arc<str>, i64>,
     pub producer_ids: Vec<(u32, i64, i16)>,
+    /// Where values are whose batches were damaged.
+    pub damaged: BTreeMap<Value, i64>,
     /// Of topics that came and went: values that were acknowledged in an earlier life, and reads after its end.
     pub resurrected: Vec<(TopicPartition, Value)>,
 }
@@ -165,11 +179,14 @@ impl Index {
                     records,
                 });
             }
-            Event::Final { at, log_start, records } => {
-                self.finals.insert(at, Final { ended: now, log_start, records });
+            Event::Final { at, log_start, records, damaged } => {
+                self.finals.insert(at, Final { ended: now, log_start, records, damaged });
             }
             Event::Retention { topic, retention_ms } => {
                 self.retention_ms.insert(topic, retention_ms);
+            }
+            Event::Damaged { records, .. } => {
+                self.damaged.extend(records.into_iter().map(|(offset, value)| (value, offset)));
             }
             Event::ProducerId { client, producer_id, epoch } => {
                 self.producer_ids.push((client, producer_id, epoch));

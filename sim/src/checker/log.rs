@@ -38,7 +38,7 @@ pub fn check(index: &Index, found: &mut Vec<Violation>) {
         values(part, &mut add);
         gaps(part, &mut add);
         if let Some(last) = part.last {
-            losses(part, last, &mut add);
+            losses(part, last, &index.damaged, &mut add);
             disappearances(part, last, &mut add);
         }
         staleness(part, &mut add);
@@ -100,20 +100,19 @@ fn gaps(part: &Part<'_>, add: &mut impl FnMut(Rule, String)) {
         }
     }
     if let Some(last) = part.last
-        && let Some((offset, _)) = last
-            .records
-            .iter()
-            .zip(last.log_start..)
-            .find(|((offset, _), expected)| offset != expected)
-            .map(|f| f.0)
+        && let Some((offset, _)) =
+            last.offsets().into_iter().zip(last.log_start..).find(|(offset, expected)| offset != expected)
     {
         add(Rule::Gap, format!("at the end something is missing before {offset}"));
     }
 }
 
-fn losses(part: &Part<'_>, last: &Final, add: &mut impl FnMut(Rule, String)) {
-    let there: BTreeSet<Value> = last.records.iter().map(|(_, value)| *value).collect();
-    let end = last.log_start + last.records.len() as i64;
+fn losses(part: &Part<'_>, last: &Final, damaged: &BTreeMap<Value, i64>, add: &mut impl FnMut(Rule, String)) {
+    let mut there: BTreeSet<Value> = last.records.iter().map(|(_, value)| *value).collect();
+    // What is damaged is there as long as that is said where it was.
+    let is_told = |offset: &i64| last.damaged.binary_search(offset).is_ok();
+    there.extend(damaged.iter().filter(|(_, offset)| is_told(offset)).map(|(value, _)| *value));
+    let end = last.log_start + last.offsets().len() as i64;
     for batch in part.batches.iter().filter(|batch| batch.is_acknowledged()) {
         let base = batch.acknowledged_at().map(|(_, base)| base);
         for (i, value) in batch.values().enumerate() {

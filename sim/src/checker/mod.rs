@@ -6,10 +6,14 @@
 //! - the batches of a producer, and any two of which one was acknowledged before the other was begun, keep their order;
 //! - reads are never older than [`STALE_READ_MAX`] allows;
 //! - what was deleted stays deleted, and nothing else is deleted;
+//! - of objects that were damaged in the store, no more is unreadable than what was in the damaged batches, and that is said at their own
+//!   offsets; what was put back is readable;
+//! - a broker whose metadata is not that of the store writes, deletes and serves nothing, and none gives up that could wait;
 //! - committed offsets are those that were committed last, a partition is given to one member of a generation, and a member of an old
 //!   generation hears that it is over;
 //! - when all is well again, every client comes to its end.
 
+mod damage;
 mod groups;
 mod index;
 mod log;
@@ -46,6 +50,10 @@ pub enum Rule {
     ValueTwice,
     Gap,
     OutOfOrder,
+    HealthyBatchHidden,
+    Garbled,
+    ForeignMetadata,
+    GaveUp,
     StaleRead,
     ForeignRecord,
     DeletedRecordBack,
@@ -75,6 +83,7 @@ pub fn check(entries: &[Entry]) -> Vec<Violation> {
     order::check(&index, &mut found);
     offsets::check(&index, &mut found);
     groups::check(entries, &mut found);
+    damage::check(entries, &mut found);
     for entry in entries {
         match &entry.event {
             Event::SequenceLost { client, at, code } => found.push(Violation {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Rule, check};
+use crate::client::reader::CORRUPT;
 use crate::history::{CallId, Entry, Event, Produced, TopicPartition, Value};
 
 /// Writes a history by hand; time goes on by 10 ms with each event.
@@ -64,7 +65,25 @@ impl Script {
     }
 
     fn last(&mut self, log_start: i64, records: Vec<(i64, Value)>) {
-        self.note(Event::Final { at: at("t"), log_start, records });
+        self.last_damaged(log_start, records, vec![]);
+    }
+
+    fn last_damaged(&mut self, log_start: i64, records: Vec<(i64, Value)>, damaged: Vec<i64>) {
+        self.note(Event::Final { at: at("t"), log_start, records, damaged });
+    }
+
+    fn fetch_fails(&mut self, offset: i64, code: i16) {
+        let call = self.call();
+        self.note(Event::Fetch { call, client: 9, at: at("t"), offset });
+        self.note(Event::FetchFailed { call, code });
+    }
+
+    fn damaged(&mut self, object: &str, records: Vec<(i64, Value)>) {
+        self.note(Event::Damaged { object: object.into(), records });
+    }
+
+    fn mended(&mut self, object: &str, records: Vec<(i64, Value)>) {
+        self.note(Event::Mended { object: object.into(), records });
     }
 
     fn delete(&mut self, before: i64) {
@@ -418,5 +437,60 @@ fn being_stuck_panics_and_lost_sequences_are_told() {
             s.note(Event::Panicked { what: "an assertion".into() });
         },
         &[Rule::ProducerStateLost, Rule::Stuck, Rule::Panicked],
+    );
+}
+
+#[test]
+fn damage_hides_its_own_batch_and_no_other() {
+    let story = |offset, code, last: Vec<(i64, Value)>, told: Vec<i64>| {
+        move |s: &mut Script| {
+            s.produce(1, 0, 2, 0);
+            s.produce(1, 2, 2, 2);
+            s.damaged("a segment", row(0, values(1, &[0, 1])));
+            s.fetch_fails(offset, code);
+            s.last_damaged(0, last, told);
+        }
+    };
+    let neighbour = || row(2, values(1, &[2, 3]));
+    broken(story(1, CORRUPT, neighbour(), vec![0, 1]), &[]);
+    broken(story(1, CORRUPT, row(0, values(1, &[0, 1, 2, 3])), vec![]), &[]);
+    broken(story(2, CORRUPT, neighbour(), vec![0, 1]), &[Rule::HealthyBatchHidden]);
+    broken(story(2, 6, neighbour(), vec![0, 1]), &[]);
+    // Damage that nobody tells is a loss like any other.
+    broken(story(1, CORRUPT, neighbour(), vec![]), &[Rule::AcknowledgedRecordLost, Rule::Gap]);
+    broken(story(1, CORRUPT, vec![], vec![0, 1]), &[Rule::AcknowledgedRecordLost]);
+    broken(story(1, CORRUPT, vec![], vec![0, 1, 2, 3]), &[Rule::AcknowledgedRecordLost]);
+}
+
+#[test]
+fn what_was_put_back_is_readable_unless_it_is_damaged_elsewhere_too() {
+    let story = |also: bool| {
+        move |s: &mut Script| {
+            s.produce(1, 0, 1, 0);
+            s.damaged("an object", row(0, values(1, &[0])));
+            if also {
+                s.damaged("a segment", row(0, values(1, &[0])));
+            }
+            s.fetch_fails(0, CORRUPT);
+            s.mended("an object", row(0, values(1, &[0])));
+            s.fetch_fails(0, CORRUPT);
+        }
+    };
+    broken(story(true), &[]);
+    broken(story(false), &[Rule::HealthyBatchHidden]);
+}
+
+#[test]
+fn bytes_that_nobody_wrote_metadata_of_others_and_giving_up_are_told() {
+    broken(
+        |s| {
+            let call = s.call();
+            s.note(Event::Fetch { call, client: 9, at: at("t"), offset: 0 });
+            s.note(Event::Garbled { call, why: "no value".into() });
+            s.note(Event::NodeRefused { node: 1, why: "the metadata is new".into() });
+            s.note(Event::Foreign { node: 1, what: "serves".into() });
+            s.note(Event::NodeGaveUp { node: 1, why: "503".into() });
+        },
+        &[Rule::Garbled, Rule::ForeignMetadata, Rule::GaveUp],
     );
 }

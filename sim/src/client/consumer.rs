@@ -4,7 +4,7 @@ use kafka_protocol::ResponseError;
 use tokio::time::sleep;
 
 use super::Client;
-use super::reader::{EARLIEST, LATEST, end_offset, fetch};
+use super::reader::{CORRUPT, EARLIEST, LATEST, end_offset, fetch};
 use crate::history::TopicPartition;
 
 /// Reads until the end, one partition after the other, each for a while.
@@ -32,6 +32,7 @@ pub async fn follow(mut client: Client, partitions: Vec<TopicPartition>) {
                     positions[which] = end_offset(&mut client, at, EARLIEST).await.unwrap_or(0);
                     client.back_off().await;
                 }
+                Err(Some(CORRUPT)) => positions[which] += 1,
                 Err(_) => client.back_off().await,
             }
         }

@@ -24,7 +24,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use tokio::time::{Instant, sleep};
 
-use super::reader::fetch;
+use super::reader::{CORRUPT, fetch};
 use super::{CallError, Client, text, topic_name};
 use crate::history::{Event, TopicPartition};
 
@@ -266,6 +266,7 @@ impl Member {
                 }
                 sleep(self.client.rng.ms(0, 60)).await;
             }
+            Err(Some(CORRUPT)) => *self.positions.entry(at).or_default() += 1,
             Err(_) => self.client.back_off().await,
         }
     }

@@ -14,6 +14,8 @@ use crate::history::{Event, TopicPartition, Value};
 
 pub const EARLIEST: i64 = -2;
 pub const LATEST: i64 = -1;
+/// What a client hears where a batch is damaged. It gets past that by seeking.
+pub const CORRUPT: i16 = 2;
 
 /// What one fetch brought.
 #[derive(Debug)]
@@ -58,7 +60,13 @@ pub async fn fetch(
         return Err(Some(data.error_code));
     }
     let bytes = data.records.clone().unwrap_or_default();
-    let records = decode(bytes, offset).expect("a broker gives back what was written");
+    let records = match decode(bytes, offset) {
+        Ok(records) => records,
+        Err(why) => {
+            client.history().note(Event::Garbled { call, why });
+            return Err(Some(CORRUPT));
+        }
+    };
     let fetched = Fetched { log_start: data.log_start_offset, high_watermark: data.high_watermark, records };
     client.history().note(Event::Fetched {
         call,
@@ -106,7 +114,7 @@ pub async fn read_all(client: &mut Client, at: &TopicPartition, patience: Durati
             client.back_off().await;
             continue;
         };
-        let (mut records, mut next) = (Vec::new(), start);
+        let (mut records, mut damaged, mut next) = (Vec::new(), Vec::new(), start);
         while next < end && Instant::now() < deadline {
             match fetch(client, at, next, 100).await {
                 Ok(fetched) => {
@@ -115,11 +123,15 @@ pub async fn read_all(client: &mut Client, at: &TopicPartition, patience: Durati
                 }
                 // Retention has moved the start meanwhile.
                 Err(Some(code)) if code == ResponseError::OffsetOutOfRange.code() => break,
+                Err(Some(CORRUPT)) => {
+                    damaged.push(next);
+                    next += 1;
+                }
                 Err(_) => client.back_off().await,
             }
         }
         if next >= end {
-            client.history().note(Event::Final { at: at.clone(), log_start: start, records });
+            client.history().note(Event::Final { at: at.clone(), log_start: start, records, damaged });
             return Some(());
         }
     }

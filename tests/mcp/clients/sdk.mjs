@@ -14,7 +14,7 @@ const client = new Client({ name: "kafscale-tests", version: "1" });
 const requestInit = { headers: { Authorization: `Bearer ${token}` } };
 await client.connect(new StreamableHTTPClientTransport(new URL(url), { requestInit }));
 const { tools } = await client.listTools();
-if (tools.length !== 8) throw new Error(`${tools.length} tools`);
+if (tools.length !== 9) throw new Error(`${tools.length} tools`);
 for (const { name } of tools) {
   // A demo without its sample topics has nothing to describe.
   if (only === "any" && ARGUMENTS[name]) continue;

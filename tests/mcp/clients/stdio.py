@@ -14,7 +14,7 @@ async def main():
     async with Client(stdio_client(server)) as client:
         tools = (await client.list_tools()).tools
         answer = await client.call_tool("cluster_status", {})
-        assert len(tools) == 8 and not answer.is_error, answer
+        assert len(tools) == 9 and not answer.is_error, answer
         print(answer.structured_content["health"])
 
 

@@ -11,8 +11,8 @@ use kafka_protocol::messages::alter_configs_request::AlterConfigsResource;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
 
-use super::config_resource::ConfigResource;
-use super::{RequestContext, str_bytes};
+use super::config_resource::{ConfigResource, check_keys, resource_twice};
+use super::{RequestContext, named_twice, str_bytes};
 use crate::admin::{AdminError, TopicAdmin};
 use crate::node::Node;
 
@@ -21,10 +21,17 @@ pub async fn handle(
     ctx: &RequestContext,
     request: AlterConfigsRequest,
 ) -> AlterConfigsResponse {
-    let admin = node.admin.lock().await;
     let mut responses = Vec::with_capacity(request.resources.len());
+    let name = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let twice = named_twice(request.resources.iter().map(name));
     for resource in request.resources {
-        let altered = alter(node, &admin, &resource, request.validate_only).await;
+        let altered = if twice.contains(&name(&resource)) {
+            Err(resource_twice())
+        } else if let Some(admin) = ctx.turn(node).await {
+            alter(node, &admin, &resource, request.validate_only).await
+        } else {
+            Err(AdminError::not_begun())
+        };
         let response = AlterConfigsResourceResponse::default()
             .with_error_message(None)
             .with_resource_type(resource.resource_type)
@@ -46,6 +53,7 @@ async fn alter(
     validate_only: bool,
 ) -> Result<(), AdminError> {
     let target = ConfigResource::parse(node, resource.resource_type, &resource.resource_name)?;
+    check_keys(resource.configs.iter().map(|config| &config.name))?;
     let mut values = BTreeMap::new();
     for config in &resource.configs {
         let value = config.value.as_ref().ok_or_else(|| {

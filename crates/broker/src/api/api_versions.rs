@@ -4,15 +4,16 @@
 //! Produce is advertised from version 0 on, as by Apache Kafka (KAFKA-18659): librdkafka takes features away otherwise.
 //! Versions 0 to 2 are then answered with UNSUPPORTED_VERSION.
 //!
-//! Differs from Apache Kafka: no features are listed, because none of them is there (transactions, KRaft, share groups).
+//! Features are listed from version 4 on: the clients of version 3 take no feature whose lowest level is 0.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 
-use super::{RequestContext, SUPPORTED};
+use super::{RequestContext, SUPPORTED, features};
 use crate::node::Node;
 use crate::wire::{Answer, Refusal};
 
@@ -25,7 +26,15 @@ pub async fn handle(
     if ctx.version >= 3 && !named.into_iter().all(|name| is_software_name(name)) {
         return ApiVersionsResponse::default().with_error_code(ctx.fail(ResponseError::InvalidRequest));
     }
-    ApiVersionsResponse::default().with_api_keys(keys())
+    // Bindings give their own name, and a version such as "2.16.1-rdkafka-2.16.0".
+    if named.into_iter().any(|name| name.contains("rdkafka")) {
+        ctx.peer.is_librdkafka.store(true, Ordering::Relaxed);
+    }
+    let response = ApiVersionsResponse::default().with_api_keys(keys());
+    if ctx.version < 4 {
+        return response;
+    }
+    response.with_supported_features(features::supported()).with_finalized_features_epoch(0)
 }
 
 /// The answer to a version that is newer than this broker.

@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::protocol::StrBytes;
+use kafscale_core::broker_config;
 use kafscale_core::names::check_topic_name;
-use kafscale_core::topic_config::check_overrides;
+use kafscale_core::topic_config::{self, ValueType};
 use kafscale_meta::records::{BrokerConfigRecord, ConfigScope};
 
+use super::named_twice;
 use crate::admin::{AdminError, TopicAdmin, comes_back};
 use crate::node::Node;
-use crate::settings::{by_synonym, check_dynamic};
 use crate::topics::Topic;
 
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
+/// Types of resources (`ConfigResource.Type`).
+pub const TOPIC: i8 = 2;
+pub const BROKER: i8 = 4;
+pub const BROKER_LOGGER: i8 = 8;
+pub const CLIENT_METRICS: i8 = 16;
+pub const GROUP: i8 = 32;
 
 /// A resource that has settings.
 #[derive(Debug, Clone)]
@@ -23,6 +29,22 @@ pub enum ConfigResource {
     ThisBroker,
     /// The defaults that hold for brokers without a value of their own.
     AllBrokers,
+}
+
+/// For a resource that a request names twice: which of the two it means is not known.
+pub fn resource_twice() -> AdminError {
+    AdminError::new(ResponseError::InvalidRequest, "Each resource must appear at most once.")
+}
+
+/// Whether the keys to change differ.
+pub fn check_keys<'a>(names: impl Iterator<Item = &'a StrBytes>) -> Result<(), AdminError> {
+    match named_twice(names).into_iter().next() {
+        Some(name) => {
+            let message = format!("Error due to duplicate config keys: {}", name.as_str());
+            Err(AdminError::new(ResponseError::InvalidRequest, message))
+        }
+        None => Ok(()),
+    }
 }
 
 impl ConfigResource {
@@ -44,6 +66,9 @@ impl ConfigResource {
                 "Unexpected broker id, expected {} or empty string, but received {name}",
                 node.config.node_id
             )),
+            BROKER_LOGGER => invalid("The log level is chosen when the broker starts.".into()),
+            CLIENT_METRICS => invalid("Client metrics are not collected here (KIP-714).".into()),
+            GROUP => invalid("Groups have no settings here: they follow the classic protocol.".into()),
             other => {
                 invalid(format!("Unsupported resource type {other}: only topics and brokers have settings."))
             }
@@ -62,10 +87,10 @@ impl ConfigResource {
     /// Whether a setting of this name holds a list, to which can be added.
     pub fn is_list(&self, name: &str) -> bool {
         let definition = match self {
-            ConfigResource::Topic(_) => kafscale_core::topic_config::definition(name),
-            ConfigResource::ThisBroker | ConfigResource::AllBrokers => by_synonym(name),
+            ConfigResource::Topic(_) => topic_config::definition(name),
+            ConfigResource::ThisBroker | ConfigResource::AllBrokers => broker_config::definition(name),
         };
-        definition.is_some_and(|d| d.value_type == kafscale_core::topic_config::ValueType::List)
+        definition.is_some_and(|d| d.value_type == ValueType::List)
     }
 
     /// The default of a list to which is added.
@@ -77,16 +102,33 @@ impl ConfigResource {
         entries.into_iter().find(|entry| entry.name == name).and_then(|entry| entry.value).unwrap_or_default()
     }
 
+    /// Whether there may be an altered value of this name, to be reset.
+    pub fn check_name(&self, node: &Node, name: &str) -> Result<(), AdminError> {
+        let refused = |message: String| Err(AdminError::new(ResponseError::InvalidRequest, message));
+        match self {
+            ConfigResource::Topic(_) => Ok(()),
+            ConfigResource::ThisBroker | ConfigResource::AllBrokers => {
+                if node.settings.is_fixed(name) {
+                    return refused(format!("Cannot update these configs dynamically: [{name}]"));
+                }
+                match broker_config::definition(name) {
+                    Some(_) => Ok(()),
+                    None => refused(broker_config::refusal(name).to_string()),
+                }
+            }
+        }
+    }
+
     /// Checks new values without setting them.
     pub fn check(&self, node: &Node, values: &BTreeMap<String, String>) -> Result<(), AdminError> {
         match self {
-            ConfigResource::Topic(_) => Ok(check_overrides(values)?),
+            ConfigResource::Topic(topic) => Ok(topic_config::check_changes(values, &topic.overrides)?),
             ConfigResource::ThisBroker | ConfigResource::AllBrokers => {
+                let invalid = |message: String| AdminError::new(ResponseError::InvalidRequest, message);
                 if let Some(fixed) = values.keys().find(|name| node.settings.is_fixed(name)) {
-                    let message = format!("Cannot update these configs dynamically: [{fixed}]");
-                    return Err(AdminError::new(ResponseError::InvalidRequest, message));
+                    return Err(invalid(format!("Cannot update these configs dynamically: [{fixed}]")));
                 }
-                Ok(check_dynamic(values)?)
+                broker_config::check_changes(values, &self.altered(node)).map_err(|e| invalid(e.to_string()))
             }
         }
     }

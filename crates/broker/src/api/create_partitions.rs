@@ -1,8 +1,10 @@
 //! CreatePartitions (37), versions 0–3: adds partitions to topics; their number never falls.
 //!
+//! What the time of the request is not enough for is REQUEST_TIMED_OUT, and stays as it is. So does a topic that is named twice, which is
+//! INVALID_REQUEST.
+//!
 //! Differs from Apache Kafka: a manual assignment names one live broker for each partition, which may move later, when load is evened out.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -10,7 +12,9 @@ use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
 use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse};
 
-use super::{RequestContext, str_bytes};
+use tokio::time::Instant;
+
+use super::{RequestContext, named_twice, request_deadline, str_bytes};
 use crate::admin::{AdminError, TopicAdmin, check_partition_count, chosen_owner};
 use crate::node::Node;
 
@@ -19,14 +23,19 @@ pub async fn handle(
     ctx: &RequestContext,
     request: CreatePartitionsRequest,
 ) -> CreatePartitionsResponse {
-    let admin = node.admin.lock().await;
+    let deadline = request_deadline(request.timeout_ms);
     let mut results = Vec::with_capacity(request.topics.len());
-    let mut seen = HashSet::new();
+    let twice = named_twice(request.topics.iter().map(|asked| &asked.name));
     for asked in &request.topics {
-        let outcome = if !seen.insert(&asked.name) {
+        let outcome = if twice.contains(&asked.name) {
             Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
+        } else if Instant::now() >= deadline && !results.is_empty() {
+            Err(AdminError::not_begun())
         } else {
-            add(node, &admin, asked, request.validate_only).await
+            match ctx.turn(node).await {
+                Some(admin) => add(node, &admin, asked, request.validate_only).await,
+                None => Err(AdminError::not_begun()),
+            }
         };
         let result = CreatePartitionsTopicResult::default().with_name(asked.name.clone());
         results.push(match outcome {

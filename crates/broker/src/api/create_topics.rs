@@ -1,96 +1,145 @@
 //! CreateTopics (19), versions 2–7.
 //!
 //! Each topic succeeds or fails for itself, with a message. `validate_only` checks everything and creates nothing. Any broker creates topics, and
-//! answers when the partitions have leaders, or when the time of the request is over: the topics exist then all the same.
+//! answers when the partitions have leaders, or when the time of the request is over: the topics exist then all the same. Many topics
+//! are created in batches, between which others get their turn; when the time is over, or the client gone, no further batch is begun.
 //!
 //! Differs from Apache Kafka: any replication factor from 1 on is accepted, and one replica is reported, because durability is the
 //! object store's; scripts that ask for 3 work unchanged. A manual assignment names live brokers, of which the first of each partition owns
 //! it; it may move later, when load is evened out.
 //! The number of partitions of a topic and of the cluster is limited by configuration.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
-use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse, TopicName};
 use kafscale_core::ids::NodeId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{RequestContext, str_bytes};
-use crate::admin::{AdminError, TopicSpec, chosen_owner, until_led};
+use super::{CHANGES_AT_ONCE, RequestContext, named_twice, request_deadline, str_bytes};
+use crate::admin::{AdminError, TopicAdmin, TopicSpec, chosen_owner, until_led};
 use crate::node::Node;
 use crate::settings::ConfigEntry;
 
 /// An answer describes each topic in some kilobytes.
 const TOPICS_MAX: usize = 10_000;
+/// The memory for the settings of a topic in the answer.
+const SETTINGS_BYTES: usize = 8 << 10;
 
 pub async fn handle(
     node: &Arc<Node>,
     ctx: &RequestContext,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
-    let started = Instant::now();
-    let mut seen: HashMap<&str, usize> = HashMap::new();
-    for topic in &request.topics {
-        *seen.entry(&topic.name).or_default() += 1;
-    }
-    let admin = node.admin.lock().await;
-    let mut planned = 0;
-    let mut checked = Vec::with_capacity(request.topics.len());
-    for topic in &request.topics {
-        let spec = if seen[topic.name.as_str()] > 1 {
-            Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."))
-        } else if checked.len() >= TOPICS_MAX {
+    let deadline = request_deadline(request.timeout_ms);
+    let twice = named_twice(request.topics.iter().map(|topic| &topic.name));
+    let described = if ctx.version >= 5 { request.topics.len().min(TOPICS_MAX) } else { 0 };
+    let fits = ctx.make_room(node, described * SETTINGS_BYTES).await;
+    let mut plan = Plan { twice, made: Vec::new(), validate_only: request.validate_only };
+    let mut outcomes = Vec::with_capacity(request.topics.len());
+    for batch in request.topics.chunks(CHANGES_AT_ONCE) {
+        let in_time = outcomes.is_empty() || Instant::now() < deadline;
+        let refused = if let Err(error) = &fits {
+            Some(AdminError::new(ResponseError::PolicyViolation, error.to_string()))
+        } else if outcomes.len() >= TOPICS_MAX {
             let message = format!("A request may create {TOPICS_MAX} topics.");
-            Err(AdminError::new(ResponseError::PolicyViolation, message))
+            Some(AdminError::new(ResponseError::PolicyViolation, message))
         } else {
-            read_spec(node, topic).and_then(|spec| admin.check(node, &spec, planned).map(|_| spec))
+            (!in_time).then(AdminError::not_begun)
         };
-        planned += spec.as_ref().map_or(0, |spec| i64::from(spec.partitions));
-        checked.push(spec);
-    }
-    let wanted: Vec<TopicSpec> = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
-    let mut created: Vec<_> = if request.validate_only || wanted.is_empty() {
-        Vec::new()
-    } else {
-        let failed = |error: AdminError| wanted.iter().map(|_| Err(error.clone())).collect();
-        admin.create(node, wanted.clone()).await.unwrap_or_else(failed)
-    };
-    drop(admin);
-    let exist = wanted.iter().zip(&created).filter(|(_, created)| created.is_ok());
-    let exist: Vec<String> = exist.map(|(spec, _)| spec.name.clone()).collect();
-    let wait = Duration::from_millis(request.timeout_ms.max(0).unsigned_abs().into());
-    if !until_led(node, &exist, started + wait).await {
-        tracing::debug!(
-            topics = exist.len(),
-            "new topics have no leaders yet, and the client waits no longer"
-        );
-    }
-    let mut created = created.drain(..);
-    let results = request.topics.iter().zip(checked).map(|(topic, spec)| {
-        let outcome = spec.and_then(|spec| match created.next() {
-            Some(created) => created.map(|id| (spec, id.0)),
-            None => Ok((spec, Uuid::nil())),
+        outcomes.extend(match refused {
+            Some(error) => batch.iter().map(|_| Err(error.clone())).collect(),
+            None => plan.carry_out(node, ctx, batch).await,
         });
+    }
+    let exist: Vec<String> = plan.made.into_iter().map(|(name, _)| name).collect();
+    // Nobody who is gone is waited for.
+    if ctx.while_wanted(node, until_led(node, &exist, deadline)).await != Some(true) {
+        let topics = exist.len();
+        tracing::debug!(topics, "new topics have no leaders yet, and the client waits no longer");
+    }
+    let results = request.topics.iter().zip(outcomes).map(|(topic, outcome)| {
         let result = CreatableTopicResult::default().with_name(topic.name.clone()).with_error_message(None);
         match outcome {
             Ok((spec, id)) => succeeded(node, ctx.version, result, &spec, id),
-            Err(AdminError { error, message }) => {
-                let result =
-                    result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)));
-                if ctx.version >= 5 {
-                    result.with_num_partitions(-1).with_replication_factor(-1)
-                } else {
-                    result
-                }
-            }
+            Err(error) => failed(ctx, result, &error),
         }
     });
     CreateTopicsResponse::default().with_topics(results.collect())
+}
+
+fn failed(ctx: &RequestContext, result: CreatableTopicResult, error: &AdminError) -> CreatableTopicResult {
+    let message = Some(str_bytes(&error.message));
+    let result = result.with_error_code(ctx.fail(error.error)).with_error_message(message);
+    if ctx.version >= 5 { result.with_num_partitions(-1).with_replication_factor(-1) } else { result }
+}
+
+/// A request under way, batch by batch.
+struct Plan<'a> {
+    /// Topics that are named twice.
+    twice: HashSet<&'a TopicName>,
+    /// What was created so far, with the numbers of partitions.
+    made: Vec<(String, i32)>,
+    validate_only: bool,
+}
+
+/// A topic that was created, or could be, with its id.
+type Outcome = Result<(TopicSpec, Uuid), AdminError>;
+
+impl Plan<'_> {
+    async fn carry_out(
+        &mut self,
+        node: &Node,
+        ctx: &RequestContext,
+        batch: &[CreatableTopic],
+    ) -> Vec<Outcome> {
+        let Some(admin) = ctx.turn(node).await else {
+            return batch.iter().map(|_| Err(AdminError::not_begun())).collect();
+        };
+        // What has not come in yet is not counted among all.
+        let new = self.made.iter().filter(|(name, _)| node.topics.get(name).is_none());
+        let mut planned: i64 = new.map(|(_, partitions)| i64::from(*partitions)).sum();
+        let checked: Vec<_> = batch
+            .iter()
+            .map(|topic| {
+                let spec = self.check(node, &admin, topic, planned);
+                planned += spec.as_ref().map_or(0, |spec| i64::from(spec.partitions));
+                spec
+            })
+            .collect();
+        let wanted: Vec<TopicSpec> = checked.iter().flatten().cloned().collect();
+        if self.validate_only || wanted.is_empty() {
+            return checked.into_iter().map(|spec| Ok((spec?, Uuid::nil()))).collect();
+        }
+        let failed = |error: AdminError| wanted.iter().map(|_| Err(error.clone())).collect();
+        let mut created = admin.create(node, wanted.clone()).await.unwrap_or_else(failed).into_iter();
+        let outcomes = checked.into_iter().map(|spec| {
+            let spec = spec?;
+            let id = created.next().unwrap_or_else(|| Err(AdminError::not_begun()))?;
+            self.made.push((spec.name.clone(), spec.partitions));
+            Ok((spec, id.0))
+        });
+        outcomes.collect()
+    }
+
+    fn check(
+        &self,
+        node: &Node,
+        admin: &TopicAdmin,
+        topic: &CreatableTopic,
+        planned: i64,
+    ) -> Result<TopicSpec, AdminError> {
+        if self.twice.contains(&topic.name) {
+            return Err(AdminError::new(ResponseError::InvalidRequest, "Duplicate topic name."));
+        }
+        let spec = read_spec(node, topic)?;
+        admin.check(node, &spec, planned)?;
+        Ok(spec)
+    }
 }
 
 fn read_spec(node: &Node, topic: &CreatableTopic) -> Result<TopicSpec, AdminError> {

@@ -28,7 +28,13 @@ pub async fn handle(
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for asked in topic.partitions {
             let result = DeleteRecordsPartitionResult::default().with_partition_index(asked.partition_index);
-            partitions.push(match delete(node, &reference, asked.partition_index, asked.offset).await {
+            // What has begun is finished; nothing is begun for a peer that is gone.
+            let wanted = ctx.while_wanted(node, std::future::ready(())).await;
+            let deleted = match wanted {
+                Some(()) => delete(node, &reference, asked.partition_index, asked.offset).await,
+                None => Err(ResponseError::RequestTimedOut),
+            };
+            partitions.push(match deleted {
                 Ok(log_start) => result.with_low_watermark(log_start.0),
                 Err(error) => result.with_low_watermark(-1).with_error_code(ctx.fail(error)),
             });

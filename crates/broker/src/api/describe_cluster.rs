@@ -48,9 +48,10 @@ pub async fn handle(
     };
     let operations =
         if request.include_cluster_authorized_operations { CLUSTER_OPERATIONS } else { OPERATIONS_OMITTED };
+    let controller = brokers.controller_for_clients(node.config.node_id);
     DescribeClusterResponse::default()
         .with_cluster_id(str_bytes(&node.config.cluster_id))
-        .with_controller_id(BrokerId(brokers.live_controller().map_or(-1, |node_id| node_id.0)))
+        .with_controller_id(BrokerId(controller.map_or(-1, |node_id| node_id.0)))
         .with_brokers(brokers.all().filter_map(describe).collect())
         .with_cluster_authorized_operations(operations)
 }

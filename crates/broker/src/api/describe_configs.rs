@@ -2,23 +2,27 @@
 //!
 //! The empty broker name describes what was altered for all brokers.
 //!
-//! Differs from Apache Kafka: loggers, client metrics and group settings do not exist; asking for them is INVALID_REQUEST.
+//! Differs from Apache Kafka: groups and client metrics have no settings, and loggers cannot be asked for (INVALID_REQUEST).
 //! Settings that have no effect here say so in their documentation.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
 };
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 
-use super::config_resource::ConfigResource;
+use super::config_resource::{CLIENT_METRICS, ConfigResource, GROUP};
 use super::{RequestContext, str_bytes};
 use crate::admin::AdminError;
 use crate::node::Node;
 use crate::settings::ConfigEntry;
+
+/// The memory for the settings of one resource, with their documentation, three names each and their values.
+const RESOURCE_BYTES: usize = 64 << 10;
 
 pub async fn handle(
     node: &Arc<Node>,
@@ -60,10 +64,24 @@ pub async fn handle(
     let mut seen = HashSet::new();
     let distinct =
         request.resources.iter().filter(|r| seen.insert((r.resource_type, r.resource_name.clone())));
-    DescribeConfigsResponse::default().with_results(distinct.map(describe).collect())
+    let distinct: Vec<_> = distinct.collect();
+    if let Err(error) = ctx.make_room(node, distinct.len() * RESOURCE_BYTES).await {
+        let refused = |resource: &DescribeConfigsResource| {
+            DescribeConfigsResult::default()
+                .with_error_code(ctx.fail(ResponseError::PolicyViolation))
+                .with_error_message(Some(str_bytes(&error.to_string())))
+                .with_resource_type(resource.resource_type)
+                .with_resource_name(resource.resource_name.clone())
+        };
+        return DescribeConfigsResponse::default().with_results(distinct.into_iter().map(refused).collect());
+    }
+    DescribeConfigsResponse::default().with_results(distinct.into_iter().map(describe).collect())
 }
 
 fn entries(node: &Node, resource: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, AdminError> {
+    if matches!(resource.resource_type, CLIENT_METRICS | GROUP) {
+        return Ok(Vec::new());
+    }
     let all = match ConfigResource::parse(node, resource.resource_type, &resource.resource_name)? {
         ConfigResource::Topic(topic) => node.settings.describe_topic(&topic.overrides),
         ConfigResource::ThisBroker => node.settings.describe_broker(),

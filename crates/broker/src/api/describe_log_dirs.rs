@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::describe_log_dirs_response::{
     DescribeLogDirsPartition, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
@@ -15,15 +16,26 @@ use super::{RequestContext, lookup, str_bytes};
 use crate::node::Node;
 use crate::topics::Topic;
 
+/// The memory for the size of one partition in an answer.
+const SIZE_BYTES: usize = 100;
+
 pub async fn handle(
     node: &Arc<Node>,
-    _ctx: &RequestContext,
+    ctx: &RequestContext,
     request: DescribeLogDirsRequest,
 ) -> DescribeLogDirsResponse {
+    // Of all topics, whichever are asked for: those are among them.
+    let all = node.topics.all();
+    let topic =
+        |topic: &Arc<Topic>| 2 * topic.name.len() + topic.partitions.unsigned_abs() as usize * SIZE_BYTES;
+    if ctx.make_room(node, all.iter().map(topic).sum()).await.is_err() {
+        let refused = DescribeLogDirsResult::default()
+            .with_log_dir(str_bytes(&node.config.store))
+            .with_error_code(ctx.fail(ResponseError::PolicyViolation));
+        return DescribeLogDirsResponse::default().with_results(vec![refused]);
+    }
     let topics = match &request.topics {
-        None => {
-            node.topics.all().iter().filter_map(|topic| sizes(node, topic, 0..topic.partitions)).collect()
-        }
+        None => all.iter().filter_map(|topic| sizes(node, topic, 0..topic.partitions)).collect(),
         Some(asked) => asked
             .iter()
             .filter_map(|asked| {

@@ -12,6 +12,7 @@ use kafka_protocol::messages::describe_topic_partitions_response::{
 use kafka_protocol::messages::{DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, TopicName};
 use kafscale_core::names::check_topic_name;
 
+use super::answer_size::{DESCRIBED_PARTITION_BYTES, STRUCTURE_BYTES};
 use super::metadata::{TOPIC_OPERATIONS, leader, replicas};
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
@@ -27,6 +28,10 @@ pub async fn handle(
 ) -> DescribeTopicPartitionsResponse {
     let cursor = request.cursor.as_ref();
     let from = cursor.map_or("", |cursor| cursor.topic_name.as_str());
+    // So few fit beside anything that the request may ask for.
+    let partitions = PARTITIONS_MAX.unsigned_abs() as usize * DESCRIBED_PARTITION_BYTES;
+    let topics = (request.topics.len() * STRUCTURE_BYTES).min(ctx.answer_max_bytes(node) / 2);
+    let _ = ctx.make_room(node, partitions + topics).await;
     let mut left = request.response_partition_limit.clamp(1, PARTITIONS_MAX);
     let mut response = DescribeTopicPartitionsResponse::default();
     for found in wanted(node, &request, from, left) {

@@ -1,25 +1,27 @@
 //! Fetch (1), versions 4–18: reads batches, with long polls (KIP-74) and incremental sessions (KIP-227).
 //!
-//! min.bytes, max.bytes and max.wait hold for the whole request. A poll that waits is woken by the append. The first partition
+//! min.bytes, max.bytes and max.wait hold for the whole request; nobody waits for longer than 30 seconds. A poll that waits is woken by the append. The first partition
 //! that has records gives one batch at least, even when it is larger than every limit. What a response may hold is
-//! taken from a budget of the broker, so that consumers which do not take their bytes cannot fill its memory.
+//! taken from a budget of the broker, so that consumers which do not take their bytes cannot fill its memory. [`read`] has how partitions are read beside each other.
 //!
-//! Differs from Apache Kafka: there are no followers, no transactions and no tiered storage; the last stable offset is the high
-//! watermark, and the check of the last fetched epoch is left out, as brokers do for consumers.
+//! Differs from Apache Kafka: max.wait has a limit; there are no followers, no transactions and no tiered storage; the last stable offset is the high
+//! watermark, a partition whose records cannot be read is answered with its offsets beside the error, and the check of the last fetched epoch is left out, as brokers do for consumers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use indexmap::IndexMap;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::StrBytes;
-use kafscale_core::batch::{Codec, batches};
 use kafscale_core::ids::{NodeId, Offset};
 use kafscale_storage::Partition;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+
+mod read;
+
+pub use read::LateReads;
 
 use super::{RequestContext, lookup, str_bytes};
 use crate::cluster::reads;
@@ -30,11 +32,9 @@ use crate::node::Node;
 use crate::wire::fetch::{self, FetchAnswer, FetchedPartition, FetchedTopic, LeaderEndpoint};
 use crate::wire::{Answer, Refusal, TopicRef};
 
-/// KIP-110: older clients cannot read zstd.
-const ZSTD_SINCE: i16 = 10;
 const TOPIC_IDS_SINCE: i16 = 13;
-/// A response gets this much of the memory budget without asking whether others could use it.
-const BUDGET_MIN_BYTES: usize = 1 << 20;
+/// No client waits for longer; librdkafka gives up a request after 60 s, the Java client after 30.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// A partition of the request.
 struct Target {
@@ -43,17 +43,32 @@ struct Target {
     partition: Result<Partition, ResponseError>,
 }
 
-pub async fn handle(
-    node: &Arc<Node>,
-    ctx: &RequestContext,
-    request: FetchRequest,
-) -> Result<Answer, Refusal> {
-    let max_bytes = usize::try_from(request.max_bytes).unwrap_or(0).min(node.config.fetch_max_bytes);
-    let min_bytes = usize::try_from(request.min_bytes).unwrap_or(0).min(max_bytes.max(1));
-    let max_wait = Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into());
-    let read_committed = request.isolation_level == 1;
-    let uses_topic_ids = ctx.version >= TOPIC_IDS_SINCE;
-    let plan = match node.fetch_sessions.plan(session_request(request, uses_topic_ids), Instant::now()) {
+/// What a request asks for. Nothing of the request itself is kept.
+pub struct Poll {
+    max_bytes: usize,
+    min_bytes: usize,
+    max_wait: Duration,
+    read_committed: bool,
+    session: SessionRequest,
+}
+
+/// Takes a request apart, which takes long when it names many partitions.
+pub fn prepare(request: FetchRequest, version: i16) -> Poll {
+    Poll {
+        max_bytes: usize::try_from(request.max_bytes).unwrap_or(0),
+        min_bytes: usize::try_from(request.min_bytes).unwrap_or(0),
+        max_wait: Duration::from_millis(request.max_wait_ms.max(0).unsigned_abs().into()).min(WAIT_MAX),
+        read_committed: request.isolation_level == 1,
+        session: session_request(request, version >= TOPIC_IDS_SINCE),
+    }
+}
+
+pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, poll: Poll) -> Result<Answer, Refusal> {
+    let Poll { max_bytes, min_bytes, max_wait, read_committed, session } = poll;
+    let max_bytes = max_bytes.min(node.config.fetch_max_bytes);
+    let min_bytes = min_bytes.min(max_bytes.max(1));
+    let uses_topic_ids = session.uses_topic_ids;
+    let plan = match node.fetch_sessions.plan(session, Instant::now()) {
         Ok(plan) => plan,
         Err(error) => return session_failed(ctx, error),
     };
@@ -61,11 +76,12 @@ pub async fn handle(
     let targets: Vec<Target> =
         partitions.into_iter().map(|(key, request)| target(node, key, request)).collect();
     if !targets.is_empty() {
-        ctx.release_little_memory();
+        // The request itself is gone.
+        ctx.keep_memory(targets.iter().map(Target::size_bytes).sum());
         wait_for_bytes(node, ctx, &targets, min_bytes, Instant::now() + max_wait).await;
     }
-    let (mut fetched, budget) = read(node, ctx, &targets, max_bytes).await;
-    if fetched.iter().any(|partition| partition.error_code == 0) && !reads::are_current(node).await {
+    let (mut fetched, budget) = read::read(node, ctx, &targets, max_bytes).await;
+    if fetched.iter().any(|partition| partition.high_watermark >= 0) && !reads::are_current(node).await {
         let refuse = |target| failed(node, ctx, target, ResponseError::NotLeaderOrFollower);
         fetched = targets.iter().map(refuse).collect();
     }
@@ -104,6 +120,7 @@ fn session_request(request: FetchRequest, uses_topic_ids: bool) -> SessionReques
             (key, request)
         }));
     }
+    let partitions = without_repeats(partitions);
     let mut forgotten = Vec::new();
     for topic in request.forgotten_topics_data {
         let topic_ref = reference(topic.topic.0, topic.topic_id);
@@ -117,6 +134,16 @@ fn session_request(request: FetchRequest, uses_topic_ids: bool) -> SessionReques
         partitions,
         forgotten,
     }
+}
+
+/// Each partition once, with what was asked for last, as in Apache Kafka: every append that a poll waits for looks at all of them.
+fn without_repeats(
+    partitions: Vec<(PartitionKey, PartitionRequest)>,
+) -> Vec<(PartitionKey, PartitionRequest)> {
+    if partitions.len() <= 1 {
+        return partitions;
+    }
+    partitions.into_iter().collect::<IndexMap<_, _>>().into_iter().collect()
 }
 
 fn session_failed(ctx: &RequestContext, error: SessionError) -> Result<Answer, Refusal> {
@@ -135,6 +162,15 @@ fn target(node: &Node, key: PartitionKey, request: PartitionRequest) -> Target {
 }
 
 impl Target {
+    /// What it takes in memory.
+    fn size_bytes(&self) -> usize {
+        let name = match &self.key.topic {
+            TopicRef::Name(name) => name.len(),
+            TopicRef::Id(_) => 0,
+        };
+        size_of::<Target>() + name
+    }
+
     /// The partition, when it can be read from where the request wants it.
     fn readable(&self) -> Result<(&Partition, Offset), ResponseError> {
         let partition = self.partition.as_ref().map_err(|e| *e)?;
@@ -192,114 +228,18 @@ fn is_enough(targets: &[Target], min_bytes: usize) -> bool {
     missing == 0
 }
 
-/// Reads the partitions in their order until `max_bytes` are full.
-async fn read(
-    node: &Node,
-    ctx: &RequestContext,
-    targets: &[Target],
-    max_bytes: usize,
-) -> (Vec<FetchedPartition>, Option<OwnedSemaphorePermit>) {
-    let (mut budget, allowed) = take_budget(node, targets, max_bytes).await;
-    let mut used = 0;
-    let mut fetched = Vec::with_capacity(targets.len());
-    for target in targets {
-        let room = allowed.saturating_sub(used);
-        let partition = match read_partition(ctx, target, room, used == 0).await {
-            Ok(partition) => partition,
-            Err(error) => failed(node, ctx, target, error),
-        };
-        let size: usize = partition.records.iter().map(Bytes::len).sum();
-        if let Ok(source) = &target.partition
-            && size > 0
-        {
-            node.metrics.sent(source.topic_name(), records_in(&partition.records), size);
-        }
-        used += size;
-        fetched.push(partition);
-    }
-    // What was not used goes back at once, the rest when the peer has taken it.
-    if let Some(budget) = &mut budget {
-        let unused = budget.num_permits().saturating_sub(used);
-        drop(budget.split(unused));
-    }
-    (fetched, budget)
-}
-
-/// How many records the batches hold, as their headers say.
-fn records_in(fetched: &[Bytes]) -> u64 {
-    let headers = fetched.iter().flat_map(|bytes| batches(bytes)).flatten();
-    let data = headers.filter(|(_, header)| !header.is_control());
-    data.map(|(_, header)| u64::try_from(header.records_count).unwrap_or(0)).sum()
-}
-
-/// Takes from the memory for responses what the request can use, but no more than a part of what is left.
-async fn take_budget(
-    node: &Node,
-    targets: &[Target],
-    max_bytes: usize,
-) -> (Option<OwnedSemaphorePermit>, usize) {
-    let mut useful = 0;
-    for target in targets {
-        if let Ok((partition, from)) = target.readable() {
-            let limit = usize::try_from(target.request.max_bytes).unwrap_or(0).max(1);
-            useful += partition.available_bytes(from, limit).min(limit);
-        }
-        if useful >= max_bytes {
-            break;
-        }
-    }
-    if useful == 0 {
-        return (None, max_bytes);
-    }
-    let left = node.response_memory.available_permits();
-    let fair = (left / 4).max(BUDGET_MIN_BYTES.min(node.config.response_memory_bytes));
-    let share = useful.min(max_bytes).clamp(1, fair);
-    let permits = u32::try_from(share).expect("a response is below 2 GiB");
-    let memory = Arc::clone(&node.response_memory);
-    let budget = memory.acquire_many_owned(permits).await.expect("the budget is never closed");
-    (Some(budget), share)
-}
-
-async fn read_partition(
-    ctx: &RequestContext,
-    target: &Target,
-    room: usize,
-    is_first: bool,
-) -> Result<FetchedPartition, ResponseError> {
-    let (partition, from) = target.readable()?;
-    let offsets = partition.offsets();
-    let limit = usize::try_from(target.request.max_bytes).unwrap_or(0).min(room);
-    let read = if from >= offsets.high_watermark || (limit == 0 && !is_first) {
-        kafscale_storage::ReadBatches::default()
-    } else {
-        partition.read(from, limit, is_first).await.map_err(|e| lookup::read_error(&e))?
-    };
-    if ctx.version < ZSTD_SINCE && read.chunks.iter().any(|chunk| has_zstd(chunk)) {
-        return Err(ResponseError::UnsupportedCompressionType);
-    }
-    Ok(FetchedPartition {
-        index: target.key.index,
-        error_code: 0,
-        high_watermark: offsets.high_watermark.0,
-        log_start_offset: offsets.log_start.0,
-        current_leader: None,
-        records: read.chunks,
-    })
-}
-
-fn has_zstd(chunk: &[u8]) -> bool {
-    batches(chunk).any(|batch| batch.is_ok_and(|(_, header)| header.codec() == Codec::Zstd))
-}
-
 fn failed(node: &Node, ctx: &RequestContext, target: &Target, error: ResponseError) -> FetchedPartition {
     let PartitionKey { topic, index } = &target.key;
     let leader = lookup::current_leader(node, &ctx.peer.listener, topic, *index, error);
+    // Whose records cannot be read knows its offsets nevertheless.
+    let is_unreadable = matches!(error, ResponseError::KafkaStorageError | ResponseError::CorruptMessage);
+    let offsets = target.partition.as_ref().ok().filter(|_| is_unreadable).map(Partition::offsets);
     FetchedPartition {
         current_leader: leader.map(|leader| (leader.node_id.0, leader.leader_epoch)),
         index: target.key.index,
         error_code: ctx.fail(error),
-        high_watermark: -1,
-        log_start_offset: -1,
+        high_watermark: offsets.map_or(-1, |offsets| offsets.high_watermark.0),
+        log_start_offset: offsets.map_or(-1, |offsets| offsets.log_start.0),
         records: Vec::new(),
     }
 }

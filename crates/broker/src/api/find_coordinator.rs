@@ -4,7 +4,7 @@
 //! the listener by which the client came in. COORDINATOR_NOT_AVAILABLE while a slot has no live coordinator.
 //!
 //! Differs from Apache Kafka: there are no transactions and no share groups yet. Their keys are refused with
-//! TRANSACTIONAL_ID_AUTHORIZATION_FAILED, on which clients give up at once, and INVALID_REQUEST, and a message that says why.
+//! UNSUPPORTED_VERSION (for librdkafka see [`not_offered::no_transactions`]) and INVALID_REQUEST, and a message that says why.
 
 use std::sync::Arc;
 
@@ -14,10 +14,15 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::ids::NodeId;
 
+use super::answer_size::STRUCTURE_BYTES;
+use super::not_offered::{self, NO_TRANSACTIONS};
 use super::{RequestContext, str_bytes};
 use crate::cluster::Brokers;
 use crate::listeners::Endpoint;
 use crate::node::Node;
+
+/// Most hosts have shorter names.
+const HOST_BYTES: usize = 64;
 
 const GROUP: i8 = 0;
 const TRANSACTION: i8 = 1;
@@ -31,6 +36,16 @@ pub async fn handle(
 ) -> FindCoordinatorResponse {
     let brokers = node.cluster.brokers();
     if ctx.version >= 4 {
+        let bytes = request.coordinator_keys.len() * (STRUCTURE_BYTES + 2 * HOST_BYTES);
+        let fits = ctx.make_room(node, bytes).await;
+        if fits.is_err() {
+            // Few bytes each, whose memory the request has paid for.
+            let message =
+                "The coordinators do not fit into the memory for one answer; ask for fewer at a time.";
+            let refused = |key| coordinator(ctx, key, Err((ResponseError::PolicyViolation, message)));
+            let refused = request.coordinator_keys.into_iter().take(1).map(refused).collect();
+            return FindCoordinatorResponse::default().with_coordinators(refused);
+        }
         let find = |key: StrBytes| {
             let found = find(node, ctx, &brokers, request.key_type, &key);
             coordinator(ctx, key, found)
@@ -61,8 +76,7 @@ fn find<'a>(
     match key_type {
         GROUP => {}
         TRANSACTION => {
-            let message = "Transactions are not supported by this broker yet.";
-            return Err((ResponseError::TransactionalIdAuthorizationFailed, message));
+            return Err((not_offered::no_transactions(ctx), NO_TRANSACTIONS));
         }
         _ => return Err((ResponseError::InvalidRequest, "This broker coordinates consumer groups only.")),
     }

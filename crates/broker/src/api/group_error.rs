@@ -20,6 +20,8 @@ pub fn code_of(error: GroupError) -> ResponseError {
         GroupError::NonEmpty => ResponseError::NonEmptyGroup,
         GroupError::NotFound => ResponseError::GroupIdNotFound,
         GroupError::SubscribedToTopic => ResponseError::GroupSubscribedToTopic,
+        // What Apache Kafka answers when the record of a commit is too large for its log. Consumers give up on it.
+        GroupError::OffsetsTooLarge => ResponseError::InvalidCommitOffsetSize,
         // What Apache Kafka answers when the record of a group is too large for its log.
         GroupError::TooLarge => ResponseError::UnknownServerError,
     }

@@ -2,7 +2,7 @@
 //!
 //! Differs from Apache Kafka in what DescribeConfigs says.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
@@ -10,8 +10,8 @@ use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsRe
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
-use super::config_resource::ConfigResource;
-use super::{RequestContext, str_bytes};
+use super::config_resource::{ConfigResource, check_keys, resource_twice};
+use super::{RequestContext, named_twice, str_bytes};
 use crate::admin::{AdminError, TopicAdmin};
 use crate::node::Node;
 
@@ -25,18 +25,16 @@ pub async fn handle(
     ctx: &RequestContext,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let mut named: HashMap<(i8, &str), usize> = HashMap::new();
-    for resource in &request.resources {
-        *named.entry((resource.resource_type, &resource.resource_name)).or_default() += 1;
-    }
-    let admin = node.admin.lock().await;
+    let name = |resource: &AlterConfigsResource| (resource.resource_type, resource.resource_name.clone());
+    let twice = named_twice(request.resources.iter().map(name));
     let mut responses = Vec::with_capacity(request.resources.len());
     for resource in &request.resources {
-        let altered = if named[&(resource.resource_type, &*resource.resource_name)] > 1 {
-            let message = "Each resource must appear at most once.";
-            Err(AdminError::new(ResponseError::InvalidRequest, message))
-        } else {
+        let altered = if twice.contains(&name(resource)) {
+            Err(resource_twice())
+        } else if let Some(admin) = ctx.turn(node).await {
             alter(node, &admin, resource, request.validate_only).await
+        } else {
+            Err(AdminError::not_begun())
         };
         let response = AlterConfigsResourceResponse::default()
             .with_error_message(None)
@@ -60,12 +58,8 @@ async fn alter(
 ) -> Result<(), AdminError> {
     let target = ConfigResource::parse(node, resource.resource_type, &resource.resource_name)?;
     let mut values = target.altered(node);
-    let mut seen = HashSet::new();
+    check_keys(resource.configs.iter().map(|change| &change.name))?;
     for change in &resource.configs {
-        if !seen.insert(&change.name) {
-            let message = format!("Error due to duplicate config keys: {}", change.name.as_str());
-            return Err(AdminError::new(ResponseError::InvalidRequest, message));
-        }
         apply(node, &target, &mut values, change)?;
     }
     if validate_only { target.check(node, &values) } else { target.replace(node, admin, values).await }
@@ -87,9 +81,7 @@ fn apply(
             values.insert(name.to_owned(), value.to_owned());
         }
         DELETE => {
-            if node.settings.is_fixed(name) && !matches!(target, ConfigResource::Topic(_)) {
-                return invalid(format!("Cannot update these configs dynamically: [{name}]"));
-            }
+            target.check_name(node, name)?;
             values.remove(name);
         }
         APPEND | SUBTRACT => {

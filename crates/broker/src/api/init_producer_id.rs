@@ -2,16 +2,15 @@
 //!
 //! A producer without a transactional id always gets a new id with epoch 0, as from Apache Kafka.
 //!
-//! Differs from Apache Kafka: there are no transactions yet. A transactional id is refused with
-//! TRANSACTIONAL_ID_AUTHORIZATION_FAILED: of all codes it is the one on which both the Java client and librdkafka give up at once,
-//! where others make librdkafka try again until its timeout. The log says the true reason.
+//! Differs from Apache Kafka: there are no transactions yet. A transactional id is refused with UNSUPPORTED_VERSION, and a line in the log.
 
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{InitProducerIdRequest, InitProducerIdResponse, ProducerId};
 
-use super::RequestContext;
+use super::{RequestContext, not_offered};
+use crate::log_limit::Line;
 use crate::node::Node;
 
 pub async fn handle(
@@ -29,14 +28,18 @@ pub async fn handle(
         if id.is_empty() {
             return failed(ResponseError::InvalidRequest);
         }
-        let (address, id) = (ctx.peer.address, id.as_str());
-        tracing::warn!(%address, transactional_id = id, "refused: transactions are not supported yet");
-        return failed(ResponseError::TransactionalIdAuthorizationFailed);
+        if node.lines.allow(Line::TransactionRefused) {
+            let (address, id) = (ctx.peer.address, id.as_str());
+            tracing::warn!(%address, transactional_id = id, "refused: transactions are not supported yet");
+        }
+        return failed(not_offered::no_transactions(ctx));
     }
     match node.producer_ids.next().await {
         Ok(id) => InitProducerIdResponse::default().with_producer_id(ProducerId(id.0)).with_producer_epoch(0),
         Err(error) => {
-            tracing::warn!(%error, "no producer id can be given out");
+            if node.lines.allow(Line::NoProducerId) {
+                tracing::warn!(%error, "no producer id can be given out");
+            }
             failed(ResponseError::CoordinatorNotAvailable)
         }
     }

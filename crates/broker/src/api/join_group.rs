@@ -12,9 +12,10 @@ use bytes::Bytes;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use kafka_protocol::protocol::StrBytes;
-use kafscale_core::group::{JoinRequest, Joined, Protocol};
+use kafscale_core::group::{GroupError, JoinRequest, Joined, Protocol};
 use uuid::Uuid;
 
+use super::answer_size::STRUCTURE_BYTES;
 use super::group_error::code_of;
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
@@ -27,11 +28,22 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: JoinGroupRe
     let reply = node.coordinator.join(&group, request).await;
     let response = JoinGroupResponse::default().with_member_id(str_bytes(reply.member_id.as_str()));
     match reply.result {
+        // The leader gets the metadata of everybody.
+        Ok(joined) if ctx.make_room(node, members_bytes(&joined)).await.is_err() => response
+            .with_error_code(ctx.fail(code_of(GroupError::TooLarge)))
+            .with_protocol_name((ctx.version < 7).then(StrBytes::default)),
         Ok(joined) => with_joined(response, ctx.version, joined),
         Err(error) => response
             .with_error_code(ctx.fail(code_of(error)))
             .with_protocol_name((ctx.version < 7).then(StrBytes::default)),
     }
+}
+
+fn members_bytes(joined: &Joined) -> usize {
+    let member = |m: &kafscale_core::group::JoinedMember| {
+        STRUCTURE_BYTES + 2 * m.member_id.as_str().len() + m.metadata.len()
+    };
+    joined.members.iter().map(member).sum()
 }
 
 /// Nothing of the frame is kept: a group lives longer than the request.

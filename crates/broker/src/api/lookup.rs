@@ -64,7 +64,9 @@ pub fn check_leader_epoch(partition: &Partition, believed: i32) -> Result<(), Re
 pub fn read_error(error: &ReadError) -> ResponseError {
     match error {
         ReadError::OutOfRange { .. } => ResponseError::OffsetOutOfRange,
-        ReadError::Unavailable(_) | ReadError::Corrupt(_) => ResponseError::KafkaStorageError,
+        ReadError::Unavailable(_) => ResponseError::KafkaStorageError,
+        // As Apache Kafka does: a consumer is told at which offset, and gets past it by seeking.
+        ReadError::Corrupt(_) => ResponseError::CorruptMessage,
         ReadError::Gone => ResponseError::NotLeaderOrFollower,
     }
 }

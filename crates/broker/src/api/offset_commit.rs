@@ -19,6 +19,7 @@ use kafscale_core::ids::{LeaderEpoch, Offset};
 use tokio::time::Instant;
 
 use super::RequestContext;
+use super::answer_size::{COMMITTED_PARTITION_BYTES, STRUCTURE_BYTES};
 use super::group_error::code_of;
 use crate::coordinator::PartitionCommit;
 use crate::node::Node;
@@ -32,6 +33,8 @@ enum Checked {
     /// Stays as it is, whatever the group says.
     Unknown,
     TooLarge,
+    /// The request asks for more than fits into memory.
+    Unfit,
     Commit(CommittedOffset),
 }
 
@@ -47,6 +50,17 @@ pub async fn handle(
     ctx: &RequestContext,
     request: OffsetCommitRequest,
 ) -> OffsetCommitResponse {
+    let partitions: usize = request.topics.iter().map(|topic| topic.partitions.len()).sum();
+    let bytes = request.topics.len() * STRUCTURE_BYTES + partitions * COMMITTED_PARTITION_BYTES;
+    if ctx.make_room(node, bytes).await.is_err() {
+        // All partitions that there may be fit. Topics without any, which take most of the rest, say nothing.
+        let named = request.topics.into_iter().filter(|topic| !topic.partitions.is_empty());
+        let topics = named.map(|topic| {
+            let partitions = topic.partitions.into_iter().map(|p| (p.partition_index, Checked::Unfit));
+            answer(ctx, topic.name, partitions.collect(), Ok(()))
+        });
+        return OffsetCommitResponse::default().with_topics(topics.collect());
+    }
     let commit_ms = node.clock.now_ms();
     let retention_ms = Some(request.retention_time_ms).filter(|ms| *ms >= 0);
     let times = Times { commit_ms, expires_ms: retention_ms.map(|ms| commit_ms.saturating_add(ms)) };
@@ -116,7 +130,7 @@ fn commit(topic: &Topic, partition: i32, checked: &Checked) -> Option<PartitionC
         Checked::Commit(committed) => {
             Some(PartitionCommit { topic: Arc::clone(&topic.name), partition, committed: committed.clone() })
         }
-        Checked::Unknown | Checked::TooLarge => None,
+        Checked::Unknown | Checked::TooLarge | Checked::Unfit => None,
     }
 }
 
@@ -134,6 +148,7 @@ fn answer(
     let partition = |(index, checked): (i32, Checked)| {
         let error = match checked {
             Checked::Unknown => Some(ResponseError::UnknownTopicOrPartition),
+            Checked::Unfit => Some(ResponseError::InvalidCommitOffsetSize),
             Checked::TooLarge => Some(group_error.unwrap_or(ResponseError::OffsetMetadataTooLarge)),
             Checked::Commit(_) => group_error,
         };

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafscale_core::backoff::Backoff;
 use kafscale_core::ids::{NodeId, TopicId};
 use kafscale_core::topic_config::{ConfigError, TopicConfig};
 use kafscale_meta::records::{
@@ -79,10 +80,11 @@ impl Following {
     }
 
     async fn follow(&mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let seed = self.follower.image.cluster.identity().seed();
+        let mut backoff = Backoff::new(BACKOFF_MIN, BACKOFF_MAX, seed);
         loop {
             let Err(error) = self.watches.next(&mut self.follower).await else {
-                backoff = BACKOFF_MIN;
+                backoff.reset();
                 continue;
             };
             match error.kind() {
@@ -90,8 +92,7 @@ impl Following {
                 _ => warn!(%error, "the metadata cannot be followed at the moment; reading it anew"),
             }
             loop {
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
+                sleep(backoff.pause()).await;
                 match self.follower.load().await {
                     Ok((watches, _)) => {
                         self.watches = watches;

@@ -8,6 +8,7 @@
 //! Left to others: who should own what (the controller), whether an owner may still acknowledge (the log's chain).
 
 pub mod follow;
+pub mod reach;
 pub mod reads;
 pub mod reconcile;
 
@@ -29,6 +30,8 @@ use crate::listeners::{Endpoint, MAIN_LISTENER};
 pub struct LiveBroker {
     pub id: Incarnation,
     pub rack: Option<Arc<str>>,
+    /// `host:port` of its metrics.
+    pub metrics_address: Option<Arc<str>>,
     /// The main listener first.
     endpoints: Vec<Endpoint>,
 }
@@ -44,6 +47,7 @@ impl LiveBroker {
         LiveBroker {
             id: Incarnation { node_id, epoch: record.epoch },
             rack: record.rack.as_deref().map(Arc::from),
+            metrics_address: record.metrics_address.as_deref().map(Arc::from),
             endpoints: std::iter::once(main).chain(others).collect(),
         }
     }
@@ -81,9 +85,10 @@ impl Brokers {
         (broker.id.epoch == assigned.incarnation).then_some(broker)
     }
 
-    /// The controller, if it is alive.
-    pub fn live_controller(&self) -> Option<NodeId> {
-        self.controller.filter(|node_id| self.by_id.contains_key(node_id))
+    /// Whom clients are told to send changes of topics to. Every broker takes them, so whoever is asked names itself, as brokers of Apache
+    /// Kafka name any that lives (KIP-590). The elected one may have died a moment ago, and librdkafka would wait for it for minutes.
+    pub fn controller_for_clients(&self, own: NodeId) -> Option<NodeId> {
+        self.by_id.contains_key(&own).then_some(own)
     }
 }
 
@@ -114,6 +119,15 @@ pub struct Cluster {
     dirty: Mutex<Dirty>,
     dirtied: Notify,
     progress: watch::Sender<Progress>,
+    unserved: Mutex<Unserved>,
+}
+
+/// Partitions that this broker owns and cannot serve at the moment, though it tries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unserved {
+    pub partitions: usize,
+    /// What the last attempt on one of them ended with.
+    pub why: String,
 }
 
 impl Cluster {
@@ -126,6 +140,7 @@ impl Cluster {
             dirty: Mutex::default(),
             dirtied: Notify::new(),
             progress: watch::Sender::new(Progress::Starting),
+            unserved: Mutex::default(),
         }
     }
 
@@ -137,6 +152,11 @@ impl Cluster {
     /// How this broker's membership stands.
     pub fn lease(&self) -> &watch::Receiver<LeaseState> {
         &self.lease
+    }
+
+    /// What this broker owns and cannot serve.
+    pub fn unserved(&self) -> Unserved {
+        self.unserved.lock().clone()
     }
 
     /// Whether this broker surely is a member now.

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafscale_core::backoff::Backoff;
 use kafscale_core::ids::{PartitionId, TopicId};
 use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::PartitionAssignment;
@@ -41,10 +42,10 @@ pub struct Reconciler {
     writing: HashSet<TopicId>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Retry {
     at: Instant,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 /// An operation that ended.
@@ -78,6 +79,8 @@ impl Reconciler {
         loop {
             self.look_at_changes();
             self.note_progress();
+            let unserved = self.failed.keys().filter(|id| !self.is_served(**id)).count();
+            self.node.cluster.unserved.lock().partitions = unserved;
             let retry_at =
                 self.failed.iter().filter(|(id, _)| !self.busy.contains(id)).map(|(_, r)| r.at).min();
             tokio::select! {
@@ -128,7 +131,9 @@ impl Reconciler {
                 configured &= Arc::ptr_eq(&partition.config(), &topic.config);
             }
             match (is_own, assigned.release, served) {
-                (true, false, Some(partition)) if partition.leader_epoch().0 >= assigned.leader_epoch => {
+                (true, false, Some(partition))
+                    if partition.held().is_none() && partition.leader_epoch().0 >= assigned.leader_epoch =>
+                {
                     self.failed.remove(&id);
                 }
                 (true, false, _) => {
@@ -156,6 +161,11 @@ impl Reconciler {
             self.node.log.abandon(&abandoned);
             self.node.metrics.partitions.abandoned.inc_by(abandoned.len() as u64);
         }
+    }
+
+    /// Whether it is read, and takes records.
+    fn is_served(&self, id: PartitionId) -> bool {
+        self.node.log.partition(id).is_some_and(|partition| partition.held().is_none())
     }
 
     fn is_due(&self, id: PartitionId) -> bool {
@@ -221,6 +231,7 @@ impl Reconciler {
                     error!(topic, partition = id.index, %error, "a partition cannot be served; trying again");
                     self.node.metrics.partitions.failures.inc();
                     self.put_off(id);
+                    self.node.cluster.unserved.lock().why = error.to_string();
                 }
             }
         }
@@ -252,8 +263,8 @@ impl Reconciler {
     }
 
     fn put_off(&mut self, id: PartitionId) {
-        let backoff = self.failed.get(&id).map_or(BACKOFF_MIN, |retry| (retry.backoff * 2).min(BACKOFF_MAX));
-        self.failed.insert(id, Retry { at: Instant::now() + backoff, backoff });
+        let mut backoff = self.failed.remove(&id).map_or_else(|| waits(&self.node), |retry| retry.backoff);
+        self.failed.insert(id, Retry { at: Instant::now() + backoff.pause(), backoff });
     }
 
     fn write_released(&mut self, topic: TopicId) {
@@ -263,12 +274,11 @@ impl Reconciler {
         let Some(indexes) = self.released.remove(&topic) else { return };
         self.writing.insert(topic);
         let (metadata, own) = (self.node.metadata.clone(), self.node.cluster.identity());
+        let mut backoff = waits(&self.node);
         self.operations.spawn(async move {
-            let mut backoff = BACKOFF_MIN;
             while let Err(error) = write_no_owner(&metadata, own, topic, &indexes).await {
                 warn!(%topic, %error, "partitions that were handed over are not free yet; trying again");
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(BACKOFF_MAX);
+                sleep(backoff.pause()).await;
             }
             Done::Written(topic, indexes)
         });
@@ -313,6 +323,11 @@ impl Reconciler {
         };
         self.node.topics.all().iter().all(|topic| (0..topic.partitions).all(|index| settled(topic, index)))
     }
+}
+
+/// The waits of an operation on partitions. Those that failed together are tried again together, in one acquisition.
+fn waits(node: &Node) -> Backoff {
+    Backoff::new(BACKOFF_MIN, BACKOFF_MAX, node.cluster.identity().seed())
 }
 
 /// Makes partitions free for another owner that were handed over, if we are still asked for them.

@@ -32,6 +32,8 @@ pub enum Change {
     Office,
     /// A broker registered.
     Joined,
+    /// A topic was created, changed or deleted, or a partition was assigned.
+    Topics,
     Other,
 }
 
@@ -180,7 +182,7 @@ impl Image {
                 Event::Delete { .. } => drop(self.assignments.remove(&topic_id)),
             }
         }
-        Ok(Change::Other)
+        Ok(Change::Topics)
     }
 
     fn follow_coordinators(&mut self, keys: &Keyspace, batch: &WatchBatch) -> Result<Change> {

@@ -1,12 +1,14 @@
 //! The controller: one broker of the cluster, by election, that gives partitions and coordinator slots to live brokers (ADR 0007).
 //!
 //! It follows what brokers, chains, assignments and coordinators are there ([`image`]), and makes them agree with the rules
-//! ([`reconcile`]): it looks at how things are, never at what happened, so that it does not matter what a predecessor had begun.
+//! ([`reconcile`]): it looks at how things are, never at what happened, so that it does not matter what a predecessor had begun. Beside
+//! that it writes down what changed ([`history`]), for people and agents; nothing here goes by it.
 //!
 //! Invariant: an incarnation's partitions are given away only after its chain was sealed.
 //! Invariant: every write is guarded by the office, so that a former controller changes nothing, however late it wakes up.
 //! Left to others: which broker gets what (`kafscale_core::placement`), sealing and collecting chains (the log).
 
+mod history;
 mod image;
 mod reconcile;
 mod stats;
@@ -20,6 +22,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use kafscale_core::backoff::Backoff;
+use kafscale_core::clock::Clock;
 use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::ControllerRecord;
 use kafscale_meta::{Error, ErrorKind, Event, LeaseId, Metadata, Office, Result, Revision};
@@ -29,6 +33,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use self::history::History;
 use self::image::{Change, Followed};
 pub use self::image::{assignment_of, slot_of};
 use self::reconcile::Reconciler;
@@ -42,6 +47,8 @@ const SETTLE_QUIET: Duration = Duration::from_secs(1);
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How old the copy of the metadata in an object store may be: committed offsets that are younger are lost with the metadata.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
+/// After a change of topics.
+const SNAPSHOT_SOON: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
@@ -83,6 +90,7 @@ pub struct Controller {
     lease: LeaseId,
     /// How often dead chains are looked at, while there are any.
     collect_interval: Duration,
+    clock: Arc<dyn Clock>,
     stats: Arc<ControllerStats>,
 }
 
@@ -93,8 +101,14 @@ impl Controller {
         identity: Incarnation,
         lease: LeaseId,
         collect_interval: Duration,
+        clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { metadata, chains, identity, lease, collect_interval, stats: Arc::default() }
+        Self { metadata, chains, identity, lease, collect_interval, clock, stats: Arc::default() }
+    }
+
+    /// The waits of something that fails and is tried again.
+    fn waits(&self) -> Backoff {
+        Backoff::new(BACKOFF_MIN, BACKOFF_MAX, self.identity.seed())
     }
 
     pub fn stats(&self) -> Arc<ControllerStats> {
@@ -113,11 +127,11 @@ impl Controller {
 
     /// Returns when there is no point in standing again.
     async fn terms(&self) -> Error {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = self.waits();
         let mut last = None;
         loop {
             let from = Instant::now();
-            let Err(error) = self.term(&mut last).await;
+            let Err(error) = Box::pin(self.term(&mut last)).await;
             self.stats.active.store(false, Ordering::Relaxed);
             match error.kind() {
                 ErrorKind::Fenced => return error,
@@ -126,10 +140,9 @@ impl Controller {
                 _ => warn!(%error, "the work of the controller was interrupted; trying again"),
             }
             if from.elapsed() > BACKOFF_MAX {
-                backoff = BACKOFF_MIN;
+                backoff.reset();
             }
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -145,7 +158,11 @@ impl Controller {
             let followed = Followed::begin(&self.metadata).await?;
             // The watch of the office tells only of what happens from now on.
             if self.metadata.holds_office(office).await? {
-                Term::new(self, office, followed).serve().await?;
+                let history = History::new(&self.metadata, office, self.identity, self.clock.as_ref());
+                tokio::select! {
+                    served = Term::new(self, office, followed).serve() => served?,
+                    never = history.keep() => match never {},
+                }
             }
             self.stats.active.store(false, Ordering::Relaxed);
             info!("another broker may be the controller now");
@@ -209,6 +226,11 @@ impl<'a> Term<'a> {
                         }
                     }
                     Change::Joined => self.changed(true),
+                    Change::Topics => {
+                        self.changed(false);
+                        // Without its name in a snapshot a topic would come back nameless.
+                        snapshot_at = snapshot_at.min(Instant::now() + SNAPSHOT_SOON);
+                    }
                     Change::Other => self.changed(false),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -231,7 +253,7 @@ impl<'a> Term<'a> {
                 Some(taken) = snapshots.join_next() => match taken {
                     Ok(Ok(at)) => *self.controller.stats.snapshot_at.lock() = at,
                     Ok(Err(error)) => {
-                        warn!(%error, "the metadata was not copied into the object store; trying again later");
+                        warn!(%error, "the metadata was not copied into the store; trying again later");
                     }
                     Err(error) => warn!(%error, "the task that copies the metadata failed"),
                 },

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kafscale_core::backoff::Backoff;
 use kafscale_core::ids::NodeId;
 use kafscale_core::placement::{Incarnation, Members, Placement, Slot, place};
 use kafscale_meta::records::{AssignmentRecord, COORDINATOR_SLOTS, CoordinatorRecord};
@@ -18,7 +19,7 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::image::{Image, Seen, assignment_of};
-use super::{BACKOFF_MAX, BACKOFF_MIN, Chains, Controller};
+use super::{Chains, Controller};
 
 /// Slots that may be on their way between live brokers at a time.
 const RELEASING_MAX: usize = 100;
@@ -35,7 +36,7 @@ pub(super) struct Reconciler<'a> {
     sealed: BTreeSet<Incarnation>,
     partitions: Balance,
     coordinators: Balance,
-    backoff: Duration,
+    backoff: Backoff,
 }
 
 /// Whether the load of one kind is being evened out. It begins when the load is clearly uneven, and ends when it is even, so that a
@@ -73,7 +74,7 @@ impl<'a> Reconciler<'a> {
             sealed: BTreeSet::new(),
             partitions: Balance::default(),
             coordinators: Balance::default(),
-            backoff: BACKOFF_MIN,
+            backoff: controller.waits(),
         }
     }
 
@@ -95,9 +96,11 @@ impl<'a> Reconciler<'a> {
         let again = match left {
             Left::Nothing => None,
             Left::Raced => Some(RACE_RETRY),
-            Left::Unsealed => Some(self.backoff),
+            Left::Unsealed => Some(self.backoff.pause()),
         };
-        self.backoff = if left == Left::Unsealed { (self.backoff * 2).min(BACKOFF_MAX) } else { BACKOFF_MIN };
+        if left != Left::Unsealed {
+            self.backoff.reset();
+        }
         Ok(again)
     }
 

@@ -24,8 +24,10 @@ pub(super) struct Cell {
     pub id: Arc<str>,
     /// The period in which this broker coordinates the group.
     pub tenure: Arc<Tenure>,
-    /// Changed only by the writer, after the change was written.
+    /// Changed only by [`Cell::change_offsets`].
     pub offsets: RwLock<CommittedOffsets>,
+    /// What commits under way will add to the offsets.
+    pub reserved_bytes: AtomicUsize,
     pub status: Mutex<Status>,
     /// Writes that are enqueued and not applied yet.
     pub unwritten: AtomicUsize,
@@ -79,10 +81,12 @@ impl Cell {
             weight_bytes: 0,
             stored,
         };
+        tenure.offsets_bytes.fetch_add(offsets.weight_bytes(), Ordering::AcqRel);
         Cell {
             id,
             tenure: Arc::clone(tenure),
             offsets: RwLock::new(offsets),
+            reserved_bytes: AtomicUsize::new(0),
             status: Mutex::new(status),
             unwritten: AtomicUsize::new(0),
             slot: Mutex::new(Slot::Resting(Box::new(group))),

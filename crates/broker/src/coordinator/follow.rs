@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use kafscale_core::backoff::Backoff;
 use kafscale_meta::records::{COORDINATOR_SLOTS, CoordinatorRecord, PartitionAssignment};
 use kafscale_meta::{ErrorKind, Event, Metadata, Result, Revision, Versioned, WatchBatch, lost};
 use tokio::task::JoinSet;
@@ -26,6 +27,12 @@ use super::{Shared, gone};
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// The waits of an operation on slots; `number` tells those of one broker apart.
+fn waits(shared: &Shared, number: i32) -> Backoff {
+    Backoff::new(BACKOFF_MIN, BACKOFF_MAX, shared.slots.own().seed() ^ u64::from(number.unsigned_abs()) << 32)
+}
+
 /// A slot that cannot be served, because of a record that cannot be made out, is read again this often.
 const BROKEN_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -58,7 +65,7 @@ impl Follower {
     }
 
     async fn follow_on(&mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = waits(&self.shared, -1);
         loop {
             let from = Instant::now();
             let Err(error) = self.follow().await;
@@ -68,10 +75,9 @@ impl Follower {
                 _ => warn!(%error, "the coordinators cannot be followed; trying again"),
             }
             if from.elapsed() > BACKOFF_MAX {
-                backoff = BACKOFF_MIN;
+                backoff.reset();
             }
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
+            sleep(backoff.pause()).await;
         }
     }
 
@@ -133,7 +139,7 @@ impl Follower {
 /// Reads the groups of slots, and serves them, unless the slots are taken meanwhile.
 async fn load(metadata: Metadata, shared: Arc<Shared>, mut tenures: Vec<Arc<Tenure>>) {
     let from = Instant::now();
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = waits(&shared, -2);
     loop {
         tenures.retain(|tenure| tenure.phase() == Phase::Loading);
         if tenures.is_empty() {
@@ -157,12 +163,11 @@ async fn load(metadata: Metadata, shared: Arc<Shared>, mut tenures: Vec<Arc<Tenu
             }
             Err(error) => {
                 warn!(%error, "the groups of this broker's slots could not be read; trying again");
-                backoff
+                backoff.pause()
             }
         };
         if !tenures.is_empty() {
             sleep(pause).await;
-            backoff = (backoff * 2).min(BACKOFF_MAX);
         }
     }
 }
@@ -210,7 +215,7 @@ fn serve(
 async fn release(metadata: Metadata, shared: Arc<Shared>, tenure: Arc<Tenure>) {
     let from = Instant::now();
     tenure.tasks.wait().await;
-    let mut backoff = BACKOFF_MIN;
+    let mut backoff = waits(&shared, tenure.slot);
     while tenure.phase() == Phase::Ended {
         let (record, revision) = tenure.record();
         if !record.slot.release {
@@ -233,7 +238,6 @@ async fn release(metadata: Metadata, shared: Arc<Shared>, tenure: Arc<Tenure>) {
             Ok(_) => return shared.slots.depose(&tenure),
             Err(error) => debug!(slot = tenure.slot, %error, "the record of a slot could not be read"),
         }
-        sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        sleep(backoff.pause()).await;
     }
 }

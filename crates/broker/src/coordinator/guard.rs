@@ -130,7 +130,7 @@ impl Guard {
             offsets.insert(&key.topic, key.partition, record::committed_offset(read.record));
         }
         cell.status.lock().stored = stored;
-        *cell.offsets.write() = offsets;
+        cell.change_offsets(|known| *known = offsets);
         Ok(())
     }
 }

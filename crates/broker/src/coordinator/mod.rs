@@ -11,6 +11,7 @@
 //! - a commit is visible, and answered, only after the transaction that holds it succeeded;
 //! - the metadata store sees the writes of a group in the order in which the group decided them, and those of one coordinator
 //!   only while it is the group's;
+//! - committed offsets take no more than they may ([`room`]);
 //! - a group that is neither stored nor has members is forgotten, so that probing for groups leaves nothing behind.
 //!
 //! Left to others: Kafka messages and error codes (the `api` files), whether a topic exists (their callers), who gets which
@@ -23,6 +24,7 @@ mod gone;
 mod guard;
 mod plan;
 mod record;
+mod room;
 mod slots;
 mod stats;
 mod sweep;
@@ -34,9 +36,11 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use stats::GroupStats;
+
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kafscale_core::clock::Clock;
@@ -64,6 +68,8 @@ use tenure::Tenure;
 use timeline::Timeline;
 use writer::WriteQueue;
 
+use crate::log_limit::{Line, LogLimits};
+
 /// The broker's `group.*` and `offsets.*` settings.
 #[derive(Debug, Clone)]
 pub struct CoordinatorConfig {
@@ -78,6 +84,10 @@ pub struct CoordinatorConfig {
     pub member_metadata_max_bytes: usize,
     /// What the members of all groups may take in memory. New ones are told to try again later beyond that.
     pub members_memory_bytes: usize,
+    /// What the committed offsets of one group may take.
+    pub group_offsets_max_bytes: usize,
+    /// What the committed offsets of all groups of this broker may take.
+    pub offsets_max_bytes: usize,
     /// The most groups. Apache Kafka has no limit.
     pub max_groups: usize,
 }
@@ -91,6 +101,8 @@ impl Default for CoordinatorConfig {
             offsets_retention_check_interval: Duration::from_secs(600),
             member_metadata_max_bytes: 1 << 20,
             members_memory_bytes: 512 << 20,
+            group_offsets_max_bytes: 32 << 20,
+            offsets_max_bytes: 128 << 20,
             max_groups: 100_000,
         }
     }
@@ -125,8 +137,9 @@ struct Shared {
     writes: WriteQueue,
     /// What the members of all groups take in memory.
     members_bytes: AtomicUsize,
-    /// Whether that is too much; told once.
-    crowded: AtomicBool,
+    /// Commits that were refused because offsets take too much.
+    offsets_refused: AtomicU64,
+    lines: Arc<LogLimits>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -155,7 +168,8 @@ impl Coordinator {
     ) -> Coordinator {
         let timeline = Timeline::starting_at(clock.now_ms());
         let slots = Arc::new(Slots::new(own, lease));
-        let (writes, writing) = writer::start(metadata.clone(), Arc::clone(&slots));
+        let lines = Arc::new(LogLimits::default());
+        let (writes, writing) = writer::start(metadata.clone(), Arc::clone(&slots), Arc::clone(&lines));
         let shared = Arc::new(Shared {
             config,
             keys: metadata.keys().clone(),
@@ -164,7 +178,8 @@ impl Coordinator {
             slots,
             writes,
             members_bytes: AtomicUsize::new(0),
-            crowded: AtomicBool::new(false),
+            offsets_refused: AtomicU64::new(0),
+            lines,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -199,6 +214,11 @@ impl Coordinator {
 
     pub fn config(&self) -> &CoordinatorConfig {
         &self.shared.config
+    }
+
+    /// Lines of the log that members cause.
+    pub fn lines(&self) -> Arc<LogLimits> {
+        Arc::clone(&self.shared.lines)
     }
 
     pub async fn join(&self, group: &str, request: JoinRequest) -> JoinReply {
@@ -378,14 +398,10 @@ impl Shared {
         }
         let limit = self.config.members_memory_bytes;
         let crowded = self.members_bytes.load(Ordering::Acquire).saturating_add(weight_bytes) > limit;
-        if crowded && !self.crowded.swap(true, Ordering::AcqRel) {
+        if crowded && self.lines.allow(Line::MembersFull) {
             warn!(limit, "the members of all groups take too much memory, new ones are refused");
         }
-        if crowded {
-            return Err(GroupError::CoordinatorNotAvailable);
-        }
-        self.crowded.store(false, Ordering::Release);
-        Ok(())
+        if crowded { Err(GroupError::CoordinatorNotAvailable) } else { Ok(()) }
     }
 
     async fn send(
@@ -429,7 +445,10 @@ impl Shared {
         }
         let groups: usize = self.slots.tenures().iter().map(|tenure| tenure.cells.lock().len()).sum();
         if groups >= self.config.max_groups {
-            warn!(group, max_groups = self.config.max_groups, "there are too many groups to create another");
+            if self.lines.allow(Line::TooManyGroups) {
+                let max_groups = self.config.max_groups;
+                warn!(group, max_groups, "there are too many groups to create another");
+            }
             return Err(GroupError::CoordinatorNotAvailable);
         }
         let mut cells = tenure.cells.lock();

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::info;
 
+use super::room::OffsetsBytes;
 use super::tenure::{Phase, Tenure};
 
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(super) struct Slots {
     /// Something in it may be different.
     changed: watch::Sender<()>,
     fenced: AtomicU64,
+    /// Of all slots that are coordinated here.
+    pub offsets_bytes: OffsetsBytes,
 }
 
 /// The record of a slot as it was last seen; [`Revision`] 0 while there is none.
@@ -49,10 +52,16 @@ pub(super) enum Todo {
 }
 
 impl Slots {
+    /// This start of this broker.
+    pub fn own(&self) -> Incarnation {
+        self.own
+    }
+
     pub fn new(own: Incarnation, lease: watch::Receiver<LeaseState>) -> Slots {
         let table = (0..COORDINATOR_SLOTS).map(|_| Seat::default()).collect();
         let (changed, fenced) = (watch::Sender::new(()), AtomicU64::new(0));
-        Slots { own, lease, table: RwLock::new(table), changed, fenced }
+        let offsets_bytes = OffsetsBytes::default();
+        Slots { own, lease, table: RwLock::new(table), changed, fenced, offsets_bytes }
     }
 
     pub fn holds_lease(&self) -> bool {
@@ -133,7 +142,7 @@ impl Slots {
         if !ours {
             return Todo::Nothing;
         }
-        let tenure = Arc::new(Tenure::new(slot, record, revision));
+        let tenure = Arc::new(Tenure::new(slot, record, revision).counting(&self.offsets_bytes));
         seat.tenure = Some(Arc::clone(&tenure));
         if record.release {
             tenure.end();

@@ -1,7 +1,9 @@
 //! What lists and metrics show of the groups, without asking their tasks.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use kafscale_core::group::offsets::CommittedOffset;
 use kafscale_core::group::{GroupError, GroupState};
 use kafscale_core::ids::Offset;
 
@@ -27,6 +29,15 @@ pub struct GroupStats {
     pub committed: Vec<(Arc<str>, i32, Offset)>,
 }
 
+/// What the committed offsets of this broker's groups take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OffsetsStats {
+    pub bytes: usize,
+    /// The most of one group.
+    pub largest_group_bytes: usize,
+    pub refused_commits: u64,
+}
+
 /// How many slots this broker coordinates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SlotStats {
@@ -48,6 +59,16 @@ impl Coordinator {
             }
         }
         stats
+    }
+
+    pub fn offsets_stats(&self) -> OffsetsStats {
+        let cells = gone::cells(&self.shared.slots.tenures());
+        let largest = cells.iter().map(|cell| cell.offsets.read().weight_bytes()).max();
+        OffsetsStats {
+            bytes: self.shared.slots.offsets_bytes.load(Ordering::Relaxed),
+            largest_group_bytes: largest.unwrap_or(0),
+            refused_commits: self.shared.offsets_refused.load(Ordering::Relaxed),
+        }
     }
 
     /// The groups that this broker coordinates, in the order of their ids. [`GroupError::Loading`] while some of them are being
@@ -72,6 +93,23 @@ impl Coordinator {
         let mut listed: Vec<ListedGroup> = listed.collect();
         listed.sort_by(|a, b| a.group.cmp(&b.group));
         Ok(listed)
+    }
+
+    /// What is to be said of the committed offsets of this broker's groups: called with the group, the topic and the partition.
+    pub fn find_committed<T>(
+        &self,
+        found: impl Fn(&Arc<str>, &Arc<str>, i32, &CommittedOffset) -> Option<T>,
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        if !self.shared.slots.holds_lease() {
+            return all;
+        }
+        for cell in gone::cells(&self.shared.slots.tenures()) {
+            let offsets = cell.offsets.read();
+            let found = |(topic, p, committed)| found(&cell.id, topic, p, committed);
+            all.extend(offsets.iter().filter_map(found));
+        }
+        all
     }
 
     /// The groups that this broker coordinates with their committed offsets, in the order of their ids. Empty when it may not

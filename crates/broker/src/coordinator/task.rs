@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use kafscale_core::group::{
     Effect, Event, Group, GroupError, GroupState, JoinReply, LeftMember, MemberIdentity, PersistError,
@@ -16,9 +17,11 @@ use tracing::{debug, info, warn};
 use super::cell::Cell;
 use super::command::{Command, DeletedOffsets};
 use super::plan::Change;
+use super::room::{Full, Reserved};
 use super::sweep::{Expired, expired};
 use super::writer::Written;
 use super::{NamedPartition, PartitionCommit, Shared};
+use crate::log_limit::Line;
 
 /// Heartbeats that wait are read before sessions end, for after a pause of the broker; but a flood of requests must not
 /// keep dead members alive.
@@ -235,7 +238,9 @@ impl GroupTask {
                 self.snapshots.push_back((id, outcome));
             }
             Effect::RebalanceStarted { generation, reason } => {
-                info!(group = %self.cell.id, %generation, reason, "the group rebalances");
+                if self.shared.lines.allow(Line::GroupRebalances) {
+                    info!(group = %self.cell.id, %generation, reason, "the group rebalances");
+                }
             }
         }
     }
@@ -256,6 +261,10 @@ impl GroupTask {
         if allowed.is_err() || commits.is_empty() {
             return answer(reply, allowed);
         }
+        let reserved = match self.reserve(&commits) {
+            Ok(reserved) => reserved,
+            Err(error) => return answer(reply, Err(error)),
+        };
         let put = |c: PartitionCommit| Change::PutOffset {
             topic: c.topic,
             partition: c.partition,
@@ -263,7 +272,34 @@ impl GroupTask {
         };
         let outcome = self.enqueue(commits.into_iter().map(put).collect());
         // The answer needs nothing of the group any more, and the group must not wait for it.
-        self.shared.spawn(&self.cell.tenure, async move { answer(reply, written(outcome).await) });
+        self.shared.spawn(&self.cell.tenure, async move {
+            let result = written(outcome).await;
+            drop(reserved);
+            answer(reply, result);
+        });
+    }
+
+    /// Sets aside what a commit adds to the offsets.
+    fn reserve(&self, commits: &[PartitionCommit]) -> Result<Reserved, GroupError> {
+        let config = &self.shared.config;
+        let all = commits.iter().map(|c| (&*c.topic, c.partition, &c.committed));
+        let bytes = self.cell.offsets.read().growth_bytes(all);
+        let (group_max, max) = (config.group_offsets_max_bytes, config.offsets_max_bytes);
+        self.cell.reserve(bytes, group_max, max).map_err(|full| {
+            self.shared.offsets_refused.fetch_add(1, Ordering::Relaxed);
+            if self.shared.lines.allow(Line::OffsetsFull) {
+                let group = &self.cell.id;
+                match full {
+                    Full::Group => {
+                        warn!(%group, group_max, "a commit was refused: the offsets of its group take too much");
+                    }
+                    Full::All => {
+                        warn!(%group, max, "a commit was refused: the offsets of all groups take too much");
+                    }
+                }
+            }
+            GroupError::OffsetsTooLarge
+        })
     }
 
     fn delete_offsets(&mut self, partitions: Vec<NamedPartition>, reply: oneshot::Sender<DeletedOffsets>) {
@@ -294,7 +330,9 @@ impl GroupTask {
     async fn delete(&mut self) -> Result<(), GroupError> {
         self.group.check_delete()?;
         written(self.enqueue(vec![Change::RemoveGroup])).await?;
-        info!(group = %self.cell.id, "the group was deleted");
+        if self.shared.lines.allow(Line::GroupDeleted) {
+            info!(group = %self.cell.id, "the group was deleted");
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::cell::Cell;
+use super::room::OffsetsBytes;
 
 pub(super) type Cells = HashMap<Arc<str>, Arc<Cell>>;
 
@@ -26,6 +27,8 @@ pub(super) struct Tenure {
     /// The groups that are known, once they are read.
     pub cells: Mutex<Cells>,
     held: Mutex<Held>,
+    /// What committed offsets take: of all slots, where [`Tenure::counting`] says so.
+    pub offsets_bytes: OffsetsBytes,
     /// The groups were read, but some record could not be made out.
     pub unreadable: AtomicBool,
     /// Cancelled when the tenure ends: whoever waits is sent away.
@@ -60,10 +63,16 @@ impl Tenure {
             epoch: record.leader_epoch,
             cells: Mutex::default(),
             held: Mutex::new(Held { record, revision, phase: Phase::Loading }),
+            offsets_bytes: OffsetsBytes::default(),
             unreadable: AtomicBool::new(false),
             ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
+    }
+
+    /// Counts the bytes of its offsets together with those of other slots.
+    pub fn counting(self, offsets_bytes: &OffsetsBytes) -> Tenure {
+        Tenure { offsets_bytes: Arc::clone(offsets_bytes), ..self }
     }
 
     pub fn phase(&self) -> Phase {

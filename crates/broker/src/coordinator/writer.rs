@@ -31,6 +31,7 @@ use super::guard::Guard;
 use super::plan::{Change, Entry, Place, Planned, plan};
 use super::slots::Slots;
 use super::tenure::Phase;
+use crate::log_limit::{Line, LogLimits};
 
 /// Operations that are planned at once.
 const BATCH_MAX_OPS: usize = 16 * MAX_TXN_OPS;
@@ -94,9 +95,13 @@ impl WriteQueue {
     }
 }
 
-pub(super) fn start(metadata: Metadata, slots: Arc<Slots>) -> (WriteQueue, JoinHandle<()>) {
+pub(super) fn start(
+    metadata: Metadata,
+    slots: Arc<Slots>,
+    lines: Arc<LogLimits>,
+) -> (WriteQueue, JoinHandle<()>) {
     let (queue, writes) = mpsc::channel(QUEUE_MAX);
-    let writer = Writer { guard: Guard::new(metadata.clone(), slots), metadata };
+    let writer = Writer { guard: Guard::new(metadata.clone(), slots), metadata, lines };
     (WriteQueue(Mutex::new(Some(queue))), tokio::spawn(writer.run(writes)))
 }
 
@@ -104,6 +109,7 @@ pub(super) fn start(metadata: Metadata, slots: Arc<Slots>) -> (WriteQueue, JoinH
 struct Writer {
     metadata: Metadata,
     guard: Guard,
+    lines: Arc<LogLimits>,
 }
 
 impl Writer {
@@ -145,7 +151,10 @@ impl Writer {
                 outcomes[*write] = Err(error.clone());
             }
             if unreachable.is_none() {
-                error!(%error, "groups and offsets could not be written");
+                // A group with too much metadata fails each time that its members join.
+                if self.lines.allow(Line::WriteFailed) {
+                    error!(%error, "groups and offsets could not be written");
+                }
                 unreachable = error.kind().is_retriable().then_some(error);
             }
         }
@@ -249,15 +258,15 @@ fn refuse_deposed(batch: &[Write], planned: &mut Planned, outcomes: &mut [Writte
 fn apply(cell: &Cell, change: &Change) {
     match change {
         Change::PutOffset { topic, partition, committed } => {
-            cell.offsets.write().insert(topic, *partition, committed.clone());
+            cell.change_offsets(|offsets| offsets.insert(topic, *partition, committed.clone()));
         }
         Change::RemoveOffset { topic, partition, .. } => {
-            cell.offsets.write().remove(topic, *partition);
+            cell.change_offsets(|offsets| drop(offsets.remove(topic, *partition)));
         }
         Change::PutGroup(_) => cell.status.lock().stored = true,
         Change::RemoveGroup => {
             cell.status.lock().stored = false;
-            *cell.offsets.write() = Default::default();
+            cell.change_offsets(|offsets| *offsets = Default::default());
         }
     }
 }

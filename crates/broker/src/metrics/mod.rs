@@ -3,6 +3,7 @@
 //!
 //! Counters are bumped where things happen. Gauges of partitions and groups are read at the time of a scrape.
 
+mod process;
 mod rate;
 mod registry;
 mod scrape;

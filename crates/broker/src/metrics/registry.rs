@@ -1,9 +1,11 @@
 //! The counters, and the places that bump them.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::ApiKey;
+use parking_lot::RwLock;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
@@ -68,6 +70,8 @@ pub struct Metrics {
     /// The series of each API that is served, by its key: formatting names for every request would cost more than counting.
     apis: Vec<Option<ApiSeries>>,
     errors: IntCounterVec,
+    /// Those that were counted before, by API and code: an answer may hold a hundred thousand errors.
+    known_errors: RwLock<HashMap<(i16, i16), IntCounter>>,
     produce_latency_ms: Histogram,
     produce_timeouts: IntCounter,
     produce_rate: Rate,
@@ -75,6 +79,8 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub connections_accepted: IntCounter,
     pub connections_refused: IntCounter,
+    pub connections_over_limit: IntCounter,
+    pub answers_refused: IntCounter,
     pub received_bytes: IntCounter,
     pub sent_bytes: IntCounter,
     pub partitions: PartitionCounters,
@@ -104,6 +110,7 @@ impl Metrics {
                 "Kafka error codes answered, by API and code.",
                 &["api", "error"],
             ),
+            known_errors: RwLock::default(),
             produce_latency_ms: made.histogram(
                 "kafscale_produce_latency_ms",
                 "Produce request latency in milliseconds.",
@@ -121,6 +128,14 @@ impl Metrics {
             connections_refused: made.counter(
                 "kafscale_connections_refused_total",
                 "Kafka connections closed by the broker for what they sent.",
+            ),
+            connections_over_limit: made.counter(
+                "kafscale_connections_over_limit_total",
+                "Kafka connections closed because their address had too many.",
+            ),
+            answers_refused: made.counter(
+                "kafscale_answers_refused_total",
+                "Kafka requests refused, in whole or in part, because their answer would take too much memory.",
             ),
             received_bytes: made.counter("kafscale_received_bytes_total", "Bytes of Kafka requests."),
             sent_bytes: made.counter("kafscale_sent_bytes_total", "Bytes of Kafka responses."),
@@ -159,7 +174,13 @@ impl Metrics {
 
     /// An error code is answered.
     pub fn failed(&self, api: ApiKey, error: ResponseError) {
-        self.errors.with_label_values(&[&api_name(api), &format!("{error:?}")]).inc();
+        let key = (api as i16, error.code());
+        if let Some(counter) = self.known_errors.read().get(&key) {
+            return counter.inc();
+        }
+        let counter = self.errors.with_label_values(&[&api_name(api), &format!("{error:?}")]);
+        counter.inc();
+        self.known_errors.write().insert(key, counter);
     }
 
     /// A Produce request was answered.

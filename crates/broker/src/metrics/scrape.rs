@@ -1,6 +1,6 @@
 //! What /metrics shows: the counters, and what is read when it is asked for (partitions, groups, memory, the log).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,16 +10,18 @@ use prometheus::TextEncoder;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::process;
 use super::store_health::StoreState;
 use super::text::{Kind, Text};
+use crate::coordinator::GroupStats;
 use crate::node::Node;
 use crate::topics::Topic;
 
 /// Bounds of the lag distribution, in records.
 const LAG_BOUNDS: &[f64] = &[0.0, 1.0, 10.0, 100.0, 1000.0, 10_000.0, 100_000.0, 1_000_000.0];
 
-/// The log end of every partition, by topic and number.
-type LogEnds = HashMap<Arc<str>, HashMap<i32, Offset>>;
+/// What can be read of every partition, by topic and number: its first offset, and the one after the last.
+type Readable = HashMap<Arc<str>, HashMap<i32, (Offset, Offset)>>;
 
 struct PartitionGauges {
     topic: Arc<str>,
@@ -36,15 +38,19 @@ pub fn render(node: Option<&Node>, begun: u64, lost: u64) -> String {
     text.single("kafscale_broker_incarnations_total", Kind::Counter, help, begun as f64);
     let help = "Times that this process lost its place in the cluster, and joined anew.";
     text.single("kafscale_broker_fenced_total", Kind::Counter, help, lost as f64);
+    process::render(&mut text);
     if let Some(node) = node {
         if let Err(error) = TextEncoder::new().encode_utf8(&node.metrics.registry.gather(), &mut out) {
             tracing::error!(%error, "the counters cannot be written as text");
         }
         broker(node, &mut text);
         cluster(node, &mut text);
-        let ends = partitions(node, &mut text);
-        groups(node, &ends, &mut text);
+        // Before the ends of logs, so that no group seems to be ahead of its log.
+        let groups_then = node.coordinator.stats();
+        let readable = partitions(node, &mut text);
+        groups(node, &groups_then, &readable, &mut text);
         store(node, &mut text);
+        damages(node, &mut text);
         log(node, &mut text);
     }
     out.push_str(&text.finish());
@@ -57,7 +63,10 @@ fn cluster(node: &Node, text: &mut Text) {
     let help = "Brokers that are alive, as this one sees it.";
     text.single("kafscale_cluster_brokers", Kind::Gauge, help, brokers.all().count() as f64);
     let leaderless = |topic: &Arc<Topic>| {
-        (0..topic.partitions).filter(|index| brokers.owner(&topic.assigned(*index)).is_none()).count()
+        let is_led = |index: &i32| {
+            brokers.owner(&topic.assigned(*index)).is_some_and(|owner| !node.reach.is_gone(owner.id))
+        };
+        (0..topic.partitions).filter(|index| !is_led(index)).count()
     };
     let leaderless: usize = node.topics.all().iter().map(leaderless).sum();
     let help = "Partitions of the cluster without a live owner, as this broker sees it.";
@@ -120,25 +129,17 @@ fn broker(node: &Node, text: &mut Text) {
         "Fetched records that clients have not taken yet.",
         responses,
     );
+    let help = "Answers, other than fetched records, that are built or not taken yet.";
+    let answers = node.answer_memory.used_bytes() as f64;
+    text.single("kafscale_answer_memory_bytes", Kind::Gauge, help, answers);
     let (sessions, remembered) = node.fetch_sessions.usage();
     text.single("kafscale_fetch_sessions", Kind::Gauge, "Incremental fetch sessions.", sessions as f64);
     let help = "Partitions that fetch sessions remember.";
     text.single("kafscale_fetch_session_partitions", Kind::Gauge, help, remembered as f64);
-    if let Some(bytes) = resident_memory_bytes() {
-        let help = "Resident memory of the process.";
-        text.single("process_resident_memory_bytes", Kind::Gauge, help, bytes);
-    }
+    process::disks(&node.config.data_directories, text);
 }
 
-/// Only Linux tells it like this; elsewhere it is left out.
-fn resident_memory_bytes() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024.0)
-}
-
-fn partitions(node: &Node, text: &mut Text) -> LogEnds {
+fn partitions(node: &Node, text: &mut Text) -> Readable {
     let mut all: Vec<_> = node
         .log
         .partitions()
@@ -167,11 +168,12 @@ fn partitions(node: &Node, text: &mut Text) -> LogEnds {
     family("kafscale_partition_size_bytes", "Bytes of the records that are kept.", |p| p.size_bytes as f64);
     text.single("kafscale_topics", Kind::Gauge, "Topics.", node.topics.all().len() as f64);
     text.single("kafscale_partitions", Kind::Gauge, "Partitions served by this broker.", all.len() as f64);
-    let mut ends = LogEnds::new();
+    let mut readable = Readable::new();
     for partition in all {
-        ends.entry(partition.topic).or_default().insert(partition.index, partition.offsets.high_watermark);
+        let PartitionOffsets { log_start, high_watermark, .. } = partition.offsets;
+        readable.entry(partition.topic).or_default().insert(partition.index, (log_start, high_watermark));
     }
-    ends
+    readable
 }
 
 fn coordinator(node: &Node, text: &mut Text) {
@@ -183,22 +185,32 @@ fn coordinator(node: &Node, text: &mut Text) {
     let name = "kafscale_coordinator_fenced_total";
     let help = "Slots that were found to be another broker's when something was to be written.";
     text.single(name, Kind::Counter, help, stats.fenced as f64);
+    let offsets = node.coordinator.offsets_stats();
+    let help = "What the committed offsets of this broker's groups take, commits under way included.";
+    text.single("kafscale_committed_offsets_bytes", Kind::Gauge, help, offsets.bytes as f64);
+    let help = "What the committed offsets of the group with the most take.";
+    let largest = offsets.largest_group_bytes as f64;
+    text.single("kafscale_committed_offsets_group_max_bytes", Kind::Gauge, help, largest);
+    let help = "Commits refused because the offsets of the group, or of all groups, would take too much.";
+    let refused = offsets.refused_commits as f64;
+    text.single("kafscale_offset_commits_refused_total", Kind::Counter, help, refused);
 }
 
-fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
+fn groups(node: &Node, groups: &[GroupStats], readable: &Readable, text: &mut Text) {
     coordinator(node, text);
-    let groups = node.coordinator.stats();
     let mut committed = Vec::new();
     // Whether another broker knows the end of a partition that a group of this one reads.
     let mut ends_elsewhere = false;
-    for group in &groups {
+    for group in groups {
         for (topic, partition, offset) in &group.committed {
-            let end = ends.get(topic).and_then(|partitions| partitions.get(partition));
-            let lag = end.map(|end| (end.0 - offset.0).max(0) as f64);
+            let known = readable.get(topic).and_then(|partitions| partitions.get(partition));
+            // Nobody can read what was deleted.
+            let lag = known.map(|(start, end)| (end.0 - offset.0.max(start.0)).max(0) as f64);
+            let missed = known.map_or(0, |(start, _)| start.0 - offset.0).max(0) as f64;
             let there =
                 || node.topics.get(topic).is_some_and(|topic| topic.partition_id(*partition).is_some());
-            ends_elsewhere |= end.is_none() && there();
-            committed.push((&group.group, topic, partition.to_string(), offset.0 as f64, lag));
+            ends_elsewhere |= known.is_none() && there();
+            committed.push((&group.group, topic, partition.to_string(), offset.0 as f64, (lag, missed)));
         }
     }
     let name = "kafscale_consumer_group_committed_offset";
@@ -207,23 +219,35 @@ fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
         text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *offset);
     }
     let name = "kafscale_consumer_group_lag";
-    let help = "Records between a group's committed offset and the log end, where this broker knows both.";
+    let help = "Records that a group has still to read: from its committed offset, or the log start if that is later, to the log end, where this broker knows them.";
     text.family(name, Kind::Gauge, help);
-    for (group, topic, partition, _, lag) in &committed {
+    for (group, topic, partition, _, (lag, _)) in &committed {
         if let Some(lag) = lag {
             text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *lag);
         }
     }
+    let name = "kafscale_consumer_group_missed_records";
+    let help = "Offsets between a group's commit and the log start: what was deleted before the group read it. Only where there are any.";
+    text.family(name, Kind::Gauge, help);
+    for (group, topic, partition, _, (_, missed)) in &committed {
+        if *missed > 0.0 {
+            text.sample(name, &[("group", group), ("topic", topic), ("partition", partition)], *missed);
+        }
+    }
     let name = "kafscale_consumer_group_members";
     text.family(name, Kind::Gauge, "Members of a group.");
-    for group in &groups {
+    for group in groups {
         text.sample(name, &[("group", &group.group)], group.members as f64);
     }
-    if ends_elsewhere {
-        // A part of the lags would pass for all of them: see docs/metrics.md for how to get them from all brokers.
-        return;
+    if !ends_elsewhere {
+        let lags: Vec<f64> = committed.iter().filter_map(|(.., (lag, _))| *lag).collect();
+        distribution(&lags, text);
     }
-    let lags: Vec<f64> = committed.iter().filter_map(|(.., lag)| *lag).collect();
+}
+
+/// The lags of all groups, where this broker knows all of them. A part of them would pass for all: see docs/metrics.md for how to get them
+/// from all brokers.
+fn distribution(lags: &[f64], text: &mut Text) {
     let below = |bound: f64| lags.iter().filter(|lag| **lag <= bound).count() as u64;
     let counts: Vec<_> = LAG_BOUNDS.iter().map(|bound| (*bound, below(*bound))).collect();
     let name = "kafscale_consumer_lag";
@@ -236,6 +260,19 @@ fn groups(node: &Node, ends: &LogEnds, text: &mut Text) {
 fn store(node: &Node, text: &mut Text) {
     let accepts_writes = node.log.health().is_ok();
     let report = node.metrics.store_health.report(&node.log.stats(), accepts_writes, Instant::now());
+    let name = "kafscale_store_info";
+    text.family(
+        name,
+        Kind::Gauge,
+        "1, with the kind of the store (s3, disk or memory) and where it is, without credentials.",
+    );
+    let url = node.config.store.as_str();
+    let kind = match url.split(':').next() {
+        Some("s3") => "s3",
+        Some("memory") => "memory",
+        _ => "disk",
+    };
+    text.sample(name, &[("kind", kind), ("url", url)], 1.0);
     let name = "kafscale_s3_health_state";
     text.family(name, Kind::Gauge, "1 for the state that the store is in: healthy, degraded or unavailable.");
     for state in StoreState::ALL {
@@ -252,6 +289,50 @@ fn store(node: &Node, text: &mut Text) {
     ];
     for (name, help, value) in gauges {
         text.single(name, Kind::Gauge, help, value);
+    }
+}
+
+/// What this broker has met of damaged data and of what cannot be read, in partitions that it serves.
+fn damages(node: &Node, text: &mut Text) {
+    let report = node.log.damages();
+    let name = "kafscale_storage_damaged_places";
+    let help = "Damaged places in stored data that are known and not deleted yet.";
+    text.single(name, Kind::Gauge, help, (report.places.len() as u64 + report.unlisted) as f64);
+    let mut by_partition: BTreeMap<(&str, i32), u64> = BTreeMap::new();
+    for damage in &report.places {
+        *by_partition.entry((&damage.topic, damage.partition)).or_default() += damage.unreadable_offsets();
+    }
+    let name = "kafscale_partitions_unserved";
+    let help = "Partitions that this broker owns and cannot serve, or that take no records.";
+    text.single(name, Kind::Gauge, help, node.cluster.unserved().partitions as f64);
+    let name = "kafscale_partition_damaged_offsets";
+    text.family(
+        name,
+        Kind::Gauge,
+        "Offsets that cannot be read because of damage; only partitions that have some.",
+    );
+    for ((topic, partition), offsets) in by_partition {
+        text.sample(name, &[("topic", topic), ("partition", &partition.to_string())], offsets as f64);
+    }
+    let unreadable = node.log.unreadable();
+    let name = "kafscale_storage_unreadable_objects";
+    let help = "Stored objects that were asked for in the last minute and could not be read. They may be readable later.";
+    text.single(name, Kind::Gauge, help, unreadable.objects.len() as f64);
+    let counters = [
+        (
+            "kafscale_storage_unreadable_reads_total",
+            "Reads of stored objects that the store did not give.",
+            unreadable.failed_reads,
+        ),
+        ("kafscale_storage_damage_found_total", "Damaged places that were found.", report.found),
+        (
+            "kafscale_storage_damaged_reads_total",
+            "Reads that failed because the records are damaged.",
+            report.failed_reads,
+        ),
+    ];
+    for (name, help, value) in counters {
+        text.single(name, Kind::Counter, help, value as f64);
     }
 }
 
@@ -280,6 +361,16 @@ fn log(node: &Node, text: &mut Text) {
         ("kafscale_tail_cache_misses_total", "Recent batches read back from the disk.", stats.tail_misses),
         ("kafscale_segments_written_total", "Segments written.", stats.segments_written),
         ("kafscale_segments_deleted_total", "Segments deleted.", stats.segments_deleted),
+        (
+            "kafscale_segment_delete_failures_total",
+            "Attempts to delete a segment that failed.",
+            stats.segment_delete_failures,
+        ),
+        (
+            "kafscale_orphans_deleted_total",
+            "Segments deleted after their quarantine because no metadata named them.",
+            stats.orphans_deleted,
+        ),
     ];
     for (name, help, value) in counters {
         text.single(name, Kind::Counter, help, value as f64);
@@ -293,6 +384,8 @@ fn log(node: &Node, text: &mut Text) {
         ),
         ("kafscale_wal_files", "Files of the write-ahead log.", stats.wal_files),
         ("kafscale_tail_cache_bytes", "Recent batches kept in memory.", stats.tail_cache_bytes),
+        ("kafscale_orphans", "Segments in quarantine: no metadata names them.", stats.orphans),
+        ("kafscale_orphan_bytes", "Bytes of the segments in quarantine.", stats.orphan_bytes),
     ];
     for (name, help, value) in gauges {
         text.single(name, Kind::Gauge, help, value as f64);

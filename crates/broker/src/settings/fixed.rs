@@ -63,6 +63,8 @@ static ROWS: &[Row] = rows! {
     "group.min.session.timeout.ms" Int |c| c.coordinator.group.min_session_timeout_ms.to_string(),
         "The shortest session timeout that a member may ask for.";
     "max.connections" Int |c| c.max_connections.to_string(), "The most Kafka connections at a time.";
+    "max.connections.per.ip" Int |c| c.connections_per_address().to_string(),
+        "The most Kafka connections of one address.";
     "max.incremental.fetch.session.cache.slots" Int |c| c.fetch_session_slots.to_string(),
         "The most fetch sessions.";
     "max.partitions" Int |c| c.max_partitions.to_string(),

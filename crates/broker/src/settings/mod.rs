@@ -9,7 +9,8 @@ mod fixed;
 
 use std::collections::BTreeMap;
 
-use kafscale_core::topic_config::{ConfigError, DEFINITIONS, Definition, ValueType, definition};
+use kafscale_core::broker_config::{self, WITHOUT_EFFECT, by_synonym};
+use kafscale_core::topic_config::{DEFINITIONS, Definition, ValueType, definition};
 use kafscale_meta::Revision;
 use kafscale_meta::records::ConfigScope;
 use parking_lot::RwLock;
@@ -144,7 +145,8 @@ impl Settings {
                 value: Some(value.clone()),
                 source: ConfigSource::Topic,
             });
-            let synonyms: Vec<_> = own.into_iter().chain(self.broker_values(definition)).collect();
+            let inherited = definition.broker_synonym.map(|name| self.broker_values(name, definition));
+            let synonyms = own.into_iter().chain(inherited.unwrap_or_default()).collect();
             entry(definition.name, definition, synonyms)
         };
         DEFINITIONS.iter().map(describe).collect()
@@ -152,9 +154,11 @@ impl Settings {
 
     /// Every setting of this broker, ordered by name.
     pub fn describe_broker(&self) -> Vec<ConfigEntry> {
-        let defaults = DEFINITIONS
-            .iter()
-            .map(|definition| entry(definition.broker_synonym, definition, self.broker_values(definition)));
+        let of_topics = DEFINITIONS.iter().filter_map(|d| Some((d.broker_synonym?, d)));
+        let without_effect = WITHOUT_EFFECT.iter().map(|d| (d.name, d));
+        let defaults = of_topics
+            .chain(without_effect)
+            .map(|(name, definition)| entry(name, definition, self.broker_values(name, definition)));
         let mut all: Vec<_> = defaults.chain(self.fixed.iter().map(FixedSetting::entry)).collect();
         all.sort_by_key(|entry| entry.name);
         all
@@ -164,10 +168,11 @@ impl Settings {
     pub fn describe_all_brokers(&self) -> Vec<ConfigEntry> {
         let dynamic = self.dynamic.read();
         let altered = dynamic.all_brokers.iter().filter_map(|(name, value)| {
-            let definition = by_synonym(name)?;
+            let definition = broker_config::definition(name)?;
             let source = ConfigSource::DynamicDefaultBroker;
-            let synonym = Synonym { name: definition.broker_synonym, value: Some(value.clone()), source };
-            Some(entry(definition.broker_synonym, definition, vec![synonym]))
+            let name = definition.broker_synonym.unwrap_or(definition.name);
+            let synonym = Synonym { name, value: Some(value.clone()), source };
+            Some(entry(name, definition, vec![synonym]))
         });
         altered.collect()
     }
@@ -177,10 +182,9 @@ impl Settings {
         self.fixed.iter().any(|setting| setting.name == name)
     }
 
-    /// The values that a broker gives for a topic setting, best first.
-    fn broker_values(&self, definition: &'static Definition) -> Vec<Synonym> {
+    /// The values of a broker's setting of this name, best first.
+    fn broker_values(&self, name: &'static str, definition: &'static Definition) -> Vec<Synonym> {
         let dynamic = self.dynamic.read();
-        let name = definition.broker_synonym;
         let found = |value: Option<&String>, source| {
             value.map(|value| Synonym { name, value: Some(value.clone()), source })
         };
@@ -200,26 +204,17 @@ impl Settings {
     }
 }
 
-/// Checks the dynamic settings of a broker, by the broker's names.
-pub fn check_dynamic(values: &BTreeMap<String, String>) -> Result<(), ConfigError> {
-    for (name, value) in values {
-        by_synonym(name).ok_or_else(|| ConfigError::UnknownKey(name.clone()))?.check(value)?;
-    }
-    Ok(())
-}
-
-/// The topic setting whose default a broker setting gives.
-pub fn by_synonym(name: &str) -> Option<&'static Definition> {
-    DEFINITIONS.iter().find(|definition| definition.broker_synonym == name)
-}
-
 fn entry(name: &'static str, definition: &'static Definition, synonyms: Vec<Synonym>) -> ConfigEntry {
-    let best = synonyms.first().expect("the default is always there");
+    // Apache Kafka lists no synonym where a setting of a topic has none among those of brokers.
+    let (value, source) = match synonyms.first() {
+        Some(best) => (best.value.clone(), best.source),
+        None => (Some(definition.default.to_owned()), ConfigSource::Default),
+    };
     ConfigEntry {
         name,
-        value: best.value.clone(),
+        value,
         read_only: false,
-        source: best.source,
+        source,
         config_type: match definition.value_type {
             ValueType::Boolean => ConfigType::Boolean,
             ValueType::Int => ConfigType::Int,
@@ -283,6 +278,37 @@ mod tests {
         );
         assert_eq!(settings.topic_defaults()["retention.ms"], "2");
         assert_eq!(settings.describe_all_brokers().len(), 1);
+    }
+
+    #[test]
+    fn a_setting_that_no_broker_has_is_the_default_without_synonyms() {
+        let find = |overrides| {
+            let all = settings().describe_topic(&overrides);
+            all.into_iter().find(|e| e.name == "remote.storage.enable").unwrap()
+        };
+        let entry = find(BTreeMap::new());
+        assert_eq!(
+            (entry.value.as_deref(), entry.source, entry.synonyms.len()),
+            (Some("false"), ConfigSource::Default, 0)
+        );
+        let entry = find(BTreeMap::from([("remote.storage.enable".to_owned(), "false".to_owned())]));
+        assert_eq!((entry.source, entry.synonyms.len()), (ConfigSource::Topic, 1));
+    }
+
+    #[test]
+    fn settings_without_an_effect_are_kept_and_listed() {
+        let settings = settings();
+        let values = BTreeMap::from([("log.cleaner.threads".to_owned(), "2".to_owned())]);
+        settings.set_dynamic(ConfigScope::Default, values, Revision(2));
+        let all = settings.describe_all_brokers();
+        assert_eq!((all[0].name, all[0].value.as_deref()), ("log.cleaner.threads", Some("2")));
+        let own = settings.describe_broker();
+        let threads = own.iter().find(|e| e.name == "log.cleaner.threads").unwrap();
+        assert_eq!(
+            (threads.value.as_deref(), threads.source),
+            (Some("2"), ConfigSource::DynamicDefaultBroker)
+        );
+        assert!(own.iter().any(|e| e.name == "num.io.threads" && e.source == ConfigSource::Default));
     }
 
     #[test]

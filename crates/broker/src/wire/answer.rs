@@ -9,6 +9,7 @@ use kafka_protocol::protocol::{Encodable, HeaderVersion};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Refusal;
+use crate::answer_memory::{self, Room};
 
 /// The bytes of one response, its length in front, and what it holds of the memory budget until it is written.
 #[derive(Debug, Default)]
@@ -57,6 +58,14 @@ impl Answer {
         first[..4].copy_from_slice(&size.to_be_bytes());
         let chunks = std::iter::once(first.freeze()).chain(rest.into_iter().filter(|c| !c.is_empty()));
         Ok(Answer { chunks: chunks.collect(), _budget: budget })
+    }
+}
+
+impl Answer {
+    /// Holds what it takes of a budget until it was written.
+    pub fn holding(self, mut room: Room) -> Answer {
+        answer_memory::shrink(&mut room, self.remaining());
+        Answer { _budget: room, ..self }
     }
 }
 

@@ -1,22 +1,25 @@
 //! Reading requests off a socket: a length, a header, a body.
 //!
-//! A frame's memory is taken from the broker's budget before its body is read, and given back when it was handled.
+//! A frame is charged to the broker's budget as its bytes arrive, and given back when it was handled. A peer that keeps a frame open
+//! below a minimum rate is disconnected.
 //! What is no Kafka request is found out from the first twelve bytes, before any memory is taken for it.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::StrBytes;
-use tokio::io::{AsyncRead, AsyncReadExt, BufReader};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Refusal;
 use super::cursor::{Cursor, Malformed};
-use super::memory::RequestMemory;
+use super::memory::{Account, Charge};
 
 /// A frame begins with an API key, its version, a correlation id and the length of the client id.
 const HEADER_MIN_BYTES: usize = 10;
@@ -28,9 +31,23 @@ const CLASSIC_REQUEST_MAX_BYTES: usize = 2 << 20;
 const DECODED_FACTOR: usize = 8;
 /// The most of the budget that a request other than Produce takes.
 pub const DECODING_MAX_BYTES: usize = SMALL_REQUEST_MAX_BYTES * DECODED_FACTOR;
-/// A peer that began a frame must send the rest in this time, and a second for each of the bytes below.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// A peer that began a frame must send so many bytes a second, after some time in which it may be slower.
 const BYTES_PER_SECOND_MIN: usize = 64 << 10;
+const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked at whether it does.
+const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// A frame that waits for memory for longer is given up: its client has given up by then, or soon will.
+const MEMORY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a frame may grow by with one read, and the least that is worth one.
+const READ_MAX_BYTES: usize = 256 << 10;
+const READ_MIN_BYTES: usize = 4 << 10;
+/// After so many bytes of one frame the other connections of the thread get their turn, also if more is there: what is read is written to
+/// new memory, which the system may take long to give.
+const TURN_BYTES: usize = 512 << 10;
+/// The room that a frame is given at first, and by how much that grows when it is full. Room that is not used takes no memory: the
+/// system gives pages when they are written to.
+const ROOM_MAX_BYTES: usize = 1 << 20;
+const ROOM_FACTOR: usize = 7;
 
 /// One request as it came in.
 #[derive(Debug)]
@@ -43,7 +60,7 @@ pub struct Frame {
     pub body: BytesMut,
     pub size_bytes: usize,
     /// Held until the request was handled.
-    pub budget: OwnedSemaphorePermit,
+    pub charge: Charge,
 }
 
 /// Why no further frame comes.
@@ -53,8 +70,10 @@ pub enum FrameError {
     Closed,
     #[error("the connection was idle for too long")]
     Idle,
-    #[error("a request was not sent to its end")]
+    #[error("a request was not sent to its end, or too slowly")]
     Stalled,
+    #[error("a request could not be taken in, because there was no memory for it")]
+    NoMemory,
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -67,7 +86,7 @@ pub struct FrameReader<R> {
     input: BufReader<R>,
     max_bytes: usize,
     max_idle: Duration,
-    memory: Arc<RequestMemory>,
+    account: Arc<Account>,
     first: bool,
 }
 
@@ -81,24 +100,23 @@ struct Preamble {
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub fn new(input: R, max_bytes: usize, max_idle: Duration, memory: Arc<RequestMemory>) -> FrameReader<R> {
-        FrameReader { input: BufReader::new(input), max_bytes, max_idle, memory, first: true }
+    pub fn new(input: R, max_bytes: usize, max_idle: Duration, account: Arc<Account>) -> FrameReader<R> {
+        FrameReader { input: BufReader::new(input), max_bytes, max_idle, account, first: true }
     }
 
     /// The next frame.
     pub async fn next(&mut self) -> Result<Frame, FrameError> {
         let preamble = self.read_preamble().await?;
-        let cost = if preamble.api == ApiKey::Produce {
-            preamble.size_bytes
-        } else {
-            preamble.size_bytes.saturating_mul(DECODED_FACTOR)
-        };
-        let budget = self.memory.take(cost).await;
-        let patience =
-            FRAME_TIMEOUT + Duration::from_secs((preamble.size_bytes / BYTES_PER_SECOND_MIN) as u64);
-        let body = timeout(patience, self.read_body(preamble.size_bytes - 8));
-        let body = body.await.map_err(|_| FrameError::Stalled)??;
-        Ok(parse_header(preamble, body, budget)?)
+        let mut charge = self.account.charge();
+        let body = self.read_body(preamble.size_bytes - 8, &mut charge).await?;
+        if preamble.api != ApiKey::Produce {
+            let decoded = preamble.size_bytes.saturating_mul(DECODED_FACTOR - 1);
+            if charge.try_grow(decoded, decoded).is_none() {
+                grow_later(&self.account, &mut charge, decoded, decoded).await?;
+            }
+        }
+        charge.arrived();
+        Ok(parse_header(preamble, body, charge)?)
     }
 
     async fn read_preamble(&mut self) -> Result<Preamble, FrameError> {
@@ -142,23 +160,131 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
-    async fn read_body(&mut self, size_bytes: usize) -> Result<BytesMut, FrameError> {
-        let mut body = BytesMut::with_capacity(size_bytes);
+    async fn read_body(&mut self, size_bytes: usize, charge: &mut Charge) -> Result<BytesMut, FrameError> {
+        let mut body = BytesMut::new();
+        if self.input.buffer().is_empty() && size_bytes > 0 {
+            // Who sends no more than the preamble takes nothing.
+            self.wait_for_bytes().await?;
+        }
+        let look = sleep(RATE_CHECK_INTERVAL);
+        tokio::pin!(look);
+        let mut rate = Rate { started: look.deadline() - RATE_CHECK_INTERVAL, waited: Duration::ZERO };
+        let mut turn_ends = TURN_BYTES;
         while body.len() < size_bytes {
-            let left = size_bytes - body.len();
-            let mut room = (&mut body).limit(left);
-            if self.input.read_buf(&mut room).await? == 0 {
-                return Err(FrameError::Closed);
+            if body.len() >= turn_ends {
+                turn_ends = body.len() + TURN_BYTES;
+                tokio::task::yield_now().await;
+            }
+            let room = make_room(&mut body, size_bytes);
+            let (min, max) = (room.min(READ_MIN_BYTES), room.min(READ_MAX_BYTES));
+            let reading = read_some(&mut self.input, &mut body, charge, min, max);
+            let read = tokio::select! {
+                biased;
+                read = reading => read?,
+                () = self.account.evicted() => return Err(FrameError::NoMemory),
+                () = &mut look => {
+                    rate.check(body.len(), charge)?;
+                    look.as_mut().reset(Instant::now() + RATE_CHECK_INTERVAL);
+                    continue;
+                }
+            };
+            match read {
+                Some(0) => return Err(FrameError::Closed),
+                Some(_) => {}
+                None => {
+                    let began = Instant::now();
+                    grow_later(&self.account, charge, min, 0).await?;
+                    rate.waited += began.elapsed();
+                }
             }
         }
         Ok(body)
     }
+
+    /// Returns when a byte is there, which it leaves where it is.
+    async fn wait_for_bytes(&mut self) -> Result<(), FrameError> {
+        match timeout(FRAME_TIMEOUT, self.input.fill_buf()).await {
+            Err(_) => Err(FrameError::Stalled),
+            Ok(Err(e)) => Err(e.into()),
+            Ok(Ok([])) => Err(FrameError::Closed),
+            Ok(Ok(_)) => Ok(()),
+        }
+    }
 }
 
-fn parse_header(preamble: Preamble, body: BytesMut, budget: OwnedSemaphorePermit) -> Result<Frame, Refusal> {
+/// Whether a frame arrives fast enough.
+struct Rate {
+    started: Instant,
+    /// How long it was not read, for want of memory.
+    waited: Duration,
+}
+
+impl Rate {
+    fn check(&self, arrived_bytes: usize, charge: &Charge) -> Result<(), FrameError> {
+        let allowed = FRAME_TIMEOUT + Duration::from_secs((arrived_bytes / BYTES_PER_SECOND_MIN) as u64);
+        if self.started.elapsed().saturating_sub(self.waited) > allowed {
+            return Err(FrameError::Stalled);
+        }
+        if charge.is_overdue() { Err(FrameError::NoMemory) } else { Ok(()) }
+    }
+}
+
+/// Makes room for what is missing, and gives how much there is.
+fn make_room(body: &mut BytesMut, size_bytes: usize) -> usize {
+    let left = size_bytes - body.len();
+    if body.capacity() == body.len() {
+        body.reserve(left.min(ROOM_MAX_BYTES.max(body.len() * ROOM_FACTOR)));
+    }
+    left.min(body.capacity() - body.len())
+}
+
+/// Reads what is there, up to `max` bytes, and charges for it: nothing is charged while the peer is waited for. `None` without memory for
+/// `min` bytes.
+async fn read_some<R: AsyncRead + Unpin>(
+    input: &mut BufReader<R>,
+    body: &mut BytesMut,
+    charge: &mut Charge,
+    min: usize,
+    max: usize,
+) -> io::Result<Option<usize>> {
+    poll_fn(|cx| {
+        let before = charge.bytes();
+        let Some(granted) = charge.try_grow(min, max) else { return Poll::Ready(Ok(None)) };
+        let mut room = (&mut *body).limit(granted);
+        let read = pin!(input.read_buf(&mut room)).poll(cx);
+        let arrived = if let Poll::Ready(Ok(read)) = &read { *read } else { 0 };
+        charge.shrink_to(before + arrived);
+        read.map_ok(Some)
+    })
+    .await
+}
+
+/// Waits for memory: until there is some for `min` bytes, and grows by `exactly`.
+async fn grow_later(
+    account: &Account,
+    charge: &mut Charge,
+    min: usize,
+    exactly: usize,
+) -> Result<(), FrameError> {
+    let growing = async {
+        loop {
+            charge.wait(min).await;
+            if charge.try_grow(exactly, exactly).is_some() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = account.evicted() => Err(FrameError::NoMemory),
+        grown = timeout(MEMORY_TIMEOUT, growing) => grown.map_err(|_| FrameError::NoMemory),
+    }
+}
+
+fn parse_header(preamble: Preamble, body: BytesMut, charge: Charge) -> Result<Frame, Refusal> {
     let Preamble { size_bytes, api, version, correlation_id } = preamble;
     let (client_id, body) = split_header(api, version, body)?;
-    Ok(Frame { api, version, correlation_id, client_id, body, size_bytes, budget })
+    Ok(Frame { api, version, correlation_id, client_id, body, size_bytes, charge })
 }
 
 /// Takes the rest of the header off: the client id and tagged fields, none of which is known so far.
@@ -197,3 +323,6 @@ fn other_protocol(first: [u8; 4]) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

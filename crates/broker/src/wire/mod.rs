@@ -10,7 +10,7 @@ pub mod produce;
 
 pub use answer::Answer;
 pub use frame::{DECODING_MAX_BYTES, Frame, FrameError, FrameReader, split_frame};
-pub use memory::RequestMemory;
+pub use memory::{Charge, RequestMemory};
 pub use produce::TopicRef;
 
 use bytes::Bytes;

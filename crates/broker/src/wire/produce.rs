@@ -1,6 +1,8 @@
 //! Reading Produce requests (versions 3–13) without copying the records: every batch stays a part of the frame that it came
 //! in, and can be changed in place. See ProduceRequest.json of Apache Kafka.
 
+use std::collections::HashSet;
+
 use bytes::{BufMut, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 use uuid::Uuid;
@@ -36,6 +38,24 @@ pub enum TopicRef {
 pub struct PartitionBatch {
     pub index: i32,
     pub records: Option<BytesMut>,
+}
+
+/// So many partitions are compared with each other; more are put into a set.
+const COMPARED_MAX: usize = 16;
+
+/// Whether a request has two batches for one partition.
+pub fn names_a_partition_twice(topics: &[TopicBatches]) -> bool {
+    let mut named =
+        topics.iter().flat_map(|topic| topic.partitions.iter().map(move |p| (&topic.topic, p.index)));
+    let count: usize = topics.iter().map(|topic| topic.partitions.len()).sum();
+    if count <= 1 {
+        return false;
+    }
+    if count <= COMPARED_MAX {
+        return (0..count).any(|_| named.next().is_some_and(|one| named.clone().any(|other| one == other)));
+    }
+    let mut seen = HashSet::with_capacity(count);
+    !named.all(|partition| seen.insert(partition))
 }
 
 /// Takes a request apart.
@@ -159,6 +179,20 @@ mod tests {
             let batches: Vec<_> =
                 frame.topics[0].partitions.iter().map(|p| (p.index, p.records.as_deref())).collect();
             assert_eq!(batches, [(0, Some(&b"first batch"[..])), (7, Some(b"second")), (9, None)]);
+        }
+    }
+
+    #[test]
+    fn a_partition_that_is_named_twice_is_seen() {
+        let topic = |name: &'static str, partitions: &mut dyn Iterator<Item = i32>| TopicBatches {
+            topic: TopicRef::Name(StrBytes::from_static_str(name)),
+            partitions: partitions.map(|index| PartitionBatch { index, records: None }).collect(),
+        };
+        for count in [1, 2, 16, 17, 1000] {
+            let mut topics = vec![topic("a", &mut (0..count)), topic("b", &mut (0..count))];
+            assert!(!names_a_partition_twice(&topics), "{count}");
+            topics.push(topic("a", &mut (count - 1..count)));
+            assert!(names_a_partition_twice(&topics), "{count}");
         }
     }
 

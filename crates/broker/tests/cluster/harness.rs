@@ -23,6 +23,9 @@ use crate::client::{Client, PATIENCE, name};
 /// Tests must not depend on how fast the machine is, and those that need an end of a lease do not wait for it in real time.
 const LEASE_TTL: Duration = Duration::from_secs(120);
 
+/// The edge, then the log.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub struct WallClock;
 
@@ -85,7 +88,6 @@ impl World {
         let mut config = BrokerConfig::new("", NodeId(node_id));
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.rack = Some(format!("rack-{node_id}"));
-        config.drain_timeout = Duration::from_secs(2);
         adjust(&mut config);
         let listeners = Listeners::bind(&config).unwrap();
         let candidate = Candidate {
@@ -131,8 +133,8 @@ impl Member {
 
     /// A planned stop.
     pub async fn stop(self) {
-        self.broker.shutdown().await;
-        self.log.seal_own().await.unwrap();
+        self.broker.shutdown(STOP_WITHIN).await;
+        self.log.seal_own(STOP_WITHIN).await.unwrap();
         self.log.shutdown().await;
         self.membership.leave().await;
     }

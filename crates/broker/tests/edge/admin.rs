@@ -1,6 +1,9 @@
 //! Topics and settings: created, described, altered and deleted as Kafka's tools do it.
 
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::alter_configs_request::{
+    AlterConfigsResource as AlterConfigsResourceOld, AlterableConfig as AlterableConfigOld,
+};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
@@ -13,9 +16,10 @@ use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicR
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
-    DescribeTopicPartitionsRequest, IncrementalAlterConfigsRequest, MetadataRequest, MetadataResponse,
+    AlterConfigsRequest, BrokerId, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest,
+    DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    DescribeProducersRequest, DescribeTopicPartitionsRequest, IncrementalAlterConfigsRequest,
+    MetadataRequest, MetadataResponse,
 };
 
 use crate::client::{Client, name, text};
@@ -53,8 +57,9 @@ async fn metadata(client: &mut Client, topics: Option<&[&str]>, create: bool) ->
 async fn a_topic_is_created_or_refused_with_a_reason() {
     let harness = Harness::start_with(|config| config.max_partitions = 5000).await;
     let mut client = harness.client().await;
-    let assigned = |broker: i32| {
-        let one = CreatableReplicaAssignment::default().with_broker_ids(vec![BrokerId(broker)]);
+    let assigned = |brokers: &[i32]| {
+        let ids = brokers.iter().copied().map(BrokerId).collect();
+        let one = CreatableReplicaAssignment::default().with_broker_ids(ids);
         topic("assigned", -1).with_assignments(vec![one])
     };
     let config = |key: &str, value: Option<&str>| {
@@ -69,7 +74,7 @@ async fn a_topic_is_created_or_refused_with_a_reason() {
         (topic("a.b", 3), None),
         (topic("default-count", -1), None),
         (replicated, None),
-        (assigned(1), None),
+        (assigned(&[1]), None),
         (topic("a.b", 3), Some(ResponseError::TopicAlreadyExists)),
         (topic("a_b", 3), Some(ResponseError::InvalidTopicException)),
         (topic("a b", 3), Some(ResponseError::InvalidTopicException)),
@@ -78,7 +83,8 @@ async fn a_topic_is_created_or_refused_with_a_reason() {
         (topic("huge", 100_000), Some(ResponseError::InvalidPartitions)),
         (topic("over-the-limit", 5000), Some(ResponseError::PolicyViolation)),
         (unreplicated, Some(ResponseError::InvalidReplicationFactor)),
-        (assigned(9), Some(ResponseError::InvalidReplicaAssignment)),
+        (assigned(&[9]), Some(ResponseError::InvalidReplicaAssignment)),
+        (assigned(&[1, 1]), Some(ResponseError::InvalidReplicaAssignment)),
         (config("retention.ms", Some("x")), Some(ResponseError::InvalidConfig)),
         (config("no.such.key", Some("x")), Some(ResponseError::InvalidConfig)),
         (config("retention.ms", None), Some(ResponseError::InvalidConfig)),
@@ -260,6 +266,58 @@ async fn partitions_are_added_never_taken() {
 }
 
 #[tokio::test]
+async fn what_a_request_names_twice_is_left_alone() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let twice_only = [ResponseError::InvalidRequest.code(), ResponseError::InvalidRequest.code(), 0];
+    for topic in ["twice", "once", "other"] {
+        client.create_topic(topic, 1, &[]).await;
+    }
+
+    let grow = |topic: &str, count| {
+        CreatePartitionsTopic::default().with_name(name(topic)).with_count(count).with_assignments(None)
+    };
+    let topics = vec![grow("twice", 2), grow("twice", 3), grow("once", 2)];
+    let request = CreatePartitionsRequest::default().with_topics(topics).with_timeout_ms(10_000);
+    let grown = client.call(3, &request).await;
+    assert_eq!(grown.results.iter().map(|r| r.error_code).collect::<Vec<_>>(), twice_only);
+    let known = metadata(&mut client, Some(&["twice", "once"]), false).await;
+    assert_eq!(known.topics.iter().map(|t| t.partitions.len()).collect::<Vec<_>>(), [1, 2]);
+
+    let set = |topic: &str, values: &[&str]| {
+        let one = |value: &&str| {
+            AlterableConfigOld::default().with_name(text("retention.ms")).with_value(Some(text(value)))
+        };
+        AlterConfigsResourceOld::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(text(topic))
+            .with_configs(values.iter().map(one).collect())
+    };
+    for (resources, expected) in [
+        (vec![set("twice", &["1"]), set("twice", &["2"]), set("once", &["3"])], &twice_only[..]),
+        (vec![set("twice", &["1", "2"])], &twice_only[..1]),
+    ] {
+        let altered = client.call(2, &AlterConfigsRequest::default().with_resources(resources)).await;
+        assert_eq!(altered.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(value(&describe(&mut client, TOPIC, "twice").await, "retention.ms").1, 5);
+    assert_eq!(value(&describe(&mut client, TOPIC, "once").await, "retention.ms"), ("3".into(), 1));
+
+    let by_name = |topic: &str| DeleteTopicState::default().with_name(Some(name(topic)));
+    let id = known.topics[0].topic_id;
+    let by_id = DeleteTopicState::default().with_name(None).with_topic_id(id);
+    for (second, third) in [(by_name("twice"), "once"), (by_id, "other")] {
+        let topics = vec![by_name("twice"), second, by_name(third)];
+        let deleted =
+            client.call(6, &DeleteTopicsRequest::default().with_topics(topics).with_timeout_ms(10_000)).await;
+        assert_eq!(deleted.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), twice_only);
+    }
+    let left = metadata(&mut client, None, false).await;
+    assert_eq!(left.topics.iter().map(|t| t.topic_id).collect::<Vec<_>>(), [id]);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn records_are_deleted_up_to_an_offset() {
     let harness = Harness::start().await;
     let mut client = harness.client().await;
@@ -344,6 +402,10 @@ async fn settings_of_a_topic_are_altered_and_obeyed() {
         (&[("retention.ms", 0, None)], ResponseError::InvalidRequest),
         (&[("retention.ms", 9, Some("5"))], ResponseError::InvalidRequest),
         (&[("retention.ms", 0, Some("5")), ("retention.ms", 1, None)], ResponseError::InvalidRequest),
+        (
+            &[("min.compaction.lag.ms", 0, Some("10")), ("max.compaction.lag.ms", 0, Some("5"))],
+            ResponseError::InvalidConfig,
+        ),
     ] {
         assert_eq!(alter(&mut client, TOPIC, "t", changes).await, expected.code(), "{changes:?}");
     }

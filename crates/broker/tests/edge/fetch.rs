@@ -1,5 +1,7 @@
 //! Fetch: long polls, limits, sessions; and the offsets that consumers ask for.
 
+use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafka_protocol::error::ResponseError;
@@ -13,8 +15,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::records::Record;
 
-use crate::client::{Client, fetch_request, name};
-use crate::harness::{Harness, batch, encode, record, values};
+use kafscale_meta::EmbeddedStore;
+use kafscale_storage::StoreUrl;
+
+use crate::client::{Client, PATIENCE, fetch_request, name};
+use crate::harness::{Harness, batch, encode, first_segment, record, values};
 
 #[tokio::test]
 async fn every_version_reads_the_same() {
@@ -200,6 +205,24 @@ async fn offsets_are_found_by_time() {
 }
 
 #[tokio::test]
+async fn a_partition_that_is_asked_for_twice_has_no_offset() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 2, &[]).await;
+    let asked = |index, timestamp| {
+        ListOffsetsPartition::default().with_partition_index(index).with_timestamp(timestamp)
+    };
+    let topic = |partitions| ListOffsetsTopic::default().with_name(name("t")).with_partitions(partitions);
+    let topics = vec![topic(vec![asked(0, -1), asked(1, -1)]), topic(vec![asked(0, -2)])];
+    let response = client.call(5, &ListOffsetsRequest::default().with_topics(topics)).await;
+    let told = response.topics.iter().flat_map(|t| &t.partitions);
+    let told: Vec<_> = told.map(|p| (p.partition_index, p.error_code, p.offset)).collect();
+    let invalid = ResponseError::InvalidRequest.code();
+    assert_eq!(told, [(0, invalid, -1), (1, 0, 0), (0, invalid, -1)]);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn the_end_of_an_epoch_is_told() {
     let harness = Harness::start().await;
     let mut client = harness.client().await;
@@ -215,6 +238,56 @@ async fn the_end_of_an_epoch_is_told() {
             let end = &response.topics[0].partitions[0];
             assert_eq!((end.error_code, end.leader_epoch, end.end_offset), expected);
         }
+    }
+    harness.stop().await;
+}
+
+/// As an object of a store that does not answer.
+#[tokio::test]
+async fn a_partition_whose_segment_is_not_given_holds_up_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreUrl::File(dir.path().to_owned());
+    let harness = Harness::start_on(Arc::new(EmbeddedStore::memory()), store, |_| {}).await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 2, &[]).await;
+    let segment = first_segment(&mut client, "t", dir.path()).await;
+    // In memory.
+    client.produce("t", 1, batch(&["near"])).await;
+    let (aside, pipe) = (dir.path().join("aside"), dir.path().join("pipe"));
+    // Who opens a pipe waits until somebody writes to it.
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    std::fs::rename(&segment, &aside).unwrap();
+    std::fs::rename(&pipe, &segment).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut held_up = 0;
+    while held_up < 3 {
+        let from = Instant::now();
+        let answer = client.call(12, &fetch_request("t", &[(0, 0), (1, 0)])).await;
+        let [far, near] = &answer.responses[0].partitions[..] else { panic!("{answer:?}") };
+        assert_eq!(values(near.records.as_ref().unwrap()), [(0, "near".to_owned())]);
+        assert_eq!((far.error_code, far.high_watermark), (0, 30));
+        // Until it is published, its records are read from the write-ahead log.
+        if far.records.as_ref().unwrap().is_empty() {
+            held_up += 1;
+            assert!(from.elapsed() < Duration::from_secs(3), "the other one waited {:?}", from.elapsed());
+        }
+        assert!(Instant::now() < deadline, "the segment is not read");
+    }
+    // Also where it would have all the room.
+    let answer = client.call(12, &fetch_request("t", &[(0, 0), (1, 0)]).with_max_bytes(1)).await;
+    let near = &answer.responses[0].partitions[1];
+    assert_eq!(values(near.records.as_ref().unwrap()), [(0, "near".to_owned())]);
+    std::fs::rename(&segment, &pipe).unwrap();
+    std::fs::rename(&aside, &segment).unwrap();
+    drop(std::fs::File::options().write(true).open(&pipe).unwrap());
+    loop {
+        let answer = client.call(12, &fetch_request("t", &[(0, 0), (1, 0)])).await;
+        let far = &answer.responses[0].partitions[0];
+        if far.error_code == 0 && !far.records.as_ref().unwrap().is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the segment is there and is not read");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     harness.stop().await;
 }

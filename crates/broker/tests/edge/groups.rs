@@ -331,10 +331,10 @@ async fn the_coordinator_is_found_in_any_version() {
     }
     let request = FindCoordinatorRequest::default().with_key_type(1);
     let refused = client.call(3, &request.clone().with_key(text("tx"))).await;
-    assert_eq!(refused.error_code, code(ResponseError::TransactionalIdAuthorizationFailed));
+    assert_eq!(refused.error_code, code(ResponseError::UnsupportedVersion));
     assert!(refused.error_message.is_some_and(|m| m.contains("not supported")));
     let refused = client.call(6, &request.with_coordinator_keys(vec![text("tx")])).await;
-    assert_eq!(refused.coordinators[0].error_code, code(ResponseError::TransactionalIdAuthorizationFailed));
+    assert_eq!(refused.coordinators[0].error_code, code(ResponseError::UnsupportedVersion));
     broker.stop().await;
 }
 

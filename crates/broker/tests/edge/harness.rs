@@ -1,5 +1,6 @@
 //! A broker in memory, and the batches that tests send to it.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,7 +15,7 @@ use kafscale_core::ids::NodeId;
 use kafscale_meta::{EmbeddedStore, MetaStore, Metadata};
 use kafscale_storage::{Log, LogConfig, StoreUrl};
 
-use crate::client::Client;
+use crate::client::{Client, PATIENCE};
 
 #[derive(Debug)]
 struct WallClock;
@@ -44,6 +45,15 @@ impl Harness {
 
     pub async fn start_with(adjust: impl FnOnce(&mut BrokerConfig)) -> Harness {
         let store: Arc<dyn MetaStore> = Arc::new(EmbeddedStore::memory());
+        Harness::start_on(store, StoreUrl::Memory, adjust).await
+    }
+
+    /// A broker with these stores below it.
+    pub async fn start_on(
+        store: Arc<dyn MetaStore>,
+        log_store: StoreUrl,
+        adjust: impl FnOnce(&mut BrokerConfig),
+    ) -> Harness {
         let metadata = Metadata::new(Arc::clone(&store), "test").unwrap();
         let clock: Arc<dyn Clock> = Arc::new(WallClock);
         let mut config = BrokerConfig::new("test-cluster-id-0123456", NodeId(1));
@@ -61,7 +71,9 @@ impl Harness {
             has_chain: false,
         };
         let membership = Membership::join(&metadata, &candidate, &*clock).await.unwrap();
-        let log_config = LogConfig::new(StoreUrl::Memory, 1, membership.identity.epoch);
+        let mut log_config = LogConfig::new(log_store, 1, membership.identity.epoch);
+        // Small, so that a test has segments soon.
+        (log_config.wal_file_bytes, log_config.wal_max_bytes) = (256 << 10, 512 << 10);
         let log = Log::open(log_config, store, metadata.keys().clone(), Arc::clone(&clock)).await.unwrap();
         let foundation = Foundation { log: log.clone(), metadata, clock };
         let broker = Broker::start(config, listeners, &membership, foundation).await.unwrap();
@@ -76,9 +88,33 @@ impl Harness {
     }
 
     pub async fn stop(self) {
-        self.broker.shutdown().await;
+        self.broker.shutdown(PATIENCE).await;
         self.log.shutdown().await;
         self.membership.leave().await;
+    }
+}
+
+/// The first segment below a directory.
+fn segment(dir: &Path) -> Option<PathBuf> {
+    let mut paths: Vec<_> = std::fs::read_dir(dir).ok()?.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let found = |path: PathBuf| if path.is_dir() { segment(&path) } else { Some(path) };
+    paths.into_iter().find_map(|path| found(path).filter(|path| path.extension().is_some_and(|e| e == "kfs")))
+}
+
+/// Writes thirty records to partition 0, and waits until the first of them are in a segment.
+pub async fn first_segment(client: &mut Client, topic: &str, dir: &Path) -> PathBuf {
+    let record = "x".repeat(100_000);
+    for _ in 0..30 {
+        assert_eq!(client.produce(topic, 0, batch(&[&record])).await.error_code, 0);
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(segment) = segment(&dir.join("topics").join(topic)) {
+            return segment;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "nothing was rewritten");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

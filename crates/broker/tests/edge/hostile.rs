@@ -5,9 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{ApiKey, ApiVersionsRequest, DescribeConfigsRequest, MetadataRequest};
+use kafka_protocol::messages::offset_commit_request::{
+    OffsetCommitRequestPartition, OffsetCommitRequestTopic,
+};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
+use kafka_protocol::messages::{
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DescribeConfigsRequest, DescribeGroupsRequest, GroupId,
+    MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::AsyncWriteExt;
@@ -129,6 +140,50 @@ async fn large_requests_that_never_come_do_not_stop_small_ones() {
     harness.stop().await;
 }
 
+/// Waits until the memory for requests is as it should be, which it is soon or never.
+async fn request_memory_becomes(harness: &Harness, bytes: std::ops::RangeInclusive<u64>, connections: usize) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let (_, metrics) = crate::metrics::get(harness, "/metrics").await;
+        let value = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
+            line.trim().parse::<f64>().unwrap() as u64
+        };
+        let used = value("kafscale_request_memory_bytes ");
+        if value("kafscale_connections ") == connections as u64 && bytes.contains(&used) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{used} bytes");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_bytes_of_a_large_request_take_no_memory() {
+    let harness = Harness::start().await;
+    let mut waiting = Vec::new();
+    for n in 0..40 {
+        let mut client = harness.client().await;
+        let (key, size) = [(ApiKey::Produce, 99 << 20), (ApiKey::Metadata, 8 << 20)][n % 2];
+        client.stream.write_all(&header(size, key as i16, 9)).await.unwrap();
+        waiting.push(client);
+    }
+    // The two bytes that follow what is read first.
+    request_memory_becomes(&harness, 2 * 40..=2 * 40, 40).await;
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_long_poll_keeps_no_memory_of_its_request() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 2, &[]).await;
+    let request = fetch_request("t", &vec![(0, 0); 7000]).with_max_wait_ms(600_000).with_min_bytes(1 << 20);
+    client.send(12, &request).await;
+    request_memory_becomes(&harness, 1..=1000, 1).await;
+    harness.stop().await;
+}
+
 #[tokio::test]
 async fn a_consumer_that_takes_nothing_is_disconnected() {
     let harness = Harness::start_with(|config| {
@@ -175,6 +230,168 @@ async fn naming_a_thing_often_does_not_multiply_the_answer() {
         .with_configuration_keys(None);
     let request = DescribeConfigsRequest::default().with_resources(vec![resource; 10_000]);
     assert_eq!(client.call(4, &request).await.results.len(), 1);
+    harness.stop().await;
+}
+
+/// A request of 40 KB must not ask for gigabytes.
+#[tokio::test]
+async fn groups_and_partitions_are_answered_once() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 2, &[]).await;
+    let note = "n".repeat(4000);
+    let partition = |index| {
+        OffsetCommitRequestPartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(5)
+            .with_committed_metadata(Some(text(&note)))
+    };
+    let topic = OffsetCommitRequestTopic::default()
+        .with_name(name("t"))
+        .with_partitions(vec![partition(0), partition(1)]);
+    let commit = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_member_id(text(""))
+        .with_topics(vec![topic]);
+    assert_eq!(client.call(8, &commit).await.topics[0].partitions[1].error_code, 0);
+
+    let request = DescribeGroupsRequest::default().with_groups(vec![GroupId(text("g")); 1000]);
+    assert_eq!(client.call(5, &request).await.groups.len(), 1);
+
+    let topic = OffsetFetchRequestTopics::default().with_name(name("t")).with_partition_indexes(vec![1; 100]);
+    let named = OffsetFetchRequestGroup::default()
+        .with_group_id(GroupId(text("g")))
+        .with_topics(Some(vec![topic.clone(), topic]));
+    let all = named.clone().with_topics(None);
+    let request = OffsetFetchRequest::default().with_groups(vec![named; 1000]);
+    let answer = client.call(8, &request).await;
+    assert_eq!((answer.groups.len(), answer.groups[0].topics.len()), (1, 1));
+    assert_eq!(answer.groups[0].topics[0].partitions.len(), 1);
+    let request = OffsetFetchRequest::default().with_groups(vec![all; 1000]);
+    let answer = client.call(8, &request).await;
+    assert_eq!((answer.groups.len(), answer.groups[0].topics[0].partitions.len()), (1, 2));
+    let topic = OffsetFetchRequestTopic::default().with_name(name("t")).with_partition_indexes(vec![0; 1000]);
+    let request = OffsetFetchRequest::default()
+        .with_group_id(GroupId(text("g")))
+        .with_topics(Some(vec![topic.clone(), topic]));
+    let answer = client.call(5, &request).await;
+    assert_eq!((answer.topics.len(), answer.topics[0].partitions.len()), (1, 1));
+    harness.stop().await;
+}
+
+/// What cannot fit into the memory for answers is refused with a code, not built.
+#[tokio::test]
+async fn an_answer_that_does_not_fit_is_refused() {
+    let harness = Harness::start_with(|config| {
+        (config.answer_memory_bytes, config.max_partitions) = (0, 1);
+        (config.coordinator.offset_metadata_max_bytes, config.max_partitions_per_topic) = (32_000, 1);
+    })
+    .await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1, &[]).await;
+    let note = "n".repeat(30_000);
+    let groups: Vec<String> = (0..200).map(|i| format!("g{i}")).collect();
+    for group in &groups {
+        let partition = OffsetCommitRequestPartition::default()
+            .with_committed_offset(5)
+            .with_committed_metadata(Some(text(&note)));
+        let topic = OffsetCommitRequestTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+        let commit = OffsetCommitRequest::default()
+            .with_group_id(GroupId(text(group)))
+            .with_member_id(text(""))
+            .with_topics(vec![topic]);
+        assert_eq!(client.call(8, &commit).await.topics[0].partitions[0].error_code, 0);
+    }
+    let of = |group: &String| {
+        OffsetFetchRequestGroup::default().with_group_id(GroupId(text(group))).with_topics(None)
+    };
+    let request = OffsetFetchRequest::default().with_groups(groups.iter().map(of).collect());
+    let answer = client.call(8, &request).await;
+    let policy = ResponseError::PolicyViolation.code();
+    let refused = answer.groups.iter().filter(|group| group.error_code == policy).count();
+    let told = answer.groups.iter().filter(|group| group.error_code == 0 && group.topics.len() == 1).count();
+    // Half of the least that there is for answers holds eight megabytes, two for each byte of a note.
+    assert_eq!(refused + told, groups.len());
+    assert!((100..140).contains(&told), "{told} of {} groups were told of", groups.len());
+    let (_, metrics) = crate::metrics::get(&harness, "/metrics").await;
+    assert!(metrics.contains("\nkafscale_answer_memory_bytes 0\n"), "memory was not given back");
+    assert!(metrics.contains(&format!("\nkafscale_answers_refused_total {refused}\n")));
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn one_address_has_its_share_of_the_connections() {
+    let harness = Harness::start_with(|config| config.max_connections = 6).await;
+    let mut own: Vec<Client> = Vec::new();
+    for _ in 0..3 {
+        own.push(harness.client().await);
+        own.last_mut().unwrap().call(12, &MetadataRequest::default()).await;
+    }
+    assert!(harness.client().await.receive_frame().await.is_none(), "the fourth is closed");
+    let from: std::net::SocketAddr = "127.0.0.2:0".parse().unwrap();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(from).unwrap();
+    let mut newcomer = Client::connect(harness.broker.kafka_addr()).await;
+    newcomer.stream = socket.connect(harness.broker.kafka_addr()).await.unwrap();
+    newcomer.call(12, &MetadataRequest::default()).await;
+    drop(own.pop());
+    // The place is free once the broker has seen that the connection is closed.
+    let served = async {
+        loop {
+            let mut client = harness.client().await;
+            client.send(12, &MetadataRequest::default()).await;
+            if client.receive_frame().await.is_some() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), served).await.unwrap();
+    let (_, metrics) = crate::metrics::get(&harness, "/metrics").await;
+    assert!(!metrics.contains("\nkafscale_connections_over_limit_total 0\n"));
+    harness.stop().await;
+}
+
+/// Nobody waits for the answer: what was not begun is not begun any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn topics_of_a_client_that_is_gone_are_not_created() {
+    let harness = Harness::start().await;
+    let mut gone = harness.client().await;
+    let topic = |i| CreatableTopic::default().with_name(name(&format!("c{i}"))).with_num_partitions(1);
+    let topics = (0..10_000).map(|i| topic(i).with_replication_factor(1)).collect();
+    let request = CreateTopicsRequest::default().with_topics(topics).with_timeout_ms(60_000);
+    gone.send(7, &request).await;
+    let mut other = harness.client().await;
+    other.create_topic("of-somebody-else", 1, &[]).await;
+    drop(gone);
+    let mut before = usize::MAX;
+    let settled = async {
+        loop {
+            let now = other.call(12, &MetadataRequest::default().with_topics(None)).await.topics.len();
+            if now == before {
+                return now;
+            }
+            before = now;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    let created = tokio::time::timeout(Duration::from_secs(60), settled).await.unwrap();
+    assert!(created < 9_000, "{created} topics were created");
+    harness.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_metadata_request_creates_a_thousand_topics_at_most() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let asked = |i| MetadataRequestTopic::default().with_name(Some(name(&format!("m{i}"))));
+    let request = MetadataRequest::default()
+        .with_topics(Some((0..3_000).map(asked).collect()))
+        .with_allow_auto_topic_creation(true);
+    let answer = client.call(12, &request).await;
+    assert_eq!(answer.topics.len(), 3_000);
+    let unknown = ResponseError::UnknownTopicOrPartition.code();
+    assert_eq!(answer.topics.iter().filter(|topic| topic.error_code == unknown).count(), 2_000);
     harness.stop().await;
 }
 

@@ -15,4 +15,6 @@ mod metrics;
 mod offsets;
 mod produce;
 mod protocol;
+mod scan;
+mod tools;
 mod versions;

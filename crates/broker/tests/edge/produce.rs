@@ -2,13 +2,14 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::error::ResponseError;
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::{
-    ApiKey, InitProducerIdRequest, MetadataRequest, ProduceRequest, TransactionalId,
+    ApiKey, DeleteRecordsRequest, InitProducerIdRequest, MetadataRequest, ProduceRequest, TransactionalId,
 };
 use kafka_protocol::records::Record;
 use uuid::Uuid;
 
-use crate::client::{frame, produce_request, text};
+use crate::client::{frame, name, produce_request, text};
 use crate::harness::{Harness, batch, encode, now_ms, record, sequenced, values};
 
 #[tokio::test]
@@ -59,6 +60,44 @@ async fn many_requests_of_one_connection_are_answered_in_order() {
     harness.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_takes_long_to_check_keeps_its_place() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1, &[]).await;
+    let first = client.correlation_id() + 1;
+    // So many records are not walked through on the event loop.
+    let many = encode((0..40_000).map(|n| record(n, "x")).collect());
+    for _ in 0..10 {
+        client.send(9, &produce_request("t", 0, many.clone(), -1)).await;
+        client.send(9, &produce_request("t", 0, batch(&["y"]), -1)).await;
+    }
+    for i in 0..20 {
+        let response = client.receive::<ProduceRequest>(9, first + i).await;
+        let partition = &response.responses[0].partition_responses[0];
+        let before = i64::from(i / 2) * 40_001 + i64::from(i % 2) * 40_000;
+        assert_eq!((partition.error_code, partition.base_offset), (0, before));
+    }
+    let broken = corrupt(BytesMut::from(&many[..])).freeze();
+    assert_eq!(client.produce("t", 0, broken).await.error_code, ResponseError::CorruptMessage.code());
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_names_a_partition_twice_is_refused() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 2, &[]).await;
+    let mut request = produce_request("t", 0, batch(&["x"]), -1);
+    let again = produce_request("t", 0, batch(&["y"]), -1).topic_data.remove(0);
+    request.topic_data.push(again);
+    let response = client.call(9, &request).await;
+    let codes: Vec<_> = response.responses.iter().map(|t| t.partition_responses[0].error_code).collect();
+    assert_eq!(codes, [ResponseError::InvalidRequest.code(); 2]);
+    assert_eq!(client.fetch("t", 0, 0).await.high_watermark, 0, "a part of it was stored");
+    harness.stop().await;
+}
+
 fn corrupt(mut batch: BytesMut) -> BytesMut {
     let last = batch.len() - 1;
     batch[last] ^= 1;
@@ -96,7 +135,7 @@ async fn each_kind_of_bad_batch_has_its_code() {
         ("too large", "t", 0, batch(&["y".repeat(400).as_str()]), ResponseError::MessageTooLarge),
         ("future", "t", 0, late, ResponseError::InvalidTimestamp),
         ("no key", "compacted", 0, keyless, ResponseError::InvalidRecord),
-        ("transactional", "t", 0, transactional, ResponseError::InvalidRecord),
+        ("transactional", "t", 0, transactional, ResponseError::UnsupportedVersion),
         ("partition", "t", 1, batch(&["x"]), ResponseError::UnknownTopicOrPartition),
         ("negative partition", "t", -1, batch(&["x"]), ResponseError::UnknownTopicOrPartition),
         ("topic", "nope", 0, batch(&["x"]), ResponseError::UnknownTopicOrPartition),
@@ -105,14 +144,57 @@ async fn each_kind_of_bad_batch_has_its_code() {
         let response = client.produce(topic, partition, records).await;
         assert_eq!(ResponseError::try_from_code(response.error_code), Some(expected), "{what}: {response:?}");
         assert_eq!(response.base_offset, -1, "{what}");
-        if what == "no key" {
-            assert_eq!(response.record_errors[0].batch_index, 1);
-        }
         if !["partition", "negative partition", "topic"].contains(&what) {
             assert!(response.error_message.is_some(), "{what} has no message");
         }
     }
     assert_eq!(client.fetch("t", 0, 0).await.high_watermark, 0, "a refused batch was stored");
+    harness.stop().await;
+}
+
+/// KIP-467: a client sends those again that are not named.
+#[tokio::test]
+async fn every_bad_record_of_a_batch_is_named() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("compacted", 1, &[("cleanup.policy", "compact")]).await;
+    let keyless = |i: i64| Record { key: None, ..record(i, "x") };
+    let mixed = |late: bool| {
+        let all = (0..300).map(|i| if i % 2 == 1 { keyless(i) } else { record(i, "x") });
+        let mut all: Vec<Record> = all.collect();
+        all[8].timestamp += if late { 7_200_000 } else { 0 };
+        encode(all)
+    };
+    let refused = client.produce("compacted", 0, mixed(false)).await;
+    assert_eq!(refused.error_code, ResponseError::InvalidRecord.code());
+    let indexes: Vec<i32> = refused.record_errors.iter().map(|error| error.batch_index).collect();
+    assert_eq!(indexes, (0..300).filter(|i| i % 2 == 1).collect::<Vec<i32>>());
+    let messages = refused.record_errors.iter().filter(|e| e.batch_index_error_message.is_some()).count();
+    assert_eq!(messages, 100, "the others have that of the batch");
+    assert!(refused.error_message.unwrap().contains("150 records are refused"));
+    // As in Apache Kafka, one bad timestamp decides for the batch.
+    let refused = client.produce("compacted", 0, mixed(true)).await;
+    assert_eq!(refused.error_code, ResponseError::InvalidTimestamp.code());
+    assert_eq!(refused.record_errors.len(), 151);
+    harness.stop().await;
+}
+
+/// KAFKA-15591, as Apache Kafka from 4.5 on.
+#[tokio::test]
+async fn the_first_batch_of_a_new_partition_is_not_overtaken() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    client.create_topic("t", 1, &[]).await;
+    let out_of_order = ResponseError::OutOfOrderSequenceNumber.code();
+    assert_eq!(client.produce("t", 0, sequenced(&["b"], 7, 0, 1)).await.error_code, out_of_order);
+    assert_eq!(client.produce("t", 0, sequenced(&["a"], 7, 0, 0)).await.error_code, 0);
+    assert_eq!(client.produce("t", 0, sequenced(&["b"], 7, 0, 1)).await.error_code, 0);
+    // Where records were, a producer may have been forgotten (KIP-360), also when they are deleted.
+    let all = DeleteRecordsPartition::default().with_partition_index(0).with_offset(-1);
+    let topic = DeleteRecordsTopic::default().with_name(name("t")).with_partitions(vec![all]);
+    let deleted = client.call(2, &DeleteRecordsRequest::default().with_topics(vec![topic])).await;
+    assert_eq!(deleted.topics[0].partitions[0].low_watermark, 2);
+    assert_eq!(client.produce("t", 0, sequenced(&["c"], 8, 0, 5)).await.error_code, 0);
     harness.stop().await;
 }
 
@@ -129,13 +211,13 @@ async fn requests_that_cannot_be_served_say_why() {
     let transactional =
         produce_request("t", 0, batch(&["x"]), -1).with_transactional_id(Some(TransactionalId(text("tx"))));
     let response = client.call(9, &transactional).await;
-    assert_eq!(code(&response), Some(ResponseError::TransactionalIdAuthorizationFailed));
+    assert_eq!(code(&response), Some(ResponseError::UnsupportedVersion));
     let mut unknown = produce_request("", 0, batch(&["x"]), -1);
     unknown.topic_data[0].topic_id = Uuid::from_u128(1);
     assert_eq!(code(&client.call(13, &unknown).await), Some(ResponseError::UnknownTopicId));
     let init = InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(text("tx"))));
     let response = client.call(4, &init).await;
-    assert_eq!(response.error_code, ResponseError::TransactionalIdAuthorizationFailed.code());
+    assert_eq!(response.error_code, ResponseError::UnsupportedVersion.code());
     harness.stop().await;
 }
 

@@ -41,7 +41,16 @@ async fn configs_are_described_and_altered_in_every_version() {
     let harness = Harness::start().await;
     let mut client = harness.client().await;
     client.create_topic("t", 1, &[]).await;
-    let resources = [(2, "t", 0), (4, "1", 0), (4, "", 0), (2, "nope", 3), (4, "7", 42), (8, "1", 42)];
+    let resources = [
+        (2, "t", 0),
+        (4, "1", 0),
+        (4, "", 0),
+        (2, "nope", 3),
+        (4, "7", 42),
+        (8, "1", 42),
+        (16, "m", 0),
+        (32, "g", 0),
+    ];
     for version in 1..=4 {
         for (kind, resource, expected) in resources {
             let resource = DescribeConfigsResource::default()
@@ -137,7 +146,7 @@ async fn failures_are_told_in_every_version() {
         assert_eq!(response.topics[0].partitions[0].error_code, 1, "DeleteRecords {version}");
     }
     for version in 0..=5 {
-        let ids = [(None, 0), (Some("tx"), 53), (Some(""), 42)];
+        let ids = [(None, 0), (Some("tx"), 35), (Some(""), 42)];
         for (id, expected) in ids {
             let id = id.map(|id| TransactionalId(text(id)));
             let request = InitProducerIdRequest::default().with_transactional_id(id);

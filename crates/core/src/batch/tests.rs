@@ -14,6 +14,7 @@ const RULES: BatchRules = BatchRules {
     timestamp_before_max_ms: i64::MAX,
     timestamp_after_max_ms: 3_600_000,
     key_required: false,
+    compression: None,
 };
 const NOW: i64 = 1_700_000_000_000;
 
@@ -149,9 +150,9 @@ fn counts_and_deltas_must_agree() {
         assert!(check(batch(0, count, &body)).is_err(), "count {count}");
     }
     let backward: Vec<u8> = [0, 2, 1].iter().flat_map(|d| record(*d, 0, None, b"v")).collect();
-    let Err(BatchRejection::InvalidRecord { index: 1, .. }) = check(batch(0, 3, &backward)) else {
-        panic!("backward deltas were accepted")
-    };
+    let backward_found =
+        [(1, 2), (2, 1)].map(|(expected, found)| (expected, RecordFault::OffsetDelta { found, expected }));
+    assert_eq!(bad_records(batch(0, 3, &backward), &RULES).named, backward_found);
     for codec in 1..5 {
         assert!(check(batch(codec, 3, &compress(codec, &backward))).is_err(), "codec {codec}");
         assert!(check(batch(codec, 4, &compress(codec, &records(3)))).is_err(), "codec {codec}");
@@ -162,17 +163,51 @@ fn counts_and_deltas_must_agree() {
 fn topic_rules_are_enforced() {
     let null_key = batch(0, 1, &record(0, 0, None, b"v"));
     let compacted = BatchRules { key_required: true, ..RULES };
-    assert!(matches!(
-        ValidBatch::check(null_key, &compacted, NOW),
-        Err(BatchRejection::InvalidRecord { index: 0, .. })
-    ));
+    assert_eq!(bad_records(null_key, &compacted).named, [(0, RecordFault::NoKey)]);
     let small = BatchRules { max_message_bytes: 100, ..RULES };
     assert!(matches!(
         ValidBatch::check(batch(0, 5, &records(5)), &small, NOW),
         Err(BatchRejection::TooLarge { .. })
     ));
     let future = batch(0, 1, &record(0, 7_200_000, None, b"v"));
-    assert!(matches!(check(future), Err(BatchRejection::InvalidTimestamp { index: 0, .. })));
+    let bad = bad_records(future, &RULES);
+    assert_eq!((bad.named.len(), bad.by_timestamp), (1, true));
+    let stamped = batch(LOG_APPEND_TIME, 1, &records(1));
+    assert!(matches!(check(stamped), Err(BatchRejection::InvalidTimestampType(_))));
+    assert!(matches!(check(batch(TRANSACTIONAL, 1, &records(1))), Err(BatchRejection::Transactional)));
+}
+
+fn bad_records(batch: BytesMut, rules: &BatchRules) -> BadRecords {
+    match ValidBatch::check(batch, rules, NOW) {
+        Err(BatchRejection::InvalidRecords(bad)) => bad,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_bad_record_is_named() {
+    let compacted = BatchRules { key_required: true, ..RULES };
+    let key = |i: i64| (i % 3 != 1).then_some(&b"key"[..]);
+    let at = |i: i64| if i == 6 { 7_200_000 } else { 0 };
+    let mixed: Vec<u8> = (0..9).flat_map(|i| record(i, at(i), key(i), b"v")).collect();
+    for codec in 0..5 {
+        let bad = bad_records(batch(codec, 9, &compress(codec, &mixed)), &compacted);
+        let indexes: Vec<i32> = bad.named.iter().map(|(index, _)| *index).collect();
+        assert_eq!((indexes, bad.count, bad.by_timestamp), (vec![1, 4, 6, 7], 4, true), "codec {codec}");
+    }
+    let text = bad_records(batch(0, 9, &mixed), &compacted).to_string();
+    assert!(text.starts_with("4 records are refused") && text.matches(';').count() == 2, "{text}");
+}
+
+#[test]
+fn a_small_batch_does_not_name_millions() {
+    let compacted = BatchRules { key_required: true, ..RULES };
+    let many: Vec<u8> = (0..100_000).flat_map(|i| record(i, 0, None, b"")).collect();
+    let compressed = compress(4, &many);
+    let size_bytes = compressed.len() + BatchHeader::SIZE_BYTES;
+    let bad = bad_records(batch(4, 100_000, &compressed), &compacted);
+    assert_eq!(bad.count, 100_000);
+    assert_eq!(bad.named.len(), NAMED_MIN + size_bytes / BYTES_PER_NAMED);
 }
 
 #[test]
@@ -231,4 +266,154 @@ proptest! {
         b[at] ^= 1 << bit;
         prop_assert!(check(b).is_err());
     }
+}
+
+#[test]
+fn a_batch_is_compressed_anew_and_nothing_else_of_it_changes() {
+    for from in 0..5i16 {
+        for codec in [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd] {
+            let rules = BatchRules { compression: Some(Compression::default_of(codec)), ..RULES };
+            let mut sent = batch(from, 500, &compress(from, &records(500)));
+            sent[43..51].copy_from_slice(&77i64.to_be_bytes());
+            sent[51..53].copy_from_slice(&3i16.to_be_bytes());
+            sent[53..57].copy_from_slice(&1000i32.to_be_bytes());
+            recrc(&mut sent);
+            let before = BatchHeader::parse(&sent).unwrap();
+            let placed =
+                ValidBatch::check(sent.clone(), &rules, NOW).unwrap().place(Offset(9), LeaderEpoch(2), NOW);
+            let after = BatchHeader::parse(&placed.bytes).unwrap();
+            assert!(after.codec() == codec && after.crc_matches(&placed.bytes), "{from} to {codec:?}");
+            if before.codec() == codec {
+                assert_eq!(placed.bytes[CRC_AT..], sent[CRC_AT..], "{codec:?} was compressed anew");
+            }
+            assert_eq!(
+                placed.bytes[LAST_OFFSET_DELTA_AT..BatchHeader::SIZE_BYTES],
+                sent[LAST_OFFSET_DELTA_AT..BatchHeader::SIZE_BYTES]
+            );
+            assert_eq!(
+                (placed.sequence, placed.max_timestamp_ms),
+                (before.sequence(), before.max_timestamp_ms)
+            );
+            assert_eq!(placed.last_offset, Offset(508));
+            assert_eq!(records::inflate(&after, &placed.bytes).unwrap(), records(500), "{from} to {codec:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bomb_does_not_become_its_size() {
+    // 64 MiB of zeros as the value of one record, in a few kilobytes of zstd.
+    let bomb = batch(4, 1, &compress(4, &record(0, 0, Some(b"k"), &vec![0; 64 << 20])));
+    let rules = BatchRules { compression: Some(Compression::default_of(Codec::None)), ..RULES };
+    let refused = ValidBatch::check(bomb, &rules, NOW).unwrap_err();
+    assert!(matches!(refused, BatchRejection::RecompressedTooLarge { max: 1_048_576 }), "{refused}");
+}
+
+#[test]
+fn log_append_time_holds_for_a_batch_that_is_compressed_anew() {
+    let compression = Some(Compression::default_of(Codec::Zstd));
+    let rules = BatchRules { timestamp_type: TimestampType::LogAppendTime, compression, ..RULES };
+    let sent = batch(1, 5, &compress(1, &records(5)));
+    let placed = ValidBatch::check(sent, &rules, NOW).unwrap().place(Offset(0), LeaderEpoch(0), NOW + 5000);
+    let header = BatchHeader::parse(&placed.bytes).unwrap();
+    assert!(header.is_log_append_time() && header.crc_matches(&placed.bytes));
+    assert_eq!((header.codec(), header.max_timestamp_ms), (Codec::Zstd, NOW + 5000));
+}
+
+/// A batch of one record with a value of zeros.
+fn zeros(codec: i16, value_bytes: usize) -> BytesMut {
+    batch(codec, 1, &compress(codec, &record(0, 0, None, &vec![0; value_bytes])))
+}
+
+fn limit(inflated_bytes: u64) -> WalkLimit {
+    WalkLimit { inflated_bytes, ..WalkLimit::FULL }
+}
+
+#[test]
+fn a_bounded_check_gives_back_what_inflates_to_more() {
+    for codec in 1..=4 {
+        let large = zeros(codec, 900_000);
+        let before = large.clone();
+        match ValidBatch::check_within(large, &RULES, NOW, limit(64 << 10)).unwrap() {
+            Checked::NotWithin(bytes) => assert_eq!(bytes, before, "codec {codec}"),
+            Checked::Valid(_) => panic!("codec {codec} was inflated"),
+        }
+        match ValidBatch::check_within(before, &RULES, NOW, limit(8 << 20)).unwrap() {
+            Checked::Valid(batch) => {
+                assert!((900_000..901_000).contains(&batch.inflated_bytes()), "codec {codec}")
+            }
+            Checked::NotWithin(_) => panic!("codec {codec}: the limit is high enough"),
+        }
+    }
+}
+
+#[test]
+fn a_bounded_check_does_not_begin_a_long_walk() {
+    let rules = BatchRules { max_message_bytes: 8 << 20, ..RULES };
+    let many = batch(0, 100_000, &records(100_000));
+    let few = WalkLimit { records: 99_999, ..WalkLimit::FULL };
+    assert!(matches!(ValidBatch::check_within(many.clone(), &rules, NOW, few), Ok(Checked::NotWithin(_))));
+    assert_eq!(ValidBatch::check(many, &rules, NOW).unwrap().records_count(), 100_000);
+    let large = batch(0, 1, &record(0, 0, None, &vec![0; 3 << 20]));
+    assert!(matches!(
+        ValidBatch::check_within(large, &rules, NOW, limit(256 << 10)),
+        Ok(Checked::NotWithin(_))
+    ));
+}
+
+#[test]
+fn an_offset_by_time_is_looked_for_within_a_limit() {
+    for codec in 1..=4 {
+        let bytes = zeros(codec, 900_000);
+        let header = BatchHeader::parse(&bytes).unwrap();
+        let found = records::first_within(&header, &bytes, NOW, 64 << 10);
+        assert!(
+            matches!(found, Err(RecordsError::TooLarge { limit_bytes: 65_536 })),
+            "codec {codec}: {found:?}"
+        );
+        assert_eq!(records::first_within(&header, &bytes, NOW, 8 << 20).unwrap(), Some((Offset(0), NOW)));
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_bounded_check_says_what_the_unbounded_one_says(
+        codec in 0i16..=4, count in 1i32..40, inflated in 1u64..6000, damage in proptest::option::of(0usize..200),
+    ) {
+        let mut bytes = batch(codec, count, &compress(codec, &records(count)));
+        if let Some(at) = damage {
+            let at = BatchHeader::SIZE_BYTES + at % (bytes.len() - BatchHeader::SIZE_BYTES);
+            bytes[at] ^= 0x55;
+            recrc(&mut bytes);
+        }
+        let whole = check(bytes.clone()).map(|b| b.max_timestamp_ms).map_err(|e| e.to_string());
+        match ValidBatch::check_within(bytes.clone(), &RULES, NOW, limit(inflated)) {
+            Ok(Checked::NotWithin(same)) => prop_assert_eq!(same, bytes),
+            Ok(Checked::Valid(batch)) => prop_assert_eq!(Ok(batch.max_timestamp_ms), whole),
+            Err(e) => prop_assert_eq!(Err(e.to_string()), whole),
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_compressed_anew_only_within_what_that_takes() {
+    let rules = |codec, level| BatchRules { compression: Some(Compression { codec, level }), ..RULES };
+    let sent = zeros(4, 900_000);
+    let is_valid = |rules: &BatchRules, limit| {
+        matches!(ValidBatch::check_within(sent.clone(), rules, NOW, limit), Ok(Checked::Valid(_)))
+    };
+    let (here, short) = (limit(256 << 10), limit(8 << 20));
+    assert!(is_valid(&RULES, limit(1 << 20)));
+    for (codec, level, within_short) in
+        [(Codec::Lz4, -1, true), (Codec::Gzip, 6, true), (Codec::Gzip, 9, false), (Codec::Zstd, 3, true)]
+    {
+        assert!(!is_valid(&rules(codec, level), here), "{codec:?} {level} beside other work");
+        // What has the codec already is not compressed.
+        let expected = within_short || codec == Codec::Zstd;
+        assert_eq!(is_valid(&rules(codec, level), short), expected, "{codec:?} {level}");
+        assert!(is_valid(&rules(codec, level), WalkLimit::FULL) || !within_short);
+    }
+    let small = batch(0, 5, &records(5));
+    let slow = rules(Codec::Zstd, 22);
+    assert!(matches!(ValidBatch::check_within(small, &slow, NOW, short), Ok(Checked::Valid(_))));
 }

@@ -61,7 +61,7 @@ fn batch(base_offset: i64, codec: i16, records: &[KeyValue<'_>]) -> Vec<u8> {
     out.extend(base_offset.to_be_bytes()[4..].iter());
     out.extend((records.len() as i32).to_be_bytes());
     let codec = [Codec::None, Codec::Gzip, Codec::Snappy, Codec::Lz4, Codec::Zstd][codec as usize];
-    out.extend(deflate(codec, &body).unwrap());
+    out.extend(Compression::default_of(codec).compress(&body[..], usize::MAX).unwrap());
     let length = out.len() as i32 - 12;
     out[8..12].copy_from_slice(&length.to_be_bytes());
     let crc = crc::crc32c(&out[21..]);
@@ -106,7 +106,7 @@ fn records_of(batches: &[Vec<u8>]) -> Vec<Record> {
         for record in views(&body, header.records_count) {
             let record = record.unwrap();
             let offset = header.base_offset.plus(record.offset_delta);
-            let value = record.has_value.then(|| record.rest.to_vec());
+            let value = record.value.map(|_| record.rest.to_vec());
             let timestamp_ms = header.base_timestamp_ms + record.timestamp_delta;
             assert!(timestamp_ms <= header.max_timestamp_ms);
             all.push((offset, timestamp_ms, record.key.map(<[u8]>::to_vec), value));

@@ -43,6 +43,8 @@ pub enum GroupError {
     SubscribedToTopic,
     #[error("the members' metadata and assignments are too large to be kept")]
     TooLarge,
+    #[error("the committed offsets would take more than they may")]
+    OffsetsTooLarge,
 }
 
 /// How a write failed, as far as a group needs to know.

@@ -22,13 +22,42 @@ pub struct CommittedOffset {
     pub expires_at_ms: Option<i64>,
 }
 
+/// What a committed offset takes besides the name of its topic and its note, in memory or stored, whichever is more.
+const OFFSET_BYTES: usize = 256;
+
+impl CommittedOffset {
+    /// What it takes as the offset of a topic of this name.
+    pub fn weight_bytes(&self, topic: &str) -> usize {
+        OFFSET_BYTES + topic.len() + self.metadata.len()
+    }
+}
+
 /// All committed offsets of one group, in the order of topic and partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommittedOffsets {
     by_topic: BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>,
+    weight_bytes: usize,
 }
 
 impl CommittedOffsets {
+    /// What all of them take.
+    pub fn weight_bytes(&self) -> usize {
+        self.weight_bytes
+    }
+
+    /// How many bytes more they take once these are committed; 0 if they take less.
+    pub fn growth_bytes<'a>(
+        &self,
+        commits: impl Iterator<Item = (&'a str, i32, &'a CommittedOffset)>,
+    ) -> usize {
+        let (mut added, mut replaced) = (0, 0);
+        for (topic, partition, committed) in commits {
+            added += committed.weight_bytes(topic);
+            replaced += self.get(topic, partition).map_or(0, |before| before.weight_bytes(topic));
+        }
+        added.saturating_sub(replaced)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.by_topic.is_empty()
     }
@@ -42,10 +71,12 @@ impl CommittedOffsets {
     }
 
     pub fn insert(&mut self, topic: &str, partition: i32, committed: CommittedOffset) {
-        match self.by_topic.get_mut(topic) {
+        self.weight_bytes += committed.weight_bytes(topic);
+        let before = match self.by_topic.get_mut(topic) {
             Some(partitions) => partitions.insert(partition, committed),
             None => self.by_topic.entry(topic.into()).or_default().insert(partition, committed),
         };
+        self.weight_bytes -= before.map_or(0, |before| before.weight_bytes(topic));
     }
 
     pub fn remove(&mut self, topic: &str, partition: i32) -> Option<CommittedOffset> {
@@ -54,6 +85,7 @@ impl CommittedOffsets {
         if partitions.is_empty() {
             self.by_topic.remove(topic);
         }
+        self.weight_bytes -= removed.as_ref().map_or(0, |removed| removed.weight_bytes(topic));
         removed
     }
 

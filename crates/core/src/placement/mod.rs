@@ -25,6 +25,13 @@ pub struct Incarnation {
     pub epoch: u64,
 }
 
+impl Incarnation {
+    /// For [`Backoff`](crate::backoff::Backoff): brokers that lose the same store at the same moment wait for different times.
+    pub fn seed(self) -> u64 {
+        u64::from(self.node_id.0.unsigned_abs()) << 40 ^ self.epoch
+    }
+}
+
 /// A partition, or a coordinator slot: whatever has one owner at a time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Slot {

@@ -3,33 +3,39 @@
 //! It ends when the broker cannot be used; whoever started it starts it again.
 
 use std::path::Path;
+use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::workload;
 use crate::cli::WorkloadArgs;
 use crate::failure::Failure;
-use crate::logging;
+use crate::hangup::{Hangups, Reread};
 use crate::run::StopSignals;
+use crate::stop::StopTime;
+use crate::{logging, runtime};
 
-pub fn run(args: &WorkloadArgs) -> Result<(), Failure> {
-    logging::init(&args.logging)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
+/// Members that cannot leave their groups by then are left behind.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+
+pub fn run(args: &WorkloadArgs, reread: Reread) -> Result<(), Failure> {
+    let log = logging::init(&args.logging);
     if let Some(path) = &args.ready_file {
         // One of an earlier run says nothing.
         let _ = std::fs::remove_file(path);
     }
-    runtime.block_on(async {
+    runtime::block_on(Builder::new_current_thread(), async {
+        let _hangups = Hangups::take(log, reread)?;
         let mut signals = StopSignals::listen()?;
         let bootstrap = &args.bootstrap;
         let unknown = |why: String| Failure::runtime(format!("the broker {bootstrap}: {why}"));
-        let mut found = tokio::net::lookup_host((bootstrap.host.as_str(), bootstrap.port))
-            .await
-            .map_err(|e| unknown(e.to_string()))?;
+        let looked_up = tokio::net::lookup_host((bootstrap.host.as_str(), bootstrap.port));
+        let mut found = tokio::select! {
+            found = looked_up => found.map_err(|e| unknown(e.to_string()))?,
+            _ = signals.next() => return Ok(()),
+        };
         let broker = found.next().ok_or_else(|| unknown("the name has no address".into()))?;
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
@@ -51,7 +57,7 @@ pub fn run(args: &WorkloadArgs) -> Result<(), Failure> {
             signal = signals.next() => {
                 tracing::info!(signal, "stopping");
                 stop.cancel();
-                running.await
+                StopTime::begin(STOP_WITHIN).limit(10, running).await.unwrap_or(Ok(()))
             }
         };
         ended.map_err(|e| unknown(e.to_string()))

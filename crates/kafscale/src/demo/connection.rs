@@ -1,10 +1,9 @@
 //! One connection to a Kafka broker: requests out, responses back, at versions that both sides know.
 //!
 //! The demo's client is an ordinary client: it speaks to the broker over TCP and has no other way in. It is as
-//! small as a client can be: one request at a time, one broker, plain text.
+//! small as a client can be: one request at a time, plain text.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use kafka_protocol::protocol::{
     Decodable, HeaderVersion, Request, StrBytes, encode_request_header_into_buffer,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, ToSocketAddrs};
 
 /// Longer than any answer that a healthy broker may hold back (a rebalance).
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,8 +59,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub async fn open(broker: SocketAddr, client_id: &'static str) -> Result<Self, ClientError> {
-        let stream = TcpStream::connect(broker).await?;
+    pub async fn open(broker: impl ToSocketAddrs, client_id: &'static str) -> Result<Self, ClientError> {
+        let connecting = tokio::time::timeout(ANSWER_TIMEOUT, TcpStream::connect(broker));
+        let stream = connecting.await.map_err(|_| ClientError::Timeout("a connection"))??;
         stream.set_nodelay(true)?;
         let client_id = StrBytes::from_static_str(client_id);
         let mut connection = Self { stream, client_id, next_correlation_id: 0, offered: HashMap::new() };

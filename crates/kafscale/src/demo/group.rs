@@ -12,13 +12,14 @@ use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::{
-    ConsumerProtocolAssignment, ConsumerProtocolSubscription, FindCoordinatorRequest, GroupId,
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
+    ConsumerProtocolAssignment, ConsumerProtocolSubscription, GroupId, HeartbeatRequest, JoinGroupRequest,
+    JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
 };
 use kafka_protocol::protocol::{Decodable as _, Encodable, StrBytes};
 
+use super::cluster::Cluster;
 use super::connection::{ClientError, Connection, check};
-use super::topics::{partitions_count, topic_name};
+use super::topics::topic_name;
 
 const SESSION_TIMEOUT_MS: i32 = 10_000;
 const REBALANCE_TIMEOUT_MS: i32 = 10_000;
@@ -34,11 +35,13 @@ pub struct Membership {
     pub client_id: &'static str,
     member_id: StrBytes,
     generation: i32,
+    /// The broker that coordinates the group, once it was found.
+    coordinator: i32,
 }
 
 impl Membership {
     pub fn new(group: &'static str, topic: &'static str, client_id: &'static str) -> Self {
-        Self { group, topic, client_id, member_id: StrBytes::new(), generation: -1 }
+        Self { group, topic, client_id, member_id: StrBytes::new(), generation: -1, coordinator: -1 }
     }
 
     pub fn group_id(&self) -> GroupId {
@@ -60,23 +63,25 @@ impl Membership {
     }
 
     /// Asks for the coordinator. In a cluster of one it is the broker itself, and the answer only says that it is ready.
-    pub async fn find_coordinator(&self, connection: &mut Connection) -> Result<(), ClientError> {
-        let keys = vec![StrBytes::from_static_str(self.group)];
-        let request = FindCoordinatorRequest::default().with_coordinator_keys(keys);
-        let answer = connection.call("FindCoordinator", request, 4..=6).await?;
-        for coordinator in answer.coordinators {
-            check("FindCoordinator", coordinator.error_code)?;
-        }
+    pub async fn find_coordinator(&mut self, cluster: &mut Cluster) -> Result<(), ClientError> {
+        // The brokers, too, so that a cluster of one is known for one.
+        cluster.learn(self.topic).await?;
+        self.coordinator = cluster.coordinator(self.group).await?;
         Ok(())
     }
 
+    /// The connection to the coordinator, which was found.
+    pub async fn coordinator<'c>(&self, cluster: &'c mut Cluster) -> Result<&'c mut Connection, ClientError> {
+        cluster.broker(self.coordinator).await
+    }
+
     /// Joins (again) and gives the partitions that this member is to read.
-    pub async fn join(&mut self, connection: &mut Connection) -> Result<Vec<i32>, ClientError> {
-        let joined = self.request_to_join(connection).await?;
+    pub async fn join(&mut self, cluster: &mut Cluster) -> Result<Vec<i32>, ClientError> {
+        let joined = self.request_to_join(self.coordinator, cluster).await?;
         self.member_id = joined.member_id.clone();
         self.generation = joined.generation_id;
         let assignments = if joined.leader == joined.member_id {
-            let count = partitions_count(connection, self.topic).await?;
+            let count = cluster.learn(self.topic).await?;
             let members = joined.members.iter().map(|member| member.member_id.clone()).collect();
             self.encode_assignments(range(members, count))?
         } else {
@@ -89,7 +94,7 @@ impl Membership {
             .with_protocol_type(Some(PROTOCOL_TYPE))
             .with_protocol_name(Some(RANGE))
             .with_assignments(assignments);
-        let synced = connection.call("SyncGroup", request, 3..=5).await?;
+        let synced = self.coordinator(cluster).await?.call("SyncGroup", request, 3..=5).await?;
         check("SyncGroup", synced.error_code)?;
         decode_assignment(synced.assignment)
     }
@@ -97,8 +102,10 @@ impl Membership {
     /// A new member is first given its id and asked to come again with it (KIP-394).
     async fn request_to_join(
         &mut self,
-        connection: &mut Connection,
+        coordinator: i32,
+        cluster: &mut Cluster,
     ) -> Result<JoinGroupResponse, ClientError> {
+        let connection = cluster.broker(coordinator).await?;
         loop {
             let subscription = ConsumerProtocolSubscription::default()
                 .with_topics(vec![StrBytes::from_static_str(self.topic)]);
@@ -123,12 +130,12 @@ impl Membership {
         }
     }
 
-    pub async fn heartbeat(&self, connection: &mut Connection) -> Result<(), ClientError> {
+    pub async fn heartbeat(&self, cluster: &mut Cluster) -> Result<(), ClientError> {
         let request = HeartbeatRequest::default()
             .with_group_id(self.group_id())
             .with_generation_id(self.generation)
             .with_member_id(self.member_id());
-        let answer = connection.call("Heartbeat", request, 3..=4).await?;
+        let answer = self.coordinator(cluster).await?.call("Heartbeat", request, 3..=4).await?;
         check("Heartbeat", answer.error_code)
     }
 
@@ -137,10 +144,11 @@ impl Membership {
         if self.member_id.is_empty() {
             return Ok(());
         }
-        let mut connection = Connection::open(broker, self.client_id).await?;
+        let mut cluster = Cluster::open(broker, self.client_id).await?;
+        self.find_coordinator(&mut cluster).await?;
         let member = MemberIdentity::default().with_member_id(self.member_id());
         let request = LeaveGroupRequest::default().with_group_id(self.group_id()).with_members(vec![member]);
-        let answer = connection.call("LeaveGroup", request, 3..=5).await?;
+        let answer = self.coordinator(&mut cluster).await?.call("LeaveGroup", request, 3..=5).await?;
         self.forget();
         check("LeaveGroup", answer.error_code)
     }

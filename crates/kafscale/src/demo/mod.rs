@@ -4,6 +4,7 @@
 
 mod alone;
 mod banner;
+mod cluster;
 mod connection;
 mod consumer;
 mod group;

@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
-use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProducerId};
+use kafka_protocol::messages::{InitProducerIdRequest, ProduceRequest, ProduceResponse, ProducerId};
 use kafka_protocol::records::{
     Compression, NO_PARTITION_LEADER_EPOCH, Record, RecordBatchEncoder, RecordEncodeOptions, TimestampType,
 };
 
-use super::connection::{ClientError, Connection, check};
-use super::topics::{partitions_count, topic_name};
+use super::cluster::Cluster;
+use super::connection::{ClientError, check};
+use super::topics::topic_name;
 
 const CLIENT_ID: &str = "demo-producer";
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -33,7 +34,8 @@ type Partition = (&'static str, i32);
 
 pub struct Producer {
     broker: SocketAddr,
-    connection: Option<Connection>,
+    /// None after an error: everything is found out anew.
+    cluster: Option<Cluster>,
     producer_id: ProducerId,
     producer_epoch: i16,
     partitions: BTreeMap<&'static str, i32>,
@@ -43,21 +45,21 @@ pub struct Producer {
 impl Producer {
     /// A producer for `topics`, which must exist.
     pub async fn open(broker: SocketAddr, topics: &[&'static str]) -> Result<Self, ClientError> {
-        let mut connection = Connection::open(broker, CLIENT_ID).await?;
+        let mut cluster = Cluster::open(broker, CLIENT_ID).await?;
         let mut partitions = BTreeMap::new();
         for topic in topics {
-            partitions.insert(*topic, partitions_count(&mut connection, topic).await?);
+            partitions.insert(*topic, cluster.learn(topic).await?);
         }
         let request = InitProducerIdRequest::default()
             .with_transactional_id(None)
             .with_transaction_timeout_ms(60_000)
             .with_producer_id(ProducerId(-1))
             .with_producer_epoch(-1);
-        let answer = connection.call("InitProducerId", request, 2..=4).await?;
+        let answer = cluster.any().call("InitProducerId", request, 2..=4).await?;
         check("InitProducerId", answer.error_code)?;
         Ok(Self {
             broker,
-            connection: Some(connection),
+            cluster: Some(cluster),
             producer_id: answer.producer_id,
             producer_epoch: answer.producer_epoch,
             partitions,
@@ -71,7 +73,7 @@ impl Producer {
         while !unacknowledged.is_empty() {
             match self.attempt(&unacknowledged).await {
                 Ok(done) => unacknowledged.retain(|partition, _| !done.contains(partition)),
-                Err(ClientError::Io(_) | ClientError::Timeout(_)) => self.connection = None,
+                Err(ClientError::Io(_) | ClientError::Timeout(_)) => self.cluster = None,
                 Err(error) => return Err(error),
             }
             if !unacknowledged.is_empty() {
@@ -81,30 +83,30 @@ impl Producer {
         Ok(())
     }
 
-    /// One Produce request with everything that is open; gives the partitions that were acknowledged.
+    /// One Produce request to each leader with everything that is open; gives the partitions that were acknowledged.
     async fn attempt(&mut self, batches: &BTreeMap<Partition, Bytes>) -> Result<Vec<Partition>, ClientError> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            None => self.connection.insert(Connection::open(self.broker, CLIENT_ID).await?),
-        };
-        let answer = connection.call("Produce", produce_request(batches), 7..=12).await?;
-        let mut done = Vec::new();
-        for topic in &answer.responses {
-            for partition in &topic.partition_responses {
-                let known = batches
-                    .keys()
-                    .find(|(name, index)| *name == topic.name.as_str() && *index == partition.index);
-                let Some(key) = known else { continue };
-                match check("Produce", partition.error_code) {
-                    Ok(()) => done.push(*key),
-                    // Stored by an earlier attempt whose answer was lost.
-                    Err(e) if e.code() == Some(ResponseError::DuplicateSequenceNumber) => done.push(*key),
-                    Err(e) if e.code().is_some_and(|code| code.is_retriable()) => {
-                        tracing::debug!(topic = key.0, partition = key.1, error = %e, "demo produce is tried again");
-                    }
-                    Err(e) => return Err(e),
-                }
+        if self.cluster.is_none() {
+            let mut cluster = Cluster::open(self.broker, CLIENT_ID).await?;
+            for topic in self.partitions.keys() {
+                cluster.learn(topic).await?;
             }
+            self.cluster = Some(cluster);
+        }
+        let cluster = self.cluster.as_mut().expect("it was opened");
+        let mut by_leader: BTreeMap<i32, BTreeMap<Partition, Bytes>> = BTreeMap::new();
+        for ((topic, index), batch) in batches {
+            let leader = cluster.leader(topic, *index)?;
+            by_leader.entry(leader).or_default().insert((topic, *index), batch.clone());
+        }
+        let (mut done, mut moved) = (Vec::new(), false);
+        for (leader, batches) in by_leader {
+            let request = produce_request(&batches);
+            let answer = cluster.broker(leader).await?.call("Produce", request, 7..=12).await?;
+            moved |= acknowledged(&answer, &batches, &mut done)?;
+        }
+        if moved {
+            // Another broker leads it by now.
+            self.cluster = None;
         }
         Ok(done)
     }
@@ -150,6 +152,34 @@ impl Producer {
             headers: Default::default(),
         }
     }
+}
+
+/// Adds the partitions that were acknowledged to `done`. Returns whether others are to be sent again.
+fn acknowledged(
+    answer: &ProduceResponse,
+    batches: &BTreeMap<Partition, Bytes>,
+    done: &mut Vec<Partition>,
+) -> Result<bool, ClientError> {
+    let mut again = false;
+    for topic in &answer.responses {
+        for partition in &topic.partition_responses {
+            let known = batches
+                .keys()
+                .find(|(name, index)| *name == topic.name.as_str() && *index == partition.index);
+            let Some(key) = known else { continue };
+            match check("Produce", partition.error_code) {
+                Ok(()) => done.push(*key),
+                // Stored by an earlier attempt whose answer was lost.
+                Err(e) if e.code() == Some(ResponseError::DuplicateSequenceNumber) => done.push(*key),
+                Err(e) if e.code().is_some_and(|code| code.is_retriable()) => {
+                    tracing::debug!(topic = key.0, partition = key.1, error = %e, "demo produce is tried again");
+                    again = true;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(again)
 }
 
 fn produce_request(batches: &BTreeMap<Partition, Bytes>) -> ProduceRequest {

@@ -1,16 +1,14 @@
-//! What the demo asks of topics: make them, count their partitions, find their ends.
+//! What the demo asks of topics: make them, find their ends.
 
 use std::collections::BTreeMap;
 
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
-use kafka_protocol::messages::{
-    BrokerId, CreateTopicsRequest, ListOffsetsRequest, MetadataRequest, TopicName,
-};
+use kafka_protocol::messages::{BrokerId, CreateTopicsRequest, ListOffsetsRequest, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
+use super::cluster::Cluster;
 use super::connection::{ClientError, Connection, check};
 
 pub const EARLIEST: i64 = -2;
@@ -41,35 +39,27 @@ pub async fn ensure_topic(
     Ok(())
 }
 
-/// The number of partitions of a topic that exists.
-pub async fn partitions_count(connection: &mut Connection, name: &'static str) -> Result<i32, ClientError> {
-    let topic = MetadataRequestTopic::default().with_name(Some(topic_name(name)));
-    let request =
-        MetadataRequest::default().with_topics(Some(vec![topic])).with_allow_auto_topic_creation(false);
-    let answer = connection.call("Metadata", request, 4..=12).await?;
-    let topic =
-        answer.topics.first().ok_or_else(|| ClientError::Protocol("metadata without a topic".into()))?;
-    check("Metadata", topic.error_code)?;
-    i32::try_from(topic.partitions.len()).map_err(|e| ClientError::Protocol(e.to_string()))
-}
-
 /// The offset of every partition at `timestamp`: `EARLIEST`, `LATEST`.
 pub async fn offsets_at(
-    connection: &mut Connection,
+    cluster: &mut Cluster,
     name: &'static str,
     timestamp: i64,
 ) -> Result<BTreeMap<i32, i64>, ClientError> {
-    let count = partitions_count(connection, name).await?;
-    let partitions = (0..count)
-        .map(|index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(timestamp))
-        .collect();
-    let topic = ListOffsetsTopic::default().with_name(topic_name(name)).with_partitions(partitions);
-    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
-    let answer = connection.call("ListOffsets", request, 4..=7).await?;
+    let count = cluster.learn(name).await?;
     let mut offsets = BTreeMap::new();
-    for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
-        check("ListOffsets", partition.error_code)?;
-        offsets.insert(partition.partition_index, partition.offset);
+    for (leader, partitions) in cluster.by_leader(name, (0..count).map(|index| (index, ())))? {
+        let asked = |(index, ())| {
+            ListOffsetsPartition::default().with_partition_index(index).with_timestamp(timestamp)
+        };
+        let topic = ListOffsetsTopic::default()
+            .with_name(topic_name(name))
+            .with_partitions(partitions.into_iter().map(asked).collect());
+        let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+        let answer = cluster.broker(leader).await?.call("ListOffsets", request, 4..=7).await?;
+        for partition in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+            check("ListOffsets", partition.error_code)?;
+            offsets.insert(partition.partition_index, partition.offset);
+        }
     }
     Ok(offsets)
 }

@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{ClientError, Connection};
+use super::cluster::Cluster;
+use super::connection::ClientError;
 use super::consumer::Consumer;
 use super::group::Membership;
 use super::producer::{Message, Producer};
@@ -80,10 +81,10 @@ pub async fn run(
 
 /// Makes the topics and the backlog.
 async fn prepare(broker: SocketAddr) -> Result<Shop, ClientError> {
-    let mut connection = Connection::open(broker, "demo-admin").await?;
-    ensure_topic(&mut connection, ORDERS, ORDERS_PARTITIONS).await?;
-    ensure_topic(&mut connection, PAYMENTS, PAYMENTS_PARTITIONS).await?;
-    let orders_so_far = offsets_at(&mut connection, ORDERS, LATEST).await?.values().sum();
+    let mut cluster = Cluster::open(broker, "demo-admin").await?;
+    ensure_topic(cluster.any(), ORDERS, ORDERS_PARTITIONS).await?;
+    ensure_topic(cluster.any(), PAYMENTS, PAYMENTS_PARTITIONS).await?;
+    let orders_so_far = offsets_at(&mut cluster, ORDERS, LATEST).await?.values().sum();
     let producer = Producer::open(broker, &[ORDERS, PAYMENTS]).await?;
     let mut shop = Shop { producer, rng: StdRng::from_os_rng(), next_order: orders_so_far };
     shop.fill_backlog().await?;

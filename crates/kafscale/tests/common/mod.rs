@@ -91,10 +91,20 @@ impl Process {
         (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
     }
 
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Stops the process and gives its exit status and the rest of its log.
     pub fn stop_with_log(mut self, signal: Signal) -> (Option<i32>, String) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
         // Read to the end, so that the process cannot wait for its reader.
+        let log: Vec<String> = self.log.by_ref().map_while(Result::ok).collect();
+        (self.child.wait().unwrap().code(), log.join("\n"))
+    }
+
+    /// Waits until it ends by itself.
+    pub fn end(mut self) -> (Option<i32>, String) {
         let log: Vec<String> = self.log.by_ref().map_while(Result::ok).collect();
         (self.child.wait().unwrap().code(), log.join("\n"))
     }

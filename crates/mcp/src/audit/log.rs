@@ -3,13 +3,14 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::verify::{head_path, read_head, walk};
 use super::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
@@ -42,12 +43,18 @@ struct Pending {
 #[derive(Clone, Debug)]
 pub struct AuditLog {
     pending: mpsc::Sender<Pending>,
+    /// The last line that is on disk.
+    end: watch::Receiver<Link>,
+    /// Set when the anchor shows that lines are missing: nothing is answered any more.
+    violated: Arc<OnceLock<AuditError>>,
 }
 
 impl AuditLog {
-    /// Opens a log, or begins one. What a crash cut off at the end is removed: its answer was never given.
-    pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut writer = Writer::open(path)?;
+    /// Goes on with a log. `end_holds`: its anchor says that no line is missing at the end.
+    pub(super) fn start(mut writer: Writer, end_holds: bool) -> Result<Self, AuditError> {
+        writer.open_head(end_holds)?;
+        let path = writer.path.clone();
+        let (tell_end, end) = watch::channel(writer.last.clone());
         let (pending, mut events) = mpsc::channel::<Pending>(QUEUE);
         let run = move || {
             while let Some(first) = events.blocking_recv() {
@@ -56,6 +63,7 @@ impl AuditLog {
                     batch.push(more);
                 }
                 let written = writer.append(batch.iter().map(|pending| &pending.event));
+                tell_end.send_replace(writer.last.clone());
                 for pending in batch {
                     // Nobody waits any more when the call was cancelled; its line stays.
                     let _ = pending.done.send(written.clone());
@@ -63,12 +71,25 @@ impl AuditLog {
             }
         };
         let spawned = std::thread::Builder::new().name("mcp-audit".to_owned()).spawn(run);
-        spawned.map_err(|error| io_error(path, error))?;
-        Ok(Self { pending })
+        spawned.map_err(|error| io_error(&path, error))?;
+        Ok(Self { pending, end, violated: Arc::default() })
+    }
+
+    /// The last line that is on disk, whenever there is another one.
+    pub(super) fn end(&self) -> watch::Receiver<Link> {
+        self.end.clone()
+    }
+
+    /// Ends the log's use: lines of it are missing.
+    pub(super) fn refuse(&self, path: &Path, violation: Arc<Violation>) {
+        let _ = self.violated.set(AuditError::Violated { path: path.to_owned(), violation });
     }
 
     /// Returns when the event's line is on disk.
     pub async fn append(&self, event: Event) -> Result<(), AuditError> {
+        if let Some(violated) = self.violated.get() {
+            return Err(violated.clone());
+        }
         let (done, written) = oneshot::channel();
         self.pending.send(Pending { event, done }).await.map_err(|_| AuditError::Closed)?;
         written.await.map_err(|_| AuditError::Closed)?
@@ -80,19 +101,22 @@ fn io_error(path: &Path, error: std::io::Error) -> AuditError {
 }
 
 /// The file and where its chain ends.
-struct Writer {
+pub(super) struct Writer {
     path: PathBuf,
     file: File,
-    head: File,
+    /// None: it is not there, and nobody knows whether it is with the end of the log that it was removed.
+    head: Option<File>,
     last: Link,
     /// Up to where the file is known to be good.
     good_bytes: u64,
-    /// A write failed: what it left behind is removed before the next.
+    /// A write was cut off, by an error or a crash: what it left behind is removed before the next.
     torn: bool,
 }
 
 impl Writer {
-    fn open(path: &Path) -> Result<Self, AuditError> {
+    /// Opens a log, or makes an empty one. What is there stays as it is until the log is gone on with, so that a log that is refused
+    /// tells the same as before.
+    pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |error| io_error(path, error);
         let options = &mut OpenOptions::new();
         options.read(true).append(true).create(true).mode(FILE_MODE);
@@ -101,27 +125,49 @@ impl Writer {
             return Err(failed(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")));
         }
         lock(&file).map_err(failed)?;
-        let good_bytes = cut_torn_line(&mut file).map_err(failed)?;
-        let last = Self::find_end(path)?;
-        let options = &mut OpenOptions::new();
-        options.write(true).create(true).truncate(false).mode(FILE_MODE);
-        let head = options.open(head_path(path)).map_err(failed)?;
-        let mut writer = Self { path: path.to_owned(), file, head, last, good_bytes, torn: false };
-        writer.write_head().map_err(failed)?;
-        Ok(writer)
+        let (good_bytes, torn_bytes) = whole_lines(&mut file).map_err(failed)?;
+        let last = Self::find_end(path, good_bytes)?;
+        let torn = torn_bytes > 0;
+        if torn {
+            tracing::warn!(
+                bytes = torn_bytes,
+                "the audit log ends in half a line, which the next one replaces"
+            );
+        }
+        Ok(Self { path: path.to_owned(), file, head: None, last, good_bytes, torn })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.last.seq == 0
+    }
+
+    /// Opens the head. One that is missing is made only where the log's end is known to hold: it would say so.
+    fn open_head(&mut self, end_holds: bool) -> Result<(), AuditError> {
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(end_holds || self.is_empty())
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(head_path(&self.path));
+        self.head = match opened {
+            Ok(head) => Some(head),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error(&self.path, error)),
+        };
+        self.write_head().map_err(|error| io_error(&self.path, error))
     }
 
     /// The last line, if the whole chain is as it was written. The head may be some lines behind after a crash.
-    fn find_end(path: &Path) -> Result<Link, AuditError> {
+    fn find_end(path: &Path, good_bytes: u64) -> Result<Link, AuditError> {
         let violated =
             |violation| AuditError::Violated { path: path.to_owned(), violation: Arc::new(violation) };
         let head = read_head(path).map_err(violated)?;
         let mut at_head = None;
-        let last = walk(path, |link| {
+        let last = walk(path, good_bytes, |link| {
             if head.as_ref().is_some_and(|head| head.seq == link.seq) {
                 at_head = Some(link.clone());
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })
         .map_err(violated)?;
         match head {
@@ -167,8 +213,9 @@ impl Writer {
 
     /// Always as long as before, so that it is written in place.
     fn write_head(&mut self) -> std::io::Result<()> {
-        self.head.seek(SeekFrom::Start(0))?;
-        self.head.write_all(format!("{:020} {}\n", self.last.seq, self.last.hash).as_bytes())
+        let Some(head) = &mut self.head else { return Ok(()) };
+        head.seek(SeekFrom::Start(0))?;
+        head.write_all(self.last.line().as_bytes())
     }
 }
 
@@ -184,8 +231,8 @@ fn lock(file: &File) -> std::io::Result<()> {
     Err(std::io::Error::new(ErrorKind::ResourceBusy, "another process writes to it"))
 }
 
-/// Removes a last line without its line break. Returns the length.
-fn cut_torn_line(file: &mut File) -> std::io::Result<u64> {
+/// How many bytes whole lines take, and how many a last line without its line break.
+fn whole_lines(file: &mut File) -> std::io::Result<(u64, u64)> {
     let length = file.metadata()?.len();
     let tail_bytes = length.min(MAX_LINE_BYTES as u64 + 1);
     file.seek(SeekFrom::Start(length - tail_bytes))?;
@@ -197,11 +244,7 @@ fn cut_torn_line(file: &mut File) -> std::io::Result<u64> {
         // That is no line of ours: the walk over the chain will say so.
         None => length,
     };
-    if whole < length {
-        tracing::warn!(bytes = length - whole, "the audit log ended in half a line, which was removed");
-        file.set_len(whole)?;
-    }
-    Ok(whole)
+    Ok((whole, length - whole))
 }
 
 #[cfg(test)]
@@ -217,8 +260,12 @@ mod tests {
         }
     }
 
+    fn open(path: &Path) -> Result<AuditLog, AuditError> {
+        AuditLog::start(Writer::open(path)?, true)
+    }
+
     async fn write(path: &Path, tools: &[&str]) {
-        let log = AuditLog::open(path).unwrap();
+        let log = open(path).unwrap();
         for tool in tools {
             log.append(event(tool)).await.unwrap();
         }
@@ -257,7 +304,7 @@ mod tests {
             missing.remove(at);
             put(&path, &missing);
             assert!(verify(&path).is_err(), "line {at} missing");
-            assert!(matches!(AuditLog::open(&path), Err(AuditError::Violated { .. })));
+            assert!(matches!(open(&path), Err(AuditError::Violated { .. })));
             let mut doubled = good.clone();
             doubled.insert(at, good[at].clone());
             put(&path, &doubled);
@@ -291,7 +338,7 @@ mod tests {
         if full.exists() {
             let file = OpenOptions::new().append(true).open(full).unwrap();
             let dir = tempfile::tempdir().unwrap();
-            let head = File::create(dir.path().join("head")).unwrap();
+            let head = Some(File::create(dir.path().join("head")).unwrap());
             let mut writer =
                 Writer { path: full.into(), file, head, last: Link::genesis(), good_bytes: 0, torn: false };
             assert!(matches!(writer.append([&event("a")].into_iter()), Err(AuditError::Io { .. })));

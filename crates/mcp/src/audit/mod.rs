@@ -2,8 +2,10 @@
 //! is refused.
 //!
 //! Each line carries the SHA-256 of the line before, so that a line that was changed, removed or moved breaks the chain.
-//! What a chain cannot show, a missing end, shows in `FILE.head`, which holds the number and the hash of the last line.
+//! What a chain cannot show, a missing end, shows in `FILE.head`, which holds the number and the hash of the last line; and in the
+//! anchor, which holds the same outside the log's directory ([`anchor`], ADR 0019).
 
+mod anchor;
 mod log;
 mod verify;
 
@@ -11,8 +13,9 @@ use kafscale_core::utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use anchor::{Anchor, keep_anchored, open};
 pub use log::{AuditError, AuditLog};
-pub use verify::{Verified, Violation, verify};
+pub use verify::{Verified, Violation, verify, verify_anchored};
 
 /// What a line says, besides its place in the chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,12 +111,29 @@ const MAX_LINE_BYTES: usize = 256 << 10;
 
 /// A place in the chain: a line's number, and its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Link {
+pub struct Link {
     seq: u64,
     hash: String,
 }
 
 impl Link {
+    /// None: that is no hash.
+    fn new(seq: u64, hash: &str) -> Option<Self> {
+        let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
+        is_hash.then(|| Self { seq, hash: hash.to_owned() })
+    }
+
+    /// As files hold it: always of the same length, so that it is written in place.
+    fn line(&self) -> String {
+        format!("{:020} {}\n", self.seq, self.hash)
+    }
+
+    /// What [`Link::line`] says.
+    fn parse(text: &str) -> Option<Self> {
+        let (seq, hash) = text.trim_end().split_once(' ')?;
+        Self::new(seq.parse().ok()?, hash)
+    }
+
     /// Before the first line, whose number is 1.
     fn genesis() -> Self {
         Self { seq: 0, hash: "0".repeat(64) }

@@ -1,9 +1,10 @@
 //! Reads an audit log and finds any line that was changed, removed or moved.
 
-use std::fs::File;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
 use super::{Line, Link, MAX_LINE_BYTES, VERSION};
@@ -30,16 +31,26 @@ pub enum Violation {
     EndMissing { last: u64, expected: u64 },
     #[error("{} is not the head of an audit log", path.display())]
     Head { path: PathBuf },
+    #[error(
+        "the log was shortened, or begun anew: {last} lines are there, and the anchor outside the log holds line {expected}"
+    )]
+    Shortened { last: u64, expected: u64 },
+    #[error("line {line} is not the one that the anchor outside the log holds")]
+    NotAnchored { line: u64 },
 }
 
 /// Verifies a log and its head.
 pub fn verify(path: &Path) -> Result<Verified, Violation> {
     let head = read_head(path)?;
     let mut head_seen = head.as_ref().is_none_or(|head| head.seq == 0);
-    let last = walk(path, |link| {
-        let Some(head) = head.as_ref().filter(|head| head.seq == link.seq) else { return Ok(()) };
-        head_seen = true;
-        if head.hash == link.hash { Ok(()) } else { Err("it is not the line that the head names".to_owned()) }
+    let last = walk(path, u64::MAX, |link| {
+        if let Some(head) = head.as_ref().filter(|head| head.seq == link.seq) {
+            head_seen = true;
+            if head.hash != link.hash {
+                return Err("it is not the line that the head names".to_owned());
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     })?;
     match &head {
         Some(head) if !head_seen => Err(Violation::EndMissing { last: last.seq, expected: head.seq }),
@@ -47,13 +58,45 @@ pub fn verify(path: &Path) -> Result<Verified, Violation> {
     }
 }
 
-/// Walks the chain. The file may not exist.
+/// Verifies a log, its head, and that it holds the line that a file with an anchor names.
+pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation> {
+    let verified = verify(path)?;
+    let anchored = read_link(anchor)?.ok_or_else(|| Violation::Head { path: anchor.to_owned() })?;
+    check_anchored(path, &anchored)?;
+    Ok(verified)
+}
+
+/// Whether a log holds the line that its anchor names. What stands behind that line is not read: it may be half written.
+pub(super) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
+    let mut found = anchored.seq == 0;
+    let last = walk(path, u64::MAX, |link| {
+        if link.seq < anchored.seq {
+            return Ok(ControlFlow::Continue(()));
+        }
+        found = true;
+        match link.hash == anchored.hash {
+            true => Ok(ControlFlow::Break(())),
+            false => Err(NOT_ANCHORED.to_owned()),
+        }
+    });
+    match last {
+        Ok(_) if found => Ok(()),
+        Ok(last) => Err(Violation::Shortened { last: last.seq, expected: anchored.seq }),
+        Err(Violation::Line { line, why }) if why == NOT_ANCHORED => Err(Violation::NotAnchored { line }),
+        Err(other) => Err(other),
+    }
+}
+
+const NOT_ANCHORED: &str = "it is not the line that the anchor names";
+
+/// Walks the chain in the first `bytes` of a file until `each` has seen enough, and returns the last line that it saw.
 pub(super) fn walk(
     path: &Path,
-    mut each: impl FnMut(&Link) -> Result<(), String>,
+    bytes: u64,
+    mut each: impl FnMut(&Link) -> Result<ControlFlow<()>, String>,
 ) -> Result<Link, Violation> {
     let unreadable = |error| Violation::Unreadable { path: path.to_owned(), error };
-    let mut reader = BufReader::new(File::open(path).map_err(unreadable)?);
+    let mut reader = BufReader::new(open_regular(path).map_err(unreadable)?.take(bytes));
     let mut last = Link::genesis();
     let mut line = Vec::new();
     loop {
@@ -67,7 +110,9 @@ pub(super) fn walk(
         let wrong = |why: String| Violation::Line { line: number, why };
         let text = line.strip_suffix(b"\n").ok_or_else(|| wrong("it is cut off".to_owned()))?;
         last = next(&last, text).map_err(wrong)?;
-        each(&last).map_err(wrong)?;
+        if each(&last).map_err(wrong)?.is_break() {
+            return Ok(last);
+        }
     }
 }
 
@@ -99,15 +144,15 @@ pub(super) fn head_path(path: &Path) -> PathBuf {
 
 /// The head, if there is one.
 pub(super) fn read_head(path: &Path) -> Result<Option<Link>, Violation> {
-    let path = head_path(path);
-    let text = match std::fs::read_to_string(&path) {
+    read_link(&head_path(path))
+}
+
+/// The link in a file that holds one.
+pub(super) fn read_link(path: &Path) -> Result<Option<Link>, Violation> {
+    let text = match read_small_text(path, MAX_LINE_BYTES as u64) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Violation::Unreadable { path, error }),
+        Err(error) => return Err(Violation::Unreadable { path: path.to_owned(), error }),
     };
-    let link = text.trim_end().split_once(' ').and_then(|(seq, hash)| {
-        let is_hash = hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit());
-        is_hash.then_some(Link { seq: seq.parse().ok()?, hash: hash.to_owned() })
-    });
-    link.map(Some).ok_or(Violation::Head { path })
+    Link::parse(&text).map(Some).ok_or_else(|| Violation::Head { path: path.to_owned() })
 }

@@ -57,6 +57,8 @@ pub struct Unverified<'a> {
 /// The claims that matter here. Everything else is checked by the library.
 #[derive(Debug, Deserialize)]
 struct Claims {
+    /// One text (RFC 7519, section 4.1.1). The library is content with a list that holds the right one among others.
+    iss: Value,
     sub: Option<String>,
     client_id: Option<String>,
     /// The same, in the words of OpenID Connect.
@@ -133,6 +135,9 @@ impl<'a> Unverified<'a> {
         let mut wrong = Wrong("the token is signed with no key of the issuer");
         for candidate in candidates {
             match jsonwebtoken::decode::<Claims>(self.text, &candidate.key, &validation) {
+                Ok(token) if token.claims.iss.as_str() != Some(&expected.issuer) => {
+                    return Err(Wrong("the token is of another issuer"));
+                }
                 Ok(token) => return principal(token.claims),
                 Err(error) => match error.kind() {
                     ErrorKind::InvalidSignature => {}

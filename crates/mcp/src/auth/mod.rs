@@ -127,13 +127,13 @@ impl Authenticator {
 
     /// Follows the token file until `stop`. A file that cannot be read leaves the tokens as they were.
     pub async fn reload(&self, stop: CancellationToken) {
-        let (Some(tokens), Some(path)) = (&self.tokens, &self.file) else { return };
-        follow("the token file", stop, || {
-            let read = Tokens::read(path)?;
+        let (Some(tokens), Some(path)) = (&self.tokens, self.file.clone()) else { return };
+        let read = move || Tokens::read(&path);
+        follow("the token file", stop, read, |read| {
             let mut current = tokens.write();
             let is_new = current.named != read.named;
             current.named = read.named;
-            Ok::<bool, TokenFileError>(is_new)
+            is_new
         })
         .await;
     }

@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use kafscale_meta::files::read_small_text;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
@@ -35,8 +36,6 @@ pub(super) struct NamedToken {
 pub enum TokenFileError {
     #[error("token file {}: {error}", path.display())]
     Unreadable { path: PathBuf, error: std::io::Error },
-    #[error("token file {} is larger than {MAX_FILE_BYTES} bytes", path.display())]
-    TooLarge { path: PathBuf },
     #[error("token file {}, line {line}: {why}; expected NAME SCOPE[,SCOPE] sha256:HEX", path.display())]
     Line { path: PathBuf, line: usize, why: &'static str },
     #[error("token file {} holds no token", path.display())]
@@ -51,10 +50,7 @@ impl Tokens {
     /// Reads a token file.
     pub fn read(path: &Path) -> Result<Self, TokenFileError> {
         let unreadable = |error| TokenFileError::Unreadable { path: path.to_owned(), error };
-        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE_BYTES {
-            return Err(TokenFileError::TooLarge { path: path.to_owned() });
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let text = read_small_text(path, MAX_FILE_BYTES).map_err(unreadable)?;
         let mut named = Vec::new();
         for (index, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -142,6 +138,15 @@ mod tests {
         let principal = tokens.principal("secret").unwrap();
         assert!(principal.may(Scope::Mutate));
         assert!(tokens.principal("Secret").is_none());
+    }
+
+    #[test]
+    fn a_pipe_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = Tokens::read(&path).unwrap_err().to_string();
+        assert!(error.contains("it is not a regular file"), "{error}");
     }
 
     #[test]

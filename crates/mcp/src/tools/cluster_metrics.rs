@@ -90,6 +90,8 @@ struct Throughput {
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(crate = "rmcp::schemars")]
 struct S3 {
+    /// What the figures are of.
+    store: Option<String>,
     state: String,
     latency_ms: Shown,
     /// Share of failed operations, 0 to 1.
@@ -145,8 +147,8 @@ impl JsonSchema for Shown {
 impl Tool for ClusterMetrics {
     const NAME: &'static str = "cluster_metrics";
     const TITLE: &'static str = "Cluster metrics";
-    const DESCRIPTION: &'static str = "Current figures over all brokers: messages and bytes per second in and out, S3 latency, \
-         error rate and state, request rates, brokers, lag. sections picks some; all without it.";
+    const DESCRIPTION: &'static str = "Current figures over all brokers: messages and bytes per second in and out, latency, error rate and \
+         state of the store (S3, or which it is), request rates, brokers, lag. sections picks some; all without it.";
     type Args = Args;
     type Answer = Answer;
 
@@ -209,6 +211,7 @@ impl Reading<'_> {
         let latency = self.metrics.mean(metric::S3_LATENCY_MS, &operations);
         let errors = self.metrics.mean(metric::S3_ERROR_RATE, &operations);
         S3 {
+            store: self.metrics.store().map(|store| names::text(&store, MAX_TEXT_CHARS)),
             state: self.metrics.object_store().map_or_else(
                 |why| {
                     let before = self.metrics.object_store_before.map_or(String::new(), |known| {

@@ -1,19 +1,19 @@
 //! `cluster_status`: is the cluster well, and if not, where to look next.
 
-use std::sync::Arc;
-
+use kafscale_meta::records::BrokerRecord;
 use rmcp::schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Tool;
 use kafscale_core::utc;
 use crate::answer::{ToolError, names};
-use crate::view::cached::Seen;
 use crate::view::metrics::Metrics;
-use crate::view::{Answer as Viewed, Brokers, ClusterView, Topics};
+use crate::view::{self, Answer as Viewed, Brokers, ClusterView, Lags, Topics, lag};
 
 /// Brokers that are listed; the rest is counted.
 const MAX_BROKERS: usize = 30;
+/// Brokers that are gone and get a warning each.
+const MAX_MISSING: usize = 5;
 /// A partition this far behind is worth a warning.
 const NOTABLE_LAG: i64 = 10_000;
 const MAX_TEXT_CHARS: usize = 200;
@@ -53,8 +53,9 @@ struct Counts {
 #[schemars(crate = "rmcp::schemars")]
 struct Broker {
     id: Option<i32>,
-    address: String,
-    controller: bool,
+    /// Null: unknown.
+    address: Option<String>,
+    controller: Option<bool>,
     version: Option<String>,
     up_since: Option<String>,
     /// ok, or why its metrics cannot be read.
@@ -92,13 +93,18 @@ impl Tool for ClusterStatus {
         let mut warnings = Vec::new();
         let metadata_store = metadata_store(&brokers, &mut warnings);
         let object_store = object_store(&metrics.value, &mut warnings);
+        if let Ok(brokers) = &brokers {
+            missing_warnings(&brokers.value, &mut warnings);
+        }
         broker_warnings(&metrics.value, &mut warnings);
+        damage_warning(&metrics.value, &mut warnings);
+        unreadable_warning(&metrics.value, &mut warnings);
+        unserved_warning(&metrics.value, &mut warnings);
         if let (Ok(brokers), Ok(topics)) = (&brokers, &topics) {
             leader_warnings(&brokers.value, &topics.value, &mut warnings);
         }
         if let Ok(lags) = &lags {
-            let lagging = lags.by_group.iter().filter(|(_, lag)| lag.max > Some(NOTABLE_LAG));
-            lag_warning(lagging.map(|(id, _)| id.as_str()), &mut warnings);
+            group_warnings(view, lags, &mut warnings);
         }
         let counts = Counts {
             brokers: brokers.as_ref().ok().map(|b| b.value.by_id.len()),
@@ -111,7 +117,7 @@ impl Tool for ClusterStatus {
             health: health(&counts, &warnings),
             cluster_id: brokers.as_ref().ok().and_then(|b| b.value.cluster.as_ref()).map(|c| text(&c.cluster_id)),
             counts,
-            brokers: listed(&brokers, &metrics.value),
+            brokers: listed(view, &brokers, &metrics.value),
             object_store,
             metadata_store,
             warnings,
@@ -166,7 +172,10 @@ fn object_store(metrics: &Metrics, warnings: &mut Vec<Warning>) -> Component {
                 warnings.push(Warning { problem, next: "cluster_metrics with sections [\"s3\"]".to_owned() });
             }
             let (asked, told) = (metrics.brokers.len(), metrics.scrapes().count());
-            let detail = (told < asked).then(|| format!("as {told} of {asked} brokers see it"));
+            let detail = match told < asked {
+                true => Some(format!("as {told} of {asked} brokers see it")),
+                false => metrics.store().map(|store| text(&store)),
+            };
             Component { state, detail }
         }
         Err(why) => {
@@ -175,6 +184,29 @@ fn object_store(metrics: &Metrics, warnings: &mut Vec<Warning>) -> Component {
             });
             Component { state: "unknown", detail: Some(text(&why) + &before) }
         }
+    }
+}
+
+/// Brokers that vanished: who, since when, and what they led.
+fn missing_warnings(brokers: &Brokers, warnings: &mut Vec<Warning>) {
+    for (id, member) in brokers.missing.iter().take(MAX_MISSING) {
+        let address = text(&format!("{}:{}", member.host, member.port));
+        let since = member.lost.as_ref().map_or_else(
+            || format!("it started {} and is not registered any more", utc::seconds(member.started_ms)),
+            |lost| {
+                let of = lost.topic.as_deref().map(|topic| format!(", such as of topic {:?}", names::shown(topic)));
+                let of = of.unwrap_or_default();
+                format!("since {}; it led {} partitions{of}", utc::seconds(lost.at_ms), lost.partitions)
+            },
+        );
+        warnings.push(Warning {
+            problem: format!("broker {id} ({address}) is gone without a planned stop: {since}"),
+            next: format!("start it again, or, if it is to stay away: kafka-cluster.sh unregister --id {id}"),
+        });
+    }
+    if let more @ 1.. = brokers.missing.len().saturating_sub(MAX_MISSING) {
+        let next = "the hosts that they ran on".to_owned();
+        warnings.push(Warning { problem: format!("{more} more brokers are gone without a planned stop"), next });
     }
 }
 
@@ -190,6 +222,48 @@ fn broker_warnings(metrics: &Metrics, warnings: &mut Vec<Warning>) {
         let problem = text(&format!("the metrics of broker {} cannot be read: {why}{more}", broker.address));
         let next = "whether the broker runs; lag and rates of what it serves are unknown".to_owned();
         warnings.push(Warning { problem, next });
+    }
+}
+
+/// What brokers have found of damaged data.
+fn damage_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+    let sum = |name| metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(name)).sum::<f64>();
+    let places = sum(view::names::DAMAGED_PLACES);
+    if places <= 0.0 {
+        return;
+    }
+    let offsets = sum(view::names::DAMAGED_OFFSETS);
+    let mut labels = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.series(view::names::DAMAGED_OFFSETS).first());
+    let example = labels.next().and_then(|(labels, _)| {
+        let label = |name| labels.iter().find(|(l, _)| l == name).map(|(_, value)| value.as_str());
+        Some(format!(", in {:?} partition {} for one", names::shown(label("topic")?), label("partition")?))
+    });
+    let example = example.unwrap_or_default();
+    warnings.push(Warning {
+        problem: text(&format!("stored data is damaged in {places} places, {offsets} offsets cannot be read{example}")),
+        next: "the brokers' logs, which name objects and offsets; `kafscale verify` checks the whole store".to_owned(),
+    });
+}
+
+/// What brokers were asked for and the store did not give.
+fn unreadable_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+    let objects = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(view::names::UNREADABLE_OBJECTS)).sum::<f64>();
+    if objects > 0.0 {
+        warnings.push(Warning {
+            problem: format!("cannot be read at the moment: {objects} stored objects, whose records consumers wait for"),
+            next: "/readyz of the brokers, and their logs, which name objects and errors: permissions, keys, the store".to_owned(),
+        });
+    }
+}
+
+/// What brokers own and cannot serve.
+fn unserved_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+    let unserved = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(view::names::UNSERVED_PARTITIONS)).sum::<f64>();
+    if unserved > 0.0 {
+        warnings.push(Warning {
+            problem: format!("{unserved} partitions cannot be served by their brokers, or take no records"),
+            next: "/readyz of the brokers, and their logs, which say why".to_owned(),
+        });
     }
 }
 
@@ -215,46 +289,108 @@ fn leader_warnings(brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warnin
 fn lag_warning<'a>(mut lagging: impl Iterator<Item = &'a str>, warnings: &mut Vec<Warning>) {
     let Some(first) = lagging.next() else { return };
     let more = lagging.count();
-    let others = if more > 0 { format!(" and {more} more groups") } else { String::new() };
+    let lag = if more > 0 { format!(" and {more} more groups lag") } else { " lags".to_owned() };
     warnings.push(Warning {
-        problem: format!("group {:?}{others} lag by more than {NOTABLE_LAG} on a partition", names::shown(first)),
+        problem: format!("group {:?}{lag} by more than {NOTABLE_LAG} on a partition", names::shown(first)),
         next: format!("list_groups with min_partition_lag {}", NOTABLE_LAG + 1),
     });
 }
 
-/// The registered brokers; while the metadata store is down, those whose metrics were asked for.
-fn listed(brokers: &Result<Arc<Seen<Brokers>>, crate::view::Unavailable>, metrics: &Metrics) -> Vec<Broker> {
+/// The registered brokers; while the metadata store is down, those whose metrics were asked for, with what was known of them before.
+/// Who is the controller can change meanwhile.
+fn listed(view: &ClusterView, brokers: &Viewed<Brokers>, metrics: &Metrics) -> Vec<Broker> {
     let scraped = |id: i32| {
         let broker = metrics.brokers.iter().find(|b| b.node_id == Some(id))?;
         Some(broker.outcome.as_ref().map_or_else(|why| text(&why.to_string()), |_| "ok".to_owned()))
     };
-    match brokers {
-        Ok(brokers) => brokers
-            .value
-            .by_id
-            .iter()
-            .take(MAX_BROKERS)
-            .map(|(id, broker)| Broker {
-                id: Some(*id),
-                address: text(&format!("{}:{}", broker.host, broker.port)),
-                controller: brokers.value.controller == Some(*id),
-                version: Some(text(&broker.version)),
-                up_since: Some(utc::seconds(broker.started_ms)),
-                metrics: scraped(*id).unwrap_or_else(|| "read from the configured address".to_owned()),
-            })
-            .collect(),
-        Err(_) => metrics
-            .brokers
-            .iter()
-            .take(MAX_BROKERS)
-            .map(|broker| Broker {
-                id: broker.node_id,
-                address: text(&broker.address),
-                controller: false,
-                version: None,
-                up_since: None,
-                metrics: broker.outcome.as_ref().map_or_else(|why| text(&why.to_string()), |_| "ok".to_owned()),
-            })
-            .collect(),
+    let registered = |id: i32, broker: &BrokerRecord, controller: Option<bool>| Broker {
+        id: Some(id),
+        address: Some(text(&format!("{}:{}", broker.host, broker.port))),
+        controller,
+        version: Some(text(&broker.version)),
+        up_since: Some(utc::seconds(broker.started_ms)),
+        metrics: scraped(id).unwrap_or_else(|| "read from the configured address".to_owned()),
+    };
+    let before = view.brokers_before();
+    match (brokers, &before) {
+        (Ok(brokers), _) => {
+            let controller = |id| Some(brokers.value.controller == Some(id));
+            let all = brokers.value.by_id.iter().take(MAX_BROKERS);
+            all.map(|(id, broker)| registered(*id, broker, controller(*id))).collect()
+        }
+        (Err(_), Some(before)) => {
+            let all = before.value.by_id.iter().take(MAX_BROKERS);
+            all.map(|(id, broker)| registered(*id, broker, None)).collect()
+        }
+        (Err(_), None) => {
+            let scraped = metrics.brokers.iter().take(MAX_BROKERS);
+            scraped
+                .map(|broker| Broker {
+                    id: broker.node_id,
+                    address: None,
+                    controller: None,
+                    version: None,
+                    up_since: None,
+                    metrics: match &broker.outcome {
+                        Ok(_) => text(&format!("ok, at {}", broker.address)),
+                        Err(why) => text(&why.to_string()),
+                    },
+                })
+                .collect()
+        }
+    }
+}
+
+/// Groups that lag far, that find records gone at the start or the end of a log, and that do not get on.
+fn group_warnings(view: &ClusterView, lags: &Lags, warnings: &mut Vec<Warning>) {
+    let lagging = lags.by_group.iter().filter(|(_, lag)| lag.max > Some(NOTABLE_LAG));
+    lag_warning(lagging.map(|(id, _)| id.as_str()), warnings);
+    let has_members = |id: &str| lags.groups.value.by_id.get(id).is_some_and(|group| !lag::members(group).is_empty());
+    let others = |more: usize| if more > 0 { format!(" and {more} more groups") } else { String::new() };
+    let mut missed = lags.by_group.iter().filter(|(id, lag)| lag.missed > 0 && has_members(id));
+    if let Some((id, lag)) = missed.next() {
+        let id = names::shown(id);
+        let more = others(missed.count());
+        let problem = format!("group {id:?} missed {} records that were deleted before it read them{more}", lag.missed);
+        warnings.push(Warning { problem, next: format!("describe_group with group_id {id:?}") });
+    }
+    let mut beyond = lags.by_group.iter().filter(|(_, lag)| lag.beyond_end > 0);
+    if let Some((id, lag)) = beyond.next() {
+        let id = names::shown(id);
+        let more = others(beyond.count());
+        let problem = format!(
+            "group {id:?} has committed beyond the end of {} partitions{more}: records were lost, or an older log was restored",
+            lag.beyond_end
+        );
+        warnings.push(Warning { problem, next: format!("describe_group with group_id {id:?}: committed against end") });
+    }
+    let mut stuck = lags.by_group.iter().filter_map(|(id, lag)| {
+        let stuck = view.trend(id, lag)?.stuck?;
+        has_members(id).then_some((id, stuck.as_secs()))
+    });
+    if let Some((id, seconds)) = stuck.next() {
+        let id = names::shown(id);
+        let more = others(stuck.count());
+        let problem = format!("group {id:?} lags and has committed nothing new for {seconds} s{more}");
+        warnings.push(Warning { problem, next: "list_groups with stuck true".to_owned() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_group_lags_and_several_lag() {
+        for (groups, expected) in [
+            (&[][..], None),
+            (&["analytics"][..], Some("group \"analytics\" lags by more than")),
+            (&["a", "b", "c"][..], Some("group \"a\" and 2 more groups lag by more than")),
+        ] {
+            let mut warnings = Vec::new();
+            lag_warning(groups.iter().copied(), &mut warnings);
+            let problem = warnings.first().map(|warning| warning.problem.as_str());
+            assert_eq!(problem.map(|text| &text[..expected.map_or(0, str::len)]), expected);
+        }
     }
 }

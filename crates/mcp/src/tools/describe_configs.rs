@@ -125,6 +125,8 @@ fn meaning(name: &str, value: &str) -> Option<String> {
     let number: i64 = value.trim().parse().ok()?;
     let limit = matches!(name, "retention.ms" | "retention.bytes");
     match name.rsplit('.').next()? {
+        // -2 stands for what retention.ms and retention.bytes say, and neither has an effect.
+        "ms" | "bytes" if name.starts_with("local.") => None,
         "ms" | "bytes" if number == i64::MAX || (limit && number < 0) => Some("no limit".to_owned()),
         "ms" => Some(human::duration_ms(number)),
         "bytes" => Some(human::size_bytes(number)),

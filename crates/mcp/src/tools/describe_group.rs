@@ -8,8 +8,10 @@ use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::suggest::did_you_mean;
+use crate::answer::figure::rounded;
 use crate::answer::{ToolError, names};
 use crate::view::lag::{self, PartitionLag};
+use crate::view::lag_history::Trend;
 use crate::view::{ClusterView, Group, Groups, Topics};
 
 /// Members that are listed; the rest is counted.
@@ -44,9 +46,19 @@ pub struct Answer {
     total_lag: Option<i64>,
     max_lag: Option<i64>,
     unknown_partitions: usize,
+    /// Deleted before the group read them; not part of the lag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed_records: Option<i64>,
+    /// Partitions whose log ends before the committed offset: records were lost, or an older log was restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    committed_beyond_end: Option<usize>,
+    last_commit: Option<String>,
+    /// Once it was seen for a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trend: Option<TrendShown>,
     member_count: usize,
     members: Vec<Member>,
-    columns: [&'static str; 6],
+    columns: [&'static str; 7],
     rows: Vec<Row>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_cursor: Option<String>,
@@ -65,28 +77,48 @@ struct Member {
     instance_id: Option<String>,
 }
 
-/// Topic, partition, committed, end, lag, member.
-type Row = (String, i32, Option<i64>, Option<i64>, Option<i64>, Option<usize>);
+/// Topic, partition, committed, end, lag, member, missed.
+type Row = (String, i32, Option<i64>, Option<i64>, Option<i64>, Option<usize>, i64);
+
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(crate = "rmcp::schemars")]
+struct TrendShown {
+    over_s: u64,
+    lag_per_min: f64,
+    /// Lags and commits nothing new for so long.
+    stuck_s: Option<u64>,
+}
+
+impl From<Trend> for TrendShown {
+    fn from(trend: Trend) -> Self {
+        Self {
+            over_s: trend.window.as_secs(),
+            lag_per_min: rounded(trend.lag_per_minute),
+            stuck_s: trend.stuck.map(|stuck| stuck.as_secs()),
+        }
+    }
+}
 
 type Place = (String, i32);
 
 impl Tool for DescribeGroup {
     const NAME: &'static str = "describe_group";
     const TITLE: &'static str = "Describe a consumer group";
-    const DESCRIPTION: &'static str = "Lag of one consumer group: totals, members and, per partition, committed offset, log \
-         end, lag and member. Works for groups without members too. Lag null means unknown, not 0.";
+    const DESCRIPTION: &'static str = "Lag of one consumer group: totals, trend, last commit, whether it is stuck, members and, per \
+         partition, committed offset, log end, lag, member and missed records. Works for groups without members too. Lag null \
+         means unknown, not 0.";
     type Args = Args;
     type Answer = Answer;
 
     async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
         let scope = Scope::new(Self::NAME, &(&args.group_id, &args.topics, args.min_lag));
         let after: Option<Place> = scope.place(args.cursor.as_deref())?;
-        let (groups, topics, metrics) = tokio::join!(view.groups(), view.topics(), view.metrics());
-        let (groups, topics) = (groups?, topics?);
+        let (groups, topics, metrics) = view.commits_then_ends().await?;
         let (id, group) = find_group(&args.group_id, &groups.value)?;
         let mut partitions = lag::partitions(group, &topics.value, &metrics.value);
         keep_topics(args.topics.as_deref(), &mut partitions, &topics.value)?;
         let summary = lag::summary(&partitions);
+        let unknown = why_unknown(group, &partitions, metrics.value.problem());
 
         let mut budget = Budget::default();
         let members = listed_members(group, &mut budget);
@@ -114,12 +146,16 @@ impl Tool for DescribeGroup {
             total_lag: summary.total,
             max_lag: summary.max,
             unknown_partitions: summary.unknown_partitions,
+            missed_records: (summary.missed > 0).then_some(summary.missed),
+            committed_beyond_end: (summary.beyond_end > 0).then_some(summary.beyond_end),
+            last_commit: summary.last_commit_ms.map(utc::seconds),
+            trend: view.trend(id, &lag::of_group(group, &topics.value, &metrics.value)).map(Into::into),
             member_count: lag::members(group).len(),
             members,
-            columns: ["topic", "partition", "committed", "end", "lag", "member"],
+            columns: ["topic", "partition", "committed", "end", "lag", "member", "missed"],
             rows,
             next_cursor,
-            unknown: (summary.unknown_partitions > 0).then(|| why_unknown(&partitions, metrics.value.problem())),
+            unknown,
         })
     }
 }
@@ -127,7 +163,8 @@ impl Tool for DescribeGroup {
 fn row(partition: &PartitionLag<'_>) -> Row {
     let topic = names::shown(partition.topic).into_owned();
     let committed = partition.committed.map(|committed| committed.offset);
-    (topic, partition.partition, committed, partition.end, partition.lag(), partition.member)
+    let (lag, missed) = (partition.lag(), partition.missed());
+    (topic, partition.partition, committed, partition.end, lag, partition.member, missed)
 }
 
 /// The group that an argument means.
@@ -167,11 +204,21 @@ fn protocol(group: &Group) -> Option<String> {
     (!name.is_empty()).then(|| names::text(name, MAX_TEXT_CHARS))
 }
 
-fn why_unknown(partitions: &[PartitionLag<'_>], problem: Option<String>) -> String {
+/// The reason beside figures that are null, if any are.
+fn why_unknown(group: &Group, partitions: &[PartitionLag<'_>], problem: Option<String>) -> Option<String> {
     let never = partitions.iter().filter(|p| p.committed.is_none()).count();
-    match problem {
-        Some(why) => names::text(&why, 300),
-        None if never > 0 => format!("{never} assigned partitions have no committed offset yet"),
-        None => "some partitions are not in any broker's metrics".to_owned(),
+    let without_end = partitions.iter().any(|p| p.committed.is_some() && p.end.is_none());
+    let starts = "where its consumers begin is their own setting (auto.offset.reset)";
+    if without_end && let Some(why) = problem {
+        return Some(names::text(&why, 300));
+    }
+    match (partitions.is_empty(), group.offsets.is_empty()) {
+        (true, true) => Some(format!("the group has committed no offset yet, and no partition is assigned: {starts}")),
+        (true, false) => Some("the group's offsets are of topics that are gone or were not asked for".to_owned()),
+        (false, true) => Some(format!("the group has committed no offset yet: {starts}")),
+        (false, false) if never > 0 => {
+            Some(format!("{never} assigned partitions have no committed offset yet: {starts}"))
+        }
+        (false, false) => without_end.then(|| "some partitions are not in any broker's metrics".to_owned()),
     }
 }

@@ -9,8 +9,10 @@ use super::Tool;
 use kafscale_core::utc;
 use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
+use crate::answer::figure::rounded;
 use crate::answer::{ToolError, names};
 use crate::view::lag::{self, LagSummary};
+use crate::view::lag_history::Trend;
 use crate::view::{ClusterView, Group, Lags, metrics::Metrics};
 
 pub struct ListGroups;
@@ -26,6 +28,8 @@ pub struct Args {
     /// Inclusive: for "above 10,000" give 10001.
     #[schemars(range(min = 0))]
     min_partition_lag: Option<i64>,
+    /// Only groups that lag and have committed nothing new for two minutes.
+    stuck: Option<bool>,
     sort: Option<Sort>,
     #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
@@ -53,7 +57,7 @@ enum Sort {
 #[schemars(crate = "rmcp::schemars")]
 pub struct Answer {
     observed_at: String,
-    columns: [&'static str; 7],
+    columns: [&'static str; 10],
     rows: Vec<Row>,
     /// Groups looked at.
     scanned: usize,
@@ -68,8 +72,20 @@ pub struct Answer {
     unknown: Option<String>,
 }
 
-/// Group, state, members, total lag, maximum lag, where that is, partitions of unknown lag.
-type Row = (String, &'static str, usize, Option<i64>, Option<i64>, Option<String>, usize);
+/// Group, state, members, total lag, maximum lag, where that is, partitions of unknown lag, seconds since the last commit, growth of the
+/// lag per minute, seconds without progress if it is stuck.
+type Row = (
+    String,
+    &'static str,
+    usize,
+    Option<i64>,
+    Option<i64>,
+    Option<String>,
+    usize,
+    Option<i64>,
+    Option<f64>,
+    Option<u64>,
+);
 
 /// Where a page ended, in the order that was asked for: the lag (unknown is last) and the name.
 type Place = (i64, String);
@@ -78,13 +94,15 @@ impl Tool for ListGroups {
     const NAME: &'static str = "list_groups";
     const TITLE: &'static str = "List consumer groups";
     const DESCRIPTION: &'static str = "Consumer groups with state, members, total and maximum lag and the worst partition, \
-         highest max lag first, 25 per page. One call answers which groups lag by how much. Lag null means unknown, not 0.";
+         highest max lag first, 25 per page. One call answers which groups lag by how much, who reads a topic, and, with stuck, \
+         which make no progress. Lag null means unknown, not 0.";
     type Args = Args;
     type Answer = Answer;
 
     async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
         let sort = args.sort.unwrap_or_default();
-        let wanted = (&args.prefix, args.state.map(State::name), &args.topic, args.min_partition_lag, sort);
+        let stuck = args.stuck.unwrap_or(false);
+        let wanted = (&args.prefix, args.state.map(State::name), &args.topic, args.min_partition_lag, stuck, sort);
         let scope = Scope::new(Self::NAME, &wanted);
         let after: Option<Place> = scope.place(args.cursor.as_deref())?;
         let lags = view.lags().await?;
@@ -93,6 +111,12 @@ impl Tool for ListGroups {
             super::describe_topics::resolve(std::slice::from_ref(topic), &topics.value)?;
         }
         let mut found = matching(&args, &lags);
+        if stuck {
+            found.listed.retain(|(id, ..)| {
+                let trend = lags.by_group.get(*id).and_then(|lag| view.trend(id, lag));
+                trend.is_some_and(|trend| trend.stuck.is_some())
+            });
+        }
         let matched = found.listed.len();
         found.listed.sort_by_cached_key(|(id, _, lag)| order(sort, id, lag));
         let first = found.listed.partition_point(|(id, _, lag)| {
@@ -102,7 +126,8 @@ impl Tool for ListGroups {
         let (mut budget, mut rows, mut last) = (Budget::default(), Vec::new(), None);
         let mut rest = found.listed[first..].iter().peekable();
         while let Some((id, group, lag)) = rest.peek() {
-            let row = row(id, group, lag);
+            let trend = lags.by_group.get(*id).and_then(|lag| view.trend(id, lag));
+            let row = row(id, group, lag, trend, view.now_ms());
             if rows.len() == args.limit.unwrap_or(25) || !budget.take(&row) {
                 break;
             }
@@ -111,15 +136,27 @@ impl Tool for ListGroups {
         }
         let next_cursor = rest.peek().and(last).and_then(|last| scope.after(&last));
         let undecided = found.undecided;
+        let never = found.listed.iter().filter(|(_, _, lag)| lag.last_commit_ms.is_none()).count();
         Ok(Answer {
             observed_at: utc::seconds(groups.at_ms.min(topics.at_ms).min(metrics.at_ms)),
-            columns: ["group", "state", "members", "total_lag", "max_lag", "worst_partition", "unknown_partitions"],
+            columns: [
+                "group",
+                "state",
+                "members",
+                "total_lag",
+                "max_lag",
+                "worst_partition",
+                "unknown_partitions",
+                "since_commit_s",
+                "lag_per_min",
+                "stuck_s",
+            ],
             rows,
             scanned: groups.value.by_id.len(),
             matched,
             complete: undecided == 0,
             next_cursor,
-            unknown: unknown(undecided, &metrics.value),
+            unknown: unknown(undecided, never, &metrics.value),
         })
     }
 }
@@ -180,15 +217,28 @@ fn order(sort: Sort, id: &str, lag: &LagSummary) -> Place {
     (by.map_or(i64::MAX, |lag| -lag), id.to_owned())
 }
 
-fn row(id: &str, group: &Group, lag: &LagSummary) -> Row {
+fn row(id: &str, group: &Group, lag: &LagSummary, trend: Option<Trend>, now_ms: i64) -> Row {
     let worst = lag.worst.as_ref().map(|(topic, partition)| format!("{}-{partition}", names::shown(topic)));
-    let members = lag::members(group).len();
-    (names::shown(id).into_owned(), lag::state(group), members, lag.total, lag.max, worst, lag.unknown_partitions)
+    (
+        names::shown(id).into_owned(),
+        lag::state(group),
+        lag::members(group).len(),
+        lag.total,
+        lag.max,
+        worst,
+        lag.unknown_partitions,
+        lag.last_commit_ms.map(|then| (now_ms - then).max(0) / 1000),
+        trend.map(|trend| rounded(trend.lag_per_minute)),
+        trend.and_then(|trend| trend.stuck).map(|stuck| stuck.as_secs()),
+    )
 }
 
-fn unknown(undecided: usize, metrics: &Metrics) -> Option<String> {
+fn unknown(undecided: usize, never: usize, metrics: &Metrics) -> Option<String> {
     let problem = metrics.problem().map(|why| names::text(&why, 300));
     match undecided {
+        0 if problem.is_none() && never > 0 => {
+            Some(format!("{never} groups have committed no offset: their lag is unknown until they do"))
+        }
         0 => problem,
         n => {
             let why = problem.unwrap_or_else(|| "some partitions are not in any broker's metrics".to_owned());

@@ -106,6 +106,7 @@ tools! {
     describe_group::DescribeGroup,
     fetch_offsets::FetchOffsets,
     describe_configs::DescribeConfigs,
+    recent_changes::RecentChanges,
 }
 
 /// Made once: every call needs the schema of its arguments.

@@ -30,13 +30,17 @@ fn without_null(schema: &mut JsonObject) {
     }
 }
 
-/// For answers. A figure that may be unknown is a number or null.
+/// For answers. A figure that may be unknown is a number or null. What shows in every answer is left out, since the list of tools has a
+/// budget: which columns there are, of which types, and words about fields whose names say it.
 pub fn of_answer<T: JsonSchema>() -> JsonObject {
     let mut schema = generate::<T>(SchemaSettings::draft2020_12().for_serialize());
-    // How many columns there are shows in the answer.
     compact(&mut schema, &|schema| {
-        schema.remove("minItems");
-        schema.remove("maxItems");
+        for shown in ["minItems", "maxItems", "prefixItems"] {
+            schema.remove(shown);
+        }
+        if schema.get("description").is_some_and(Value::is_string) {
+            schema.remove("description");
+        }
     });
     schema
 }

@@ -1,4 +1,5 @@
-//! Lag: the end of a partition's log, from its broker's metrics, less the group's committed offset, from the metadata.
+//! Lag: the end of a partition's log, from its broker's metrics, less the group's committed offset, from the metadata; less the start
+//! of the log where that is later, since nobody can read what was deleted before. How much of that a group has missed is told beside it.
 //!
 //! Invariant: what is unknown is None, never 0: a partition without a committed offset (where a consumer starts there is its
 //! own setting), and one whose broker could not be asked. An offset that was committed for a deleted topic of the same
@@ -17,14 +18,28 @@ pub struct PartitionLag<'a> {
     pub topic: &'a str,
     pub partition: i32,
     pub committed: Option<&'a OffsetRecord>,
+    pub start: Option<i64>,
     pub end: Option<i64>,
     /// Index of the member that reads it.
     pub member: Option<usize>,
 }
 
 impl PartitionLag<'_> {
+    /// Records that the group can still read.
     pub fn lag(&self) -> Option<i64> {
-        Some((self.end? - self.committed?.offset).max(0))
+        let next = self.committed?.offset.max(self.start.unwrap_or(0));
+        Some((self.end? - next).max(0))
+    }
+
+    /// Whether the group has read what is not there: records were lost, or metadata is newer than the log.
+    pub fn is_beyond_end(&self) -> bool {
+        self.end.zip(self.committed).is_some_and(|(end, committed)| committed.offset > end)
+    }
+
+    /// Offsets between the commit and the start of the log: records that were deleted before the group read them.
+    pub fn missed(&self) -> i64 {
+        let missed = self.start.zip(self.committed).map(|(start, committed)| start - committed.offset);
+        missed.unwrap_or(0).max(0)
     }
 }
 
@@ -36,6 +51,13 @@ pub struct LagSummary {
     pub max: Option<i64>,
     pub worst: Option<(String, i32)>,
     pub unknown_partitions: usize,
+    /// Over all partitions.
+    pub missed: i64,
+    /// Partitions whose log ends before what was committed.
+    pub beyond_end: usize,
+    /// Of all commits: it grows while the group makes progress.
+    pub committed: i64,
+    pub last_commit_ms: Option<i64>,
     /// Some partition has a committed offset and no known end: it might well be behind. What was never committed has no lag.
     pub undecided: bool,
 }
@@ -67,8 +89,9 @@ pub fn partitions<'a>(group: &'a Group, topics: &'a Topics, metrics: &Metrics) -
             if committed.is_none() && member.is_none() {
                 continue;
             }
-            let end = metrics.partition(name, partition, topic.owner(partition)).and_then(|g| g.end);
-            lags.push(PartitionLag { topic: name, partition, committed, end, member });
+            let gauges = metrics.partition(name, partition, topic.owner(partition)).unwrap_or_default();
+            let (start, end) = (gauges.start, gauges.end);
+            lags.push(PartitionLag { topic: name, partition, committed, start, end, member });
         }
     }
     lags
@@ -82,6 +105,12 @@ pub fn of_group(group: &Group, topics: &Topics, metrics: &Metrics) -> LagSummary
 pub fn summary(partitions: &[PartitionLag<'_>]) -> LagSummary {
     let mut summary = LagSummary::default();
     for partition in partitions {
+        summary.missed = summary.missed.saturating_add(partition.missed());
+        summary.beyond_end += usize::from(partition.is_beyond_end());
+        if let Some(committed) = partition.committed {
+            summary.committed = summary.committed.saturating_add(committed.offset);
+            summary.last_commit_ms = summary.last_commit_ms.max(Some(committed.commit_time_ms));
+        }
         let Some(lag) = partition.lag() else {
             summary.unknown_partitions += 1;
             summary.undecided |= partition.committed.is_some();
@@ -99,4 +128,49 @@ pub fn summary(partitions: &[PartitionLag<'_>]) -> LagSummary {
 /// Whether an offset was committed for this topic, and not for a deleted one of the same name.
 pub fn is_of(offset: &OffsetRecord, topic: &Topic) -> bool {
     offset.topic_id == topic.record.topic_id
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn committed(offset: i64) -> OffsetRecord {
+        OffsetRecord {
+            offset,
+            leader_epoch: -1,
+            metadata: String::new(),
+            commit_time_ms: 5,
+            expires_at_ms: None,
+            topic_id: Uuid::nil(),
+        }
+    }
+
+    #[test]
+    fn what_was_deleted_does_not_lag_but_was_missed() {
+        for (commit, start, end, lag, missed) in [
+            (Some(10), Some(0), Some(25), Some(15), 0),
+            (Some(10), Some(100), Some(100), Some(0), 90),
+            (Some(10), Some(20), Some(25), Some(5), 10),
+            (Some(30), Some(0), Some(25), Some(0), 0),
+            (Some(10), None, Some(25), Some(15), 0),
+            (Some(10), Some(5), None, None, 0),
+            (None, Some(5), Some(25), None, 0),
+        ] {
+            let record = commit.map(committed);
+            let partition = PartitionLag {
+                topic: "t",
+                partition: 0,
+                committed: record.as_ref(),
+                start,
+                end,
+                member: None,
+            };
+            assert_eq!((partition.lag(), partition.missed()), (lag, missed), "{commit:?} {start:?} {end:?}");
+            let summary = summary(&[partition]);
+            assert_eq!((summary.total, summary.missed), (lag, missed));
+            assert_eq!(summary.beyond_end, usize::from(commit == Some(30)), "{commit:?} {end:?}");
+        }
+    }
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use kafscale_core::group::subscription::assigned_partitions;
 use kafscale_meta::records::{
-    AssignmentRecord, ConfigScope, GroupRecord, OffsetKey, OffsetRecord, Record, TopicRecord,
+    AssignmentRecord, BrokerRecord, ConfigScope, GroupRecord, HistoryEntry, OffsetKey, OffsetRecord, Record,
+    TopicRecord,
 };
 use kafscale_meta::{Error, ErrorKind, MAX_PAGE_LIMIT, Metadata, RangeRequest, Versioned};
 use tokio::time::Instant;
@@ -81,16 +82,32 @@ fn readers(record: &GroupRecord) -> BTreeMap<String, BTreeMap<i32, usize>> {
 /// The registered brokers.
 pub async fn brokers(metadata: &Metadata) -> Result<Brokers, Unavailable> {
     let started = Instant::now();
-    let (brokers, controller, cluster) = in_time(async {
-        tokio::try_join!(metadata.list_brokers(), metadata.load_controller(), metadata.load_cluster())
+    // Members first: one that registers between the two reads is not missed.
+    let (members, (brokers, controller, cluster)) = in_time(async {
+        let members = metadata.list_members().await?;
+        let rest = async {
+            tokio::try_join!(metadata.list_brokers(), metadata.load_controller(), metadata.load_cluster())
+        };
+        Ok((members, rest.await?))
     })
     .await?;
+    let by_id: BTreeMap<i32, BrokerRecord> =
+        brokers.items.into_iter().map(|(id, broker)| (id, broker.record)).collect();
+    let members = members.items.into_iter().map(|(id, member)| (id, member.record));
+    let missing = members.filter(|(id, member)| member.left_ms.is_none() && !by_id.contains_key(id));
     Ok(Brokers {
-        by_id: brokers.items.into_iter().map(|(id, broker)| (id, broker.record)).collect(),
+        missing: missing.collect(),
+        by_id,
         controller: controller.map(|c| c.record.node_id),
         cluster: cluster.map(|c| c.record),
         took: started.elapsed(),
     })
+}
+
+/// What changed lately, the newest last.
+pub async fn history(metadata: &Metadata) -> Result<Vec<HistoryEntry>, Unavailable> {
+    let history = in_time(metadata.load_history()).await?;
+    Ok(history.map(|history| history.record.entries).unwrap_or_default())
 }
 
 /// The defaults of topic configs: those that were altered while brokers run, over those that they were `started_with`.
@@ -101,8 +118,7 @@ pub async fn topic_defaults(
     let dynamic = in_time(metadata.load_broker_config(ConfigScope::Default)).await?;
     let mut defaults = started_with;
     for (name, value) in dynamic.map(|record| record.record.configs).unwrap_or_default() {
-        let definition = kafscale_core::topic_config::DEFINITIONS.iter().find(|d| d.broker_synonym == name);
-        if let Some(definition) = definition {
+        if let Some(definition) = kafscale_core::broker_config::by_synonym(&name) {
             defaults.insert(definition.name.to_owned(), value);
         }
     }

@@ -1,12 +1,12 @@
 //! The scrapes of all brokers, joined: log ends by partition, rates over all brokers, and who could not be asked.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::rates::Rates;
 use super::scrape::{PartitionGauges, Scrape};
-use super::{Unavailable, names};
+use super::{Answer, Groups, Unavailable, names};
 
 /// A broker's endpoint and what came of asking it.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Metrics {
     pub no_brokers: Option<Unavailable>,
     /// What was known before this round.
     pub object_store_before: Option<LastKnown>,
+    /// The groups as they were read before this round, if they were.
+    pub groups: Option<Answer<Groups>>,
 }
 
 /// The state of the object store when a broker last told it.
@@ -142,6 +144,22 @@ impl Metrics {
             _ if total > 0.0 => Ok(values.iter().zip(&weights).map(|(v, w)| v * w).sum::<f64>() / total),
             n => Ok(values.iter().sum::<f64>() / n as f64),
         }
+    }
+
+    /// Which store the figures of the store are of, in words. None: no broker says.
+    pub fn store(&self) -> Option<String> {
+        let label = |labels: &[(String, String)], name: &str| {
+            labels.iter().find(|(label, _)| label == name).map(|(_, value)| value.clone())
+        };
+        let kinds = self.scrapes().flat_map(|(_, scrape, _)| scrape.series(names::STORE_INFO));
+        let stores: BTreeSet<String> = kinds
+            .map(|(labels, _)| match (label(labels, "kind").as_deref(), label(labels, "url")) {
+                (Some("s3"), Some(url)) => url,
+                (Some("memory"), _) => "memory: there is no S3".to_owned(),
+                _ => "a local disk: there is no S3, and these are figures of its write-ahead log".to_owned(),
+            })
+            .collect();
+        (!stores.is_empty()).then(|| stores.into_iter().collect::<Vec<_>>().join(", "))
     }
 
     /// The state of the object store as the brokers that can be asked see it: the worst one.

@@ -1,7 +1,7 @@
 //! What the server knows about the cluster: listings of the metadata store and scrapes of the brokers, each loaded once
 //! for everybody who asks within a second.
 //!
-//! Invariant: this is read-only. Nothing in this crate writes to the metadata store or opens a Kafka connection.
+//! Invariant: this is read-only, and nothing in this crate opens a Kafka connection. (All that it writes is the anchor of the audit log.)
 //! Invariant: every load has a time limit, and its failure is an answer ([`Unavailable`]) and not a panic or a hang.
 //! Invariant: what takes long on a large cluster (decoding, parsing, adding up lag) is done once for all, off the runtime's
 //! threads.
@@ -9,6 +9,7 @@
 pub mod cached;
 mod exposition;
 pub mod lag;
+pub mod lag_history;
 mod load;
 pub mod metrics;
 pub mod names;
@@ -24,8 +25,8 @@ use hyper::Uri;
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, OffsetRecord, PartitionAssignment,
-    TopicRecord,
+    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, HistoryEntry, MemberRecord, OffsetRecord,
+    PartitionAssignment, TopicRecord,
 };
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
@@ -34,6 +35,7 @@ use tokio::time::Instant;
 
 use cached::{Cached, Seen};
 use lag::LagSummary;
+use lag_history::{LagHistory, Trend};
 use metrics::{LastKnown, Metrics, Scraped};
 use rates::History;
 use scrape::Scrape;
@@ -47,6 +49,8 @@ const SCRAPE_LIMITS: Limits = Limits { timeout: Duration::from_secs(2), max_byte
 const SCRAPE_FORMAT: &str = "text/plain;version=0.0.4";
 /// After the first scrape, so that the two lie far enough apart for rates.
 const SECOND_SCRAPE_AFTER: Duration = Duration::from_secs(1);
+/// After a question about lag, scrapes begin with the groups for this long.
+const LAG_WANTED_FOR: Duration = Duration::from_secs(10);
 /// Scrapes at the same time.
 const SCRAPES_AT_ONCE: usize = 64;
 
@@ -111,6 +115,8 @@ impl Topic {
 #[derive(Debug)]
 pub struct Brokers {
     pub by_id: BTreeMap<i32, BrokerRecord>,
+    /// Brokers that are gone without having left as planned.
+    pub missing: BTreeMap<i32, MemberRecord>,
     pub controller: Option<i32>,
     pub cluster: Option<ClusterRecord>,
     /// How long the metadata store took.
@@ -175,11 +181,15 @@ pub struct ClusterView {
     topic_defaults: BTreeMap<String, String>,
     topics: Cached<Topics>,
     brokers: Arc<BrokerList>,
-    groups: Cached<Groups>,
+    groups: Arc<GroupList>,
     dynamic_defaults: Cached<BTreeMap<String, String>>,
+    history: Cached<Vec<HistoryEntry>>,
     metrics: Cached<Metrics>,
     scraper: Arc<Scraper>,
     lags: Mutex<Arc<OnceCell<Arc<Lags>>>>,
+    /// When somebody last asked for lag.
+    lag_wanted: Mutex<Option<Instant>>,
+    lag_history: Mutex<LagHistory>,
 }
 
 impl ClusterView {
@@ -196,6 +206,8 @@ impl ClusterView {
             current: Cached::new(TTL),
             last: Mutex::default(),
         });
+        let groups =
+            GroupList { metadata: metadata.clone(), clock: Arc::clone(&clock), current: Cached::new(TTL) };
         let scraper = Scraper {
             source,
             http,
@@ -209,11 +221,14 @@ impl ClusterView {
             topic_defaults,
             topics: Cached::new(TTL),
             brokers,
-            groups: Cached::new(TTL),
+            groups: Arc::new(groups),
             dynamic_defaults: Cached::new(TTL),
+            history: Cached::new(TTL),
             metrics: Cached::new(TTL),
             scraper: Arc::new(scraper),
             lags: Mutex::default(),
+            lag_wanted: Mutex::default(),
+            lag_history: Mutex::default(),
         }
     }
 
@@ -230,9 +245,19 @@ impl ClusterView {
         self.brokers.get().await
     }
 
+    /// The brokers as they were when the metadata store last answered.
+    pub fn brokers_before(&self) -> Option<Arc<Seen<Brokers>>> {
+        self.brokers.last.lock().clone()
+    }
+
     pub async fn groups(&self) -> Answer<Groups> {
+        self.groups.get().await
+    }
+
+    /// What changed lately, the newest last.
+    pub async fn history(&self) -> Answer<Vec<HistoryEntry>> {
         let metadata = self.metadata.clone();
-        self.groups.get(|| self.now_ms(), || async move { load::groups(&metadata).await }).await
+        self.history.get(|| self.now_ms(), || async move { load::history(&metadata).await }).await
     }
 
     /// The defaults of topic configs. Synonyms at the broker (`log.retention.ms`) are given by their names at the topic.
@@ -246,8 +271,10 @@ impl ClusterView {
     pub async fn metrics(&self) -> Arc<Seen<Metrics>> {
         let scraper = Arc::clone(&self.scraper);
         let (at, at_ms) = (Instant::now(), self.now_ms());
-        let metrics =
-            self.metrics.get(|| self.now_ms(), || async move { Ok(scraper.scrape_all().await) }).await;
+        let lag_is_wanted = self.lag_wanted.lock().is_some_and(|asked| at - asked < LAG_WANTED_FOR);
+        let first = lag_is_wanted.then(|| Arc::clone(&self.groups));
+        let load = || async move { Ok(scraper.scrape_all(first).await) };
+        let metrics = self.metrics.get(|| self.now_ms(), load).await;
         metrics.unwrap_or_else(|why| {
             let value = Metrics { no_brokers: Some(why), ..Metrics::default() };
             Arc::new(Seen { value, at, at_ms })
@@ -266,10 +293,30 @@ impl ClusterView {
         self.metrics().await
     }
 
+    /// What lag is computed from. The ends of logs are read after the commits: the other way round a group that commits all the time
+    /// would seem to be ahead of the log.
+    pub async fn commits_then_ends(&self) -> Result<LagInputs, Unavailable> {
+        *self.lag_wanted.lock() = Some(Instant::now());
+        let metrics = async {
+            let metrics = self.metrics().await;
+            match metrics.value.groups {
+                Some(_) => metrics,
+                // Scraped when nobody wanted lag.
+                None => {
+                    self.metrics.forget();
+                    self.metrics().await
+                }
+            }
+        };
+        let (topics, metrics) = tokio::join!(self.topics(), metrics);
+        let missing = || Err(Unavailable::new("the groups were not read; ask again"));
+        let groups = metrics.value.groups.clone().unwrap_or_else(missing)?;
+        Ok((groups, topics?, metrics))
+    }
+
     /// The lag of every group.
     pub async fn lags(&self) -> Result<Arc<Lags>, Unavailable> {
-        let (groups, topics, metrics) = tokio::join!(self.groups(), self.topics(), self.metrics());
-        let (groups, topics) = (groups?, topics?);
+        let (groups, topics, metrics) = self.commits_then_ends().await?;
         let cell = {
             let mut current = self.lags.lock();
             let outdated = current.get().is_some_and(|lags| !lags.are_of(&groups, &topics, &metrics));
@@ -286,6 +333,39 @@ impl ClusterView {
             })
         };
         Ok(Arc::clone(cell.get_or_try_init(add_up).await?))
+    }
+
+    /// Remembers the lag of every group, so that its trend can be told.
+    pub async fn remember_lags(&self) {
+        let asked = *self.lag_wanted.lock();
+        if let Ok(lags) = self.lags().await {
+            self.lag_history.lock().push(Instant::now(), &lags.by_group);
+        }
+        // Nobody asked: the next scrapes need not read the groups first.
+        *self.lag_wanted.lock() = asked;
+    }
+
+    /// How the lag of a group has developed.
+    pub fn trend(&self, group: &str, now: &LagSummary) -> Option<Trend> {
+        self.lag_history.lock().trend(Instant::now(), group, now)
+    }
+}
+
+/// Groups and topics, and the metrics that were read after the groups.
+pub type LagInputs = (Arc<Seen<Groups>>, Arc<Seen<Topics>>, Arc<Seen<Metrics>>);
+
+/// The groups, which are read before a scrape where lag is wanted.
+#[derive(Debug)]
+struct GroupList {
+    metadata: Metadata,
+    clock: Arc<dyn Clock>,
+    current: Cached<Groups>,
+}
+
+impl GroupList {
+    async fn get(&self) -> Answer<Groups> {
+        let metadata = self.metadata.clone();
+        self.current.get(|| self.clock.now_ms(), || async move { load::groups(&metadata).await }).await
     }
 }
 
@@ -348,12 +428,20 @@ impl Scraper {
         }
     }
 
-    async fn scrape_all(&self) -> Metrics {
-        let endpoints = match self.endpoints().await {
+    /// A round of scrapes, after the groups were read if they are wanted.
+    async fn scrape_all(&self, first: Option<Arc<GroupList>>) -> Metrics {
+        let groups = async {
+            match first {
+                Some(groups) => Some(groups.get().await),
+                None => None,
+            }
+        };
+        let (endpoints, groups) = tokio::join!(self.endpoints(), groups);
+        let endpoints = match endpoints {
             Ok(endpoints) => endpoints,
             Err(why) => {
                 let object_store_before = self.memory.lock().object_store;
-                return Metrics { brokers: Vec::new(), no_brokers: Some(why), object_store_before };
+                return Metrics { brokers: Vec::new(), no_brokers: Some(why), object_store_before, groups };
             }
         };
         let mut scraped = Vec::with_capacity(endpoints.len());
@@ -375,7 +463,7 @@ impl Scraper {
             scraped.extend(done.ok());
         }
         scraped.sort_by(|(a, _, a_uri), (b, _, b_uri)| (a, a_uri).cmp(&(b, b_uri)));
-        self.memory.lock().take(scraped, self.clock.now_ms())
+        Metrics { groups, ..self.memory.lock().take(scraped, self.clock.now_ms()) }
     }
 }
 
@@ -413,7 +501,8 @@ impl Memory {
                 Scraped { node_id, address, outcome }
             })
             .collect();
-        let metrics = Metrics { brokers, no_brokers: None, object_store_before: self.object_store };
+        let metrics =
+            Metrics { brokers, no_brokers: None, object_store_before: self.object_store, groups: None };
         if let Ok(state) = metrics.object_store() {
             self.object_store = Some(LastKnown { state, at_ms: now_ms });
         }

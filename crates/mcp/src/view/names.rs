@@ -11,9 +11,15 @@ pub const UPTIME_SECONDS: &str = "kafscale_broker_uptime_seconds";
 pub const S3_HEALTH: &str = "kafscale_s3_health_state";
 pub const S3_LATENCY_MS: &str = "kafscale_s3_latency_ms_avg";
 pub const S3_ERROR_RATE: &str = "kafscale_s3_error_rate";
+/// Labels: `kind` (`s3`, `disk`, `memory`) and `url`.
+pub const STORE_INFO: &str = "kafscale_store_info";
 pub const PRODUCE_LATENCY_SUM_MS: &str = "kafscale_produce_latency_ms_sum";
 pub const PRODUCE_LATENCY_COUNT: &str = "kafscale_produce_latency_ms_count";
 pub const WAL_FLUSHES: &str = "kafscale_wal_flush_duration_seconds_count";
+pub const DAMAGED_PLACES: &str = "kafscale_storage_damaged_places";
+pub const DAMAGED_OFFSETS: &str = "kafscale_partition_damaged_offsets";
+pub const UNREADABLE_OBJECTS: &str = "kafscale_storage_unreadable_objects";
+pub const UNSERVED_PARTITIONS: &str = "kafscale_partitions_unserved";
 pub const STORE_OPERATIONS: &str = "kafscale_store_operation_duration_seconds_count";
 
 /// The series that a scrape keeps, besides the gauges of partitions.
@@ -29,9 +35,14 @@ pub const KEPT: &[&str] = &[
     S3_HEALTH,
     S3_LATENCY_MS,
     S3_ERROR_RATE,
+    STORE_INFO,
     PRODUCE_LATENCY_SUM_MS,
     PRODUCE_LATENCY_COUNT,
     WAL_FLUSHES,
+    DAMAGED_PLACES,
+    UNREADABLE_OBJECTS,
+    DAMAGED_OFFSETS,
+    UNSERVED_PARTITIONS,
     STORE_OPERATIONS,
 ];
 

@@ -104,11 +104,50 @@ async fn every_call_leaves_a_line_and_the_chain_holds() {
     client.answer("list_topics", json!({"prefix": "a\nb"})).await;
     client.error("list_topics", json!({"password": "hunter2"})).await;
     client.request("tools/call", json!({"name": "drop_topics", "arguments": {}})).await;
+    // Calls that are none, each in its way.
+    for arguments in [json!([1]), json!("x"), json!(7)] {
+        let reply =
+            client.request("tools/call", json!({"name": "list_topics", "arguments": arguments})).await;
+        assert_eq!(reply.json()["error"]["code"], -32602, "{}", reply.body);
+    }
+    client.request("topics/delete", json!({})).await;
+    let batch = json!([{"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {}}]).to_string();
+    let json_kind = [("content-type", "application/json")];
+    client.send(Method::POST, "/mcp", &json_kind, batch).await;
+    // No such session.
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call",
+        "params": {"name": "list_topics", "arguments": {"password": "hunter2"}}});
+    client.send_in("nobody's", call).await;
+    // A call without an id, and what is no call.
+    let session = client.session().await;
+    for (method, params) in [
+        ("tools/call", json!({"name": "list_topics", "arguments": {}})),
+        ("notifications/cancelled", json!({"requestId": 7})),
+    ] {
+        let told = json!({"jsonrpc": "2.0", "method": method, "params": params});
+        assert_eq!(client.send_in(&session, told).await.status, StatusCode::ACCEPTED);
+    }
     server.shutdown().await;
 
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 3);
+    let outcomes: Vec<_> = lines.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    let all = [
+        "ok",
+        "invalid",
+        "unknown tool",
+        "invalid",
+        "invalid",
+        "invalid",
+        "unknown method",
+        "400 malformed",
+        "404 refused",
+        "202 ignored: no id",
+    ];
+    assert_eq!(outcomes, all);
+    assert!(
+        lines[3..6].iter().all(|line| line["tool"] == "list_topics" && line["arguments_sha256"].is_string())
+    );
     assert_eq!((&lines[0]["principal"], &lines[0]["tool"]), (&json!("anonymous"), &json!("list_topics")));
     assert_eq!((&lines[0]["arguments"], &lines[0]["outcome"]), (&json!({"prefix": "a\nb"}), &json!("ok")));
     assert_eq!(lines[0]["client"], "test/1");
@@ -116,7 +155,8 @@ async fn every_call_leaves_a_line_and_the_chain_holds() {
     assert_eq!((lines[1].get("arguments"), &lines[1]["outcome"]), (None, &json!("invalid")));
     assert!(!text.contains("hunter2"), "an argument that no tool knows was written");
     assert_eq!(lines[2]["outcome"], "unknown tool");
-    assert_eq!(audit::verify(&path).unwrap().lines, 3);
+    assert_eq!((&lines[9]["tool"], lines[9].get("request_id")), (&json!("list_topics"), None));
+    assert_eq!(audit::verify(&path).unwrap().lines, 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,12 +39,12 @@ async fn requests_that_are_not_right_are_refused_and_harm_nobody() {
     let mut wrong = Vec::new();
     for (what, body) in bodies {
         let reply = client.send(Method::POST, "/mcp", &[ACCEPT, JSON], body).await;
-        if reply.status != StatusCode::BAD_REQUEST {
+        if reply.status != StatusCode::BAD_REQUEST || reply.json()["error"]["code"].as_i64() > Some(-32600) {
             wrong.push(format!("{what}: {}: {}", reply.status, reply.body));
         }
     }
     let heads: [(&str, &str, &[Header], u16); 14] = [
-        ("POST", "/mcp", &[JSON], 406),
+        ("POST", "/mcp", &[("accept", "*/*;q=0"), JSON], 406),
         ("POST", "/mcp", &[("accept", "text/html"), JSON], 406),
         ("POST", "/mcp", &[ACCEPT], 415),
         ("POST", "/mcp", &[ACCEPT, ("content-type", "text/plain")], 415),
@@ -246,4 +246,89 @@ async fn instructions_in_names_stay_data_in_both_forms() {
     assert_eq!(group["total_lag"], 5);
     let error = client.error("describe_group", json!({"group_id": "y\n\u{1b}]0;pwned\u{7}"})).await;
     assert!(!error.chars().any(char::is_control), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_send_no_whole_head_make_way() {
+    let server = Cluster::new().await.serve().await;
+    let client = Client::new(server.addr());
+    let mut held = Vec::new();
+    for i in 0..1_200 {
+        let mut stream = TcpStream::connect(server.addr()).await.unwrap();
+        let _ = stream.write_all(b"POST /mcp HTTP/1.1\r\nhost: localhost\r\n").await;
+        held.push(stream);
+        if i % 200 == 199 {
+            let asked = Instant::now();
+            client.answer("cluster_status", json!({})).await;
+            assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+        }
+    }
+}
+
+/// A server with the principals ana and bot.
+async fn for_two() -> (tempfile::TempDir, kafscale_mcp::McpServer, Client, Client) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tokens");
+    let hash = |token: &str| Sha256::digest(token).iter().map(|b| format!("{b:02x}")).collect::<String>();
+    let line = |name: &str| format!("{name} observe sha256:{}\n", hash(&format!("token-of-{name}")));
+    std::fs::write(&file, line("ana") + &line("bot")).unwrap();
+    let server = Cluster::new().await.serve_with(move |s| s.auth_token_file = Some(file)).await;
+    let [mut ana, mut bot] = [0; 2].map(|_| Client::new(server.addr()));
+    ana.token = Some("token-of-ana".into());
+    bot.token = Some("token-of-bot".into());
+    (dir, server, ana, bot)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_principal_cannot_take_all_sessions() {
+    let (_dir, _server, ana, bot) = for_two().await;
+    let initialize = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}});
+    let mut sessions = Vec::new();
+    let refused = loop {
+        let reply = ana.send(Method::POST, "/mcp", &[ACCEPT, JSON], initialize.to_string()).await;
+        if reply.status != StatusCode::OK {
+            break reply;
+        }
+        sessions.push(reply.header("mcp-session-id").to_owned());
+        assert!(sessions.len() <= 250);
+    };
+    assert_eq!((sessions.len(), refused.status), (250, StatusCode::TOO_MANY_REQUESTS));
+    assert_eq!(refused.body, "this principal has 250 sessions open already: end some, or try again later\n");
+    assert_eq!(refused.header("retry-after"), "5");
+    bot.session().await;
+    // What is ended gives its place back, and is gone.
+    let end = in_session(&sessions[0]);
+    assert_eq!(ana.send(Method::DELETE, "/mcp", &end, String::new()).await.status, StatusCode::NO_CONTENT);
+    assert_eq!(ana.send(Method::DELETE, "/mcp", &end, String::new()).await.status, StatusCode::NOT_FOUND);
+    ana.session().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_principal_cannot_take_all_streams() {
+    let (_dir, _server, ana, bot) = for_two().await;
+    let session = ana.session().await;
+    ana.send_in(&session, json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
+    let mut streams = Vec::new();
+    for _ in 0..128 {
+        streams.push(ana.listen(json!({"resourceSubscriptions": ["kafscale://topics"]})).await);
+    }
+    let refused = ana.send(Method::GET, "/mcp", &in_session(&session), String::new()).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.body, "this principal has 128 streams open already: end some, or try again later\n");
+    bot.answer("cluster_status", json!({})).await;
+    ana.answer("cluster_status", json!({})).await;
+    bot.listen(json!({"resourceSubscriptions": ["kafscale://topics"]})).await;
+    drop(streams);
+    let again = async {
+        loop {
+            let reply = ana.request("subscriptions/listen", json!({"notifications": {}}));
+            match tokio::time::timeout(Duration::from_millis(200), reply).await {
+                Ok(reply) if reply.status == StatusCode::TOO_MANY_REQUESTS => {}
+                Ok(_) | Err(_) => return,
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), again).await.expect("closed streams are given back");
 }

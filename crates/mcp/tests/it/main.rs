@@ -11,6 +11,7 @@ mod hostile;
 mod issuer;
 mod layering;
 mod oidc;
+mod oncall;
 mod questions;
 mod resources;
 mod scale;

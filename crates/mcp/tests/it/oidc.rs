@@ -96,6 +96,11 @@ async fn any_other_token_is_refused_with_the_reason() {
         (issuer.sign(&with(good.clone(), "nbf", json!(now_s() + 600))), "not valid yet"),
         (issuer.sign(&with(good.clone(), "aud", json!("https://other.example"))), "another audience"),
         (issuer.sign(&with(good.clone(), "iss", json!("https://other.example"))), "another issuer"),
+        (
+            issuer.sign(&with(good.clone(), "iss", json!([issuer.url, "https://other.example"]))),
+            "another issuer",
+        ),
+        (issuer.sign(&with(good.clone(), "iss", json!([issuer.url]))), "another issuer"),
         (issuer.sign(&with(good.clone(), "exp", Value::Null)), "lacks exp, iss or aud"),
         (issuer.sign(&with(good.clone(), "aud", Value::Null)), "lacks exp, iss or aud"),
         (issuer.sign(&with(good.clone(), "cnf", json!({"jkt": "x"}))), "bound to a key"),

@@ -1,9 +1,11 @@
 //! The file of the embedded store: a redb database with the current value of every key and the revision.
 //!
-//! `{dir}/meta/kafscale.redb` holds two tables: `meta` with the format version and the revision, and `kv` with
+//! `{dir}/meta/kafscale.redb` holds two tables: `meta` with the format version, the revision and an id, and `kv` with
 //! `create revision | mod revision | lease | value` per key (integers of 8 bytes, little-endian; no lease is 0).
 //! `{dir}/meta/LOCK` is locked while the store is open. A new database is made under another name first, so that a crash
 //! leaves either none or a complete one.
+//!
+//! [`Journal`] stands beside it.
 //!
 //! redb refuses everything after an IO error until it is opened again; that is [`Disk::reopen`].
 
@@ -16,15 +18,20 @@ use std::{
 };
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use uuid::Uuid;
 
 use super::image::{Entry, Image};
+use super::journal::{self, Journal, Record};
 use crate::{Error, ErrorKind, LeaseId, Result, Revision};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const KV: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kv");
 const FORMAT: &str = "format";
 const REVISION: &str = "revision";
+/// Random; the journal has the same one. Databases of earlier releases get it when they are opened.
+const ID: &str = "id";
 /// The version of the layout above that this release reads and writes.
 const FORMAT_VERSION: u64 = 1;
 const HEADER_BYTES: usize = 24;
@@ -40,6 +47,10 @@ pub(super) struct Disk {
     opener: Opener,
     /// None while it could not be opened again after a failure.
     db: Option<Database>,
+    /// What the file holds.
+    revision: Revision,
+    /// Absent only where a full disk has no room for it.
+    journal: Option<Journal>,
     _lock: File,
 }
 
@@ -60,15 +71,38 @@ pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {
     let meta = dir.join("meta");
     fs::create_dir_all(&meta).map_err(|e| io_error(&meta, "cannot create the directory", &e))?;
     let lock = lock(dir, &meta)?;
-    let path = meta.join("kafscale.redb");
+    let path = file_in(dir);
     if !path.exists() {
+        journal::put_aside(&meta)
+            .map_err(|e| io_error(&meta, "cannot rename the journal of commits in", &e))?;
         create(&meta, &path, &opener)?;
         sync_directory(dir)?;
     }
-    let mut disk = Disk { path, opener, db: None, _lock: lock };
+    let (journal, records) = open_journal(&meta)?;
+    let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
     disk.reopen()?;
+    disk.identify(&records)?;
+    disk.catch_up(&records)?;
     let image = disk.load()?;
     Ok((disk, image))
+}
+
+/// Where the database of a directory is.
+pub(super) fn file_in(dir: &Path) -> PathBuf {
+    dir.join("meta").join("kafscale.redb")
+}
+
+fn open_journal(meta: &Path) -> Result<(Option<Journal>, Vec<Record>)> {
+    match Journal::open(meta) {
+        Ok((journal, records)) => Ok((Some(journal), records)),
+        Err(e) => match io_error(meta, "cannot open the journal of commits in", &e) {
+            full if full.kind() == ErrorKind::Full => {
+                tracing::warn!(error = %full, "until there is room, damage of the newest metadata may go unnoticed");
+                Ok((None, Vec::new()))
+            }
+            error => Err(error),
+        },
+    }
 }
 
 fn lock(dir: &Path, meta: &Path) -> Result<File> {
@@ -84,7 +118,7 @@ fn lock(dir: &Path, meta: &Path) -> Result<File> {
 
 fn in_use(dir: &Path) -> Error {
     let message = format!(
-        "the metadata in {} is in use by another process: stop that one, or give this one a directory of its own",
+        "the data directory {} is in use by another kafscale process; stop that one or choose another --data-dir",
         dir.display()
     );
     Error::new(ErrorKind::InUse, message)
@@ -106,6 +140,7 @@ fn create(meta: &Path, path: &Path, opener: &Opener) -> Result<()> {
             let mut meta = txn.open_table(META)?;
             meta.insert(FORMAT, FORMAT_VERSION)?;
             meta.insert(REVISION, 0)?;
+            meta.insert(ID, new_id())?;
         }
         txn.commit()?;
         db.close()?;
@@ -132,11 +167,81 @@ impl Disk {
         let Some(db) = &self.db else {
             return Err(Error::new(ErrorKind::Retry, format!("{} is not open", self.path.display())));
         };
-        let done = guarded(&self.path, || write(db, revision, changes));
-        if done.is_err() {
-            self.close();
+        let noted = match &mut self.journal {
+            Some(journal) => {
+                let noted = journal.note_before(self.revision, revision, changes);
+                noted.map_err(|e| io_error(journal.path(), "cannot write", &e))
+            }
+            None => Ok(true),
+        };
+        let done = noted.and_then(|noted| {
+            guarded(&self.path, || write(db, revision, changes))?;
+            Ok(noted)
+        });
+        match done {
+            Ok(noted) => {
+                self.revision = revision;
+                if !noted && let Err(error) = self.note_reached() {
+                    tracing::warn!(%error, "until the next commit, damage of the newest metadata may go unnoticed");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
         }
-        done
+    }
+
+    /// Says in the journal what the file holds: after a commit that did not happen, before anything is answered.
+    pub(super) fn note_reached(&mut self) -> Result<()> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        let noted = journal.note_reached(self.revision);
+        noted.map_err(|e| io_error(journal.path(), "cannot write", &e))
+    }
+
+    /// Makes sure that the journal is of this database. One that has no id yet gets one.
+    fn identify(&mut self, records: &[Record]) -> Result<()> {
+        let db = self.db.as_ref().expect("identify follows a successful reopen");
+        let known = check_same(&self.path, db, records)?;
+        let id = match known {
+            Some(id) => id,
+            None => {
+                // A journal that has one: damage took it away from the database.
+                let id = records.iter().rev().find_map(|record| record.database).unwrap_or_else(new_id);
+                guarded(&self.path, || {
+                    let txn = db.begin_write()?;
+                    txn.open_table(META)?.insert(ID, id)?;
+                    Ok(txn.commit()?)
+                })?;
+                id
+            }
+        };
+        if let Some(journal) = &mut self.journal {
+            journal.database = id;
+        }
+        Ok(())
+    }
+
+    /// Brings the file up to the revision that the journal says was reached.
+    fn catch_up(&mut self, records: &[Record]) -> Result<()> {
+        let from = self.revision;
+        match journal::path_from(from, records) {
+            Ok(path) => {
+                for record in &path {
+                    let changes = record.changes.as_ref().expect("a path is of records with changes");
+                    self.commit(record.after, changes)?;
+                }
+                if !path.is_empty() {
+                    tracing::warn!(
+                        path = %self.path.display(), %from, to = %self.revision,
+                        "the metadata store had lost its newest commits; they were brought back from the journal"
+                    );
+                }
+                self.note_reached()
+            }
+            Err(reached) => Err(not_reached(&self.path, from, reached)),
+        }
     }
 
     /// Opens the file again after a failure, and returns the revision that is durable.
@@ -144,35 +249,19 @@ impl Disk {
         self.close();
         let (path, opener) = (&self.path, &self.opener);
         let db = guarded(path, || Ok(opener(path)?))?;
-        let (format, revision) = guarded(path, || {
-            let meta = db.begin_read()?.open_table(META)?;
-            let read = |key| Ok::<_, redb::Error>(meta.get(key)?.map(|guard| guard.value()));
-            Ok((read(FORMAT)?, read(REVISION)?))
-        })?;
-        check_format(path, format)?;
-        let revision = revision.ok_or_else(|| damaged(path, "it has no revision"))?;
+        self.revision = checked_revision(path, &db)?;
         self.db = Some(db);
-        Ok(Revision(revision))
+        Ok(self.revision)
     }
 
     /// Reads everything, after removing what was bound to a lease: its holder is gone.
     fn load(&mut self) -> Result<Image> {
         let path = self.path.clone();
         let db = self.db.as_ref().expect("load follows a successful reopen");
-        let (revision, stored) = guarded(&path, || read_all(db))?;
-        let mut entries = BTreeMap::new();
-        let mut leftover = BTreeMap::new();
-        for (key, value) in stored {
-            let entry = decode_entry(&value)
-                .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
-                .ok_or_else(|| damaged(&path, &format!("the value of {key} cannot be read")))?;
-            if entry.lease.is_some() {
-                leftover.insert(key, None);
-            } else {
-                entries.insert(key, entry);
-            }
-        }
-        let mut revision = revision;
+        let (mut revision, stored) = entries(&path, db)?;
+        let (bound, entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            stored.into_iter().partition(|(_, entry)| entry.lease.is_some());
+        let leftover: BTreeMap<_, _> = bound.into_keys().map(|key| (key, None)).collect();
         if !leftover.is_empty() {
             revision = revision.next();
             self.commit(revision, &leftover)?;
@@ -189,6 +278,83 @@ impl Disk {
             }
         }
     }
+}
+
+/// The revision of a database of a version that is known.
+fn checked_revision(path: &Path, db: &Database) -> Result<Revision> {
+    let (format, revision) = guarded(path, || {
+        let meta = db.begin_read()?.open_table(META)?;
+        let read = |key| Ok::<_, redb::Error>(meta.get(key)?.map(|guard| guard.value()));
+        Ok((read(FORMAT)?, read(REVISION)?))
+    })?;
+    check_format(path, format)?;
+    revision.map(Revision).ok_or_else(|| damaged(path, "it has no revision"))
+}
+
+fn new_id() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}
+
+/// The id of a database, if it has one. Refuses the journal of another.
+fn check_same(path: &Path, db: &Database, records: &[Record]) -> Result<Option<u64>> {
+    let id = guarded(path, || Ok(db.begin_read()?.open_table(META)?.get(ID)?.map(|guard| guard.value())))?;
+    let foreign = |record: &Record| id.is_some() && record.database.is_some() && record.database != id;
+    match records.iter().any(foreign) {
+        true => Err(Error::corrupt(format!(
+            "the journal kafscale.commits beside {} belongs to another metadata store: one of the two was put here from elsewhere. Put the \
+             directory back from one copy; or, if only the journal is the wrong one, move it to another name",
+            path.display()
+        ))),
+        false => Ok(id),
+    }
+}
+
+/// Everything that a database holds.
+fn entries(path: &Path, db: &Database) -> Result<(Revision, BTreeMap<String, Entry>)> {
+    let (revision, stored) = guarded(path, || read_all(db))?;
+    let decoded = stored.into_iter().map(|(key, value)| {
+        let entry = decode_entry(&value)
+            .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
+            .ok_or_else(|| damaged(path, &format!("the value of {key} cannot be read")))?;
+        Ok((key, entry))
+    });
+    Ok((revision, decoded.collect::<Result<_>>()?))
+}
+
+/// Reads the store under a directory without changing anything there: from a copy in memory, in which redb puts right what a killed
+/// process has left behind. The caller makes sure that nobody writes meanwhile; a copy that is torn is found to be damaged.
+pub(super) fn read_copy(dir: &Path) -> Result<Image> {
+    let (meta, path) = (dir.join("meta"), file_in(dir));
+    let bytes = fs::read(&path).map_err(|e| io_error(&path, "cannot read", &e))?;
+    let records = journal::read(&meta).map_err(|e| io_error(&meta, "cannot read the journal of", &e))?;
+    let db = guarded(&path, || {
+        let backend = InMemoryBackend::new();
+        backend.set_len(bytes.len() as u64)?;
+        backend.write(0, &bytes)?;
+        Ok(builder().create_with_backend(backend)?)
+    })?;
+    drop(bytes);
+    let from = checked_revision(&path, &db)?;
+    check_same(&path, &db, &records)?;
+    let missing = journal::path_from(from, &records).map_err(|reached| not_reached(&path, from, reached))?;
+    for record in missing {
+        let changes = record.changes.as_ref().expect("a path is of records with changes");
+        guarded(&path, || write(&db, record.after, changes))?;
+    }
+    let (revision, mut entries) = entries(&path, &db)?;
+    // Whoever held a lease is gone.
+    entries.retain(|_, entry| entry.lease.is_none());
+    Ok(Image::new(revision, entries))
+}
+
+fn not_reached(path: &Path, from: Revision, reached: Revision) -> Error {
+    damaged(
+        path,
+        &format!(
+            "it is at revision {from}, but revision {reached} was reached, as the journal kafscale.commits beside it says. \
+             Later commits are lost, acknowledged offsets of groups perhaps among them"
+        ),
+    )
 }
 
 fn write(
@@ -230,7 +396,7 @@ fn read_all(db: &Database) -> Result<(Revision, Stored), redb::Error> {
     Ok((Revision(revision), stored))
 }
 
-fn encode_entry(entry: &Entry, buffer: &mut Vec<u8>) {
+pub(super) fn encode_entry(entry: &Entry, buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.extend_from_slice(&entry.create_revision.0.to_le_bytes());
     buffer.extend_from_slice(&entry.mod_revision.0.to_le_bytes());
@@ -238,7 +404,7 @@ fn encode_entry(entry: &Entry, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(&entry.value);
 }
 
-fn decode_entry(stored: &Bytes) -> Option<Entry> {
+pub(super) fn decode_entry(stored: &Bytes) -> Option<Entry> {
     let word = |i: usize| Some(u64::from_le_bytes(stored.get(i * 8..i * 8 + 8)?.try_into().ok()?));
     let lease = word(2)?.cast_signed();
     Some(Entry {
@@ -275,7 +441,8 @@ fn guarded<T>(path: &Path, run: impl FnOnce() -> Result<T, redb::Error>) -> Resu
 
 fn damaged(path: &Path, why: &str) -> Error {
     Error::corrupt(format!(
-        "the metadata store {} is damaged: {why}. Restore the directory from a backup, or move it away to start empty",
+        "the metadata store {} is damaged: {why}. Put the directory back from a backup; or move this file to another name, keep it, and \
+         run `kafscale restore`, which rebuilds the metadata from the records",
         path.display()
     ))
 }

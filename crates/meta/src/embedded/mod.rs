@@ -2,7 +2,8 @@
 //!
 //! All reads and watches are served from an image in memory ([`image`]). With a file, one thread commits the transactions
 //! that are waiting together ([`writer`]) to the disk ([`disk`]) and applies them to the image in that order; an answer
-//! means that the commit is durable. In memory, a transaction is applied where it is called, without a thread, so that a
+//! means that the commit is durable. A [`journal`] of the last commits stands beside the file, so that damage cannot roll one back
+//! unnoticed. In memory, a transaction is applied where it is called, without a thread, so that a
 //! simulation with a paused clock is exact.
 //!
 //! Leases run on tokio's clock and do not survive the store: its only client is the process that opened it, so keys that
@@ -10,12 +11,18 @@
 
 mod disk;
 mod image;
+mod journal;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
@@ -90,6 +97,25 @@ impl EmbeddedStore {
     pub fn memory() -> Self {
         let image = Image::new(Revision(0), BTreeMap::new());
         Self::start(Shared::new(image), Engine::Memory, None)
+    }
+
+    /// Whether there is a store under a directory.
+    pub fn exists(dir: &Path) -> bool {
+        Self::path_in(dir).exists()
+    }
+
+    /// The file of the store under a directory.
+    pub(crate) fn path_in(dir: &Path) -> PathBuf {
+        disk::file_in(dir)
+    }
+
+    /// What the file under a directory holds, in memory; nothing is changed there. Must be called within a tokio runtime.
+    pub(crate) async fn copy_of(dir: &Path) -> Result<Self> {
+        let dir = dir.to_owned();
+        let read = tokio::task::spawn_blocking(move || disk::read_copy(&dir)).await;
+        let image =
+            read.map_err(|panic| Error::corrupt(format!("reading the metadata store: {panic}")))??;
+        Ok(Self::start(Shared::new(image), Engine::Memory, None))
     }
 
     /// Opens or creates the store in `meta/kafscale.redb` under a directory. Must be called within a tokio runtime.

@@ -220,6 +220,14 @@ impl Writer {
         };
         let staged = self.doubt.take().expect("checked above");
         let before = self.shared.image.read().revision();
+        if on_disk == before
+            && let Err(error) = self.disk.note_reached()
+        {
+            // The journal still has the commit that did not happen.
+            self.doubt = Some(staged);
+            self.broken = Some((Instant::now(), error.clone()));
+            return Err(error);
+        }
         if on_disk == staged.revision() {
             self.shared.apply(staged);
         } else if on_disk != before {

@@ -9,17 +9,19 @@
 use std::{
     error::Error as _,
     sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream};
+use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{net::UnixStream, sync::Mutex, time::Instant};
 use tonic::{
     Code, ConnectError, Request, Status, Streaming,
     client::Grpc,
     metadata::{Ascii, MetadataValue},
-    transport::{Channel, Endpoint},
+    transport::{Channel, Endpoint, Uri},
 };
 use tonic_prost::ProstCodec;
 
@@ -27,7 +29,7 @@ use super::{
     options::{Credentials, EtcdOptions},
     proto,
 };
-use crate::{Error, ErrorKind, Result, url::EtcdUrl};
+use crate::{Error, ErrorKind, Result, local::socket::Socket, url::EtcdUrl};
 
 /// Largest answer that is taken; pages that are larger are asked for in smaller ones.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
@@ -81,6 +83,32 @@ enum Token {
     Valid(MetadataValue<Ascii>),
 }
 
+/// Connects to a Unix socket, whatever the address of the request says.
+struct Connector(Socket);
+
+impl tower_service::Service<Uri> for Connector {
+    type Response = TokioIo<UnixStream>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let socket = self.0.clone();
+        Box::pin(async move { socket.connect().await.map(TokioIo::new) })
+    }
+}
+
+fn configured(endpoint: Endpoint, options: &EtcdOptions) -> Endpoint {
+    endpoint
+        .connect_timeout(options.connect_timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+}
+
 /// Watches which member a request waits for.
 struct Waiting<'a> {
     client: &'a Client,
@@ -103,16 +131,11 @@ impl Client {
         let tls = options.tls.load(url).await?;
         let mut members = Vec::with_capacity(url.endpoints.len());
         for endpoint in &url.endpoints {
-            let scheme = if url.tls { "https" } else { "http" };
+            let address = format!("{}://{endpoint}", if url.tls { "https" } else { "http" });
             let invalid = |e: tonic::transport::Error| {
                 Error::invalid(format!("the etcd endpoint {endpoint}: {}", with_causes(&e)))
             };
-            let mut member = Endpoint::from_shared(format!("{scheme}://{endpoint}"))
-                .map_err(invalid)?
-                .connect_timeout(options.connect_timeout)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT);
+            let mut member = configured(Endpoint::from_shared(address).map_err(invalid)?, options);
             if let Some(tls) = &tls {
                 member = member.tls_config(tls.clone()).map_err(invalid)?;
             }
@@ -124,6 +147,24 @@ impl Client {
             .map(|credentials| Auth { credentials, token: Mutex::new(Token::Unknown) });
         let request_timeout = options.request_timeout;
         Ok(Self { url: url.clone(), members, turn: AtomicUsize::new(0), auth, request_timeout })
+    }
+
+    /// For a process of this machine that serves its own store.
+    pub(super) fn over_socket(socket: Socket, options: &EtcdOptions) -> Self {
+        let named = crate::url::Endpoint { host: socket.name.clone(), port: 0 };
+        let endpoint = configured(Endpoint::from_static("http://localhost"), options);
+        let connect = || endpoint.connect_with_connector_lazy(Connector(socket.clone()));
+        Self {
+            url: EtcdUrl { tls: false, endpoints: vec![named], prefix: String::new() },
+            members: vec![Member { requests: connect(), watches: connect() }],
+            turn: AtomicUsize::new(0),
+            auth: None,
+            request_timeout: options.request_timeout,
+        }
+    }
+
+    pub(super) fn has_credentials(&self) -> bool {
+        self.auth.is_some()
     }
 
     /// One question, one answer.

@@ -7,7 +7,7 @@
 mod client;
 mod keyspace;
 mod options;
-mod proto;
+pub(crate) mod proto;
 mod watch;
 
 #[cfg(test)]
@@ -27,6 +27,7 @@ use self::{
 use crate::{
     Error, ErrorKind, KeyValue, Lease, LeaseId, Listing, MAX_PAGE_LIMIT, MetaStore, RangePage, RangeRequest,
     Result, Revision, Txn, TxnOutcome, Watch,
+    local::socket::Socket,
     store::{lease_gone, validate_key, validate_ttl},
     url::EtcdUrl,
 };
@@ -43,14 +44,23 @@ pub struct EtcdStore {
 }
 
 impl EtcdStore {
+    /// The same over a Unix socket, on which a process of this machine serves its own store for reading.
+    pub(crate) async fn connect_socket(socket: Socket, options: &EtcdOptions) -> Result<Self> {
+        Self::ask_once(Client::over_socket(socket, options), "").await
+    }
+
     /// Connects, and asks once: a cluster that cannot be reached, or does not know the user, is an error here.
     pub async fn connect(url: &EtcdUrl, options: &EtcdOptions) -> Result<Self> {
-        let client = Arc::new(Client::new(url, options).await?);
-        let store = Self { client, keyspace: Keyspace::new(&url.prefix), closed: flag::Sender::new(false) };
+        Self::ask_once(Client::new(url, options).await?, &url.prefix).await
+    }
+
+    async fn ask_once(client: Client, prefix: &str) -> Result<Self> {
+        let client = Arc::new(client);
+        let store = Self { client, keyspace: Keyspace::new(prefix), closed: flag::Sender::new(false) };
         store.client.authenticate().await?;
         match store.revision("/").await {
             // A user may be allowed to do everything that we do, and not this.
-            Err(error) if error.kind() == ErrorKind::Denied && options.credentials.is_some() => {}
+            Err(error) if error.kind() == ErrorKind::Denied && store.client.has_credentials() => {}
             outcome => {
                 outcome?;
             }

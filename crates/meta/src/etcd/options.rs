@@ -8,12 +8,15 @@ use std::{
 
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
-use crate::{Error, Result, url::EtcdUrl};
+use crate::{Error, Result, files, url::EtcdUrl};
 
 /// How long one attempt to connect to a member may take.
 pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a request may take, with all of its attempts.
 pub const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// More is no certificate.
+const MAX_PEM_BYTES: u64 = 1 << 20;
 
 /// Options of [`crate::EtcdStore`].
 #[derive(Clone, Debug)]
@@ -85,7 +88,7 @@ impl TlsOptions {
 async fn read(file: &Path) -> Result<Vec<u8>> {
     let read = {
         let file = file.to_owned();
-        tokio::task::spawn_blocking(move || std::fs::read(file)).await
+        tokio::task::spawn_blocking(move || files::read_small(&file, MAX_PEM_BYTES)).await
     };
     match read {
         Ok(Ok(pem)) => Ok(pem),

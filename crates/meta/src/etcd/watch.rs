@@ -6,9 +6,14 @@
 //! Invariant: a revision is delivered once, whole, and in order. What was received of a revision when the connection is lost is
 //! thrown away, because `next` moves only when a batch is handed over.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
+use kafscale_core::backoff::Backoff;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -99,13 +104,15 @@ impl Follower {
 
     async fn run(&mut self, opened: (proto::WatchResponse, Answers)) -> Option<Error> {
         let mut opened = Some(opened);
-        let mut delay = FIRST_RETRY_DELAY;
+        // The watches of all brokers are cut at the same moment when a member of etcd goes away.
+        let seed = RandomState::new().hash_one(&self.prefix);
+        let mut backoff = Backoff::new(FIRST_RETRY_DELAY, MAX_RETRY_DELAY, seed);
         loop {
             let why = match opened.take() {
                 Some((first, answers)) => match self.follow(first, answers).await {
                     End::Over(error) => return error,
                     End::Lost(why) => {
-                        delay = FIRST_RETRY_DELAY;
+                        backoff.reset();
                         why
                     }
                 },
@@ -114,8 +121,7 @@ impl Follower {
             if !why.is_empty() {
                 tracing::info!(prefix = %self.prefix, next = %self.next, why, "a watch is opened again");
             }
-            tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(MAX_RETRY_DELAY);
+            tokio::time::sleep(backoff.pause()).await;
             match self.open().await {
                 Ok(again) => opened = Some(again),
                 Err(error) if error.kind() == ErrorKind::Retry => {}

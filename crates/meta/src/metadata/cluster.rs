@@ -7,7 +7,7 @@ use crate::{
     Compare, Error, ErrorKind, LeaseId, MetaStoreExt, Op, Result, Revision, Txn,
     records::{
         BrokerConfigRecord, BrokerRecord, ChainRecord, ClusterRecord, ConfigScope, IncarnationBaseRecord,
-        PRODUCER_ID_BLOCK, ProducerIdsRecord, Record,
+        MemberRecord, PRODUCER_ID_BLOCK, ProducerIdsRecord, Record,
     },
 };
 
@@ -65,10 +65,19 @@ impl Metadata {
         let epoch = base.map_or(0, |base| base.record.base) + revision.0;
         record.epoch = epoch;
         let key = self.keys.broker(node_id);
+        let member = MemberRecord {
+            host: record.host.clone(),
+            port: record.port,
+            epoch,
+            started_ms: record.started_ms,
+            left_ms: None,
+            lost: None,
+        };
         let mut txn = Txn::new()
             .when(Compare::absent(&key))
             .when(Compare::absent(self.keys.restoring()))
-            .and_then(Op::put_leased(&key, record.encode(), lease));
+            .and_then(Op::put_leased(&key, record.encode(), lease))
+            .and_then(Op::put(self.keys.member(node_id), member.encode()));
         if let Some(chain) = chain {
             txn = txn.and_then(Op::put(self.keys.chain(node_id, epoch), chain.encode()));
         }
@@ -92,6 +101,32 @@ impl Metadata {
     /// The brokers that are alive.
     pub async fn list_brokers(&self) -> Result<Records<i32, BrokerRecord>> {
         self.list(&self.keys.brokers_prefix(), |key| self.keys.parse_broker(key)).await
+    }
+
+    /// Every broker that is remembered, alive or not.
+    pub async fn list_members(&self) -> Result<Records<i32, MemberRecord>> {
+        self.list(&self.keys.members_prefix(), |key| self.keys.parse_member(key)).await
+    }
+
+    /// Notes that an incarnation leaves as planned. Nothing is written about another one.
+    pub async fn note_leaving(&self, node_id: i32, epoch: u64, left_ms: i64) -> Result<()> {
+        let key = self.keys.member(node_id);
+        let Some(member) = self.load::<MemberRecord>(&key).await? else { return Ok(()) };
+        if member.record.epoch == epoch {
+            let left = MemberRecord { left_ms: Some(left_ms), ..member.record };
+            let _ = self.swap(&key, Some(member.mod_revision), &left).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets a broker that is not registered. `false`: it is, or is not known at all.
+    pub async fn forget_member(&self, node_id: i32) -> Result<bool> {
+        let key = self.keys.member(node_id);
+        if self.load::<MemberRecord>(&key).await?.is_none() {
+            return Ok(false);
+        }
+        let txn = Txn::new().when(Compare::absent(self.keys.broker(node_id))).and_then(Op::delete(key));
+        Ok(self.store.txn(txn).await?.succeeded)
     }
 
     /// Takes the next block of producer ids, which nobody else gets, ever.

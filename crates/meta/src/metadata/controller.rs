@@ -9,7 +9,10 @@ use uuid::Uuid;
 use super::{Guarded, Metadata, Records, Versioned};
 use crate::{
     Compare, LeaseId, Op, Result, Revision, Txn,
-    records::{AssignmentRecord, ChainRecord, ControllerRecord, CoordinatorRecord, Record},
+    records::{
+        AssignmentRecord, ChainRecord, ControllerRecord, CoordinatorRecord, HistoryRecord, MemberRecord,
+        Record,
+    },
 };
 
 /// The right to write as the controller: the create revision of the office's record.
@@ -76,6 +79,43 @@ impl Metadata {
             Guarded { when, then }
         });
         self.apply_as_controller(office, guarded.collect()).await
+    }
+
+    /// What changed lately.
+    pub async fn load_history(&self) -> Result<Option<Versioned<HistoryRecord>>> {
+        self.load(&self.keys.history()).await
+    }
+
+    /// Replaces the history. `None`: this is not the controller any more, or somebody else wrote it.
+    pub async fn swap_history(
+        &self,
+        office: Office,
+        expected: Option<Revision>,
+        record: &HistoryRecord,
+    ) -> Result<Option<Revision>> {
+        let key = self.keys.history();
+        let then = vec![Op::put(&key, record.encode())];
+        let when = match expected {
+            Some(revision) => Compare::mod_revision(key, revision),
+            None => Compare::absent(key),
+        };
+        let written = self.apply_as_controller(office, vec![Guarded { when, then }]).await?;
+        Ok(written.into_iter().next().flatten())
+    }
+
+    /// Replaces what is known of a broker that is gone, or forgets it (`None`), unless its record was written meanwhile.
+    pub async fn swap_member(
+        &self,
+        office: Office,
+        node_id: i32,
+        expected: Revision,
+        record: Option<&MemberRecord>,
+    ) -> Result<Option<Revision>> {
+        let key = self.keys.member(node_id);
+        let then = vec![record.map_or_else(|| Op::delete(&key), |record| Op::put(&key, record.encode()))];
+        let guarded = Guarded { when: Compare::mod_revision(key, expected), then };
+        let written = self.apply_as_controller(office, vec![guarded]).await?;
+        Ok(written.into_iter().next().flatten())
     }
 
     async fn apply_as_controller(

@@ -7,6 +7,7 @@
 //! fields that it does not know, so that a field may be added within a version. Bytes are base64.
 
 mod assignment;
+mod audit_anchor;
 mod broker;
 mod broker_config;
 mod chain;
@@ -15,14 +16,20 @@ mod codec;
 mod controller;
 mod coordinator;
 mod group;
+mod history;
 mod incarnation_base;
+mod member;
 mod offset;
+mod outdated;
 mod partition;
 mod producer_ids;
 mod producers;
+mod store_identity;
 mod topic;
+mod wal_end;
 
 pub use assignment::{AssignmentRecord, PartitionAssignment};
+pub use audit_anchor::AuditAnchorRecord;
 pub use broker::{BrokerRecord, ListenerRecord};
 pub use broker_config::{BrokerConfigRecord, ConfigScope};
 pub use chain::ChainRecord;
@@ -31,9 +38,14 @@ pub use codec::{Keyspace, Record, uuid_from_text, uuid_to_text};
 pub use controller::ControllerRecord;
 pub use coordinator::{COORDINATOR_SLOTS, CoordinatorRecord};
 pub use group::{GroupMember, GroupProtocol, GroupRecord};
+pub use history::{HistoryEntry, HistoryKind, HistoryRecord};
 pub use incarnation_base::IncarnationBaseRecord;
+pub use member::{LostRecord, MemberRecord};
 pub use offset::{OffsetKey, OffsetRecord};
+pub use outdated::OutdatedRecord;
 pub use partition::{PartitionRecord, SegmentRecord};
 pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdsRecord};
 pub use producers::{ProducerBatch, ProducerEntry, ProducersRecord};
+pub use store_identity::StoreRecord;
 pub use topic::TopicRecord;
+pub use wal_end::WalEndRecord;

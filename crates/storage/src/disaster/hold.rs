@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use kafscale_meta::records::Keyspace;
-use kafscale_meta::{Compare, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, Revision, Txn};
+use kafscale_meta::{
+    Compare, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, RangeRequest, Revision, Txn,
+};
 
 /// The kinds of records that are written anew.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "topics",
     "assignments",
     "partitions",
@@ -17,6 +19,7 @@ const KINDS: [&str; 9] = [
     "broker-configs",
     "chains",
     "coordinators",
+    "wal-ends",
 ];
 
 /// This attempt at restoring, as long as no other one has begun.
@@ -34,10 +37,9 @@ impl Hold {
         let failed = |e: kafscale_meta::Error| e.to_string();
         let key = keys.restoring();
         let resumed = meta.get(&key).await.map_err(failed)?.is_some();
-        let exists = meta.get(&keys.cluster()).await.map_err(failed)?.is_some();
-        if exists && !resumed && !replace {
-            return Err("the metadata store has this cluster already. Restoring is for an empty one; with --replace, what is there \
-                        is lost"
+        if !resumed && !replace && holds_anything(meta, keys).await.map_err(failed)? {
+            return Err("the metadata store has this cluster already, with topics or committed offsets. Restoring is for an empty one; \
+                        with --replace, what is there is lost"
                 .into());
         }
         refuse_brokers(meta, keys).await?;
@@ -87,7 +89,10 @@ impl Hold {
         let clear = KINDS
             .iter()
             .fold(self.guarded(), |txn, kind| txn.and_then(Op::delete_prefix(format!("{root}{kind}/"))));
-        self.commit(meta, clear.and_then(Op::delete(&cluster))).await?;
+        let clear = [cluster.clone(), keys.store(), keys.outdated()]
+            .into_iter()
+            .fold(clear, |txn, key| txn.and_then(Op::delete(key)));
+        self.commit(meta, clear).await?;
         let (mut txn, mut bytes) = (self.guarded(), 0);
         for (key, value) in records {
             let size = root.len() + key.len() + value.len();
@@ -102,6 +107,17 @@ impl Hold {
         self.commit(meta, self.guarded().and_then(Op::put(cluster, last)).and_then(Op::delete(&self.key)))
             .await
     }
+}
+
+/// Whether there is something to lose. A broker that was refused because its metadata was lost has founded the cluster anew already.
+async fn holds_anything(meta: &dyn MetaStore, keys: &Keyspace) -> kafscale_meta::Result<bool> {
+    for kind in ["topics", "partitions", "groups", "offsets"] {
+        let prefix = format!("{}{kind}/", keys.root());
+        if !meta.range(RangeRequest { prefix, start_after: None, limit: 1 }).await?.kvs.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 async fn refuse_brokers(meta: &dyn MetaStore, keys: &Keyspace) -> Result<(), String> {

@@ -1,14 +1,15 @@
-//! What a bucket holds for the case that the metadata store is lost, and the way back from there.
+//! What a store holds for the case that the metadata is lost, and the way back from there.
 //!
-//! A [`snapshot`] of the metadata is written to the bucket regularly. [`restore`] begins with the last one, and finds what is newer
+//! A [`snapshot`] of the metadata is written to the store regularly. [`restore`] begins with the last one, and finds what is newer
 //! in the segments and the chains: no acknowledged record is lost. Committed offsets are those of the snapshot.
 //! [`topic`] brings one topic back as it was at some time, under a new name, while the cluster runs.
 
-mod chains;
+pub mod chains;
 mod hold;
+pub mod local;
 mod manifests;
 pub mod restore;
 mod select;
 pub mod snapshot;
-mod survey;
+pub mod survey;
 pub mod topic;

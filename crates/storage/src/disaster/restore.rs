@@ -1,4 +1,4 @@
-//! Rebuilding the metadata of a cluster from its bucket alone.
+//! Rebuilding the metadata of a cluster from its store alone: a bucket, or the directory of a local disk.
 //!
 //! It begins with the newest snapshot. Chains are sealed where they are not, so that a broker that is still alive somewhere can
 //! acknowledge nothing any more, and get their records back, so that owners find in them what no segment has. Segments that are
@@ -16,21 +16,25 @@ use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
     AssignmentRecord, ChainRecord, ClusterRecord, IncarnationBaseRecord, Keyspace, PartitionAssignment,
-    ProducerIdsRecord, Record, TopicRecord, uuid_to_text,
+    ProducerIdsRecord, Record, StoreRecord, TopicRecord, uuid_to_text,
 };
 use object_store::ObjectStore;
 use uuid::Uuid;
 
 use super::hold::Hold;
+use super::local::Local;
 use super::manifests::{Before, Rebuilder, Rebuilt};
 use super::select::InChain;
 use super::survey::Segments;
 use super::{chains, snapshot, survey};
 use crate::StoreUrl;
-use crate::log::objects::footers::{ChainIndex, read_chain};
-use crate::log::objects::seal::list;
-use crate::store::open_store;
+use crate::log::identity;
+use crate::log::objects::footers::{Absent, ChainIndex, read_chain};
+use crate::log::objects::seal::{SEAL_BYTES, list};
+use crate::store::patient::Patient;
+use crate::store::{open_store, open_to_look};
 use crate::wal::chain_id::ChainId;
+use crate::wal::object::IndexEntry;
 
 /// What was given out after the snapshot must not be given out again.
 const PRODUCER_IDS_SKIPPED: i64 = 1_000_000;
@@ -55,6 +59,8 @@ pub struct RestoreOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
     pub topics: Vec<RestoredTopic>,
+    /// Files of a local write-ahead log with something in them; `None` where the log is in a bucket.
+    pub wal_files: Option<usize>,
     /// Chains with something in them, and those that were sealed or would be.
     pub chains: usize,
     pub chains_sealed: usize,
@@ -63,6 +69,8 @@ pub struct Restored {
     pub committed_offsets: usize,
     /// The time of the snapshot, from which committed offsets are; `None` where there was none.
     pub snapshot_ms: Option<i64>,
+    /// Newer snapshots that cannot be read, with the reason.
+    pub damaged_snapshots: Vec<String>,
     /// Topics whose names and settings are lost: they were created after the snapshot, and all their records were in chains.
     pub nameless: Vec<String>,
     /// Topics of which there are objects, although they were deleted before the snapshot.
@@ -89,12 +97,21 @@ pub async fn restore(
     options: RestoreOptions,
 ) -> Result<Restored, String> {
     let (meta, keys) = (&**metadata.store(), metadata.keys());
-    let store = open_store(url, &Arc::default()).map_err(|e| e.to_string())?;
+    // Held to the end: no broker starts in the directory meanwhile.
+    let local = match url {
+        StoreUrl::File(directory) => Some(Local::open(directory, options.dry_run).await?),
+        StoreUrl::Memory | StoreUrl::S3(_) | StoreUrl::Shared(_) => None,
+    };
+    let store = match url {
+        StoreUrl::File(directory) if options.dry_run => open_to_look(directory),
+        url => open_store(url, &Arc::default()),
+    };
+    let store = Patient::where_shared(url, store.map_err(|e| e.to_string())?, 0);
     let hold = match options.dry_run {
         true => None,
         false => Some(Hold::take(meta, keys, options.replace).await?),
     };
-    let planned = plan(store, keys, now_ms, hold.is_some()).await;
+    let planned = plan(store, local.as_ref(), keys, now_ms, hold.is_some()).await;
     let Some(hold) = hold else { return planned.map(|plan| plan.restored) };
     match planned {
         Ok(plan) => {
@@ -109,30 +126,38 @@ pub async fn restore(
 }
 
 /// What is to be written. Chains are sealed on the way, if they are to be.
-async fn plan(
+async fn plan<'a>(
     store: Arc<dyn ObjectStore>,
-    keys: &Keyspace,
+    local: Option<&Local>,
+    keys: &'a Keyspace,
     now_ms: i64,
     seal: bool,
-) -> Result<Plan<'_>, String> {
-    let found = snapshot::newest(&*store).await?;
+) -> Result<Plan<'a>, String> {
+    let (found, damaged_snapshots) = snapshot::newest(&*store).await?;
     let snapshot_ms = found.as_ref().map(|s| s.taken_ms);
     let found = found.unwrap_or_default();
     let mut plan = Plan {
         store,
         keys,
-        restored: Restored { snapshot_ms, ..Restored::default() },
+        restored: Restored { snapshot_ms, damaged_snapshots, ..Restored::default() },
         records: found.records,
         in_chains: HashMap::new(),
         epochs: HashMap::new(),
         last_seen_ms: HashMap::new(),
     };
-    let last_incarnation = plan.chains(seal).await?;
+    let files = local.map_or(&[][..], |local| &local.files);
+    if let Some(id) = identity::known_id(&*plan.store).await? {
+        identity::check_files(files, &id).map_err(|e| e.to_string())?;
+    }
+    let last_incarnation = match local {
+        Some(local) => plan.files(local),
+        None => plan.chains(seal).await?,
+    };
     // After the seals: nobody deletes segments any more.
     let segments = Segments::of(&*plan.store).await.map_err(|e| e.to_string())?;
     let nothing = segments.by_partition.is_empty() && plan.in_chains.is_empty();
     if snapshot_ms.is_none() && nothing && last_incarnation == 0 {
-        return Err("there is nothing in the bucket: neither a snapshot nor records".into());
+        return Err("there is nothing in the store: neither a snapshot nor records".into());
     }
     plan.topics(&segments, now_ms)?;
     plan.partitions(&segments, now_ms).await?;
@@ -143,6 +168,10 @@ async fn plan(
     }
     plan.assignments()?;
     plan.cluster(now_ms, found.number.max(last_incarnation).max(segments.last_incarnation()))?;
+    if seal {
+        let store_id = identity::id_of(&*plan.store, files, now_ms).await?;
+        plan.put(&keys.store(), &StoreRecord { store_id })?;
+    }
     Ok(plan)
 }
 
@@ -216,8 +245,13 @@ impl Plan<'_> {
                     false => chains::look(&*store, id, &objects, known).await?,
                 };
                 let sealed_now = record.sealed_at.is_some_and(|seq| !objects.contains_key(&seq));
-                match read_chain(&*store, id, &record).await {
-                    Ok(index) => return Ok::<_, String>((record, sealed_now, index)),
+                let absent = if attempt < ATTEMPTS { Absent::Fails } else { Absent::IsLost };
+                match read_chain(&*store, id, &record, absent).await {
+                    Ok(index) => {
+                        refuse_lost(&index)?;
+                        let has_more = objects.values().any(|size| *size > SEAL_BYTES);
+                        return Ok::<_, String>((record, sealed_now, has_more, index));
+                    }
                     // What a broker freed just before its end may vanish a moment later.
                     Err(e) if e.is_missing() && attempt < ATTEMPTS => attempt += 1,
                     Err(e) => return Err(e.to_string()),
@@ -226,30 +260,42 @@ impl Plan<'_> {
             }
         });
         let read: Vec<_> = read.buffered(CHAINS_AT_ONCE).try_collect().await?;
-        for (record, sealed_now, index) in read {
+        for (record, sealed_now, has_more, index) in read {
             self.restored.chains_sealed += usize::from(sealed_now);
-            self.note(&index);
-            if record.sealed_at.is_some_and(|end| record.first_seq < end) {
+            self.note_all(&index);
+            let is_needed = record.sealed_at.is_some_and(|end| record.first_seq < end);
+            self.restored.chains += usize::from(is_needed);
+            // Without a record nobody would collect what is left of it.
+            if is_needed || has_more {
                 let id = index.id;
                 self.put(&self.keys.chain(id.node_id, id.incarnation), &record)?;
-                self.restored.chains += 1;
             }
         }
         Ok(last_incarnation)
     }
 
-    fn note(&mut self, index: &ChainIndex) {
-        for (id, found) in &index.by_partition {
-            for entry in found.iter().map(|f| f.entry) {
-                self.note_epoch(*id, entry.leader_epoch.0);
-                self.note_seen(id.topic, entry.appended_ms);
-                self.in_chains.entry(*id).or_default().push(InChain {
-                    leader_epoch: entry.leader_epoch,
-                    base_offset: entry.base_offset,
-                    last_offset: entry.last_offset,
-                });
-            }
+    /// What the write-ahead files of a local disk hold. Gives the highest incarnation.
+    fn files(&mut self, local: &Local) -> u64 {
+        self.restored.wal_files = Some(local.files.iter().filter(|file| !file.batches.is_empty()).count());
+        for file in &local.files {
+            file.batches.iter().for_each(|(_, entry)| self.note(entry));
         }
+        local.files.iter().map(|file| file.header.incarnation).max().unwrap_or(0)
+    }
+
+    fn note_all(&mut self, index: &ChainIndex) {
+        index.by_partition.values().flatten().for_each(|found| self.note(&found.entry));
+    }
+
+    fn note(&mut self, entry: &IndexEntry) {
+        let id = entry.partition;
+        self.note_epoch(id, entry.leader_epoch.0);
+        self.note_seen(id.topic, entry.appended_ms);
+        self.in_chains.entry(id).or_default().push(InChain {
+            leader_epoch: entry.leader_epoch,
+            base_offset: entry.base_offset,
+            last_offset: entry.last_offset,
+        });
     }
 
     fn note_epoch(&mut self, id: PartitionId, epoch: i32) {
@@ -384,11 +430,28 @@ impl Plan<'_> {
         let next = self.get::<ProducerIdsRecord>(&key)?.map_or(0, |ids| ids.next);
         self.put(&key, &ProducerIdsRecord { next: next.saturating_add(PRODUCER_IDS_SKIPPED) })?;
         let key = self.keys.cluster();
-        if self.get::<ClusterRecord>(&key)?.is_none() {
-            let cluster_id = uuid_to_text(Uuid::new_v4());
-            self.put(&key, &ClusterRecord { cluster_id, created_ms: now_ms, store: None })?;
-        }
+        let cluster_id = || uuid_to_text(Uuid::new_v4());
+        let cluster = self.get(&key)?;
+        let cluster = cluster.unwrap_or_else(|| ClusterRecord {
+            cluster_id: cluster_id(),
+            created_ms: now_ms,
+            store: None,
+        });
+        // The store may be a copy in another place: the first broker says where it is.
+        self.put(&key, &ClusterRecord { store: None, ..cluster })?;
         self.restored.committed_offsets = self.keys_of(|key| self.keys.parse_offset(key)).len();
         Ok(())
     }
+}
+
+/// Which partitions of a lost object go back, and how far, only that object knows: a person decides.
+fn refuse_lost(chain: &ChainIndex) -> Result<(), String> {
+    let Some(lost) = chain.missed().next() else { return Ok(()) };
+    Err(format!(
+        "{} is lost ({}). It holds acknowledged records of broker {}: put it back from a copy or an earlier version, or give its records up with an \
+         empty object in its place",
+        chain.id.object(lost.seq),
+        lost.why,
+        chain.id.node_id
+    ))
 }

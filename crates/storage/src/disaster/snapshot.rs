@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use kafscale_meta::MetaStore;
-use kafscale_meta::records::{IncarnationBaseRecord, Keyspace, Record};
+use kafscale_meta::records::{IncarnationBaseRecord, Keyspace, Record, StoreRecord};
+use kafscale_meta::{Listing, MetaStore, RangeRequest, Revision};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
+
+use crate::compute::compute;
 
 const DIRECTORY: &str = "snapshots";
 const VERSION: u32 = 1;
@@ -28,15 +30,36 @@ pub struct Snapshot {
     pub records: BTreeMap<String, String>,
 }
 
-/// What is bound to processes that live now is of no use later. Chains tell which processes there were.
+/// What is bound to processes that live now is of no use later. Chains tell which processes there were, and metadata that is rebuilt is made of
+/// the write-ahead log that there is.
 fn is_kept(key: &str) -> bool {
     let kind = key.split('/').next().unwrap_or(key);
-    !matches!(kind, "brokers" | "controller" | "coordinators" | "incarnations")
+    !matches!(kind, "brokers" | "controller" | "coordinators" | "incarnations" | "wal-ends")
+}
+
+/// A snapshot that was taken, and its bytes.
+struct Taken {
+    snapshot: Snapshot,
+    hash: u64,
+    bytes: Vec<u8>,
 }
 
 /// Reads all records, as of one revision.
-pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, taken_ms: i64) -> Result<Snapshot, String> {
+async fn take(meta: &dyn MetaStore, keys: &Keyspace, taken_ms: i64) -> Result<Taken, String> {
     let listed = meta.range_all(keys.root()).await.map_err(|e| e.to_string())?;
+    let keys = keys.clone();
+    // There may be many records.
+    let taken = compute(move || {
+        let snapshot = snapshot_of(listed, &keys, taken_ms)?;
+        let mut hasher = DefaultHasher::new();
+        snapshot.records.hash(&mut hasher);
+        let bytes = serde_json::to_vec(&snapshot).map_err(|e| e.to_string())?;
+        Ok(Taken { snapshot, hash: hasher.finish(), bytes })
+    });
+    taken.await.map_err(|e| e.to_string())?
+}
+
+fn snapshot_of(listed: Listing, keys: &Keyspace, taken_ms: i64) -> Result<Snapshot, String> {
     let mut records = BTreeMap::new();
     let mut base = 0;
     for kv in listed.kvs {
@@ -50,48 +73,62 @@ pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, taken_ms: i64) -> Resul
     Ok(Snapshot { v: VERSION, number: base + listed.revision.0, taken_ms, records })
 }
 
-/// Puts a snapshot into the bucket, and lets go of those that it makes superfluous.
-async fn write(store: &dyn ObjectStore, snapshot: &Snapshot) -> Result<(), String> {
-    let path = Path::from(format!("{DIRECTORY}/{:020}.json", snapshot.number));
-    let bytes = serde_json::to_vec(snapshot).map_err(|e| e.to_string())?;
+/// Puts a snapshot into the store, and lets go of those that it makes superfluous.
+async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(), String> {
+    let path = Path::from(format!("{DIRECTORY}/{number:020}.json"));
     store.put(&path, bytes.into()).await.map_err(|e| e.to_string())?;
-    let mut all = list(store).await?;
+    let mut all = list(store).await.map_err(|e| e.to_string())?;
     all.truncate(all.len().saturating_sub(KEPT));
     let old: Vec<_> = all.into_iter().map(Ok).collect();
     let mut deleted = store.delete_stream(stream::iter(old).boxed());
     while let Some(outcome) = deleted.next().await {
         // It is deleted the next time.
         if let Err(error) = outcome {
-            tracing::debug!(%error, "an old snapshot was not deleted");
+            tracing::warn!(%error, "an old snapshot was not deleted");
         }
     }
     Ok(())
 }
 
-/// The newest snapshot, if there is any.
-pub async fn newest(store: &dyn ObjectStore) -> Result<Option<Snapshot>, String> {
-    let Some(path) = list(store).await?.pop() else { return Ok(None) };
-    let read = async { store.get(&path).await?.bytes().await };
-    let bytes = read.await.map_err(|e: object_store::Error| format!("{path}: {e}"))?;
-    let damaged =
-        |e: serde_json::Error| format!("{path} cannot be read: {e}. Without it, the one before is used");
-    let snapshot: Snapshot = serde_json::from_slice(&bytes).map_err(damaged)?;
-    if snapshot.v > VERSION {
-        return Err(format!(
-            "{path} has version {}, this program knows {VERSION}: use the newer kafscale",
-            snapshot.v
-        ));
+/// The newest snapshot that can be read, if there is any, and the names of newer ones that are damaged.
+pub async fn newest(store: &dyn ObjectStore) -> Result<(Option<Snapshot>, Vec<String>), String> {
+    let mut damaged = Vec::new();
+    for path in list(store).await.map_err(|e| e.to_string())?.into_iter().rev() {
+        let read = async { store.get(&path).await?.bytes().await };
+        let bytes = read.await.map_err(|e: object_store::Error| format!("{path}: {e}"))?;
+        match serde_json::from_slice::<Snapshot>(&bytes) {
+            Ok(snapshot) if snapshot.v > VERSION => {
+                let v = snapshot.v;
+                return Err(format!(
+                    "{path} has version {v}, this program knows {VERSION}: use the newer kafscale"
+                ));
+            }
+            Ok(snapshot) => return Ok((Some(snapshot), damaged)),
+            Err(error) => damaged.push(format!("{path}: {error}")),
+        }
     }
-    Ok(Some(snapshot))
+    Ok((None, damaged))
+}
+
+/// The numbers of the snapshots that there are.
+pub async fn numbers(store: &dyn ObjectStore) -> object_store::Result<Vec<u64>> {
+    let number = |path: &Path| path.filename()?.strip_suffix(".json")?.parse().ok();
+    Ok(list(store).await?.iter().filter_map(number).collect())
 }
 
 /// The snapshots in the order of their numbers.
-async fn list(store: &dyn ObjectStore) -> Result<Vec<Path>, String> {
-    let listed: Vec<_> =
-        store.list(Some(&Path::from(DIRECTORY))).try_collect().await.map_err(|e| e.to_string())?;
+async fn list(store: &dyn ObjectStore) -> object_store::Result<Vec<Path>> {
+    let listed: Vec<_> = store.list(Some(&Path::from(DIRECTORY))).try_collect().await?;
     let mut paths: Vec<_> = listed.into_iter().map(|object| object.location).collect();
     paths.sort_unstable();
     Ok(paths)
+}
+
+/// What a snapshot said, and of which revision of the metadata it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    revision: Revision,
+    hash: u64,
 }
 
 /// Takes a snapshot and writes it, unless it says what the one with this mark said. Gives its mark.
@@ -99,15 +136,32 @@ pub async fn renew(
     store: &dyn ObjectStore,
     meta: &dyn MetaStore,
     keys: &Keyspace,
+    store_id: Option<&str>,
     now_ms: i64,
-    last: Option<u64>,
-) -> Result<u64, String> {
-    let taken = take(meta, keys, now_ms).await?;
-    let mut hasher = DefaultHasher::new();
-    taken.records.hash(&mut hasher);
-    let mark = hasher.finish();
-    if last != Some(mark) {
-        write(store, &taken).await?;
+    last: Option<Mark>,
+) -> Result<Mark, String> {
+    // Most of the time nothing has changed, and reading everything takes a while where there are many partitions.
+    let first = RangeRequest { prefix: keys.root().to_owned(), start_after: None, limit: 1 };
+    let revision = meta.range(first).await.map_err(|e| e.to_string())?.revision;
+    if let Some(last) = last.filter(|last| last.revision == revision) {
+        return Ok(last);
     }
-    Ok(mark)
+    let Taken { snapshot, hash, bytes } = take(meta, keys, now_ms).await?;
+    if !is_of(&snapshot, store_id) {
+        return Err(
+            "the metadata is not what this broker began with; the snapshots are kept as they are".into()
+        );
+    }
+    if last.is_none_or(|last| last.hash != hash) {
+        write(store, snapshot.number, bytes).await?;
+    }
+    Ok(Mark { revision, hash })
+}
+
+/// Whether a snapshot is of the metadata of this store. Somebody may have emptied the metadata store, and the snapshots before are what
+/// it comes back from.
+fn is_of(taken: &Snapshot, store_id: Option<&str>) -> bool {
+    let record =
+        taken.records.get("store").and_then(|value| StoreRecord::decode("store", value.as_bytes()).ok());
+    record.map(|record| record.store_id).as_deref() == store_id
 }

@@ -57,7 +57,7 @@ impl Segments {
 }
 
 /// `topics/{topic}/{topic id}/{partition}/segment-{base offset}-{number}.kfs`
-fn segment(object: &ObjectMeta) -> Option<(String, PartitionId, Object)> {
+pub fn segment(object: &ObjectMeta) -> Option<(String, PartitionId, Object)> {
     let mut parts = object.location.as_ref().split('/').skip(1);
     let topic = parts.next()?.to_owned();
     let (topic_id, index) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

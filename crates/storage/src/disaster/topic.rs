@@ -4,6 +4,8 @@
 //! time; at the same offsets, in batches as they were sent, but for the last one, which may have to be cut. What retention or compaction
 //! has taken out before is not there.
 //!
+//! What is damaged is left out and told of: its offsets are answered as damaged in the new topic too.
+//!
 //! Invariant: nothing of the old topic is changed, and the new one is there with all of its records or not at all: it is created when
 //! they are in place.
 
@@ -12,9 +14,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use kafscale_core::batch::{BatchHeader, PlacedBatch};
+use kafscale_core::batch::{BatchHeader, NO_TIMESTAMP, PlacedBatch};
 use kafscale_core::compaction;
-use kafscale_core::ids::{Offset, PartitionId, TopicId};
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use kafscale_core::names::check_topic_name;
 use kafscale_core::records;
 use kafscale_meta::records::{
@@ -29,12 +31,15 @@ use uuid::Uuid;
 use crate::StoreUrl;
 use crate::log::load::{PartitionRecords, load_records};
 use crate::log::manifest::{Manifest, directory};
-use crate::log::objects::footers::{ChainIndex, Found, read_chain};
+use crate::log::objects::footers::{Absent, ChainIndex, Found, read_chain};
 use crate::log::objects::seal::{find_end, list};
-use crate::segment::{ReadLimits, SegmentBuilder, SegmentReader, SegmentRef, segment_path};
+use crate::segment::{
+    DamagedBatch, ReadLimits, SegmentBuilder, SegmentError, SegmentReader, SegmentRef, segment_path,
+};
 use crate::store::open_store;
+use crate::store::patient::Patient;
 use crate::wal::chain_id::ChainId;
-use crate::wal::object::HEADER_BYTES;
+use crate::wal::object::{HEADER_BYTES, IndexEntry, check_batch};
 
 const CACHE_BYTES: usize = 64 << 20;
 /// What is read at a time.
@@ -64,6 +69,18 @@ pub struct CopiedPartition {
     pub bytes: u64,
     /// Where the old partition ends.
     pub source_end: Offset,
+    /// What could not be read, in the order of offsets.
+    pub lost: Vec<LostRange>,
+    /// Objects of the write-ahead log that are lost, and whose records may have been behind the end that is known.
+    pub may_lack: Vec<String>,
+}
+
+/// Offsets whose records cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostRange {
+    pub first: Offset,
+    pub last: Offset,
+    pub why: String,
 }
 
 /// Copies. Errors are for a person.
@@ -75,6 +92,7 @@ pub async fn restore_topic(
 ) -> Result<Vec<CopiedPartition>, String> {
     let source = source(metadata, wanted).await?;
     let store = open_store(url, &Arc::default()).map_err(|e| e.to_string())?;
+    let store = Patient::where_shared(url, store, 0);
     let reader = SegmentReader::new(Arc::clone(&store), ReadLimits::with_cache_bytes(CACHE_BYTES));
     let copy = Copy { store, reader, metadata, wanted, source, new_id: TopicId(Uuid::new_v4()), now_ms };
     let copied = copy.all().await;
@@ -152,7 +170,7 @@ impl Copy<'_> {
         for index in 0..self.source.partitions {
             let mut attempt = 1;
             let output = loop {
-                match self.partition(index, &sources).await {
+                match self.partition(index, &sources, attempt == ATTEMPTS).await {
                     Ok(output) => break output,
                     Err(Failed::Moved(_)) if attempt < ATTEMPTS => attempt += 1,
                     Err(Failed::Moved(why) | Failed::Fatal(why)) => return Err(why),
@@ -201,7 +219,8 @@ impl Copy<'_> {
     async fn sources(&self) -> Result<Sources, String> {
         let mut attempt = 1;
         let chains = loop {
-            match self.chains().await {
+            let absent = if attempt < ATTEMPTS { Absent::Fails } else { Absent::IsLost };
+            match self.chains(absent).await {
                 Ok(chains) => break chains,
                 Err(Failed::Moved(_)) if attempt < ATTEMPTS => attempt += 1,
                 Err(Failed::Moved(why) | Failed::Fatal(why)) => return Err(why),
@@ -214,7 +233,7 @@ impl Copy<'_> {
     }
 
     /// All chains, up to where they reach at this moment.
-    async fn chains(&self) -> Result<Vec<ChainIndex>, Failed> {
+    async fn chains(&self, absent: Absent) -> Result<Vec<ChainIndex>, Failed> {
         let keys = self.metadata.keys();
         let listed = self.metadata.store().range_all(&keys.chains_prefix()).await.map_err(fatal)?;
         let mut chains = Vec::new();
@@ -231,7 +250,7 @@ impl Copy<'_> {
                 }
             };
             let record = ChainRecord { first_seq, sealed_at: Some(end) };
-            let read = read_chain(&*self.store, id, &record).await;
+            let read = read_chain(&*self.store, id, &record, absent).await;
             chains.push(
                 read.map_err(|e| if e.is_missing() { Failed::Moved(e.to_string()) } else { fatal(e) })?,
             );
@@ -239,7 +258,8 @@ impl Copy<'_> {
         Ok(chains)
     }
 
-    async fn partition(&self, index: i32, sources: &Sources) -> Result<Output, Failed> {
+    /// Copies one. What is not there is looked for once more in other objects, until the `last_attempt`.
+    async fn partition(&self, index: i32, sources: &Sources, last_attempt: bool) -> Result<Output, Failed> {
         let id = PartitionId { topic: TopicId(self.source.topic_id), index };
         let record = sources.records.get(&id).and_then(|r| r.partition.clone());
         let manifest = Manifest::from_records(&directory(&self.wanted.topic, id), record, None);
@@ -249,21 +269,48 @@ impl Copy<'_> {
         let above = above(&sources.chains, id, segments_end);
         let source_end = above.last().map_or(segments_end, |(_, f)| f.entry.last_offset.plus(1));
         let mut output = self.output(index, log_start, source_end);
+        output.copied.may_lack = may_lack(&sources.chains, id);
         for segment in &manifest.segments {
-            self.copy_segment(&segment.at, &mut output).await?;
+            self.copy_segment(&segment.at, &mut output, last_attempt).await?;
         }
         for (chain, found) in above {
             if output.ended {
                 break;
             }
-            let path = chain.object(found.seq);
-            let at = HEADER_BYTES as u64 + found.entry.position;
-            let read = self.store.get_range(&path, at..at + u64::from(found.entry.size_bytes)).await;
-            let batch = PlacedBatch::from_log(read.map_err(|e| Failed::store(&path, &e))?).map_err(fatal)?;
-            self.add(batch, &mut output).await?;
+            // Compaction may have taken the last batches of the segments out.
+            let expected = output.copied.log_end.max(segments_end);
+            if found.entry.base_offset > expected {
+                let last = Offset(found.entry.base_offset.0 - 1);
+                self.lose((expected, last), "no object has these records".to_owned(), &mut output)?;
+            }
+            let all = (found.entry.base_offset, found.entry.last_offset);
+            match self.batch_of(chain, &found).await {
+                Ok(batch) => self.add(batch, &mut output).await?,
+                Err(ChainBatch::Lost(why)) => self.lose(all, why, &mut output)?,
+                Err(ChainBatch::Failed(Failed::Moved(why))) if last_attempt => {
+                    self.lose(all, why, &mut output)?;
+                }
+                Err(ChainBatch::Failed(failed)) => return Err(failed),
+            }
         }
         self.put(&mut output).await?;
         Ok(output)
+    }
+
+    /// A batch of a chain, as it was written.
+    async fn batch_of(&self, chain: ChainId, found: &Found) -> Result<PlacedBatch, ChainBatch> {
+        let path = chain.object(found.seq);
+        let at = HEADER_BYTES as u64 + found.entry.position;
+        let end = at + u64::from(found.entry.size_bytes);
+        let failed = |e: object_store::Error| ChainBatch::Failed(Failed::store(&path, &e));
+        if self.store.head(&path).await.map_err(failed)?.size < end {
+            return Err(ChainBatch::Lost(format!("{path} is cut off")));
+        }
+        let bytes = self.store.get_range(&path, at..end).await.map_err(failed)?;
+        let lost = |why: String| ChainBatch::Lost(format!("{path}: {why}"));
+        check_batch(&bytes, &IndexEntry { position: 0, ..found.entry })
+            .map_err(|why| lost(why.to_string()))?;
+        PlacedBatch::from_log(bytes).map_err(|why| lost(why.to_string()))
     }
 
     fn output(&self, index: i32, log_start: Offset, source_end: Offset) -> Output {
@@ -272,7 +319,15 @@ impl Copy<'_> {
             id,
             record: PartitionRecord { log_start_offset: log_start.0, ..PartitionRecord::default() },
             builder: self.builder(id),
-            copied: CopiedPartition { log_start, log_end: log_start, records: 0, bytes: 0, source_end },
+            copied: CopiedPartition {
+                log_start,
+                log_end: log_start,
+                records: 0,
+                bytes: 0,
+                source_end,
+                lost: Vec::new(),
+                may_lack: Vec::new(),
+            },
             ended: false,
         }
     }
@@ -281,15 +336,28 @@ impl Copy<'_> {
         SegmentBuilder::new(id, self.now_ms, INDEX_INTERVAL_BYTES)
     }
 
-    async fn copy_segment(&self, segment: &SegmentRef, output: &mut Output) -> Result<(), Failed> {
+    async fn copy_segment(
+        &self,
+        segment: &SegmentRef,
+        output: &mut Output,
+        last_attempt: bool,
+    ) -> Result<(), Failed> {
         let mut from = segment.base_offset.max(output.copied.log_end);
         while from <= segment.last_offset && !output.ended {
-            let read = self.reader.read(segment, from, PIECE_BYTES, true).await.map_err(|e| {
-                match e.is_not_found() {
-                    true => Failed::Moved(e.to_string()),
-                    false => fatal(e),
+            let read = match self.reader.read(segment, from, PIECE_BYTES, true).await {
+                Ok(read) => read,
+                Err(SegmentError::Corrupt { object, first, last, why, .. }) => {
+                    let last = last.clamp(from, segment.last_offset);
+                    self.lose((first.clamp(from, last), last), format!("{object}: {why}"), output)?;
+                    from = last.plus(1);
+                    continue;
                 }
-            })?;
+                Err(e) if e.is_not_found() && last_attempt => {
+                    return self.lose((from, segment.last_offset), e.to_string(), output);
+                }
+                Err(e) if e.is_not_found() => return Err(Failed::Moved(e.to_string())),
+                Err(e) => return Err(fatal(e)),
+            };
             let mut bytes: Bytes = read.chunks.concat().into();
             while !bytes.is_empty() && !output.ended {
                 let batch = PlacedBatch::from_log(bytes.clone()).map_err(fatal)?;
@@ -301,13 +369,38 @@ impl Copy<'_> {
         Ok(())
     }
 
+    /// Leaves offsets damaged, as they were found.
+    fn lose(&self, (first, last): (Offset, Offset), why: String, output: &mut Output) -> Result<(), Failed> {
+        let first = first.max(output.copied.log_end);
+        if last < first {
+            return Ok(());
+        }
+        let leader_epoch =
+            output.record.leader_epochs.last().map_or(LeaderEpoch(0), |(e, _)| LeaderEpoch(*e));
+        let damaged = DamagedBatch {
+            base_offset: first,
+            last_offset: last,
+            max_timestamp_ms: NO_TIMESTAMP,
+            leader_epoch,
+        };
+        if !self.wanted.dry_run {
+            output.builder.append_damaged(&damaged, Bytes::new()).map_err(fatal)?;
+        }
+        output.copied.log_end = last.plus(1);
+        output.copied.lost.push(LostRange { first, last, why });
+        Ok(())
+    }
+
     /// Adds a batch, or what of it is not later than the time.
     async fn add(&self, batch: PlacedBatch, output: &mut Output) -> Result<(), Failed> {
         if batch.last_offset < output.copied.log_end {
             return Ok(());
         }
-        let Some(batch) = cut(batch, self.wanted.until_ms, &mut output.ended).map_err(fatal)? else {
-            return Ok(());
+        let all = (batch.base_offset, batch.last_offset);
+        let batch = match cut(batch, self.wanted.until_ms, &mut output.ended) {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return Ok(()),
+            Err(why) => return self.lose(all, why, output),
         };
         let epochs = &mut output.record.leader_epochs;
         if epochs.last().is_none_or(|(last, _)| *last < batch.leader_epoch.0) {
@@ -393,6 +486,23 @@ fn above(chains: &[ChainIndex], id: PartitionId, end: Offset) -> Vec<(ChainId, F
     found
 }
 
+/// Why a batch of a chain was not read.
+enum ChainBatch {
+    Lost(String),
+    Failed(Failed),
+}
+
+/// Objects that are lost behind the last batch that is known of a partition.
+fn may_lack(chains: &[ChainIndex], id: PartitionId) -> Vec<String> {
+    let mut objects = Vec::new();
+    for chain in chains {
+        let last = chain.batches(id).last().map(|found| found.seq);
+        let behind = chain.lost.iter().filter(|lost| last.is_none_or(|last| last <= lost.seq));
+        objects.extend(behind.map(|lost| chain.id.object(lost.seq).to_string()));
+    }
+    objects
+}
+
 /// What of a batch is before the first record that is later than the time; sets `ended` when there is one.
 fn cut(batch: PlacedBatch, until_ms: i64, ended: &mut bool) -> Result<Option<PlacedBatch>, String> {
     if batch.max_timestamp_ms <= until_ms {
@@ -401,7 +511,7 @@ fn cut(batch: PlacedBatch, until_ms: i64, ended: &mut bool) -> Result<Option<Pla
     let header = BatchHeader::parse(&batch.bytes).map_err(|e| e.to_string())?;
     let later = records::first_at_or_after(&header, &batch.bytes, until_ms.saturating_add(1));
     let Some((offset, _)) = later.map_err(|e| e.to_string())? else { return Ok(Some(batch)) };
-    *ended = true;
     let kept = compaction::keep_below(&header, &batch.bytes, offset).map_err(|e| e.to_string())?;
+    *ended = true;
     kept.map(|bytes| PlacedBatch::from_log(bytes).map_err(|e| e.to_string())).transpose()
 }

@@ -1,23 +1,30 @@
 //! How a partition comes to this broker and how it leaves: acquired with its manifest and what the write-ahead log has
 //! above it, released with nothing left to read back, or abandoned because somebody else owns it already.
+//!
+//! An object of a chain may be lost, with all that told of its batches. Where a partition's log goes on behind it, the offsets that are
+//! missing between are answered as damaged. Where nothing shows that the log goes on, its last records may have been in that object: then
+//! what is known of it is read, but nothing is appended, as an offset must not be given out twice.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::batch::NO_TIMESTAMP;
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId};
 use kafscale_core::producer::SeenBatch;
+use object_store::path::Path;
 
 use super::load::{PartitionRecords, load_records};
 use super::manifest::{self, Manifest};
-use super::objects::footers::{ChainIndex, FootersError, Found};
-use super::partition::{PartitionInner, State, TailBatch};
+use super::objects::footers::{ChainIndex, FootersError, Found, LostObject};
+use super::partition::{Held, PartitionInner, State, TailBatch};
 use super::rewrite;
 use super::shared::Shared;
 use super::unclaimed::Recovered;
 use super::{HostedPartition, new_partition};
+use crate::damages::Damage;
 use crate::error::{AcquireError, AppendError, ReleaseError};
 use crate::wal::chain_id::ChainId;
-use crate::wal::files::{Place, StoredObject, WalFiles};
+use crate::wal::files::{Lost, Place, StoredObject, WalFiles};
 use crate::wal::object::{HEADER_BYTES, IndexEntry};
 
 /// What became of each partition.
@@ -29,11 +36,11 @@ pub async fn acquire(shared: &Shared, wanted: Vec<HostedPartition>) -> Acquired 
     let mut missing = Vec::with_capacity(wanted.len());
     for hosted in wanted {
         match shared.partition(hosted.id) {
-            Some(served) => {
+            Some(served) if served.state.lock().held.is_none() => {
                 served.raise_leader_epoch(hosted.leader_epoch);
                 outcomes.push((hosted.id, Ok(())));
             }
-            None => missing.push(hosted),
+            Some(_) | None => missing.push(hosted),
         }
     }
     if missing.is_empty() {
@@ -61,7 +68,11 @@ pub async fn acquire(shared: &Shared, wanted: Vec<HostedPartition>) -> Acquired 
     };
     for hosted in missing {
         let records = records.remove(&hosted.id).unwrap_or_default();
-        let outcome = claim(shared, &hosted, records, &mut above);
+        let outcome =
+            match shared.partition(hosted.id).map(|served| hold_on(shared, &served, &hosted, &above)) {
+                Some(Err(held)) => Err(held),
+                Some(Ok(())) | None => claim(shared, &hosted, records, &mut above),
+            };
         outcomes.push((hosted.id, outcome));
     }
     shared.free_unused();
@@ -97,14 +108,68 @@ impl Above {
             Above::Chains { chains, needed } => {
                 let mut found: Vec<(ChainId, Found)> = Vec::new();
                 for chain in chains.iter() {
-                    let batches = chain.by_partition.get(&id).map_or(&[][..], Vec::as_slice);
-                    let reaching = batches.iter().filter(|f| f.entry.last_offset >= end);
+                    let reaching = chain.batches(id).iter().filter(|f| f.entry.last_offset >= end);
                     found.extend(reaching.map(|f| (chain.id, *f)));
                 }
                 found.sort_by_key(|(_, f)| (f.entry.leader_epoch, f.entry.base_offset));
                 found.into_iter().map(|(chain, f)| keep(&shared.files, needed, chain, f)).collect()
             }
         }
+    }
+
+    /// An object that missing records may have been in, with how it is lost.
+    fn lost(&self) -> Option<(Path, Lost)> {
+        let Above::Chains { chains, .. } = self else { return None };
+        let of = |chain: &ChainIndex, lost: &LostObject| chain.id.object(lost.seq);
+        let missed = chains.iter().find_map(|c| c.missed().next().map(|lost| (of(c, lost), Lost::Missed)));
+        missed.or_else(|| chains.iter().find_map(|c| Some((of(c, c.lost.first()?), Lost::GivenUp))))
+    }
+
+    fn is_missed(&self, chain: ChainId, seq: u64) -> bool {
+        let Above::Chains { chains, .. } = self else { return false };
+        chains.iter().any(|c| c.id == chain && c.missed().any(|lost| lost.seq == seq))
+    }
+
+    /// An object that the last records of a partition may have been in.
+    fn holding(&self, hosted: &HostedPartition, published: &Published) -> Option<Held> {
+        let Above::Chains { chains, .. } = self else { return None };
+        // Nobody owned it before.
+        if hosted.leader_epoch == LeaderEpoch(0) {
+            return None;
+        }
+        let before = LeaderEpoch(hosted.leader_epoch.0 - 1);
+        chains.iter().find_map(|chain| {
+            let goes_on_elsewhere = chains.iter().filter(|other| other.id != chain.id).any(|other| {
+                other.batches(hosted.id).iter().any(|found| found.entry.leader_epoch >= before)
+            });
+            // The last owner but this one, which it was not.
+            let is_of_another = published.epoch.is_some_and(|epoch| epoch >= before)
+                && ![chain.id.incarnation, published.own].contains(&published.by);
+            if goes_on_elsewhere || is_of_another {
+                return None;
+            }
+            let last = chain.batches(hosted.id).last().map(|found| found.seq);
+            let lost = chain.missed().find(|lost| last.is_none_or(|last| last <= lost.seq))?;
+            let why = format!(
+                "the last records of the partition may have been in {}, which is lost ({}): it is read, and takes no records, until that object is put back from \
+                 a copy or an earlier version, or its records are given up with an empty object in its place",
+                chain.id.object(lost.seq), lost.why
+            );
+            Some(Held { chain: chain.id, seq: lost.seq, why })
+        })
+    }
+
+    /// Damaged objects that batches of a partition above `end` are in.
+    fn damaged(&self, id: PartitionId, end: Offset) -> Vec<(Path, String)> {
+        let Above::Chains { chains, .. } = self else { return Vec::new() };
+        let mut damaged = Vec::new();
+        for chain in chains.iter().filter(|chain| !chain.damaged.is_empty()) {
+            let reaching = chain.batches(id).iter().filter(|f| f.entry.last_offset >= end);
+            let seqs: BTreeSet<u64> = reaching.map(|found| found.seq).collect();
+            let why = |seq: u64| Some((chain.id.object(seq), chain.damaged.get(&seq)?.clone()));
+            damaged.extend(seqs.into_iter().filter_map(why));
+        }
+        damaged
     }
 
     /// After a failure.
@@ -127,10 +192,50 @@ fn keep(
     let Found { seq, object_bytes, entry } = found;
     let file_no = *needed.entry((chain, seq)).or_insert_with(|| {
         let path = chain.object(seq);
-        files.add_object(StoredObject { path, size_bytes: object_bytes, own_seq: None })
+        files.add_object(StoredObject { path, size_bytes: object_bytes, own_seq: None, lost: None })
     });
     files.retain(file_no, 1, u64::from(entry.size_bytes));
     (Place { file_no, position: HEADER_BYTES as u64 + entry.position }, entry)
+}
+
+/// What the record of a partition says of its owners.
+struct Published {
+    /// The epoch of the last batches in segments.
+    epoch: Option<LeaderEpoch>,
+    /// The incarnation that wrote the record.
+    by: u64,
+    /// This incarnation.
+    own: u64,
+}
+
+impl Published {
+    fn of(shared: &Shared, records: &PartitionRecords) -> Published {
+        let record = records.partition.as_ref().map(|(record, _)| record);
+        let epoch = record.and_then(|record| record.leader_epochs.last());
+        Published {
+            epoch: epoch.map(|(epoch, _)| LeaderEpoch(*epoch)),
+            by: record.map_or(0, |record| record.writer_epoch),
+            own: shared.config.incarnation,
+        }
+    }
+}
+
+/// Looks at a partition that takes no records. `Ok` when what held it is not lost any more: it is to be acquired anew.
+fn hold_on(
+    shared: &Shared,
+    served: &Arc<PartitionInner>,
+    hosted: &HostedPartition,
+    above: &Above,
+) -> Result<(), AcquireError> {
+    let held = served.state.lock().held.clone();
+    if let Some(Held { chain, seq, why }) = held
+        && above.is_missed(chain, seq)
+    {
+        served.raise_leader_epoch(hosted.leader_epoch);
+        return Err(AcquireError::Held(why));
+    }
+    abandon(shared, &[hosted.id]);
+    Ok(())
 }
 
 /// Serves one partition from its records and what was recovered of it.
@@ -141,10 +246,20 @@ fn claim(
     above: &mut Above,
 ) -> Result<(), AcquireError> {
     let directory = manifest::directory(&hosted.topic_name, hosted.id);
+    let published = Published::of(shared, &records);
     let manifest = Manifest::from_records(&directory, records.partition, records.producers);
     let mut state = State::from_manifest(manifest);
-    let recovered = above.take(shared, hosted.id, state.log_end);
-    let covered = match state.replay_all(&recovered) {
+    let stored_end = state.log_end;
+    let recovered = above.take(shared, hosted.id, stored_end);
+    let lost = above.lost();
+    let mut lost_place = || {
+        let (path, lost) = lost.clone()?;
+        let object = StoredObject { path, size_bytes: 0, own_seq: None, lost: Some(lost) };
+        let file_no = shared.files.add_object(object);
+        shared.files.retain(file_no, 1, 0);
+        Some(Place { file_no, position: 0 })
+    };
+    let covered = match state.replay_all(&recovered, &mut lost_place) {
         Ok(covered) => covered,
         Err(gap) => {
             above.put_back(shared, hosted.id, recovered);
@@ -152,8 +267,32 @@ fn claim(
         }
     };
     covered.iter().for_each(|place| shared.files.release(place.file_no, 1));
+    state.held = above.holding(hosted, &published);
+    tell_damage(shared, hosted, &state, above.damaged(hosted.id, stored_end));
+    let held = state.held.as_ref().map(|held| held.why.clone());
     shared.partitions.insert(Arc::new(new_partition(hosted, state)));
-    Ok(())
+    held.map_or(Ok(()), |why| Err(AcquireError::Held(why)))
+}
+
+/// Notes what of a partition is damaged: once for the place, before anybody reads it.
+fn tell_damage(shared: &Shared, hosted: &HostedPartition, state: &State, damaged: Vec<(Path, String)>) {
+    let note = |object: String, offsets: Option<(Offset, Offset)>, why: String| {
+        shared.damages().note(Damage {
+            object: object.into(),
+            position: 0,
+            topic: Arc::clone(&hosted.topic_name),
+            partition: hosted.id.index,
+            offsets,
+            why,
+        });
+    };
+    for (path, why) in damaged {
+        note(path.to_string(), None, why);
+    }
+    for hole in state.tail.iter().filter(|batch| batch.size_bytes == 0) {
+        let why = "it is lost, and nothing else has its records".to_owned();
+        note(shared.files.describe(hole.place.file_no), Some((hole.base_offset, hole.last_offset)), why);
+    }
 }
 
 /// Hands a partition over: nothing of the write-ahead log is needed for it afterwards. When this fails, it is served on.
@@ -209,17 +348,24 @@ pub fn abandon(shared: &Shared, ids: &[PartitionId]) {
 pub fn drop_state(shared: &Shared, partition: &PartitionInner) {
     let tail = {
         let mut state = partition.state.lock();
-        state.gone = true;
-        state.wake();
+        state.end();
         let durable = state.durable;
         let tail = state.drop_front(durable);
         state.tail.clear();
         tail
     };
+    shared.damages().forget_partition(&partition.topic_name, partition.id.index);
+    shared.segments.unreadable().forget_below(&manifest::directory(&partition.topic_name, partition.id));
     shared.release(&tail);
 }
 
 impl State {
+    /// Serves nobody any more.
+    pub fn end(&mut self) {
+        self.gone = true;
+        self.wake();
+    }
+
     pub fn from_manifest(manifest: Manifest) -> State {
         let end = manifest.segments.last().map_or(Offset::ZERO, |s| s.last_offset().plus(1));
         let end = end.max(manifest.log_start);
@@ -236,15 +382,42 @@ impl State {
         }
     }
 
-    /// Puts recovered batches on top of the manifest. Gives the places of those that it covers already.
-    fn replay_all(&mut self, recovered: &[Recovered]) -> Result<Vec<Place>, AcquireError> {
+    /// Puts recovered batches on top of the manifest. Gives the places of those that it covers already. Where records are missing, `lost` says
+    /// what they may have been in.
+    fn replay_all(
+        &mut self,
+        recovered: &[Recovered],
+        lost: &mut dyn FnMut() -> Option<Place>,
+    ) -> Result<Vec<Place>, AcquireError> {
         let mut covered = Vec::new();
         for (place, entry) in recovered {
+            if entry.base_offset > self.log_end
+                && let Some(place) = lost()
+            {
+                self.replay_lost(entry, place);
+            }
             if !self.replay(entry, *place)? {
                 covered.push(*place);
             }
         }
         Ok(covered)
+    }
+
+    /// Stands for the records between the log's end and a batch, which are lost.
+    fn replay_lost(&mut self, next: &IndexEntry, place: Place) {
+        let starts_at = self.tail_end();
+        self.tail.push_back(TailBatch {
+            starts_at,
+            base_offset: self.log_end,
+            last_offset: Offset(next.base_offset.0 - 1),
+            max_timestamp_ms: NO_TIMESTAMP,
+            appended_ms: next.appended_ms,
+            size_bytes: 0,
+            place,
+            flush: Weak::new(),
+            slot: 0,
+        });
+        self.log_end = next.base_offset;
     }
 
     /// Adds a batch; `false` when the manifest covers it already.
@@ -269,8 +442,10 @@ impl State {
             };
             self.producers.record(s.producer_id, seen, self.high_watermark);
         }
+        let starts_at = self.tail_end();
         self.tail_bytes += u64::from(entry.size_bytes);
         self.tail.push_back(TailBatch {
+            starts_at,
             base_offset: entry.base_offset,
             last_offset: entry.last_offset,
             max_timestamp_ms: entry.max_timestamp_ms,

@@ -1,53 +1,77 @@
 //! Compaction: of a topic with `cleanup.policy=compact`, segments keep only the last record of each key.
 //!
-//! A partition's segments are a compacted part and, above it, one that is not yet; what is still in the write-ahead log
-//! waits. A pass maps the keys of the second part, as far as memory allows, and filters all segments up to there, oldest
+//! A partition's segments are a compacted part and, above it, one that is not yet. What is still in the write-ahead log
+//! becomes segments first, when Apache Kafka would have rolled its active segment by then (`segment.bytes`, `segment.ms`,
+//! `max.compaction.lag.ms`); until then it waits. A pass maps the keys of the second part, as far as memory allows, and filters all segments up to there, oldest
 //! first, a few at a time: a tombstone is noted only when everything older is done. A pass that is cut off anywhere
 //! leaves a sound log, of which the next pass does the rest. The rules for records are in [`kafscale_core::compaction`].
 
+use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafscale_core::batch::{PlacedBatch, batches};
 use kafscale_core::compaction::{CompactionError, Filtered, OffsetMap, filter};
-use kafscale_core::ids::Offset;
+use kafscale_core::ids::{Offset, PartitionId};
 use kafscale_core::topic_config::TopicConfig;
+use tokio::time::Instant;
 
+use super::deletion::delete_object;
 use super::manifest::StoredSegment;
 use super::merging::replace;
 use super::partition::PartitionInner;
-use super::retention::delete_object;
-use super::rewrite::{RewriteError, store_segment};
+use super::rewrite::{RewriteError, flush_rolled, leave_the_disk, store_segment};
 use super::shared::Shared;
 use super::unsettled::settle;
 use crate::compute::compute;
 use crate::error::ReadError;
-use crate::segment::{MERGE_MAX_BYTES, SegmentBuilder};
+use crate::segment::{MERGE_MAX_BYTES, SegmentBuilder, SegmentError};
 
 /// What one pass may take to know keys by: more than a million of them. The others are left to the next pass.
 const MAP_MEMORY_BYTES: usize = 64 << 20;
+
+/// How long a round waits in all for appends that need the disk, before it takes some of it.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes that are read at a time.
 const PIECE_BYTES: usize = 4 << 20;
 
 /// Runs until the log is shut down.
 pub async fn run(shared: Arc<Shared>) {
+    // What failed is not read again every few seconds.
+    let mut put_off: HashMap<PartitionId, Instant> = HashMap::new();
     loop {
         tokio::select! {
             () = shared.stopping.cancelled() => return,
-            () = tokio::time::sleep(shared.config.retention_check_interval) => {}
+            () = tokio::time::sleep(shared.config.cleaner_backoff) => {}
         }
-        for partition in shared.all_partitions() {
+        let began = Instant::now();
+        put_off.retain(|_, until| *until > began);
+        for partition in shared.partitions.compacted() {
             if shared.stopping.is_cancelled() {
                 return;
             }
-            if let Err(error) = compact(&shared, &partition, MAP_MEMORY_BYTES).await {
+            if put_off.contains_key(&partition.id) {
+                continue;
+            }
+            if let Err(error) = clean(&shared, &partition, began + PATIENCE).await {
+                put_off.insert(partition.id, Instant::now() + shared.config.retention_check_interval);
                 let (topic, partition) = (&partition.topic_name, partition.id.index);
                 tracing::warn!(%topic, partition, %error, "cannot compact; will try again");
             }
         }
     }
+}
+
+async fn clean(
+    shared: &Shared,
+    partition: &PartitionInner,
+    patience_ends: Instant,
+) -> Result<(), RewriteError> {
+    flush_rolled(shared, partition, patience_ends).await?;
+    compact(shared, partition, MAP_MEMORY_BYTES).await
 }
 
 /// The segments that a pass is about, and how many of them are compacted already.
@@ -97,13 +121,45 @@ pub async fn compact(
     let limit = config.segment_bytes.min(MERGE_MAX_BYTES);
     let mut rest = &pass.segments[..concerned];
     while !rest.is_empty() && !shared.stopping.is_cancelled() {
-        let (group, after) = rest.split_at(fitting(rest, limit));
-        if !compact_group(shared, partition, group, &rules, limit).await? {
-            break;
+        let damaged = |s: &StoredSegment| shared.damages().is_damaged(&s.at.path);
+        let sound = rest.iter().take_while(|s| !damaged(s)).count();
+        if sound == 0 {
+            // A damaged segment stays as it is: what can be read of it is kept, and nothing of it is copied.
+            if !keep_as_it_is(shared, partition, &rest[..1], rules.keys.end()).await? {
+                break;
+            }
+            rest = &rest[1..];
+            continue;
         }
-        rest = after;
+        let (group, after) = rest.split_at(fitting(&rest[..sound], limit));
+        match compact_group(shared, partition, group, &rules, limit).await {
+            Ok(true) => rest = after,
+            Ok(false) => break,
+            // Noted as damaged by now: the group ends before it.
+            Err(RewriteError::Read(ReadError::Corrupt(_))) if group.iter().any(damaged) => {}
+            Err(e) => return Err(e),
+        }
     }
     Ok(())
+}
+
+/// Leaves a segment out of a pass. `false` when it is not the partition's any more.
+async fn keep_as_it_is(
+    shared: &Shared,
+    partition: &PartitionInner,
+    segment: &[StoredSegment],
+    end: Offset,
+) -> Result<bool, RewriteError> {
+    let _guard = partition.maintenance.lock().await;
+    settle(shared, partition).await?;
+    let is_named = {
+        let state = partition.state.lock();
+        !state.gone && state.segments.contains(&segment[0])
+    };
+    if is_named {
+        mark_compacted(shared, partition, segment, end).await?;
+    }
+    Ok(is_named)
 }
 
 /// How many of the first segments, one at least, have `limit` bytes together.
@@ -126,7 +182,7 @@ async fn map_keys(
     let mut map = OffsetMap::new(segments[0].at.base_offset, memory_bytes, hashers);
     for segment in segments {
         let mut pieces = Pieces::of(segment);
-        while let Some(piece) = pieces.next(shared).await? {
+        while let Some(piece) = pieces.next_sound(shared).await? {
             let path = segment.at.path.clone();
             let (grown, full) = on_a_thread(move || {
                 let full = !add_all(&mut map, &piece, &path);
@@ -224,6 +280,47 @@ async fn compact_group(
         }
     }
     let mut output = Output::new(shared, partition, first, limit);
+    let filtered = filter_into(shared, group, rules, &mut output).await;
+    let damaged = group.iter().any(|s| shared.damages().is_damaged(&s.at.path));
+    let changed = match filtered {
+        Ok(changed) if !damaged => changed,
+        Ok(_) => {
+            output.discard().await;
+            return Err(ReadError::Corrupt("a segment's index is damaged".to_owned()).into());
+        }
+        Err(e) => {
+            output.discard().await;
+            return Err(e);
+        }
+    };
+    let last = group[group.len() - 1].last_offset();
+    // A segment that the map ends in is cut there, or every pass would end there.
+    let cut =
+        group.iter().any(|s| s.at.base_offset < rules.keys.end() && rules.keys.end() <= s.last_offset());
+    if !changed && !cut {
+        output.discard().await;
+        return mark_compacted(shared, partition, group, rules.keys.end()).await.map(|()| true);
+    }
+    if let Err(error) = output.close(last, rules.keys.end()).await {
+        output.discard().await;
+        return Err(error);
+    }
+    let stored = output.stored;
+    replace(shared, partition, first, group.len(), stored).await?;
+    for old in group {
+        shared.segments.forget(&old.at);
+        delete_object(shared, &old.at.path).await;
+    }
+    Ok(true)
+}
+
+/// Whether anything was left out.
+async fn filter_into(
+    shared: &Shared,
+    group: &[StoredSegment],
+    rules: &Rules,
+    output: &mut Output<'_>,
+) -> Result<bool, RewriteError> {
     let mut changed = false;
     for segment in group {
         let mut pieces = Pieces::of(segment);
@@ -236,21 +333,7 @@ async fn compact_group(
             }
         }
     }
-    let last = group[group.len() - 1].last_offset();
-    // A segment that the map ends in is cut there, or every pass would end there.
-    let cut =
-        group.iter().any(|s| s.at.base_offset < rules.keys.end() && rules.keys.end() <= s.last_offset());
-    if !changed && !cut {
-        output.discard().await;
-        return mark_compacted(shared, partition, group, rules.keys.end()).await.map(|()| true);
-    }
-    let stored = output.finish(last, rules.keys.end()).await?;
-    replace(shared, partition, first, group.len(), stored).await?;
-    for old in group {
-        shared.segments.forget(&old.at);
-        delete_object(shared, &old.at.path).await;
-    }
-    Ok(true)
+    Ok(changed)
 }
 
 /// Notes that segments need no compaction up to `end`, where that is news.
@@ -310,11 +393,6 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    async fn finish(mut self, last: Offset, mapped: Offset) -> Result<Vec<StoredSegment>, RewriteError> {
-        self.close(last, mapped).await?;
-        Ok(self.stored)
-    }
-
     /// Takes back what was stored.
     async fn discard(self) {
         for stored in self.stored {
@@ -343,10 +421,40 @@ impl Pieces<'_> {
         if self.from > self.segment.last_offset() {
             return Ok(None);
         }
-        let mut read = shared.read_segment(self.segment, self.from, PIECE_BYTES, true).await?;
+        let began = Instant::now();
+        let read = shared.read_segment(self.segment, self.from, PIECE_BYTES, true).await;
+        let mut read = read.map_err(|e| self.failed(shared, e))?;
+        leave_the_disk(shared, began.elapsed()).await;
         self.from = read.next;
         let one = if read.chunks.len() == 1 { read.chunks.pop() } else { None };
         Ok(Some(one.unwrap_or_else(|| read.chunks.concat().into())))
+    }
+
+    /// The same, but that it goes past what is damaged.
+    async fn next_sound(&mut self, shared: &Shared) -> Result<Option<Bytes>, RewriteError> {
+        while self.from <= self.segment.last_offset() {
+            match shared.read_segment(self.segment, self.from, PIECE_BYTES, true).await {
+                Ok(read) => {
+                    self.from = read.next;
+                    return Ok(Some(read.chunks.concat().into()));
+                }
+                Err(e) => match e {
+                    SegmentError::Corrupt { last, .. } => {
+                        self.from = last.plus(1);
+                        shared.damaged_segment(self.segment, e);
+                    }
+                    SegmentError::Store(_) => return Err(self.failed(shared, e)),
+                },
+            }
+        }
+        Ok(None)
+    }
+
+    fn failed(&self, shared: &Shared, error: SegmentError) -> RewriteError {
+        match error.is_corrupt() {
+            true => shared.damaged_segment(self.segment, error).into(),
+            false => ReadError::Unavailable(error.to_string()).into(),
+        }
     }
 }
 

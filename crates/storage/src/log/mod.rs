@@ -17,21 +17,27 @@ use kafscale_meta::records::Keyspace;
 use object_store::ObjectStore;
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::damages::DamageReport;
 use crate::disaster::snapshot;
 use crate::error::{AcquireError, AppendError, OpenError, ReleaseError};
 use crate::store::s3::S3Config;
+use crate::unreadable::UnreadableReport;
 use crate::wal::chain::Chain;
 use crate::wal::chain_id::ChainId;
 
 mod acquire;
 mod compacting;
+mod deletion;
 pub mod flush;
+pub mod identity;
 pub mod load;
 pub mod manifest;
 mod merging;
 pub mod objects;
+mod orphans;
+mod other_nodes;
 pub mod pace;
 pub mod partition;
 mod partitions;
@@ -47,8 +53,10 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use recover::{claim, claim_to_look};
+
 use partition::{Partition, PartitionInner, State};
-use shared::Shared;
+use shared::{Shared, StopBy};
 use stats::LogStats;
 
 /// Where the log lives.
@@ -76,7 +84,7 @@ impl StoreUrl {
     }
 
     /// For messages.
-    fn describe(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             StoreUrl::File(dir) => dir.display().to_string(),
             StoreUrl::Memory => "memory".to_owned(),
@@ -90,6 +98,8 @@ impl StoreUrl {
 #[derive(Debug, Clone)]
 pub struct LogConfig {
     pub store: StoreUrl,
+    /// The store's name in the cluster's record, which all brokers must have in common; `None` where that goes without saying.
+    pub place: Option<String>,
     pub node_id: i32,
     /// The epoch of this broker process, from metadata; never reused.
     pub incarnation: u64,
@@ -116,8 +126,12 @@ pub struct LogConfig {
     pub segment_cache_bytes: usize,
     /// How often retention is enforced (`log.retention.check.interval.ms`).
     pub retention_check_interval: Duration,
+    /// How often compacted topics are looked at for something to clean (`log.cleaner.backoff.ms`).
+    pub cleaner_backoff: Duration,
     /// `producer.id.expiration.ms`
     pub producer_expiration: Duration,
+    /// A segment that no metadata names is deleted after it was seen so for this long.
+    pub orphan_quarantine: Duration,
 }
 
 impl LogConfig {
@@ -125,6 +139,7 @@ impl LogConfig {
     pub fn new(store: StoreUrl, node_id: i32, incarnation: u64) -> LogConfig {
         LogConfig {
             store,
+            place: None,
             node_id,
             incarnation,
             wal_file_bytes: 64 << 20,
@@ -138,7 +153,9 @@ impl LogConfig {
             tail_cache_bytes: 128 << 20,
             segment_cache_bytes: 128 << 20,
             retention_check_interval: Duration::from_secs(30),
+            cleaner_backoff: Duration::from_secs(15),
             producer_expiration: Duration::from_secs(24 * 3600),
+            orphan_quarantine: Duration::from_secs(24 * 3600),
         }
     }
 }
@@ -175,7 +192,8 @@ enum Writer {
 }
 
 impl Log {
-    /// Opens or creates the log and starts the background work. It serves no partition yet: see [`Log::acquire`].
+    /// Opens or creates the log and starts the background work. It serves no partition yet: see [`Log::acquire`]. A store that brokers
+    /// share was found fit before: see [`crate::probe`].
     pub async fn open(
         config: LogConfig,
         meta: Arc<dyn MetaStore>,
@@ -196,6 +214,7 @@ impl Log {
         tasks.spawn(rewrite::run(shared.clone()));
         tasks.spawn(retention::run(shared.clone()));
         tasks.spawn(compacting::run(shared.clone()));
+        tasks.spawn(orphans::run(shared.clone()));
         let running = Running { writer: Some(writer), tasks, lock };
         Ok(Log { shared, running: Arc::new(Mutex::new(running)) })
     }
@@ -231,11 +250,10 @@ impl Log {
     }
 
     /// To be called once after everything that is assigned to this broker was acquired: recovered batches of partitions that do
-    /// not exist any more let go of their files, and orphaned objects are looked for.
-    pub fn forget_unclaimed(&self, exists: impl Fn(PartitionId) -> bool + Send + Sync + 'static) {
+    /// not exist any more let go of their files.
+    pub fn forget_unclaimed(&self, exists: impl Fn(PartitionId) -> bool) {
         self.shared.unclaimed.retain(&self.shared.files, &exists);
         self.shared.free_unused();
-        self.shared.settled.set(Box::new(exists));
     }
 
     /// Makes a topic's partitions obey another configuration from now on.
@@ -260,6 +278,16 @@ impl Log {
             tail_cache_bytes: self.shared.tail_cache_bytes() as u64,
             ..self.shared.counters.read()
         }
+    }
+
+    /// What was found to be damaged in the store so far.
+    pub fn damages(&self) -> DamageReport {
+        self.shared.damages().report()
+    }
+
+    /// Segments that somebody wanted to read lately and the store does not give.
+    pub fn unreadable(&self) -> UnreadableReport {
+        self.shared.segments.unreadable().report()
     }
 
     /// `Err` with the reason while the log takes no writes; readiness depends on it.
@@ -290,13 +318,14 @@ impl Log {
     }
 
     /// For a planned stop, when everything was drained: ends the background work as [`Log::shutdown`] does, and seals this broker's
-    /// own chain, so that its partitions can be given away at once. Nothing to do on a local disk.
-    pub async fn seal_own(&self) -> Result<(), String> {
+    /// own chain, so that its partitions can be given away at once (nothing to do on a local disk). Whatever the store does, this and
+    /// the shutdown that follows take no longer than `within`.
+    pub async fn seal_own(&self, within: Duration) -> Result<(), String> {
+        let by = self.shared.stop_within(within);
         self.stop().await;
-        match &self.shared.chain {
-            Some(chain) => objects::seal::seal_own(&self.shared, chain).await,
-            None => Ok(()),
-        }
+        let Some(chain) = &self.shared.chain else { return Ok(()) };
+        let sealed = objects::seal::seal_own(&self.shared, chain);
+        timeout_at(by.all, sealed).await.unwrap_or_else(|_| Err("no answer in time".into()))
     }
 
     /// Makes sure that an incarnation which is gone can acknowledge nothing any more: its chain is sealed, and its record says so. For
@@ -311,19 +340,25 @@ impl Log {
 
     /// Frees sealed chains of which the manifests cover everything. For the controller.
     pub async fn collect(&self) -> Result<(), String> {
-        match &self.shared.chain {
-            Some(_) => objects::collect::collect(&self.shared).await,
-            None => Ok(()),
+        if self.shared.chain.is_none() {
+            return Ok(());
         }
+        if !identity::still_bound(&self.shared).await.map_err(|e| e.to_string())? {
+            return Err("the metadata is not what this broker began with; nothing is deleted".into());
+        }
+        objects::collect::collect(&self.shared).await
     }
 
-    /// Writes a snapshot of the metadata into the bucket, if anything has changed since the last one: what a lost metadata store is
-    /// restored from. For the controller; `false` on a local disk, where there is nothing to do.
+    /// Writes a snapshot of the metadata into the store, if anything has changed since the last one: what lost metadata is
+    /// restored from. For the controller; `false` in memory, where nothing is kept.
     pub async fn snapshot(&self) -> Result<bool, String> {
-        let Some(chain) = &self.shared.chain else { return Ok(false) };
-        let mut last = chain.snapshot.lock().await;
-        let Shared { store, meta, keys, clock, .. } = &*self.shared;
-        *last = Some(snapshot::renew(&**store, &**meta, keys, clock.now_ms(), *last).await?);
+        if matches!(self.shared.config.store, StoreUrl::Memory) {
+            return Ok(false);
+        }
+        let mut last = self.shared.snapshot.lock().await;
+        let Shared { store, meta, keys, clock, store_id, .. } = &*self.shared;
+        let (store_id, now_ms) = (store_id.as_deref(), clock.now_ms());
+        *last = Some(snapshot::renew(&**store, &**meta, keys, store_id, now_ms, *last).await?);
         Ok(true)
     }
 
@@ -331,28 +366,53 @@ impl Log {
     /// for beyond some seconds: what it was not known to have is not acknowledged.
     pub async fn shutdown(&self) {
         self.stop().await;
-        self.shared.segments.shutdown().await;
+        let by = self.shared.stop_by();
+        if timeout_at(by.all, self.shared.segments.shutdown()).await.is_err() {
+            tracing::warn!("reads of the store are left behind that got no answer");
+        }
         drop(self.running.lock().lock.take());
     }
 
     async fn stop(&self) {
+        let by = self.shared.stop_by();
         self.shared.buffer.close();
         self.shared.stopping.cancel();
         let (writer, mut tasks) = {
             let mut running = self.running.lock();
             (running.writer.take(), std::mem::take(&mut running.tasks))
         };
-        while tasks.join_next().await.is_some() {}
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        if timeout_at(by.accepted, ended).await.is_err() {
+            tracing::warn!("background work of the log got no answer from a store, and is given up");
+            tasks.abort_all();
+        }
         let joined = match writer {
-            Some(Writer::Thread(thread)) => {
-                tokio::task::spawn_blocking(move || thread.join().is_ok()).await.unwrap_or(false)
+            Some(Writer::Thread(thread)) => self.join_thread(thread, by).await,
+            // It gives up by itself.
+            Some(Writer::Task(mut task)) => {
+                timeout_at(by.all, &mut task.0).await.is_ok_and(|ended| ended.is_ok())
             }
-            Some(Writer::Task(mut task)) => (&mut task.0).await.is_ok(),
             None => true,
         };
         if !joined {
             tracing::error!("the writer of the log could not be joined");
         }
+    }
+
+    /// A thread that waits for its disk keeps the lock of the directory for as long as it lives.
+    async fn join_thread(&self, thread: std::thread::JoinHandle<()>, by: StopBy) -> bool {
+        let lock = self.running.lock().lock.take();
+        let joining = tokio::task::spawn_blocking(move || (thread.join().is_ok(), lock));
+        let Ok(Ok((joined, lock))) = timeout_at(by.accepted, joining).await else { return false };
+        self.running.lock().lock = lock;
+        let noted = timeout_at(by.all, recover::remember_end(&self.shared)).await;
+        let failure = match noted {
+            Ok(Ok(())) => return joined,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(error = failure, "the metadata does not know where the write-ahead log ends");
+        joined
     }
 }
 

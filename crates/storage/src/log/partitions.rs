@@ -25,6 +25,13 @@ impl Partitions {
         self.by_topic.read().values().flat_map(BTreeMap::values).cloned().collect()
     }
 
+    /// Those whose topic keeps the last record of each key (`cleanup.policy=compact`).
+    pub fn compacted(&self) -> Vec<Arc<PartitionInner>> {
+        let by_topic = self.by_topic.read();
+        let partitions = by_topic.values().flat_map(BTreeMap::values);
+        partitions.filter(|p| p.config.read().cleanup_compact).cloned().collect()
+    }
+
     pub fn of_topic(&self, topic: TopicId) -> Vec<Arc<PartitionInner>> {
         self.by_topic.read().get(&topic).map_or_else(Vec::new, |of| of.values().cloned().collect())
     }

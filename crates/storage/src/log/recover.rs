@@ -8,26 +8,29 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use kafscale_core::clock::Clock;
 use kafscale_meta::MetaStore;
-use kafscale_meta::records::{ChainRecord, Keyspace, Record};
+use kafscale_meta::records::{ChainRecord, Keyspace, Record, WalEndRecord};
 use object_store::ObjectStore;
+use uuid::Uuid;
 
+use super::identity::{Binding, bind, end_of, note_wal_end};
 use super::objects::{OwnChain, birth};
 use super::pace::Pace;
 use super::shared::Shared;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
-use super::{LogConfig, StoreUrl};
+use super::{LogConfig, StoreUrl, other_nodes};
 use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
 use crate::store::backoff::persist;
 use crate::store::counted::Counted;
 use crate::store::open_store;
-use crate::store::verify::verify;
-use crate::wal::chain::{Chain, ChainConfig, LocalChain};
+use crate::store::patient::Patient;
+use crate::wal::chain::{Chain, ChainConfig, ChainError, LocalChain};
 use crate::wal::chain_id::ChainId;
 use crate::wal::file::FILE_HEADER_BYTES;
 use crate::wal::files::{Place, WalFiles};
 use crate::wal::recovery::{self, RecoveredFile};
+use crate::wal::recovery_point::RecoveryPoint;
 
 /// The layout of a data directory; a newer one is refused.
 const DIRECTORY_VERSION: u32 = 1;
@@ -61,16 +64,27 @@ pub async fn open(
     let store = open_store(&config.store, &pace).map_err(|e| OpenError::Store(e.to_string()))?;
     let counters = Counters::default();
     let store: Arc<dyn ObjectStore> = Arc::new(Counted::new(store, Arc::clone(&counters.requests)));
+    let store = Patient::where_shared(&config.store, store, config.incarnation);
+    let place = config.store.describe();
+    // Before anything else is written to the store.
+    let store_id = match &config.store {
+        StoreUrl::Memory => None,
+        StoreUrl::File(_) | StoreUrl::S3(_) | StoreUrl::Shared(_) => {
+            let (config, store, meta, keys) = (&config, &*store, &*meta, &keys);
+            let now_ms = clock.now_ms();
+            Some(bind(&Binding { config, store, meta, keys, recovered: &recovered, now_ms }).await?)
+        }
+    };
+    if let StoreUrl::File(dir) = &config.store {
+        other_nodes::check(dir, config.node_id, &*meta, &keys).await?;
+    }
     let own_chain = match config.store.is_shared() {
         true => {
-            let unique = format!("{:020}-{:020}", config.node_id, config.incarnation);
-            let place = config.store.describe();
-            verify(&*store, &unique).await.map_err(|e| OpenError::Store(format!("{place}: {e}")))?;
             let id = ChainId { node_id: config.node_id, incarnation: config.incarnation };
             let mark = || Box::pin(birth::mark(&*store, id)) as BoxFuture<'_, object_store::Result<()>>;
             persist(MARK_PATIENCE, config.incarnation, mark)
                 .await
-                .map_err(|e| OpenError::Store(format!("{place}: {e}")))?;
+                .map_err(|e| OpenError::Busy(format!("{place}: {e}")))?;
             Some(begin_chain(&config, &*meta, &keys).await?)
         }
         false => None,
@@ -82,12 +96,32 @@ pub async fn open(
         let dir = wal_dir(dir, config.node_id);
         files.adopt_spares(&dir, config.wal_file_bytes).map_err(io_at(&dir))?;
     }
+    if let StoreUrl::File(dir) = &config.store
+        && recovered.last().is_some_and(is_unused)
+    {
+        // It names the file that is about to go, and a start that is cut off here must not miss that.
+        let dir = wal_dir(dir, config.node_id);
+        RecoveryPoint::remove(&dir).map_err(io_at(&dir))?;
+        let used = recovered.iter().rfind(|file| !is_unused(file)).map(end_of);
+        let noted = note_wal_end(&*meta, &keys, config.node_id, used).await;
+        noted.map_err(|e| OpenError::Meta(e.to_string()))?;
+    }
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
-    let shared = Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
+    let mut shared =
+        Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
+    shared.store_id = store_id;
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
-    let chain = open_chain(&shared.config, &shared.files, previous)?;
+    let chain = open_chain(&shared, previous)?;
+    remember_end(&shared).await.map_err(|e| OpenError::Meta(e.to_string()))?;
     shared.free_unused();
     Ok((shared, chain, lock))
+}
+
+/// Notes in the metadata how far the write-ahead files reach that are there now: the next start misses what is gone by then.
+pub async fn remember_end(shared: &Shared) -> Result<(), kafscale_meta::Error> {
+    let Some(RecoveryPoint { file_no, position, .. }) = shared.files.point() else { return Ok(()) };
+    let end = Some(WalEndRecord { file_no, position });
+    note_wal_end(&*shared.meta, &shared.keys, shared.config.node_id, end).await
 }
 
 fn wal_dir(dir: &Path, node_id: i32) -> PathBuf {
@@ -100,7 +134,7 @@ fn io_at(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError {
 }
 
 /// Takes the directory for this process, and checks that it is of a known version.
-fn claim(dir: &Path) -> Result<File, OpenError> {
+pub fn claim(dir: &Path) -> Result<File, OpenError> {
     std::fs::create_dir_all(dir).map_err(io_at(dir))?;
     let lock_path = dir.join("LOCK");
     let lock = File::options()
@@ -109,25 +143,46 @@ fn claim(dir: &Path) -> Result<File, OpenError> {
         .write(true)
         .open(&lock_path)
         .map_err(io_at(&lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(OpenError::InUse { path: dir.to_owned() }),
-        Err(std::fs::TryLockError::Error(e)) => return Err(io_at(&lock_path)(e)),
-    }
+    take(&lock, dir)?;
     let version_path = dir.join("VERSION");
-    match std::fs::read_to_string(&version_path) {
-        Ok(text) => match text.trim().parse::<u32>() {
-            Ok(found) if found <= DIRECTORY_VERSION => Ok(lock),
-            Ok(found) => {
-                Err(OpenError::NewerVersion { path: dir.to_owned(), found, known: DIRECTORY_VERSION })
-            }
-            Err(e) => Err(io_at(&version_path)(std::io::Error::new(std::io::ErrorKind::InvalidData, e))),
-        },
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+    match check_version(dir) {
+        Err(OpenError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
             write_version(&version_path).map_err(io_at(&version_path))?;
-            Ok(lock)
         }
-        Err(e) => Err(io_at(&version_path)(e)),
+        checked => checked?,
+    }
+    Ok(lock)
+}
+
+/// The same for one who only looks, also where nothing can be written. Without a lock file nobody has the directory.
+pub fn claim_to_look(dir: &Path) -> Result<Option<File>, OpenError> {
+    let lock_path = dir.join("LOCK");
+    let lock = match File::open(&lock_path) {
+        Ok(lock) => Some(lock),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+        Err(e) => return Err(io_at(&lock_path)(e)),
+    };
+    lock.as_ref().map_or(Ok(()), |lock| take(lock, dir))?;
+    check_version(dir)?;
+    Ok(lock)
+}
+
+fn take(lock: &File, dir: &Path) -> Result<(), OpenError> {
+    match lock.try_lock() {
+        Ok(()) => Ok(()),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: dir.to_owned() }),
+        Err(std::fs::TryLockError::Error(e)) => Err(io_at(&dir.join("LOCK"))(e)),
+    }
+}
+
+fn check_version(dir: &Path) -> Result<(), OpenError> {
+    let path = dir.join("VERSION");
+    let text = std::fs::read(&path).map_err(io_at(&path))?;
+    match str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
+        Some(1..=DIRECTORY_VERSION) => Ok(()),
+        // No program has written it.
+        Some(0) | None => Err(OpenError::NoVersion { path, known: DIRECTORY_VERSION }),
+        Some(found) => Err(OpenError::NewerVersion { path: dir.to_owned(), found, known: DIRECTORY_VERSION }),
     }
 }
 
@@ -156,15 +211,13 @@ async fn begin_chain(
     }
 }
 
-fn open_chain(
-    config: &LogConfig,
-    files: &Arc<WalFiles>,
-    previous: Option<(u64, u64)>,
-) -> Result<Option<Chain>, OpenError> {
+fn open_chain(shared: &Shared, previous: Option<(u64, u64)>) -> Result<Option<Chain>, OpenError> {
+    let Shared { config, files, .. } = shared;
     let chain_config = ChainConfig {
         node_id: config.node_id,
         incarnation: config.incarnation,
         file_bytes: config.wal_file_bytes,
+        store_id: shared.store_id.as_ref().and_then(|id| Uuid::parse_str(id).ok()),
     };
     match &config.store {
         StoreUrl::S3(_) | StoreUrl::Shared(_) => Ok(None),
@@ -172,17 +225,40 @@ fn open_chain(
         StoreUrl::File(dir) => {
             let dir = wal_dir(dir, config.node_id);
             let mut chain = LocalChain::new(&dir, chain_config, files.clone(), previous);
-            chain.open_file()?;
+            match chain.open_file() {
+                // What is there can be read, and deleting makes room: the writer tries again until there is some.
+                Err(ChainError::Retry(error)) if is_full(&error) => {
+                    let why = format!(
+                        "there is no room in {} for a write-ahead file of {} bytes: {error}",
+                        dir.display(),
+                        config.wal_file_bytes
+                    );
+                    tracing::error!(why, "the log is read-only until there is room");
+                    shared.files.drop_spares();
+                    // Nothing has gathered yet.
+                    drop(shared.buffer.refuse(why));
+                }
+                opened => opened?,
+            }
             Ok(Some(chain.into()))
         }
     }
+}
+
+fn is_unused(file: &RecoveredFile) -> bool {
+    file.end == FILE_HEADER_BYTES
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }
 
 /// Makes spares of the files at the end that nothing was appended to. Each start leaves one where no append follows, and
 /// without this restarts alone would fill the disk. Gives what came before them.
 fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes: u64) -> Option<(u64, u64)> {
     let mut before = None;
-    while let Some(unused) = recovered.pop_if(|file| file.end == FILE_HEADER_BYTES) {
+    while let Some(unused) = recovered.pop_if(|file| is_unused(file)) {
         before = unused.header.previous;
         files.retire(&unused.path, unused.file, file_bytes);
     }
@@ -198,6 +274,9 @@ fn take_over(files: &WalFiles, recovered: Vec<RecoveredFile>, unclaimed: &Unclai
         files.add_disk(header.file_no, path, file, size_bytes);
         let bytes = batches.iter().map(|(_, entry)| u64::from(entry.size_bytes)).sum();
         files.retain(header.file_no, batches.len() as u64, bytes);
+        if header.store_id.is_none() {
+            unclaimed.add_nameless(header.file_no);
+        }
         for (position, entry) in batches {
             unclaimed.add(Place { file_no: header.file_no, position }, entry);
         }

@@ -1,21 +1,20 @@
 //! Dropping old records: by time, by size, on request (DeleteRecords), and with their topic.
 //!
 //! The log start moves in metadata first; objects are deleted afterwards, so that a crash between the two leaves
-//! an orphan, never a manifest that names what is gone. Orphans are removed when the log is opened next.
+//! an orphan, never a manifest that names what is gone ([`super::orphans`]).
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use kafscale_core::ids::{Offset, PartitionId, ProducerId, TopicId};
+use kafscale_core::ids::{Offset, ProducerId, TopicId};
 use kafscale_core::producer::SeenBatch;
 use kafscale_core::topic_config::TopicConfig;
+use object_store::ObjectStore;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use tokio::sync::Notify;
 
 use super::acquire::drop_state;
+use super::deletion::{delete_object, retry_deletes};
+use super::identity::still_bound;
 use super::manifest::{PublishError, directory};
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::Shared;
@@ -27,32 +26,8 @@ pub async fn run(shared: Arc<Shared>) {
     loop {
         tokio::select! {
             () = shared.stopping.cancelled() => return,
-            // What other brokers are about to publish is in a shared store as well.
-            () = shared.settled.reached.notified(), if shared.chain.is_none() => remove_orphans(&shared).await,
             // Not at the start: who restarts a broker to change a retention that is too short has an interval to do it.
             () = tokio::time::sleep(shared.config.retention_check_interval) => enforce(&shared).await,
-        }
-    }
-}
-
-/// Set when everything that is assigned to this broker was acquired: what then belongs to no partition is left over.
-#[derive(Default)]
-pub struct Settled {
-    exists: OnceLock<Box<dyn Fn(PartitionId) -> bool + Send + Sync>>,
-    reached: Notify,
-}
-
-impl std::fmt::Debug for Settled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Settled").field(&self.exists.get().is_some()).finish()
-    }
-}
-
-impl Settled {
-    /// Only the first call counts.
-    pub fn set(&self, exists: Box<dyn Fn(PartitionId) -> bool + Send + Sync>) {
-        if self.exists.set(exists).is_ok() {
-            self.reached.notify_one();
         }
     }
 }
@@ -80,6 +55,7 @@ async fn enforce(shared: &Shared) {
         }
     }
     shared.free_unused();
+    retry_deletes(shared).await;
     if let Some(chain) = &shared.chain {
         chain.footers.forget_old();
     }
@@ -199,6 +175,7 @@ async fn move_log_start(
         state.wake();
         freed
     };
+    shared.damages().forget_below(&partition.topic_name, partition.id.index, target);
     shared.release(&batches);
     for object in objects {
         delete_object(shared, &object).await;
@@ -206,24 +183,25 @@ async fn move_log_start(
     Ok(target)
 }
 
-pub async fn delete_object(shared: &Shared, object: &str) {
-    let deleted = shared.store.delete(&Path::from(object)).await;
-    let deleted = match deleted {
-        Err(object_store::Error::NotFound { .. }) => Ok(()),
-        other => other,
-    };
-    shared.counters.segments_deleted.fetch_add(1, Ordering::Relaxed);
-    if let Err(error) = deleted {
-        tracing::warn!(object, %error, "cannot delete an object; it is removed at the next start");
-    }
-}
-
 /// Stops to serve a topic, wakes whoever waits on it, and deletes its objects.
+///
+/// Where the topic vanished because the metadata did, nothing is freed and nothing is deleted: `kafscale restore` will need it.
 pub async fn drop_topic(shared: &Shared, topic: TopicId) {
+    let bound = still_bound(shared).await;
     let dropped = shared.partitions.remove_topic(topic);
+    if matches!(bound, Ok(false)) {
+        dropped.iter().for_each(|partition| partition.state.lock().end());
+        let topic = topic.0;
+        tracing::error!(%topic, "a topic vanished together with the metadata that this broker began with; its records are kept");
+        return;
+    }
     dropped.iter().for_each(|partition| drop_state(shared, partition));
     shared.unclaimed.retain(&shared.files, |id| id.topic != topic);
     shared.free_unused();
+    if let Err(error) = bound {
+        tracing::warn!(%error, "the objects of a deleted topic are left to the collection of orphans");
+        return;
+    }
     for partition in &dropped {
         // Whoever rewrites it now may still put an object; the list must come after that.
         let _guard = partition.maintenance.lock().await;
@@ -238,49 +216,4 @@ pub async fn drop_topic(shared: &Shared, topic: TopicId) {
             Err(error) => tracing::warn!(%prefix, %error, "cannot list the objects of a deleted topic"),
         }
     }
-}
-
-/// Deletes objects that no manifest names: left by a crash between a PUT and its publication, or by a topic's
-/// deletion that was cut off. Objects of partitions that exist but are not served here are not looked at.
-async fn remove_orphans(shared: &Shared) {
-    let began_ms = shared.clock.now_ms();
-    let listed: Result<Vec<_>, _> = shared.store.list(Some(&Path::from("topics"))).try_collect().await;
-    let objects = match listed {
-        Ok(objects) => objects,
-        Err(error) => {
-            tracing::warn!(%error, "cannot look for orphaned objects");
-            return;
-        }
-    };
-    let mut known: HashMap<PartitionId, HashSet<Arc<str>>> = HashMap::new();
-    for object in objects {
-        // What was written since the start may be on its way into a manifest.
-        if object.last_modified.timestamp_millis() >= began_ms - 1000 {
-            continue;
-        }
-        let path = object.location.as_ref();
-        let orphan = match partition_of(path) {
-            None => true,
-            Some(id) => match shared.partition(id) {
-                Some(partition) => {
-                    let segments = known.entry(id).or_insert_with(|| {
-                        partition.state.lock().segments.iter().map(|s| s.at.path.clone()).collect()
-                    });
-                    !segments.contains(path)
-                }
-                None => shared.settled.exists.get().is_some_and(|exists| !exists(id)),
-            },
-        };
-        if orphan {
-            tracing::info!(object = path, "removed an orphaned object");
-            delete_object(shared, path).await;
-        }
-    }
-}
-
-/// The partition whose directory an object is in.
-fn partition_of(path: &str) -> Option<PartitionId> {
-    let mut parts = path.split('/').skip(2);
-    let (topic, index) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(PartitionId { topic: TopicId(topic), index })
 }

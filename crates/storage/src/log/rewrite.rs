@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use kafscale_core::batch::PlacedBatch;
 use kafscale_core::ids::Offset;
+use kafscale_core::topic_config::TopicConfig;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
 use tokio::time::Instant;
@@ -19,10 +21,11 @@ use super::manifest::{Manifest, PublishError, StoredSegment};
 use super::merging::merge_small;
 use super::pace;
 use super::partition::{PartitionInner, State, TailBatch};
-use super::shared::Shared;
+use super::shared::{Loaded, Shared};
 use super::{LogConfig, StoreUrl};
+use crate::damages::Damage;
 use crate::error::ReadError;
-use crate::segment::{EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
+use crate::segment::{DamagedBatch, EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
 
 /// At most this much of a partition is held in memory to make one segment.
 const PIECE_BYTES: u64 = 16 << 20;
@@ -32,6 +35,9 @@ const CONCURRENT_PARTITIONS: usize = 16;
 
 /// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
 const TAIL_BATCHES_MAX: usize = 1_000_000;
+
+/// An object of the write-ahead log that is not there is waited for this long. Then segments are written without its records.
+const MISSING_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Why a partition was not rewritten; the next round tries again.
 #[derive(Debug, thiserror::Error)]
@@ -123,13 +129,33 @@ fn tail_batches(shared: &Shared) -> usize {
 async fn rewrite_aged(shared: &Shared) {
     let now_ms = shared.clock.now_ms();
     for partition in shared.all_partitions() {
-        let segment_ms = partition.config.read().segment_ms;
-        let aged = |b: &TailBatch| now_ms.saturating_sub(b.appended_ms) > segment_ms;
-        if partition.state.lock().tail.front().is_some_and(aged) {
+        let config = partition.config.read().clone();
+        let aged = partition.state.lock().is_aged(&config, now_ms);
+        if aged {
             rewrite_logged(shared, &partition, u64::MAX).await;
         }
     }
     shared.free_unused();
+}
+
+/// Makes segments of what a partition has in the write-ahead log, when Apache Kafka would have rolled its active segment: what is
+/// there has `segment.bytes`, or is older than `segment.ms`. Appends that need the disk go first until `until`: on a busy broker
+/// it would never come about otherwise.
+pub async fn flush_rolled(
+    shared: &Shared,
+    partition: &PartitionInner,
+    until: Instant,
+) -> Result<(), RewriteError> {
+    let config = partition.config.read().clone();
+    let rolled = {
+        let state = partition.state.lock();
+        state.tail_bytes >= config.segment_bytes || state.is_aged(&config, shared.clock.now_ms())
+    };
+    if rolled {
+        rewrite_with(shared, partition, Haste::MakeWayUntil(until), u64::MAX).await?;
+        shared.free_unused();
+    }
+    Ok(())
 }
 
 /// Whether a durable batch is in a file up to this one.
@@ -161,7 +187,10 @@ async fn rewrite_logged(shared: &Shared, partition: &PartitionInner, last: u64) 
 /// Whether appends go first.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Haste {
+    /// For as long as there is room for more.
     MakeWay,
+    /// The same, but not beyond this time; then what is written is written a little at a time, with pauses.
+    MakeWayUntil(Instant),
     Now,
 }
 
@@ -181,8 +210,10 @@ async fn rewrite_with(
     super::unsettled::settle(shared, partition).await?;
     let end = partition.state.lock().high_watermark;
     while begins_by(&partition.state.lock(), last) {
-        if haste == Haste::MakeWay {
-            make_way(shared).await;
+        match haste {
+            Haste::MakeWay => make_way(shared, None).await,
+            Haste::MakeWayUntil(until) => make_way(shared, Some(until)).await,
+            Haste::Now => {}
         }
         let Some((encoded, count)) = next_piece(shared, partition, end, haste).await? else { break };
         shared.pace.rewrote(encoded.size_bytes);
@@ -192,15 +223,28 @@ async fn rewrite_with(
     merge_small(shared, partition).await
 }
 
-/// Waits while appends need the disk, unless more has gathered than may be put off.
-async fn make_way(shared: &Shared) {
+/// Waits while appends need the disk, unless more has gathered than may be put off, until a time.
+async fn make_way(shared: &Shared, until: Option<Instant>) {
     let one_disk = uses_one_disk(shared);
-    while one_disk && shared.pace.is_due() && !shared.stopping.is_cancelled() && can_be_put_off(shared) {
+    let in_time = || until.is_none_or(|until| Instant::now() < until);
+    while one_disk
+        && shared.pace.is_due()
+        && !shared.stopping.is_cancelled()
+        && can_be_put_off(shared)
+        && in_time()
+    {
         let before = shared.pace.busy();
         tokio::time::sleep(pace::WINDOW).await;
         if !pace::is_busy(shared.pace.busy().saturating_sub(before)) {
             shared.pace.go_on();
         }
+    }
+}
+
+/// After log cleaning used the disk for so long: leaves it to appends, where both use one.
+pub async fn leave_the_disk(shared: &Shared, took: Duration) {
+    if uses_one_disk(shared) {
+        tokio::time::sleep(shared.pace.pause_after(took)).await;
     }
 }
 
@@ -233,14 +277,14 @@ async fn next_piece(
             size += u64::from(b.size_bytes);
             b.last_offset < end && (size <= limit || size == u64::from(b.size_bytes))
         };
-        state.tail.range(..state.durable).take_while(fits).map(TailBatch::source).collect()
+        state.tail.range(..state.durable).take_while(fits).map(|b| b.source(&state.epochs)).collect()
     };
     if sources.is_empty() {
         return Ok(None);
     }
     let count = sources.len();
     let mut builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
-    let makes_way = haste == Haste::MakeWay && uses_one_disk(shared);
+    let makes_way = haste != Haste::Now && uses_one_disk(shared);
     let mut sources = sources.into_iter().peekable();
     while sources.peek().is_some() {
         let stretch_bytes = if makes_way { shared.pace.stretch_bytes() } else { usize::MAX };
@@ -250,14 +294,46 @@ async fn next_piece(
             size_bytes += source.size_bytes();
             stretch.push(source);
         }
-        for bytes in shared.load(stretch).await? {
-            builder.append(PlacedBatch::from_log(bytes)?)?;
+        for loaded in shared.load(stretch).await? {
+            append_loaded(shared, partition, &mut builder, loaded)?;
         }
         if makes_way {
             tokio::time::sleep(shared.pace.pause_after(began.elapsed())).await;
         }
     }
     Ok(builder.finish().map(|encoded| (encoded, count)))
+}
+
+/// Adds a batch of the tail, whatever is left of it: a damaged one must neither hold up the others nor vanish without a trace.
+fn append_loaded(
+    shared: &Shared,
+    partition: &PartitionInner,
+    builder: &mut SegmentBuilder,
+    loaded: Loaded,
+) -> Result<(), RewriteError> {
+    let (batch, bytes, why) = match loaded {
+        Loaded::Sound(bytes) => return Ok(builder.append(PlacedBatch::from_log(bytes)?)?),
+        Loaded::Away { why } => return Err(ReadError::Unavailable(why).into()),
+        Loaded::Damaged { batch, bytes, why } => (batch, bytes, why),
+        Loaded::Missing { batch, why } => {
+            let object = shared.files.describe(batch.place.file_no);
+            let (topic, index) = (&partition.topic_name, partition.id.index);
+            let known_for = shared.damages().age_of(&object, topic, index, batch.base_offset);
+            if known_for.is_none_or(|age| age < MISSING_PATIENCE) {
+                // It may come back, as long as nothing is written in its place.
+                return Err(shared.damaged(partition, &batch, why).into());
+            }
+            (batch, Bytes::new(), why)
+        }
+    };
+    shared.damaged(partition, &batch, why);
+    let damaged = DamagedBatch {
+        base_offset: batch.base_offset,
+        last_offset: batch.last_offset,
+        max_timestamp_ms: batch.max_timestamp_ms,
+        leader_epoch: batch.leader_epoch.unwrap_or(partition.leader_epoch()),
+    };
+    Ok(builder.append_damaged(&damaged, bytes)?)
 }
 
 /// Writes a segment under a name that nothing else has, so that no other process can ever be overwritten.
@@ -290,7 +366,7 @@ async fn publish(
     segment: StoredSegment,
     count: usize,
 ) -> Result<(), RewriteError> {
-    let end = segment.last_offset().plus(1);
+    let (end, path) = (segment.last_offset().plus(1), Arc::clone(&segment.at.path));
     let (mut manifest, producers) = {
         let state = partition.state.lock();
         if state.gone {
@@ -310,11 +386,43 @@ async fn publish(
         state.segments.push(segment);
         state.drop_front(count)
     };
+    move_damages(shared, partition, &dropped, &path);
     shared.release(&dropped);
     Ok(())
 }
 
+/// What is damaged of these batches is so in the segment now.
+fn move_damages(shared: &Shared, partition: &PartitionInner, dropped: &[TailBatch], segment: &Arc<str>) {
+    if shared.damages().is_empty() {
+        return;
+    }
+    for batch in dropped {
+        let file = shared.files.describe(batch.place.file_no);
+        let (topic, index) = (&partition.topic_name, partition.id.index);
+        if shared.damages().age_of(&file, topic, index, batch.base_offset).is_none() {
+            continue;
+        }
+        shared.damages().forget_at(&file, topic, index, batch.base_offset);
+        shared.damages().note(Damage {
+            object: Arc::clone(segment),
+            position: 0,
+            topic: Arc::clone(&partition.topic_name),
+            partition: partition.id.index,
+            offsets: Some((batch.base_offset, batch.last_offset)),
+            why: format!("the batch was damaged in {file} already"),
+        });
+    }
+}
+
 impl State {
+    /// Whether the oldest batch in the write-ahead log is older than a segment may become before it is rolled. In a compacted topic
+    /// that is also `max.compaction.lag.ms`, as what is to be cleaned by then has to be in a segment.
+    fn is_aged(&self, config: &TopicConfig, now_ms: i64) -> bool {
+        let compaction_lag_ms = if config.cleanup_compact { config.max_compaction_lag_ms } else { i64::MAX };
+        let segment_ms = config.segment_ms.min(compaction_lag_ms);
+        self.tail.front().is_some_and(|b| now_ms.saturating_sub(b.appended_ms) > segment_ms)
+    }
+
     /// What the partition's record should say now. Only what is durable counts.
     pub fn manifest(&self) -> Manifest {
         Manifest {

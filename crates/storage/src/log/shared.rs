@@ -1,8 +1,9 @@
 //! What all partitions share: the buffer in front of the writer, the files, the caches, the store and metadata.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
@@ -14,27 +15,43 @@ use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LogConfig;
+use super::deletion::Undeleted;
 use super::flush::{Flush, Limits, WalBuffer};
 use super::manifest::{Guard, Manifest, PublishError, StoredSegment};
 use super::objects::OwnChain;
 use super::pace::Pace;
-use super::partition::{PartitionInner, Source, TailBatch};
+use super::partition::{PartitionInner, Source, TailBatch, WalBatch};
 use super::partitions::Partitions;
-use super::retention::Settled;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
+use crate::compute::Requester;
+use crate::damages::{Damage, Damages};
+use crate::disaster::snapshot;
 use crate::error::ReadError;
 use crate::segment::{SegmentError, SegmentRead, SegmentReader};
-use crate::wal::files::{Place, WalFiles};
+use crate::wal::files::WalFiles;
 
 /// Recent objects kept in memory for tailing readers, oldest first, up to a budget.
 #[derive(Debug, Default)]
 struct TailCache {
     flushes: VecDeque<Arc<Flush>>,
     bytes: usize,
+}
+
+/// A stop takes no longer, where nobody says how long it may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When a stop goes on without what a store has not answered.
+#[derive(Debug, Clone, Copy)]
+pub struct StopBy {
+    /// For what was accepted to become durable.
+    pub accepted: Instant,
+    /// For everything, the seal of the chain included.
+    pub all: Instant,
 }
 
 #[derive(Debug)]
@@ -52,11 +69,16 @@ pub struct Shared {
     pub partitions: Partitions,
     /// Recovered batches whose partitions nobody acquired yet.
     pub unclaimed: Unclaimed,
-    /// Tells the retention task when orphans may be looked for.
-    pub settled: Settled,
+    /// The id that the store and the metadata have in common; `None` in memory.
+    pub store_id: Option<String>,
+    /// Objects whose deletion failed.
+    pub undeleted: Undeleted,
+    /// What the last snapshot of the metadata said, where this process wrote it.
+    pub snapshot: tokio::sync::Mutex<Option<snapshot::Mark>>,
     /// Wakes the rewriter when a write-ahead file was closed.
     pub file_closed: Notify,
     pub stopping: CancellationToken,
+    stop_by: OnceLock<StopBy>,
     pub counters: Counters,
     pub pace: Arc<Pace>,
     tail_cache: Mutex<TailCache>,
@@ -98,15 +120,28 @@ impl Shared {
             chain,
             partitions: Partitions::default(),
             unclaimed: Unclaimed::default(),
-            settled: Settled::default(),
+            store_id: None,
+            undeleted: Undeleted::default(),
+            snapshot: tokio::sync::Mutex::default(),
             file_closed: Notify::new(),
             stopping: CancellationToken::new(),
+            stop_by: OnceLock::new(),
             counters,
             pace,
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),
             last_file: AtomicU64::new(0),
         }
+    }
+
+    /// Sets how long the stop that begins now may take, unless that was set before.
+    pub fn stop_within(&self, within: Duration) -> StopBy {
+        let begin = Instant::now();
+        *self.stop_by.get_or_init(|| StopBy { accepted: begin + within * 3 / 4, all: begin + within })
+    }
+
+    pub fn stop_by(&self) -> StopBy {
+        self.stop_within(STOP_TIMEOUT)
     }
 
     pub fn partition(&self, id: PartitionId) -> Option<Arc<PartitionInner>> {
@@ -200,34 +235,51 @@ impl Shared {
         }
     }
 
+    /// The bytes of batches of the tail where all are in memory; otherwise the sources again.
+    pub fn all_in_memory(&self, sources: Vec<Source>) -> Result<Vec<Bytes>, Vec<Source>> {
+        if sources.iter().any(|source| matches!(source, Source::Wal(_))) {
+            return Err(sources);
+        }
+        self.counters.tail_hits.fetch_add(sources.len() as u64, Ordering::Relaxed);
+        let bytes = |source| match source {
+            Source::Memory(bytes) => bytes,
+            Source::Wal(_) => unreachable!("none is read back"),
+        };
+        Ok(sources.into_iter().map(bytes).collect())
+    }
+
     /// The bytes of batches of the tail: most are in memory, the others are read back.
-    pub async fn load(&self, sources: Vec<Source>) -> Result<Vec<Bytes>, ReadError> {
-        let wanted: Vec<(Place, u32)> = sources.iter().filter_map(Source::wal_place).collect();
+    pub async fn load(&self, sources: Vec<Source>) -> Result<Vec<Loaded>, ReadError> {
+        let wanted: Vec<WalBatch> = sources.iter().filter_map(Source::in_wal).collect();
         if wanted.is_empty() {
             self.counters.tail_hits.fetch_add(sources.len() as u64, Ordering::Relaxed);
         } else {
             self.counters.tail_misses.fetch_add(wanted.len() as u64, Ordering::Relaxed);
         }
-        let mut read = self.read_back(wanted).await?.into_iter();
-        let bytes_of = |source| match source {
-            Source::Memory(bytes) => Ok(bytes),
-            Source::Wal(_, _, base_offset) => {
-                check_read_back(read.next().expect("one for each that was wanted"), base_offset)
-            }
+        let mut read = self.read_back(&wanted).await?.into_iter();
+        let loaded = |source| match source {
+            Source::Memory(bytes) => Loaded::Sound(bytes),
+            Source::Wal(batch) => match read.next().expect("one for each that was wanted") {
+                Ok(bytes) => check_read_back(bytes, *batch),
+                Err(BatchLost::Missing(why)) => Loaded::Missing { batch: *batch, why },
+                Err(BatchLost::CutOff(why)) => Loaded::Damaged { batch: *batch, bytes: Bytes::new(), why },
+                Err(BatchLost::Away(why)) => Loaded::Away { why },
+            },
         };
-        sources.into_iter().map(bytes_of).collect()
+        Ok(sources.into_iter().map(loaded).collect())
     }
 
     /// Batches of the tail that are not in memory any more.
-    async fn read_back(&self, wanted: Vec<(Place, u32)>) -> Result<Vec<Bytes>, ReadError> {
+    async fn read_back(&self, wanted: &[WalBatch]) -> Result<Vec<Result<Bytes, BatchLost>>, ReadError> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
+        let places: Vec<_> = wanted.iter().map(|batch| (batch.place, batch.size_bytes)).collect();
         if self.chain.is_some() {
-            return super::objects::read::batches(self, &wanted).await;
+            return super::objects::read::batches(self, &places).await;
         }
         let files = self.files.clone();
-        tokio::task::spawn_blocking(move || files.read(&wanted))
+        tokio::task::spawn_blocking(move || files.read(&places))
             .await
             .map_err(|e| ReadError::Unavailable(e.to_string()))?
             .map_err(|e| ReadError::Unavailable(format!("the write-ahead log: {e}")))
@@ -239,41 +291,126 @@ impl Shared {
         from: Offset,
         max_bytes: usize,
         min_one: bool,
-    ) -> Result<SegmentRead, ReadError> {
-        self.segments.read(&segment.at, from, max_bytes, min_one).await.map_err(read_error)
+    ) -> Result<SegmentRead, SegmentError> {
+        self.segments.read(&segment.at, from, max_bytes, min_one).await
     }
 
     pub async fn find_in_segment(
         &self,
+        requester: Requester,
         segment: &StoredSegment,
         target_ms: i64,
         log_start: Offset,
-    ) -> Result<Option<(Offset, i64)>, ReadError> {
-        let found = self.segments.find_timestamp(&segment.at, target_ms).await.map_err(read_error)?;
+    ) -> Result<Option<(Offset, i64)>, SegmentError> {
+        let found = self.segments.find_timestamp(requester, &segment.at, target_ms).await?;
         Ok(found.map(|(offset, timestamp_ms, _)| (offset.max(log_start), timestamp_ms)))
+    }
+
+    pub fn damages(&self) -> &Damages {
+        self.segments.damages()
+    }
+
+    /// Takes note that a batch of the tail cannot be read. Gives the error for a reader who needs it.
+    pub fn damaged(&self, partition: &PartitionInner, batch: &WalBatch, why: String) -> ReadError {
+        let error = format!("the write-ahead log at offset {}: {why}", batch.base_offset);
+        self.damages().note(Damage {
+            object: self.files.describe(batch.place.file_no).into(),
+            position: batch.place.position,
+            topic: Arc::clone(&partition.topic_name),
+            partition: partition.id.index,
+            offsets: Some((batch.base_offset, batch.last_offset)),
+            why,
+        });
+        self.damages().read_failed();
+        ReadError::Corrupt(error)
+    }
+
+    /// The same for offsets that no segment holds.
+    pub fn damaged_hole(&self, partition: &PartitionInner, first: Offset, last: Offset) -> ReadError {
+        let why = format!("no segment holds offsets {first} to {last}");
+        self.damages().note(Damage {
+            object: super::manifest::directory(&partition.topic_name, partition.id).into(),
+            position: 0,
+            topic: Arc::clone(&partition.topic_name),
+            partition: partition.id.index,
+            offsets: Some((first, last)),
+            why: why.clone(),
+        });
+        self.damages().read_failed();
+        ReadError::Corrupt(why)
+    }
+
+    /// The same for records of a segment.
+    pub fn damaged_segment(&self, segment: &StoredSegment, error: SegmentError) -> ReadError {
+        let text = error.to_string();
+        let (position, first, last, why) = match error {
+            SegmentError::Corrupt { position, first, last, why, .. } => (position, first, last, why),
+            SegmentError::Store(e) => (0, segment.at.base_offset, segment.last_offset(), e.to_string()),
+        };
+        let (topic, partition) = crate::segment::owner_in(&segment.at.path);
+        self.damages().note(Damage {
+            object: Arc::clone(&segment.at.path),
+            position,
+            topic: topic.into(),
+            partition,
+            offsets: Some((first, last)),
+            why,
+        });
+        self.damages().read_failed();
+        ReadError::Corrupt(text)
     }
 }
 
+/// A batch of the tail as it was found.
+#[derive(Debug)]
+pub enum Loaded {
+    Sound(Bytes),
+    /// What is left of it is not what was written.
+    Damaged {
+        batch: WalBatch,
+        bytes: Bytes,
+        why: String,
+    },
+    /// What holds it is not there. It may have been moved since it was looked up; otherwise it is lost.
+    Missing {
+        batch: WalBatch,
+        why: String,
+    },
+    /// What holds it is not given at the moment.
+    Away {
+        why: String,
+    },
+}
+
+/// Why a batch was not read back.
+#[derive(Debug)]
+pub enum BatchLost {
+    Missing(String),
+    CutOff(String),
+    /// The store does not give it at the moment.
+    Away(String),
+}
+
 impl Source {
-    fn wal_place(&self) -> Option<(Place, u32)> {
+    fn in_wal(&self) -> Option<WalBatch> {
         match self {
             Source::Memory(_) => None,
-            Source::Wal(place, size_bytes, _) => Some((*place, *size_bytes)),
+            Source::Wal(batch) => Some(**batch),
         }
     }
 }
 
 /// What was read back must be the batch that was written: the disk may have lost bits since the last start.
-fn check_read_back(bytes: Bytes, base_offset: Offset) -> Result<Bytes, ReadError> {
-    let damaged = || ReadError::Corrupt(format!("the write-ahead log at offset {base_offset}"));
-    let header = BatchHeader::parse(&bytes).map_err(|_| damaged())?;
-    let sound = header.base_offset == base_offset && header.crc_matches(&bytes);
-    if sound { Ok(bytes) } else { Err(damaged()) }
-}
-
-fn read_error(e: SegmentError) -> ReadError {
-    match e {
-        SegmentError::Corrupt { .. } => ReadError::Corrupt(e.to_string()),
-        SegmentError::Store(_) => ReadError::Unavailable(e.to_string()),
+fn check_read_back(bytes: Bytes, batch: WalBatch) -> Loaded {
+    let header = BatchHeader::parse(&bytes).ok().filter(|header| {
+        header.size_bytes == bytes.len()
+            && header.base_offset == batch.base_offset
+            && header.last_offset() == batch.last_offset
+            && batch.leader_epoch.is_none_or(|epoch| epoch == header.leader_epoch)
+            && header.crc_matches(&bytes)
+    });
+    match header {
+        Some(_) => Loaded::Sound(bytes),
+        None => Loaded::Damaged { batch, bytes, why: "the batch does not match its CRC32C".to_owned() },
     }
 }

@@ -95,7 +95,13 @@ pub struct Counters {
     pub tail_hits: AtomicU64,
     pub tail_misses: AtomicU64,
     pub segments_written: AtomicU64,
+    /// Those that are gone; attempts that failed are counted beside.
     pub segments_deleted: AtomicU64,
+    pub segment_delete_failures: AtomicU64,
+    /// Segments that no metadata names, and their bytes, as of the last look.
+    pub orphans: AtomicU64,
+    pub orphan_bytes: AtomicU64,
+    pub orphans_deleted: AtomicU64,
 }
 
 /// Requests of one kind to the store.
@@ -130,6 +136,10 @@ pub struct LogStats {
     pub tail_misses: u64,
     pub segments_written: u64,
     pub segments_deleted: u64,
+    pub segment_delete_failures: u64,
+    pub orphans: u64,
+    pub orphan_bytes: u64,
+    pub orphans_deleted: u64,
     /// Whether the write-ahead log is in the object store, and its writes among the requests to it.
     pub wal_in_store: bool,
     /// Appended and not durable yet; only counted where the chain is in an object store.
@@ -155,6 +165,10 @@ impl Counters {
             tail_misses: get(&self.tail_misses),
             segments_written: get(&self.segments_written),
             segments_deleted: get(&self.segments_deleted),
+            segment_delete_failures: get(&self.segment_delete_failures),
+            orphans: get(&self.orphans),
+            orphan_bytes: get(&self.orphan_bytes),
+            orphans_deleted: get(&self.orphans_deleted),
             ..LogStats::default()
         }
     }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::partition::Partition;
 use super::{HostedPartition, Log, LogConfig, StoreUrl};
+use crate::compute::Requester;
 use crate::error::{AppendError, OpenError, ReadError};
 use crate::testing::{NOW_MS, Producer, valid_batch};
 
@@ -30,7 +31,10 @@ impl Clock for TestClock {
 }
 
 mod compaction;
+mod damage;
+mod identity;
 mod objects;
+mod scan;
 
 const TOPIC: TopicId = TopicId(Uuid::from_u128(1));
 
@@ -81,9 +85,16 @@ impl Fixture {
 
     /// A log that serves nothing yet.
     async fn try_open(&mut self) -> Result<Log, OpenError> {
-        self.config.incarnation += 1;
         let keys = Keyspace::new("test").unwrap();
+        // As a broker's, it is above all that the metadata has counted before.
+        let counted = super::identity::last_epoch(&*self.meta, &keys).await.unwrap();
+        self.config.incarnation = (self.config.incarnation + 1).max(counted + 1);
         Log::open(self.config.clone(), self.meta.clone(), keys, self.clock.clone()).await
+    }
+
+    async fn open_after(&mut self, log: Log) -> Log {
+        log.shutdown().await;
+        self.open().await
     }
 
     async fn open(&mut self) -> Log {
@@ -131,6 +142,32 @@ async fn read_all(p: &Partition, from: i64) -> Vec<(i64, u8)> {
         }
     }
     found
+}
+
+/// Reads everything as a consumer does that seeks past each error by one: the records, and the offsets that failed.
+async fn read_around(p: &Partition) -> (Vec<(i64, u8)>, Vec<i64>) {
+    let (mut at, mut found, mut lost) = (p.offsets().log_start, Vec::new(), Vec::new());
+    while at < p.offsets().high_watermark {
+        match p.read(at, 20_000, true).await {
+            Ok(read) => {
+                let bytes = read.chunks.concat();
+                for parsed in batch::batches(&bytes) {
+                    let (position, header) = parsed.unwrap();
+                    assert!(header.crc_matches(&bytes[position..]));
+                    let tag = bytes[position + header.size_bytes - 2];
+                    let first = header.base_offset.0.max(at.0);
+                    found.extend((first..=header.last_offset().0).map(|o| (o, tag)));
+                    at = header.last_offset().plus(1);
+                }
+            }
+            Err(ReadError::Corrupt(_)) => {
+                lost.push(at.0);
+                at = at.plus(1);
+            }
+            Err(e) => panic!("offset {at}: {e}"),
+        }
+    }
+    (found, lost)
 }
 
 fn expected(counts: &[(i32, u8)]) -> Vec<(i64, u8)> {
@@ -382,13 +419,17 @@ async fn records_are_found_by_their_timestamps() {
         append(&p, 10, 1).await;
     }
     eventually("rewriting", || log.stats().segments_written > 0).await;
-    let find =
-        async |ms| p.offset_for_timestamp(NOW_MS + ms).await.unwrap().map(|(o, t, _)| (o.0, t - NOW_MS));
+    let find = async |ms| {
+        p.offset_for_timestamp(Requester::Broker, NOW_MS + ms)
+            .await
+            .unwrap()
+            .map(|(o, t, _)| (o.0, t - NOW_MS))
+    };
     assert_eq!(find(-1).await, Some((0, 0)));
     assert_eq!(find(1).await, Some((10, 1000)));
     assert_eq!(find(299_000).await, Some((2990, 299_000)));
     assert_eq!(find(299_001).await, None);
-    assert_eq!(p.max_timestamp().await.unwrap().map(|(o, _, _)| o.0), Some(2990));
+    assert_eq!(p.max_timestamp(Requester::Broker).await.unwrap().map(|(o, _, _)| o.0), Some(2990));
 }
 
 #[tokio::test]
@@ -423,15 +464,26 @@ async fn a_deleted_topic_frees_its_space_and_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn orphans_are_removed_at_the_next_start() {
+async fn orphans_on_a_disk_are_removed_and_what_is_no_segment_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::file(dir.path());
-    fixture.clock.0.store(i64::MAX / 2, Ordering::Relaxed); // everything on the disk is old
-    let orphan = dir.path().join("topics/gone/x/0/segment-0.kfs");
+    fixture.config.orphan_quarantine = Duration::ZERO;
+    let log = fixture.open().await;
+    for i in 0..400 {
+        append(&partition(&log, i % 3), 10, 1).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    log.shutdown().await;
+    let orphan = PartitionId { topic: TopicId(Uuid::from_u128(9)), index: 0 };
+    let orphan = dir.path().join(crate::segment::segment_path("gone", orphan, Offset(0), 1 << 32));
+    let other = orphan.with_file_name("notes.txt");
     std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
     std::fs::write(&orphan, b"left over").unwrap();
+    std::fs::write(&other, b"mine").unwrap();
     let log = fixture.open().await;
     eventually("removal", || !orphan.exists()).await;
+    assert!(other.exists());
+    assert_eq!(read_all(&partition(&log, 0), 0).await.len(), 1340);
     log.shutdown().await;
 }
 
@@ -444,14 +496,33 @@ async fn a_start_drops_no_records_before_the_first_interval_has_passed() {
     append(&partition(&log, 0), 10, b'a').await;
     log.shutdown().await;
     fixture.clock.0.store(i64::MAX / 2, Ordering::Relaxed);
-    let orphan = dir.path().join("topics/gone/x/0/segment-0.kfs");
-    std::fs::create_dir_all(orphan.parent().unwrap()).unwrap();
-    std::fs::write(&orphan, b"left over").unwrap();
     let log = fixture.open().await;
-    // Looking for orphans is the first thing that the task does.
-    eventually("removal", || !orphan.exists()).await;
     append(&partition(&log, 0), 10, b'b').await;
     assert_eq!(partition(&log, 0).offsets().log_start, Offset::ZERO);
+    log.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_start_without_room_for_a_write_ahead_file_serves_what_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    let log = fixture.open().await;
+    append(&partition(&log, 0), 3, b'a').await;
+    log.shutdown().await;
+    // More than any file system has.
+    let wal_file_bytes = std::mem::replace(&mut fixture.config.wal_file_bytes, 1 << 50);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    assert_eq!(read_all(&p, 0).await, expected(&[(3, b'a')]));
+    let why = log.health().unwrap_err();
+    assert!(why.contains("no room") && why.contains(dir.path().to_str().unwrap()), "{why}");
+    assert!(matches!(append_from(&p, 1, b'b', None).await, Err(AppendError::Unavailable(_))));
+    log.shutdown().await;
+    fixture.config.wal_file_bytes = wal_file_bytes;
+    let log = fixture.open().await;
+    log.health().unwrap();
+    append(&partition(&log, 0), 1, b'b').await;
+    assert_eq!(read_all(&partition(&log, 0), 0).await, expected(&[(3, b'a'), (1, b'b')]));
     log.shutdown().await;
 }
 
@@ -463,8 +534,17 @@ async fn a_directory_in_use_or_of_a_newer_version_is_refused() {
     assert!(matches!(fixture.try_open().await, Err(OpenError::InUse { .. })));
     log.shutdown().await;
     drop(log);
-    std::fs::write(dir.path().join("VERSION"), "99\n").unwrap();
+    let version = dir.path().join("VERSION");
+    std::fs::write(&version, "99\n").unwrap();
     assert!(matches!(fixture.try_open().await, Err(OpenError::NewerVersion { found: 99, .. })));
+    for damaged in [&b""[..], b"\n", b"0\n", b"-1", b"1 1", b"\xff\xfe\0\x01"] {
+        std::fs::write(&version, damaged).unwrap();
+        let why = fixture.try_open().await.unwrap_err().to_string();
+        let way_out = format!("echo 1 > '{}'", version.display());
+        assert!(why.contains(&way_out), "{damaged:?}: {why}");
+    }
+    std::fs::write(&version, " 1 ").unwrap();
+    fixture.open().await.shutdown().await;
 }
 
 #[tokio::test]

@@ -1,9 +1,10 @@
 //! What recovery found in the write-ahead files, until the partitions that it belongs to are acquired.
 //!
 //! Every batch here keeps its file alive, so that nothing is lost while the owner is not known yet; what belongs to
-//! nobody any more has to be forgotten, or its files would stay for ever.
+//! nobody any more has to be forgotten, or its files would stay for ever. Files of earlier releases do not say which store they belong to:
+//! those that have such batches are put aside, as they may be of another one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use kafscale_core::ids::PartitionId;
 use parking_lot::Mutex;
@@ -16,12 +17,18 @@ pub type Recovered = (Place, IndexEntry);
 
 #[derive(Debug, Default)]
 pub struct Unclaimed {
+    /// Files that do not say which store they belong to.
+    nameless: Mutex<HashSet<u64>>,
     batches: Mutex<HashMap<PartitionId, Vec<Recovered>>>,
 }
 
 impl Unclaimed {
     pub fn add(&self, place: Place, entry: IndexEntry) {
         self.batches.lock().entry(entry.partition).or_default().push((place, entry));
+    }
+
+    pub fn add_nameless(&self, file_no: u64) {
+        self.nameless.lock().insert(file_no);
     }
 
     /// Takes what belongs to a partition, in the order of the chain.
@@ -37,11 +44,16 @@ impl Unclaimed {
 
     /// Lets go of the batches of partitions that are not to be kept.
     pub fn retain(&self, files: &WalFiles, keep: impl Fn(PartitionId) -> bool) {
-        let mut batches = self.batches.lock();
+        let (mut batches, nameless) = (self.batches.lock(), self.nameless.lock());
         batches.retain(|id, batches| {
             let kept = keep(*id);
             if !kept {
-                batches.iter().for_each(|(place, _)| files.release(place.file_no, 1));
+                for (place, _) in batches.iter() {
+                    if nameless.contains(&place.file_no) {
+                        files.put_aside_when_freed(place.file_no);
+                    }
+                    files.release(place.file_no, 1);
+                }
             }
             kept
         });

@@ -5,9 +5,9 @@
 
 use kafscale_meta::records::{PartitionRecord, Record};
 
+use super::deletion::delete_object;
 use super::manifest::{Manifest, PublishError, StoredSegment, directory};
 use super::partition::{PartitionInner, State, TailBatch};
-use super::retention::delete_object;
 use super::shared::Shared;
 
 /// Takes over what an earlier publication has done, if it is not known what became of it. The caller holds the partition's maintenance

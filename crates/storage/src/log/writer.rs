@@ -107,8 +107,9 @@ pub fn acknowledge(
     shared.files.release(file_no, batches.len() as u64 - kept);
     flush.succeed();
     let last_file = shared.last_file.swap(file_no, Ordering::Relaxed);
-    // Each object of a store is a file; a look at all of them is worth it now and then only.
-    let look = if shared.chain.is_some() { file_no.is_multiple_of(OBJECTS_PER_LOOK) } else { true };
+    // Each object of a store is a file; a look at all partitions is worth it now and then only, unless there is too much.
+    let is_too_much = || shared.files.usage().0 > shared.config.wal_max_bytes;
+    let look = shared.chain.is_none() || file_no.is_multiple_of(OBJECTS_PER_LOOK) || is_too_much();
     if look && last_file != file_no {
         shared.file_closed.notify_one();
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use kafscale_core::batch::{BatchHeader, HeaderError, NO_TIMESTAMP, PlacedBatch};
 use kafscale_core::crc;
-use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId};
 use object_store::PutPayload;
 
 use super::format::{FOOTER_BYTES, Footer, HEADER_BYTES, Header, INDEX_ENTRY_BYTES, IndexEntry};
@@ -42,10 +42,21 @@ pub struct SegmentBuilder {
     covers: Option<(Offset, Offset)>,
     batches: Vec<Bytes>,
     entries: Vec<BatchEntry>,
+    /// Which of the batches are damaged, in rising order.
+    damaged: Vec<usize>,
     body_bytes: u64,
     min_timestamp_ms: i64,
     max_timestamp_ms: i64,
     records: u64,
+}
+
+/// What is known of a batch that is damaged.
+#[derive(Debug, Clone, Copy)]
+pub struct DamagedBatch {
+    pub base_offset: Offset,
+    pub last_offset: Offset,
+    pub max_timestamp_ms: i64,
+    pub leader_epoch: LeaderEpoch,
 }
 
 /// A finished segment. The pieces of the payload are the object when they are written one after the other.
@@ -78,6 +89,7 @@ impl SegmentBuilder {
             covers: None,
             batches: Vec::new(),
             entries: Vec::new(),
+            damaged: Vec::new(),
             body_bytes: 0,
             min_timestamp_ms: NO_TIMESTAMP,
             max_timestamp_ms: NO_TIMESTAMP,
@@ -137,6 +149,42 @@ impl SegmentBuilder {
         Ok(())
     }
 
+    /// Keeps what is left of a damaged batch in its place, for a person who may make something of it. It is a group of its own, whose checksum never
+    /// matches: a reader learns which offsets are lost, and reads all others.
+    pub fn append_damaged(&mut self, batch: &DamagedBatch, bytes: Bytes) -> Result<(), BuildError> {
+        let after = self.entries.last().map_or(Offset(-1), |entry| entry.last_offset);
+        if batch.base_offset <= after || batch.last_offset < batch.base_offset {
+            return Err(BuildError::OutOfOrder { base: batch.base_offset, last: batch.last_offset, after });
+        }
+        // Where nothing is left, something must stand for it.
+        let bytes = if bytes.is_empty() { Bytes::from_static(&[0; BatchHeader::SIZE_BYTES]) } else { bytes };
+        let size_bytes = bytes.len() as u64;
+        if self.body_bytes + size_bytes > BODY_MAX_BYTES {
+            return Err(BuildError::TooLarge);
+        }
+        let crc =
+            bytes.get(BatchHeader::CRC).and_then(|crc| crc.try_into().ok()).map_or(0, u32::from_be_bytes);
+        self.damaged.push(self.entries.len());
+        self.entries.push(BatchEntry {
+            base_offset: batch.base_offset,
+            last_offset: batch.last_offset,
+            position: HEADER_BYTES + self.body_bytes,
+            size_bytes: u32::try_from(size_bytes).expect("below the largest body"),
+            max_timestamp_ms: batch.max_timestamp_ms,
+            records_count: 0,
+            leader_epoch: batch.leader_epoch,
+            crc,
+        });
+        self.max_timestamp_ms = self.max_timestamp_ms.max(batch.max_timestamp_ms);
+        self.body_bytes += size_bytes;
+        self.batches.push(bytes);
+        Ok(())
+    }
+
+    fn is_damaged(&self, at: usize) -> bool {
+        self.damaged.binary_search(&at).is_ok()
+    }
+
     fn note_timestamps(&mut self, header: &BatchHeader) {
         let has_first = !header.is_log_append_time() && header.delete_horizon_ms().is_none();
         let first = if has_first { header.base_timestamp_ms } else { header.max_timestamp_ms };
@@ -188,7 +236,7 @@ impl SegmentBuilder {
     fn crc_of(&self, batches: Range<usize>) -> u32 {
         batches.fold(0, |crc, at| {
             let bytes = &self.batches[at];
-            if bytes.len() < CONCAT_MIN_BYTES {
+            if bytes.len() < CONCAT_MIN_BYTES || self.is_damaged(at) {
                 return crc::append(crc, bytes);
             }
             let (front, rest) = bytes.split_at(BatchHeader::CRC.end);
@@ -210,13 +258,16 @@ impl SegmentBuilder {
         while from < self.entries.len() {
             let end = self.entries[from].position + interval;
             let len = self.entries[from..].partition_point(|b| b.position < end);
+            let damaged = self.damaged.iter().find(|at| **at >= from).map_or(len, |at| at - from);
+            // One alone, or all before it.
+            let len = len.min(damaged.max(1));
             let group = &self.entries[from..from + len];
             let max_timestamp_ms = group.iter().map(|b| b.max_timestamp_ms).max().unwrap_or(NO_TIMESTAMP);
             let entry = IndexEntry {
                 base_offset: group[0].base_offset,
                 position: group[0].position,
                 max_timestamp_ms,
-                crc: self.crc_of(from..from + len),
+                crc: if damaged == 0 { !self.crc_of(from..from + 1) } else { self.crc_of(from..from + len) },
                 table_position: u32::try_from(statistics.len()).expect("bounded by the body"),
             };
             entry.encode(&mut index);

@@ -133,7 +133,19 @@ pub(super) struct IndexEntry {
     pub table_position: u32,
 }
 
+/// Where the entries of a group's batches would begin if they were known: no index on a disk says this.
+const LOST: u32 = u32::MAX;
+
 impl IndexEntry {
+    /// Stands for offsets from this one on that cannot be read. Only an index that was made from a damaged object has such.
+    pub(super) fn lost(base_offset: Offset, position: u64) -> IndexEntry {
+        IndexEntry { base_offset, position, max_timestamp_ms: i64::MAX, crc: 0, table_position: LOST }
+    }
+
+    pub(super) fn is_lost(&self) -> bool {
+        self.table_position == LOST
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend(self.base_offset.0.to_be_bytes());
         out.extend(self.position.to_be_bytes());
@@ -142,7 +154,7 @@ impl IndexEntry {
         out.extend(self.table_position.to_be_bytes());
     }
 
-    fn decode(bytes: &[u8]) -> IndexEntry {
+    pub(super) fn decode(bytes: &[u8]) -> IndexEntry {
         let mut fields = Fields(bytes);
         IndexEntry {
             base_offset: Offset(fields.i64()),
@@ -171,6 +183,9 @@ pub(super) struct Footer {
 }
 
 impl Footer {
+    /// Where the CRC of all batches stands in it.
+    pub(super) const BODY_CRC_AT: usize = 48;
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(FOOTER_BYTES as usize);
         out.extend(self.statistics_position.to_be_bytes());

@@ -7,8 +7,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use kafscale_core::ids::Offset;
+use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -17,12 +18,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::format::{FOOTER_BYTES, FOOTER_MAGIC, Footer, IndexEntry};
-use super::{ReadLimits, SegmentError, SegmentRef, v1};
+use super::{ReadLimits, SegmentError, SegmentRef, salvage, v1};
 use crate::block_cache::{BLOCK_BYTES, BlockCache, BlockKey};
+use crate::damages::Damages;
 use crate::store::{StoreError, StoreErrorKind};
+use crate::unreadable::Unreadable;
 
 /// The first guess at how much of an object's end holds its footer and index.
 const TAIL_BYTES: u64 = 64 << 10;
+
+/// What a disk reads or cannot read as a whole.
+const SECTOR_BYTES: u64 = 4096;
+const SECTOR_ATTEMPTS: usize = 2;
+/// So many sectors of an object are tried before the disk counts as away.
+const SECTORS_PROBED: u64 = 16;
 
 /// What is known of a segment without its batches.
 #[derive(Debug)]
@@ -61,6 +70,8 @@ impl Weighter<Arc<str>, Arc<SegmentIndex>> for ByEntries {
 pub(super) struct Loader {
     store: Arc<dyn ObjectStore>,
     pub(super) blocks: BlockCache,
+    pub(super) damages: Arc<Damages>,
+    pub(super) unreadable: Unreadable,
     indexes: Cache<Arc<str>, Arc<SegmentIndex>, ByEntries>,
     cold_reads: Semaphore,
     read_ahead: Arc<Semaphore>,
@@ -81,6 +92,8 @@ impl Loader {
             .expect("capacity and weight are both given");
         Loader {
             store,
+            damages: Arc::default(),
+            unreadable: Unreadable::default(),
             blocks: BlockCache::new((limits.cache_bytes - index_bytes) as u64),
             indexes: Cache::with_options(index_options, ByEntries, Default::default(), Default::default()),
             cold_reads: Semaphore::new(limits.cold_reads.max(1)),
@@ -91,11 +104,15 @@ impl Loader {
     }
 
     pub async fn index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
-        self.indexes.get_or_insert_async(&segment.path, self.load_index(segment)).await
+        // In memory of its own when it is needed: else every read would move what only a miss needs. So below.
+        let load = async { Box::pin(self.load_index(segment)).await };
+        self.indexes.get_or_insert_async(&segment.path, load).await
     }
 
     pub fn forget(&self, segment: &SegmentRef) {
         self.indexes.remove(&segment.path);
+        self.damages.forget(&segment.path);
+        self.unreadable.forget(&segment.path);
         self.blocks.forget(&segment.path, segment.size_bytes);
     }
 
@@ -115,7 +132,8 @@ impl Loader {
         let key = BlockKey { object: Arc::clone(&segment.path), index: position / BLOCK_BYTES };
         let range = block_range(key.index, body_end);
         let start = range.start;
-        let block = self.blocks.get_or_load(&key, self.fetch_cold(segment, range)).await?;
+        let load = async { Box::pin(self.fetch_cold(segment, range)).await };
+        let block = self.blocks.get_or_load(&key, load).await?;
         Ok((block, start))
     }
 
@@ -154,25 +172,45 @@ impl Loader {
         });
     }
 
+    /// A damaged index or footer does not hide the batches.
     async fn load_index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
+        let error = match self.load_stored_index(segment).await {
+            Err(error) if error.is_corrupt() => error,
+            loaded => return loaded.map(Arc::new),
+        };
+        salvage::index(self, segment, &error).await?.map(Arc::new).ok_or(error)
+    }
+
+    /// Whether the object's own index is held, not one that was made from its batches.
+    pub fn has_stored_index(&self, segment: &SegmentRef) -> bool {
+        self.indexes.get(&segment.path).is_some_and(|index| index.footer.is_some())
+    }
+
+    /// The index is looked for anew at the next read.
+    pub fn forget_index(&self, segment: &SegmentRef) {
+        self.indexes.remove(&segment.path);
+    }
+
+    /// What the object has now, whatever the metadata says.
+    pub async fn size_of(&self, segment: &SegmentRef) -> Result<u64, SegmentError> {
+        let location = segment.location()?;
+        Ok(self.store.head(&location).await.map_err(StoreError::from)?.size)
+    }
+
+    async fn load_stored_index(&self, segment: &SegmentRef) -> Result<SegmentIndex, SegmentError> {
         let size_bytes = segment.size_bytes;
         let tail_start = size_bytes.saturating_sub(TAIL_BYTES);
         if size_bytes - tail_start < v1::FOOTER_BYTES + v1::HEADER_BYTES {
             return Err(SegmentError::corrupt(segment, 0, "it is too short to be a segment"));
         }
         let tail = self.fetch_cold(segment, tail_start..size_bytes).await?;
-        let index = match tail.last_chunk() {
-            Some(&FOOTER_MAGIC) => self.load_v2(segment, &tail).await?,
-            Some(&v1::FOOTER_MAGIC) => v1::scan(self, segment, &tail).await?,
+        match tail.last_chunk() {
+            Some(&FOOTER_MAGIC) => self.load_v2(segment, &tail).await,
+            Some(&v1::FOOTER_MAGIC) => v1::scan(self, segment, &tail).await,
             Some(_) | None => {
-                return Err(SegmentError::corrupt(
-                    segment,
-                    size_bytes - 4,
-                    "it does not end as a segment does",
-                ));
+                Err(SegmentError::corrupt(segment, size_bytes - 4, "it does not end as a segment does"))
             }
-        };
-        Ok(Arc::new(index))
+        }
     }
 
     async fn load_v2(&self, segment: &SegmentRef, tail: &Bytes) -> Result<SegmentIndex, SegmentError> {
@@ -206,17 +244,36 @@ impl Loader {
         self.fetch(segment, range).await
     }
 
+    /// Everything that is read of segments passes here, so that the list of those that cannot be read is kept here.
     async fn fetch(&self, segment: &SegmentRef, range: Range<u64>) -> Result<Bytes, SegmentError> {
+        if let Some(error) = self.unreadable.failed_just_now(&segment.path) {
+            return Err(error.into());
+        }
+        let fetched = self.try_fetch(segment, range).await;
+        match &fetched {
+            Err(SegmentError::Store(error)) if error.kind() != StoreErrorKind::NotFound => {
+                self.unreadable.note(&segment.path, error);
+            }
+            // The store answers, and has another object than was written, or none: that is damage.
+            Ok(_) | Err(_) => self.unreadable.forget(&segment.path),
+        }
+        fetched
+    }
+
+    async fn try_fetch(&self, segment: &SegmentRef, range: Range<u64>) -> Result<Bytes, SegmentError> {
         let location = segment.location()?;
         let wanted = range.end - range.start;
         // A list of one range costs the local store one trip to its threads, a single range two.
-        let error = match self.store.get_ranges(&location, &[range]).await {
+        let error = match self.store.get_ranges(&location, std::slice::from_ref(&range)).await {
             Ok(mut parts) => match parts.pop() {
                 Some(part) if part.len() as u64 == wanted => return Ok(part),
                 Some(_) | None => None,
             },
             Err(e) => Some(StoreError::from(e)),
         };
+        if let Some(error) = error.as_ref().filter(|e| e.is_bad_sector()) {
+            return Box::pin(self.fetch_around(segment, &location, range, error)).await;
+        }
         if let Some(error) = error.as_ref().filter(|e| e.kind() != StoreErrorKind::Internal) {
             return Err(error.clone().into());
         }
@@ -229,6 +286,67 @@ impl Loader {
                 Err(SegmentError::corrupt(segment, size_bytes, why))
             }
         }
+    }
+
+    /// A range that the disk cannot read as a whole, with zeros for what it cannot read at all: checksums then tell which batches are lost,
+    /// and the others are served. An object of which nothing can be read is not damaged but away.
+    async fn fetch_around(
+        &self,
+        segment: &SegmentRef,
+        location: &Path,
+        range: Range<u64>,
+        error: &StoreError,
+    ) -> Result<Bytes, SegmentError> {
+        let mut bytes = BytesMut::with_capacity((range.end - range.start) as usize);
+        let (mut at, mut unreadable) = (range.start, Vec::new());
+        while at < range.end {
+            let end = range.end.min((at / SECTOR_BYTES + 1) * SECTOR_BYTES);
+            match self.read_sector(location, at..end).await? {
+                Some(sector) => bytes.extend_from_slice(&sector),
+                None => {
+                    bytes.put_bytes(0, (end - at) as usize);
+                    unreadable.push(at);
+                }
+            }
+            at = end;
+        }
+        let is_away = bytes.iter().all(|b| *b == 0) && !self.has_readable(segment, location).await?;
+        if is_away {
+            return Err(error.clone().into());
+        }
+        tracing::warn!(
+            object = %segment.path, positions = ?unreadable, %error,
+            "the disk cannot read parts of a segment: they count as damaged"
+        );
+        Ok(bytes.into())
+    }
+
+    /// `None` when the disk cannot read it, and cannot when asked again.
+    async fn read_sector(&self, location: &Path, range: Range<u64>) -> Result<Option<Bytes>, SegmentError> {
+        for _ in 0..SECTOR_ATTEMPTS {
+            let wanted = range.end - range.start;
+            match self.store.get_range(location, range.clone()).await.map_err(StoreError::from) {
+                Ok(sector) if sector.len() as u64 == wanted => return Ok(Some(sector)),
+                // It was cut off meanwhile.
+                Ok(_) => return Ok(None),
+                Err(e) if e.is_bad_sector() => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the disk can read anything of an object.
+    async fn has_readable(&self, segment: &SegmentRef, location: &Path) -> Result<bool, SegmentError> {
+        let sectors = segment.size_bytes.div_ceil(SECTOR_BYTES);
+        let step = sectors.div_ceil(SECTORS_PROBED).max(1);
+        for at in (0..sectors).step_by(step as usize).map(|sector| sector * SECTOR_BYTES) {
+            let end = segment.size_bytes.min(at + SECTOR_BYTES);
+            if self.read_sector(location, at..end).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

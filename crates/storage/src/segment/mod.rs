@@ -11,9 +11,11 @@
 mod builder;
 mod format;
 mod loader;
+mod matching;
 mod merge;
 mod reader;
 mod repair;
+mod salvage;
 mod span;
 mod statistics;
 mod v1;
@@ -26,8 +28,9 @@ use object_store::path::Path;
 
 use crate::store::{StoreError, StoreErrorKind};
 
-pub use builder::{BuildError, EncodedSegment, SegmentBuilder};
+pub use builder::{BuildError, DamagedBatch, EncodedSegment, SegmentBuilder};
 pub use format::{FormatError, Header};
+pub use matching::Stretch;
 pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
 pub use reader::{ReadLimits, SegmentRead, SegmentReader};
 pub(crate) use repair::repair_checksums;
@@ -66,8 +69,9 @@ pub fn segment_path(topic: &str, id: PartitionId, base_offset: Offset, rewrite: 
 pub enum SegmentError {
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The records from `first` to `last` cannot be read.
     #[error("{object} is damaged at byte {position}: {why}")]
-    Corrupt { object: Arc<str>, position: u64, why: String },
+    Corrupt { object: Arc<str>, position: u64, first: Offset, last: Offset, why: String },
 }
 
 impl SegmentError {
@@ -76,8 +80,34 @@ impl SegmentError {
         matches!(self, SegmentError::Store(e) if e.kind() == StoreErrorKind::NotFound)
     }
 
+    pub fn is_corrupt(&self) -> bool {
+        matches!(self, SegmentError::Corrupt { .. })
+    }
+
+    /// Whether it says that this segment is damaged or gone.
+    pub(crate) fn is_about(&self, segment: &SegmentRef) -> bool {
+        match self {
+            SegmentError::Corrupt { object, .. } => *object == segment.path,
+            SegmentError::Store(e) => {
+                e.kind() == StoreErrorKind::NotFound && e.to_string().contains(&*segment.path)
+            }
+        }
+    }
+
+    fn hides_all_of(&self, segment: &SegmentRef) -> bool {
+        matches!(self, SegmentError::Corrupt { first, last, .. }
+            if (*first, *last) == (segment.base_offset, segment.last_offset))
+    }
+
+    /// Damage that concerns all records of a segment, as far as is known.
     fn corrupt(segment: &SegmentRef, position: u64, why: impl std::fmt::Display) -> SegmentError {
-        SegmentError::Corrupt { object: Arc::clone(&segment.path), position, why: why.to_string() }
+        SegmentError::Corrupt {
+            object: Arc::clone(&segment.path),
+            position,
+            first: segment.base_offset,
+            last: segment.last_offset,
+            why: why.to_string(),
+        }
     }
 
     fn format(segment: &SegmentRef, error: FormatError) -> SegmentError {
@@ -90,6 +120,14 @@ impl SegmentRef {
         Path::parse(&*self.path)
             .map_err(|e| SegmentError::Store(StoreError::from(object_store::Error::from(e))))
     }
+}
+
+/// The topic's name and the partition's number in a segment's path, of either version.
+pub(crate) fn owner_in(path: &str) -> (&str, i32) {
+    let mut parts = path.split('/');
+    let topic = parts.nth(1).unwrap_or_default();
+    let partition = parts.rev().nth(1).and_then(|p| p.parse().ok()).unwrap_or(-1);
+    (topic, partition)
 }
 
 /// The offset after `offset`; stored bytes may claim the very last one.

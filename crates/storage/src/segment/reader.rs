@@ -6,16 +6,19 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use kafscale_core::batch::{BatchHeader, NO_TIMESTAMP};
 use kafscale_core::ids::{LeaderEpoch, Offset};
-use kafscale_core::records;
 use object_store::ObjectStore;
 
+use super::format::IndexEntry;
 use super::loader::{Loader, SegmentIndex};
+use super::salvage::{self, Lost, Salvaged};
 use super::span::{BatchAt, Span};
 use super::statistics::{self, Statistics};
-use super::{FormatError, Header, SegmentError, SegmentRef, format};
+use super::{Header, SegmentError, SegmentRef, format};
 use crate::block_cache::{BLOCK_BYTES, CacheStats};
-use crate::compute::compute;
+use crate::compute::{self, Requester};
+use crate::damages::Damages;
 use crate::store::StoreError;
+use crate::unreadable::Unreadable;
 
 /// The most that one read gives; a caller who asked for more goes on at [`SegmentRead::next`].
 const READ_MAX_BYTES: usize = 64 << 20;
@@ -73,6 +76,16 @@ impl SegmentReader {
         self.loader.blocks.stats()
     }
 
+    /// What was found to be damaged, here and by others who share the list.
+    pub fn damages(&self) -> &Arc<Damages> {
+        &self.loader.damages
+    }
+
+    /// Segments that the store does not give at the moment.
+    pub fn unreadable(&self) -> &Unreadable {
+        &self.loader.unreadable
+    }
+
     /// Frees what is held of a segment that was deleted.
     pub fn forget(&self, segment: &SegmentRef) {
         self.loader.forget(segment);
@@ -86,8 +99,26 @@ impl SegmentReader {
     /// Reads whole batches, up to `max_bytes` of them, from the first that ends at `from` or later.
     ///
     /// With `min_one` that first batch is given whatever its size (KIP-74). Nothing is given, and `next` is after the
-    /// segment, when it has no record at or after `from`.
+    /// segment, when it has no record at or after `from`. A damaged batch ends the read before it; when it is the first, the
+    /// error says which offsets it hides.
     pub async fn read(
+        &self,
+        segment: &SegmentRef,
+        from: Offset,
+        max_bytes: usize,
+        min_one: bool,
+    ) -> Result<SegmentRead, SegmentError> {
+        match self.try_read(segment, from, max_bytes, min_one).await {
+            // The object was cut off after its index was read: what it has left is found anew.
+            Err(error) if error.hides_all_of(segment) && self.loader.has_stored_index(segment) => {
+                self.loader.forget_index(segment);
+                self.try_read(segment, from, max_bytes, min_one).await
+            }
+            read => read,
+        }
+    }
+
+    async fn try_read(
         &self,
         segment: &SegmentRef,
         from: Offset,
@@ -103,7 +134,14 @@ impl SegmentReader {
         let (mut served, mut next) = (None, from);
         let mut full = false;
         for group in first..index.entries.len() {
-            for batch in span.group(&index, group).await?.iter().filter(|b| b.last_offset >= from) {
+            let Salvaged { sound, lost } = match self.group(segment, &index, group, &mut span).await {
+                // What was found is given; the error is for the read that begins behind it.
+                Err(_) if served.is_some() => break,
+                group => group?,
+            };
+            let lost = lost.into_iter().find(|lost| lost.last >= from);
+            let before = lost.as_ref().map_or(Offset(i64::MAX), |lost| lost.first);
+            for batch in sound.iter().filter(|b| b.last_offset >= from && b.last_offset < before) {
                 let start = served.map_or(batch.position, |(start, _)| start);
                 full = batch.end() - start > max_bytes && !(min_one && served.is_none());
                 if full {
@@ -113,6 +151,12 @@ impl SegmentReader {
                 next = super::after(batch.last_offset);
             }
             full = full || served.is_some_and(|(start, end)| !room_for_more(end - start, max_bytes));
+            if let Some(lost) = lost.filter(|_| !full) {
+                if served.is_none() {
+                    return Err(lost.error(segment));
+                }
+                full = true;
+            }
             if full {
                 break;
             }
@@ -123,7 +167,8 @@ impl SegmentReader {
         let Some((start, end)) = served else {
             return Ok(if full { SegmentRead::none(from) } else { SegmentRead::end_of(segment) });
         };
-        if end == index.body.end {
+        // Behind the last batch nothing is left, unless what was there is lost.
+        if end == index.body.end && !index.entries.last().is_some_and(IndexEntry::is_lost) {
             next = super::after(segment.last_offset);
         }
         self.note_position(segment, &index, start, end);
@@ -133,6 +178,7 @@ impl SegmentReader {
     /// The first record whose timestamp is at least `target_ms`.
     pub async fn find_timestamp(
         &self,
+        requester: Requester,
         segment: &SegmentRef,
         target_ms: i64,
     ) -> Result<Option<(Offset, i64, LeaderEpoch)>, SegmentError> {
@@ -142,10 +188,20 @@ impl SegmentReader {
                 continue;
             }
             let mut span = Span::new(&self.loader, segment, entry.position, index.body.end);
-            for batch in span.group(&index, group).await? {
-                if let Some((offset, timestamp_ms)) = find_in_batch(segment, &span, batch, target_ms).await? {
+            let Salvaged { sound, lost } = self.group(segment, &index, group, &mut span).await?;
+            // One that may have the record is where the caller has to look, and learns that it is damaged.
+            let may_have = |lost: &&Lost| lost.max_timestamp_ms.is_none_or(|max| max >= target_ms);
+            let lost = lost.iter().find(may_have);
+            let before = lost.map_or(Offset(i64::MAX), |lost| lost.first);
+            for batch in sound.into_iter().filter(|b| b.last_offset < before) {
+                let found = find_in_batch(requester, segment, &span, batch, target_ms).await?;
+                if let Some((offset, timestamp_ms)) = found {
                     return Ok(Some((offset, timestamp_ms, batch.header.leader_epoch)));
                 }
+            }
+            if let Some(lost) = lost {
+                let timestamp_ms = lost.max_timestamp_ms.unwrap_or(target_ms).max(0);
+                return Ok(Some((lost.first, timestamp_ms, LeaderEpoch(-1))));
             }
         }
         Ok(None)
@@ -154,13 +210,40 @@ impl SegmentReader {
     /// The first record that has the segment's largest timestamp (KIP-734).
     pub async fn max_timestamp(
         &self,
+        requester: Requester,
         segment: &SegmentRef,
     ) -> Result<Option<(Offset, i64, LeaderEpoch)>, SegmentError> {
         let index = self.loader.index(segment).await?;
-        match index.entries.iter().map(|e| e.max_timestamp_ms).max() {
-            Some(max_ms) if max_ms != NO_TIMESTAMP => self.find_timestamp(segment, max_ms).await,
+        match index.entries.iter().filter(|e| !e.is_lost()).map(|e| e.max_timestamp_ms).max() {
+            Some(max_ms) if max_ms != NO_TIMESTAMP => self.find_timestamp(requester, segment, max_ms).await,
             Some(_) | None => Ok(None),
         }
+    }
+
+    /// The batches of a group; of a damaged one those that are healthy.
+    async fn group(
+        &self,
+        segment: &SegmentRef,
+        index: &SegmentIndex,
+        group: usize,
+        span: &mut Span<'_>,
+    ) -> Result<Salvaged, SegmentError> {
+        match span.group(index, group).await {
+            Ok(sound) => Ok(Salvaged { sound, lost: Vec::new() }),
+            Err(error) if error.is_corrupt() => {
+                let table = match self.statistics(segment).await {
+                    Ok(statistics) => statistics.map(|s| s.batches),
+                    Err(e) if e.is_corrupt() => None,
+                    Err(e) => return Err(e),
+                };
+                salvage::group(span, segment, index, group, table.as_deref()).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn index(&self, segment: &SegmentRef) -> Result<Arc<SegmentIndex>, SegmentError> {
+        self.loader.index(segment).await
     }
 
     /// A segment's statistics; `None` for version 1, which has none.
@@ -177,12 +260,7 @@ impl SegmentReader {
     pub async fn header(&self, segment: &SegmentRef) -> Result<Header, SegmentError> {
         let end = segment.size_bytes.min(format::HEADER_BYTES);
         let bytes = self.loader.fetch_cold(segment, 0..end).await?;
-        let header = Header::decode(&bytes).map_err(|e| SegmentError::format(segment, e))?;
-        if header.base_offset != segment.base_offset {
-            let why = format!("it begins at offset {}, not {}", header.base_offset, segment.base_offset);
-            return Err(SegmentError::format(segment, FormatError { position: 0, why }));
-        }
-        Ok(header)
+        Header::decode(&bytes).map_err(|e| SegmentError::format(segment, e))
     }
 
     /// Loads the blocks of a long read side by side instead of one after the other.
@@ -227,6 +305,7 @@ fn room_for_more(served: u64, max_bytes: u64) -> bool {
 
 /// Looks into a batch for a timestamp. It may have to be decompressed, which is not for the async threads.
 async fn find_in_batch(
+    requester: Requester,
     segment: &SegmentRef,
     span: &Span<'_>,
     batch: BatchAt,
@@ -237,17 +316,15 @@ async fn find_in_batch(
         return Ok(None);
     }
     let bytes = span.contiguous(position, batch.end());
-    let found = compute(move || records::first_at_or_after(&header, &bytes, target_ms)).await;
-    match found {
+    match compute::first_at_or_after(requester, header, bytes, target_ms).await {
         Ok(Ok(Some((offset, _)))) if offset < header.base_offset || offset > last_offset => {
             Err(SegmentError::corrupt(segment, position, format!("a record claims offset {offset}")))
         }
         Ok(Ok(found)) => Ok(found),
         Ok(Err(why)) => Err(SegmentError::corrupt(segment, position, why)),
-        // The runtime is going down, or there is a bug that must be seen.
-        Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(cancelled) => Err(StoreError::from(object_store::Error::from(cancelled)).into()),
-        },
+        Err(ended) => {
+            let ended = object_store::Error::Generic { store: "compute", source: Box::new(ended) };
+            Err(StoreError::from(ended).into())
+        }
     }
 }

@@ -47,7 +47,11 @@ impl<'a> Span<'a> {
         debug_assert!(end <= self.body_end);
         while self.end < end {
             let (block, block_start) = self.loader.block_at(self.segment, self.end, self.body_end).await?;
-            let piece = block.slice((self.end - block_start) as usize..);
+            // An object that changed under its readers may have left a block that ends earlier.
+            let piece = match (self.end - block_start) as usize {
+                from if from < block.len() => block.slice(from..),
+                _ => self.loader.fetch_cold(self.segment, self.end..end).await?,
+            };
             self.end += piece.len() as u64;
             self.pieces.push(piece);
         }
@@ -135,6 +139,9 @@ impl<'a> Span<'a> {
     /// Loads a group, compares it with its checksum, and finds its batches.
     pub async fn group(&mut self, index: &SegmentIndex, group: usize) -> Result<Vec<BatchAt>, SegmentError> {
         let IndexEntry { base_offset, position, crc, .. } = index.entries[group];
+        if index.entries[group].is_lost() {
+            return Err(SegmentError::corrupt(self.segment, position, "its batches cannot be found"));
+        }
         let end = index.group_end(group);
         self.extend_to(end).await?;
         if self.crc(0, position, end) != crc {

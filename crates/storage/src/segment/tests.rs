@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::{BufMut, BytesMut};
@@ -12,14 +12,16 @@ use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, TopicId};
 use object_store::memory::InMemory;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
+    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
 };
+use parking_lot::Mutex;
 use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
 use crate::block_cache::BLOCK_BYTES;
+use crate::compute::Requester;
 
 mod cache;
 mod damage;
@@ -96,6 +98,27 @@ fn build(batches: &[PlacedBatch], index_interval_bytes: usize) -> EncodedSegment
 struct Counting {
     inner: InMemory,
     gets: AtomicUsize,
+    /// What its disk cannot read.
+    unreadable: Mutex<Vec<Range<u64>>>,
+    /// The errno that it says then; EIO unless a test says otherwise.
+    errno: AtomicI32,
+}
+
+impl Counting {
+    fn check(&self, range: &Range<u64>) -> StoreResult<()> {
+        let hits = |bad: &Range<u64>| bad.start < range.end && range.start < bad.end;
+        match self.unreadable.lock().iter().any(hits) {
+            true => {
+                let errno = match self.errno.load(Ordering::Relaxed) {
+                    0 => rustix::io::Errno::IO.raw_os_error(),
+                    errno => errno,
+                };
+                let source = Box::new(std::io::Error::from_raw_os_error(errno));
+                Err(object_store::Error::Generic { store: "local", source })
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Counting {
@@ -117,12 +140,16 @@ impl ObjectStore for Counting {
         self.inner.put_multipart_opts(at, options).await
     }
     async fn get_opts(&self, at: &Path, options: GetOptions) -> StoreResult<GetResult> {
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            self.check(range)?;
+        }
         self.inner.get_opts(at, options).await
     }
     async fn get_ranges(&self, at: &Path, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
         self.gets.fetch_add(1, Ordering::Relaxed);
         // Lets the other readers of a test arrive while this one waits, as a real store does.
         tokio::task::yield_now().await;
+        ranges.iter().try_for_each(|range| self.check(range))?;
         self.inner.get_ranges(at, ranges).await
     }
     fn delete_stream(
@@ -296,9 +323,13 @@ fn a_record_is_found_by_its_timestamp() {
             (NOW + 39_041, None),
         ] {
             let found = found.map(|(offset, at): (i64, i64)| (Offset(offset), at, LeaderEpoch(3)));
-            assert_eq!(bucket.reader.find_timestamp(&segment, target).await.unwrap(), found, "{target}");
+            assert_eq!(
+                bucket.reader.find_timestamp(Requester::Broker, &segment, target).await.unwrap(),
+                found,
+                "{target}"
+            );
         }
-        let latest = bucket.reader.max_timestamp(&segment).await.unwrap();
+        let latest = bucket.reader.max_timestamp(Requester::Broker, &segment).await.unwrap();
         assert_eq!(latest, Some((Offset(299), NOW + 39_040, LeaderEpoch(3))));
     });
 }
@@ -314,7 +345,7 @@ fn the_largest_timestamp_need_not_be_the_last() {
             (NOW, NOW + 520, 5)
         );
         let segment = bucket.put_segment(encoded).await;
-        let latest = bucket.reader.max_timestamp(&segment).await.unwrap();
+        let latest = bucket.reader.max_timestamp(Requester::Broker, &segment).await.unwrap();
         assert_eq!(latest, Some((Offset(3), NOW + 520, LeaderEpoch(3))));
     });
 }
@@ -324,8 +355,8 @@ fn records_without_timestamps_are_never_found() {
     run(async {
         let bucket = Bucket::new(1 << 20);
         let segment = bucket.put_segment(build(&[batch(0, 1, 10, -1)], 0)).await;
-        assert_eq!(bucket.reader.max_timestamp(&segment).await.unwrap(), None);
-        assert_eq!(bucket.reader.find_timestamp(&segment, 0).await.unwrap(), None);
+        assert_eq!(bucket.reader.max_timestamp(Requester::Broker, &segment).await.unwrap(), None);
+        assert_eq!(bucket.reader.find_timestamp(Requester::Broker, &segment, 0).await.unwrap(), None);
     });
 }
 
@@ -356,7 +387,7 @@ fn a_segment_may_stand_for_offsets_that_are_gone() {
         assert_eq!((read.size_bytes, read.next), (0, Offset(10)));
         let nothing = Statistics { records: 0, min_timestamp_ms: -1, max_timestamp_ms: -1, batches: vec![] };
         assert_eq!(bucket.reader.statistics(&empty).await.unwrap(), Some(nothing));
-        assert_eq!(bucket.reader.max_timestamp(&empty).await.unwrap(), None);
+        assert_eq!(bucket.reader.max_timestamp(Requester::Broker, &empty).await.unwrap(), None);
 
         let mut wide = SegmentBuilder::new(PARTITION, NOW, 4096).covering(Offset(10), Offset(99));
         wide.append(batch(20, 2, 1, NOW)).unwrap();

@@ -11,8 +11,8 @@ use futures_core::stream::BoxStream;
 use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
 use super::{StoreErrorKind, kind_of};
@@ -53,6 +53,25 @@ fn answered<T>(result: &Result<T>) -> bool {
     }
 }
 
+/// Counts a read when it is dropped, with its answer.
+struct Counting {
+    counters: Arc<RequestCounters>,
+    began: Instant,
+    whole: bool,
+}
+
+impl Counting {
+    fn note(&mut self, arrived: bool) {
+        self.whole &= arrived;
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.counters.gets.observe(self.began.elapsed(), self.whole);
+    }
+}
+
 async fn counted<T>(counters: &StoreCounters, request: impl Future<Output = Result<T>>) -> Result<T> {
     let began = Instant::now();
     let result = request.await;
@@ -75,8 +94,22 @@ impl ObjectStore for Counted {
         Err(Error::NotImplemented { operation: "`put_multipart_opts`".into(), implementer: self.to_string() })
     }
 
+    /// Counted when all of the answer has arrived, or has broken off.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        counted(&self.counters.gets, self.inner.get_opts(location, options)).await
+        let began = Instant::now();
+        let mut got = match self.inner.get_opts(location, options).await {
+            Ok(got) => got,
+            failed => {
+                self.counters.gets.observe(began.elapsed(), answered(&failed));
+                return failed;
+            }
+        };
+        let mut counting = Counting { counters: Arc::clone(&self.counters), began, whole: true };
+        if let GetResultPayload::Stream(parts) = got.payload {
+            let parts = parts.inspect(move |part| counting.note(part.is_ok()));
+            got.payload = GetResultPayload::Stream(parts.boxed());
+        }
+        Ok(got)
     }
 
     /// Counted as one, though ranges far from each other are several requests.

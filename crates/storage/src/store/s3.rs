@@ -11,6 +11,8 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
 
+use super::deletes::Deletes;
+
 /// Where the bucket is, and how to speak to it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct S3Config {
@@ -95,7 +97,7 @@ pub fn open(config: &S3Config) -> object_store::Result<Arc<dyn ObjectStore>> {
         .with_connect_timeout(config.connect_timeout)
         .with_allow_http(true);
     builder = builder
-        .with_client_options(options)
+        .with_client_options(options.clone())
         .with_bucket_name(&config.bucket)
         .with_virtual_hosted_style_request(config.virtual_host)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
@@ -115,7 +117,7 @@ pub fn open(config: &S3Config) -> object_store::Result<Arc<dyn ObjectStore>> {
             builder = builder.with_token(token);
         }
     }
-    let bucket = builder.build()?;
+    let bucket = Deletes::new(builder.build()?, &options)?;
     if config.prefix.is_empty() {
         return Ok(Arc::new(bucket));
     }

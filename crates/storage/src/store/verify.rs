@@ -1,17 +1,61 @@
 //! What a shared store must do before anything is entrusted to it: take credentials, have the bucket, read back what was written, and
 //! refuse to create an object that is there. Without the last one two brokers could overwrite each other's records.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
-use super::backoff::persist;
-use super::{StoreError, StoreErrorKind, status_of};
+use tokio::time::Instant;
 
-/// A store that is just starting, or busy, gets this long.
-const PATIENCE: Duration = Duration::from_secs(15);
+use super::backoff::persist;
+use super::patient::Patient;
+use super::{StoreError, StoreErrorKind, open_store, status_of};
+use crate::StoreUrl;
+
+/// Requests that fail are repeated for so long before the caller hears of it, who waits for more than a hiccup.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Where no key is configured, the machine's role is looked for, whose service may be up later than this process.
+const ROLE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Why a store cannot be used, or not yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {unfit}")]
+pub struct ProbeError {
+    place: String,
+    unfit: Unfit,
+}
+
+impl ProbeError {
+    /// Whether waiting may mend it: the store is away, or busy.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.unfit, Unfit::Unreachable(_))
+    }
+}
+
+/// Tries a store that brokers share before anything is entrusted to it. `unique` names an object that nobody else uses. There is nothing
+/// to try on a local disk.
+pub async fn probe(url: &StoreUrl, unique: &str) -> Result<(), ProbeError> {
+    if !url.is_shared() {
+        return Ok(());
+    }
+    let failed = |unfit| ProbeError { place: url.describe(), unfit };
+    let store = open_store(url, &Arc::default()).map_err(|e| failed(unfit(e)))?;
+    // An answer that ends early is not what the store has.
+    let store = Patient::where_shared(url, store, 0);
+    let from = Instant::now();
+    loop {
+        match verify(&*store, unique).await {
+            Err(Unfit::NoCredentials(_)) if from.elapsed() < ROLE_PATIENCE => {}
+            verdict => return verdict.map_err(failed),
+        }
+    }
+}
+
+/// Where the objects are that a store is tried with.
+pub const PROBES: &str = "probe";
 
 /// Why a store is not used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -45,23 +89,25 @@ pub enum Unfit {
 }
 
 /// Tries a store with one object, whose name nobody else uses.
-pub async fn verify(store: &dyn ObjectStore, unique: &str) -> Result<(), Unfit> {
+pub(crate) async fn verify(store: &dyn ObjectStore, unique: &str) -> Result<(), Unfit> {
     let mut attempt = 0;
     let (path, content) = persist(PATIENCE, 0, || {
         // A new name each time: an attempt whose answer was lost may have created the one before.
         attempt += 1;
         let content = format!("{unique}-{attempt}");
         Box::pin(async move {
-            let path = Path::from(format!("probe/{content}"));
-            create(store, &path, content.clone()).await?;
+            let path = Path::from(format!("{PROBES}/{content}"));
+            create(store, &path, content.clone()).await.map_err(worth_another_name)?;
             Ok((path, content))
         })
     })
     .await
     .map_err(unfit)?;
     let verdict = verify_created(store, &path, &content).await;
-    // Only a leftover of a few bytes, if it fails.
-    let _ = store.delete(&path).await;
+    // A leftover of a few bytes, but nothing else will be deleted either.
+    if let (Ok(()), Err(error)) = (&verdict, store.delete(&path).await) {
+        tracing::warn!(%path, %error, "the object store does not delete; it will grow until it does");
+    }
     verdict
 }
 
@@ -90,6 +136,16 @@ async fn verify_created(store: &dyn ObjectStore, path: &Path, content: &str) -> 
 async fn create(store: &dyn ObjectStore, path: &Path, content: String) -> object_store::Result<()> {
     let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     store.put_opts(path, PutPayload::from(content), options).await.map(drop)
+}
+
+/// Nobody else uses the name: a conflict is with an attempt of the client whose answer was lost, and passes.
+fn worth_another_name(error: Error) -> Error {
+    match error {
+        Error::AlreadyExists { .. } | Error::Precondition { .. } => {
+            Error::Generic { store: "probe", source: Box::new(error) }
+        }
+        other => other,
+    }
 }
 
 fn unfit(error: StoreError) -> Unfit {
@@ -143,5 +199,41 @@ mod tests {
         store.heal();
         store.ignore_conditions();
         assert!(matches!(verify(&*store, "b").await, Err(Unfit::Overwrites)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_a_conflict_nor_a_short_answer_makes_a_store_unfit() {
+        for (when, fault) in [(Asked::Put, Fault::Conflict), (Asked::Get, Fault::Short)] {
+            let store = Faulty::new();
+            let mut first = true;
+            let due = fault.clone();
+            store.rule(
+                move |asked, _| {
+                    if asked == when && std::mem::take(&mut first) { due.clone() } else { Fault::None }
+                },
+            );
+            let probed = probe(&StoreUrl::Shared(store), "a").await;
+            assert!(probed.is_ok(), "{fault:?}: {probed:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_says_what_waiting_may_mend() {
+        let store = Faulty::new();
+        let url = StoreUrl::Shared(store.clone());
+        probe(&url, "a").await.unwrap();
+        for (fault, may_pass) in [
+            (Fault::SlowDown, true),
+            (Fault::LostRequest, true),
+            (Fault::Denied, false),
+            (Fault::NoBucket, false),
+        ] {
+            let from = Instant::now();
+            let rule = fault.clone();
+            store.rule(move |_, _| rule.clone());
+            let error = probe(&url, "b").await.unwrap_err();
+            assert_eq!(error.may_pass(), may_pass, "{fault:?}: {error}");
+            assert!(from.elapsed() <= PATIENCE, "{fault:?}: the caller hears of it soon");
+        }
     }
 }

@@ -13,8 +13,8 @@ use futures_util::{StreamExt, stream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -37,10 +37,20 @@ pub enum Fault {
     LostAnswer,
     /// 503, not done.
     SlowDown,
+    /// 403, not done.
+    Denied,
+    /// 404, not done.
+    NoBucket,
     /// 409, not done: another request for the same name is under way.
     Conflict,
     /// It never gets an answer, and is not done.
     Silence,
+    /// A read: half of the answer arrives, then the connection breaks.
+    Cut,
+    /// A read: half of the answer arrives, and that was all.
+    Short,
+    /// A read: half of the answer arrives, and then nothing more.
+    Stall,
     /// It is done when the test adds a permit.
     HeldBefore(Arc<Semaphore>),
     /// It is done at once; the connection breaks when the test adds a permit.
@@ -90,32 +100,61 @@ impl Faulty {
         self.asked.lock().len()
     }
 
-    async fn ask<T>(&self, kind: Asked, path: &Path, request: impl Future<Output = Result<T>>) -> Result<T> {
+    fn fault(&self, kind: Asked, path: &Path) -> Fault {
         self.asked.lock().push((kind, path.clone()));
-        let fault = (self.rule.lock())(kind, path);
-        match fault {
-            Fault::None => request.await,
-            Fault::LostRequest => Err(broken()),
-            Fault::LostAnswer => {
-                let _ = request.await;
-                Err(broken())
-            }
-            Fault::SlowDown => Err(slow_down()),
-            Fault::Conflict => {
-                Err(Error::AlreadyExists { path: path.to_string(), source: "status code: 409".into() })
-            }
-            Fault::Silence => std::future::pending().await,
-            Fault::HeldBefore(gate) => {
-                gate.acquire().await.expect("never closed").forget();
-                request.await
-            }
-            Fault::HeldAnswer(gate) => {
-                let _ = request.await;
-                gate.acquire().await.expect("never closed").forget();
-                Err(broken())
-            }
+        (self.rule.lock())(kind, path)
+    }
+
+    async fn ask<T>(&self, kind: Asked, path: &Path, request: impl Future<Output = Result<T>>) -> Result<T> {
+        carry_out(self.fault(kind, path), path, request).await
+    }
+}
+
+async fn carry_out<T>(fault: Fault, path: &Path, request: impl Future<Output = Result<T>>) -> Result<T> {
+    match fault {
+        // What becomes of a body is not decided here.
+        Fault::None | Fault::Cut | Fault::Short | Fault::Stall => request.await,
+        Fault::LostRequest => Err(broken()),
+        Fault::LostAnswer => {
+            let _ = request.await;
+            Err(broken())
+        }
+        Fault::SlowDown => Err(slow_down()),
+        Fault::Denied => Err(refused("403 Forbidden: AccessDenied")),
+        Fault::NoBucket => Err(refused("404 Not Found: NoSuchBucket")),
+        Fault::Conflict => {
+            Err(Error::AlreadyExists { path: path.to_string(), source: "status code: 409".into() })
+        }
+        Fault::Silence => std::future::pending().await,
+        Fault::HeldBefore(gate) => {
+            gate.acquire().await.expect("never closed").forget();
+            request.await
+        }
+        Fault::HeldAnswer(gate) => {
+            let _ = request.await;
+            gate.acquire().await.expect("never closed").forget();
+            Err(broken())
         }
     }
+}
+
+/// The half of an answer that arrives, and what comes after it.
+async fn half(got: GetResult, fault: &Fault) -> Result<GetResult> {
+    let GetResult { meta, range, attributes, .. } = &got;
+    let (meta, range, attributes) = (meta.clone(), range.clone(), attributes.clone());
+    let bytes = got.bytes().await?;
+    let arrived = stream::iter([Ok(bytes.slice(..bytes.len() / 2))]);
+    let eof = || std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
+    let parts = match fault {
+        Fault::Cut => {
+            // As the client of S3 says it.
+            let cut = Error::Generic { store: "S3", source: Box::new(eof()) };
+            arrived.chain(stream::iter([Err(cut)])).boxed()
+        }
+        Fault::Stall => arrived.chain(stream::pending()).boxed(),
+        _ => arrived.boxed(),
+    };
+    Ok(GetResult { payload: GetResultPayload::Stream(parts), meta, range, attributes })
 }
 
 fn broken() -> Error {
@@ -123,7 +162,11 @@ fn broken() -> Error {
 }
 
 fn slow_down() -> Error {
-    let source = "Server returned non-2xx status code: 503 Service Unavailable: SlowDown".into();
+    refused("503 Service Unavailable: SlowDown")
+}
+
+fn refused(status: &str) -> Error {
+    let source = format!("Server returned non-2xx status code: {status}").into();
     Error::Generic { store: "S3", source }
 }
 
@@ -155,7 +198,12 @@ impl ObjectStore for Faulty {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.ask(Asked::Get, location, self.inner.get_opts(location, options)).await
+        let fault = self.fault(Asked::Get, location);
+        let got = carry_out(fault.clone(), location, self.inner.get_opts(location, options)).await?;
+        match fault {
+            Fault::Cut | Fault::Short | Fault::Stall => half(got, &fault).await,
+            _ => Ok(got),
+        }
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -183,6 +231,11 @@ impl ObjectStore for Faulty {
         self.asked.lock().push((Asked::List, path.clone()));
         match (self.rule.lock())(Asked::List, &path) {
             Fault::None => self.inner.list(prefix),
+            // A page arrives, and the next one does not.
+            Fault::Cut => {
+                let page = self.inner.list(prefix).take(7);
+                page.chain(stream::iter([Err(slow_down())])).boxed()
+            }
             _ => stream::iter([Err(slow_down())]).boxed(),
         }
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::direct::{BLOCK_BYTES, DirectWriter};
 use super::file::{self, FILE_HEADER_BYTES, FileHeader};
@@ -22,6 +23,8 @@ pub struct ChainConfig {
     pub incarnation: u64,
     /// A file is closed when the next object would make it larger than this; a larger object gets its own file.
     pub file_bytes: u64,
+    /// Written into every file.
+    pub store_id: Option<Uuid>,
 }
 
 /// What became of an object.
@@ -102,7 +105,7 @@ impl Chain {
         if let Chain::Local(chain) = self
             && let Some(current) = &chain.current
         {
-            current.note_recovery_point(&chain.dir);
+            current.note_recovery_point(&chain.dir, &chain.files);
         }
     }
 
@@ -157,7 +160,10 @@ impl LocalChain {
             seq: self.next_seq,
             salt: 0,
         };
-        let mut header = ObjectHeader { id, seal: false, body_bytes, entries: index.len() as u32 };
+        let entries = index.len() as u32;
+        // The chain is one file after the other: what is before an object is there.
+        let mut header =
+            ObjectHeader { id, seal: false, body_bytes, entries, has_index_copy: false, durable_below: 0 };
         let object_bytes = header.object_bytes();
         let fits = |c: &Current| c.position == FILE_HEADER_BYTES || c.position + object_bytes <= c.size_bytes;
         if !self.current.as_ref().is_some_and(fits) {
@@ -221,6 +227,7 @@ impl LocalChain {
             salt: rand::random(),
             first_seq: self.next_seq,
             previous: self.previous,
+            store_id: self.config.store_id,
         };
         let path = file::install(&prepared, &file, &header, &self.dir)?;
         let direct = self.direct.as_mut().and_then(|writer| {
@@ -230,7 +237,7 @@ impl LocalChain {
         let file = Arc::new(file);
         self.files.add_disk(header.file_no, path, file.clone(), size_bytes);
         let current = Current { file, direct, header, position: FILE_HEADER_BYTES, size_bytes };
-        current.note_recovery_point(&self.dir);
+        current.note_recovery_point(&self.dir, &self.files);
         self.current = Some(current);
         self.next_file_no += 1;
         Ok(())
@@ -238,9 +245,10 @@ impl LocalChain {
 }
 
 impl Current {
-    fn note_recovery_point(&self, dir: &Path) {
+    fn note_recovery_point(&self, dir: &Path, files: &WalFiles) {
         let FileHeader { file_no, salt, .. } = self.header;
-        if let Err(error) = (RecoveryPoint { file_no, salt, position: self.position }).write(dir) {
+        let point = RecoveryPoint { file_no, salt, position: self.position, oldest: None };
+        if let Err(error) = files.note_point(dir, point) {
             tracing::debug!(%error, "no recovery point; the next start reads more");
         }
     }

@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 use kafscale_core::crc;
+use uuid::Uuid;
 
 /// Objects begin here.
 pub const FILE_HEADER_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"KAFWFILE";
 const VERSION: u16 = 1;
 const USED_BYTES: usize = 80;
+/// Behind those: the id of the store and its CRC, where earlier versions have zeros, which are no CRC of zeros.
+const STORE_ID_BYTES: usize = 20;
+const READ_BYTES: usize = USED_BYTES + STORE_ID_BYTES;
 
 /// What a file says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct FileHeader {
     pub first_seq: u64,
     /// The file before this one and the position at which its objects end, if there was one.
     pub previous: Option<(u64, u64)>,
+    /// The store that it belongs to. Earlier versions did not say.
+    pub store_id: Option<Uuid>,
 }
 
 /// Why a file header cannot be used.
@@ -57,6 +63,10 @@ impl FileHeader {
         out.resize(USED_BYTES - 4, 0);
         let crc = crc::crc32c(&out);
         out.put_u32(crc);
+        if let Some(id) = self.store_id {
+            out.put_slice(id.as_bytes());
+            out.put_u32(crc::crc32c(id.as_bytes()));
+        }
         out.resize(FILE_HEADER_BYTES as usize, 0);
         out
     }
@@ -76,18 +86,24 @@ impl FileHeader {
         let node_id = b.get_i32();
         let (file_no, incarnation, salt, first_seq) = (b.get_u64(), b.get_u64(), b.get_u64(), b.get_u64());
         let previous = Some((b.get_u64(), b.get_u64())).filter(|p| p.0 != u64::MAX);
-        Ok(FileHeader { file_no, node_id, incarnation, salt, first_seq, previous })
+        let store_id = bytes.get(USED_BYTES..READ_BYTES).and_then(decode_store_id);
+        Ok(FileHeader { file_no, node_id, incarnation, salt, first_seq, previous, store_id })
     }
 
     /// Reads the header of an open file.
     pub fn read(file: &File) -> io::Result<Result<FileHeader, FileHeaderError>> {
-        let mut buffer = [0; USED_BYTES];
+        let mut buffer = [0; READ_BYTES];
         match file.read_exact_at(&mut buffer, 0) {
             Ok(()) => Ok(FileHeader::decode(&buffer)),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(FileHeaderError::Damaged)),
             Err(e) => Err(e),
         }
     }
+}
+
+fn decode_store_id(mut bytes: &[u8]) -> Option<Uuid> {
+    let id = Uuid::from_u128(bytes.get_u128());
+    (crc::crc32c(id.as_bytes()) == bytes.get_u32()).then_some(id)
 }
 
 /// `00000000000000000007.kfw`

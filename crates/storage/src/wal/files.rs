@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::recovery_point::RecoveryPoint;
 use crate::log::flush::Flush;
+use crate::log::shared::BatchLost;
 use crate::unlinked::free_gradually;
 use crate::vectored::read_exact_at;
 
@@ -30,6 +32,7 @@ const SPARES_KEPT: usize = 2;
 const SPARE_LIFE: Duration = Duration::from_secs(300);
 
 const SPARE_EXTENSION: &str = "spare.tmp";
+const ASIDE_EXTENSION: &str = "kfw.aside";
 
 #[derive(Debug)]
 enum Medium {
@@ -37,10 +40,19 @@ enum Medium {
         path: PathBuf,
         file: Arc<File>,
         size_bytes: u64,
+        when_freed: WhenFreed,
     },
     /// Nothing durable: the batches stay in memory until they are rewritten.
     Memory(Vec<Arc<Flush>>),
     Object(StoredObject),
+}
+
+/// What becomes of a file that nothing needs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenFreed {
+    Retire,
+    /// It may be of another store.
+    PutAside,
 }
 
 /// An object of a chain in an object store.
@@ -50,6 +62,17 @@ pub struct StoredObject {
     pub size_bytes: u64,
     /// Its number, where it is of this process's own chain. An object of another's is for the controller to free.
     pub own_seq: Option<u64>,
+    /// Set where nobody knows what was in it: it stands for records that are missing between others.
+    pub lost: Option<Lost>,
+}
+
+/// What is to be expected of an object that is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// It may be put back.
+    Missed,
+    /// A person has given its records up.
+    GivenUp,
 }
 
 #[derive(Debug)]
@@ -82,6 +105,8 @@ struct Inner {
 #[derive(Debug, Default)]
 pub struct WalFiles {
     inner: Mutex<Inner>,
+    /// The recovery point that was written last, and where.
+    point: Mutex<Option<(PathBuf, RecoveryPoint)>>,
     /// What files in use and spares may take together.
     room_bytes: u64,
 }
@@ -92,7 +117,7 @@ impl WalFiles {
     }
 
     pub fn add_disk(&self, file_no: u64, path: PathBuf, file: Arc<File>, size_bytes: u64) {
-        let medium = Medium::Disk { path, file, size_bytes };
+        let medium = Medium::Disk { path, file, size_bytes, when_freed: WhenFreed::Retire };
         self.inner.lock().entries.push_back(Entry { file_no, medium, live: 0, bytes: 0 });
     }
 
@@ -170,10 +195,49 @@ impl WalFiles {
                 inner.own_freed = seq + 1;
             }
         }
+        if freed.iter().any(|entry| matches!(entry.medium, Medium::Disk { .. })) {
+            self.move_point();
+        }
         for entry in freed {
-            if let Medium::Disk { path, file, size_bytes } = entry.medium {
-                self.retire(&path, file, size_bytes);
+            match entry.medium {
+                Medium::Disk { path, file, size_bytes, when_freed: WhenFreed::Retire } => {
+                    self.retire(&path, file, size_bytes);
+                }
+                Medium::Disk { path, when_freed: WhenFreed::PutAside, .. } => put_aside(&path),
+                Medium::Memory(_) | Medium::Object(_) => {}
             }
+        }
+    }
+
+    /// Writes a recovery point, with the oldest file that is needed now.
+    pub fn note_point(&self, dir: &Path, point: RecoveryPoint) -> io::Result<()> {
+        let mut last = self.point.lock();
+        let oldest = self.inner.lock().entries.front().map(|first| first.file_no);
+        let point = RecoveryPoint { oldest, ..point };
+        *last = Some((dir.to_owned(), point));
+        point.write(dir)
+    }
+
+    /// The recovery point that this process wrote last.
+    pub fn point(&self) -> Option<RecoveryPoint> {
+        self.point.lock().as_ref().map(|(_, point)| *point)
+    }
+
+    /// Files are about to go: nobody may miss them. Where that cannot be written down, no point is better than a wrong one.
+    fn move_point(&self) {
+        let mut last = self.point.lock();
+        let Some((dir, point)) = &mut *last else { return };
+        point.oldest = self.inner.lock().entries.front().map(|first| first.file_no);
+        if let Err(error) = point.write_durably(dir).or_else(|_| RecoveryPoint::remove(dir)) {
+            tracing::warn!(%error, "the recovery point cannot be written; the next start may miss files that were freed");
+        }
+    }
+
+    /// A file is to be kept under another name when it is freed.
+    pub fn put_aside_when_freed(&self, file_no: u64) {
+        if let Some(Entry { medium: Medium::Disk { when_freed, .. }, .. }) = self.inner.lock().entry(file_no)
+        {
+            *when_freed = WhenFreed::PutAside;
         }
     }
 
@@ -259,8 +323,18 @@ impl WalFiles {
         (inner.entries.iter().map(taken).sum(), inner.entries.len())
     }
 
-    /// Reads batches back. Blocking.
-    pub fn read(&self, wanted: &[(Place, u32)]) -> io::Result<Vec<Bytes>> {
+    /// What a file is called, for messages.
+    pub fn describe(&self, file_no: u64) -> String {
+        match self.inner.lock().entry(file_no).map(|entry| &entry.medium) {
+            Some(Medium::Disk { path, .. }) => path.display().to_string(),
+            Some(Medium::Object(object)) => object.path.to_string(),
+            Some(Medium::Memory(_)) | None => format!("write-ahead file {file_no}"),
+        }
+    }
+
+    /// Reads batches back. Blocking. Of a file that is shorter than it was, and of sectors that the disk cannot read, the batches are lost.
+    /// An error of all of them: a file is not there any more.
+    pub fn read(&self, wanted: &[(Place, u32)]) -> io::Result<Vec<Result<Bytes, BatchLost>>> {
         let mut files: Vec<(u64, Arc<File>)> = Vec::new();
         {
             let mut inner = self.inner.lock();
@@ -278,9 +352,18 @@ impl WalFiles {
         }
         let read_one = |(place, size): &(Place, u32)| {
             let (_, file) = files.iter().find(|(no, _)| *no == place.file_no).expect("collected above");
-            read_exact_at(file, *size as usize, place.position)
+            match read_exact_at(file, *size as usize, place.position) {
+                Ok(bytes) => Ok(bytes),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    Err(BatchLost::CutOff("the file is cut off".to_owned()))
+                }
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+                    Err(BatchLost::Missing(format!("the disk cannot read it: {e}")))
+                }
+                Err(e) => Err(BatchLost::Away(format!("the write-ahead log: {e}"))),
+            }
         };
-        wanted.iter().map(read_one).collect()
+        Ok(wanted.iter().map(read_one).collect())
     }
 }
 
@@ -304,6 +387,22 @@ impl Inner {
     }
 }
 
+fn put_aside(path: &Path) {
+    let aside = path.with_extension(ASIDE_EXTENSION);
+    match std::fs::rename(path, &aside) {
+        Ok(()) => tracing::warn!(
+            file = %aside.display(),
+            "put aside: it is of an earlier release and has records of topics that the metadata does not know. Remove it if these were deleted"
+        ),
+        Err(error) => tracing::warn!(file = %path.display(), %error, "cannot put a write-ahead file aside"),
+    }
+}
+
+/// Whether a file was put aside.
+pub fn is_aside(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.ends_with(ASIDE_EXTENSION))
+}
+
 /// Whether a file of this name was kept for reuse.
 pub fn is_spare(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.split_once('.'));
@@ -312,8 +411,7 @@ pub fn is_spare(path: &Path) -> bool {
 
 /// What the disk has left; 0 where that cannot be told.
 fn free_bytes(path: &Path) -> u64 {
-    let directory = path.parent().unwrap_or(path);
-    rustix::fs::statvfs(directory).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    crate::disk::disk_space(path.parent().unwrap_or(path)).map_or(0, |space| space.free_bytes)
 }
 
 /// Only files of the size that the chain uses now are worth keeping.

@@ -12,6 +12,7 @@ pub mod files;
 pub mod object;
 pub mod recovery;
 pub mod recovery_point;
+pub mod salvage;
 
 #[cfg(test)]
 mod tests;

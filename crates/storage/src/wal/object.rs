@@ -1,14 +1,15 @@
 //! The bytes of one write-ahead object: the unit that becomes durable, and that an acknowledgement waits for.
 //!
 //! ```text
-//! header (64) | body: the batches, one after the other | index (96 per batch) | footer (32)
+//! header (64) | body: in an object store a copy of the index, then the batches | index (96 per batch) | footer (32)
 //! ```
 //!
 //! An object holds batches of many partitions. The index at its end says what is where, so that recovery from an
 //! object store needs no more than a suffix of each object. Integers are big-endian, CRCs are CRC32C. The body
 //! carries no CRC of its own: each batch has one, and its first 21 bytes, which that does not cover, are repeated
-//! in the index. A seal, which ends a chain in an object store, is an object without batches and with a flag. docs/format.md
-//! has the tables.
+//! in the index. Only the index says whose a batch is: so it is there twice, and each entry has a CRC of its own
+//! ([`super::salvage`]). A seal, which ends a chain in an object store, is an object without batches and with a flag.
+//! docs/format.md has the tables.
 
 use bytes::{Buf, BufMut, Bytes};
 use kafscale_core::batch::{BatchHeader, PlacedBatch};
@@ -17,10 +18,15 @@ use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId, TopicId};
 use kafscale_core::producer::Sequence;
 use uuid::Uuid;
 
+use super::chain_id::ChainId;
+
 pub const HEADER_BYTES: usize = 64;
 pub const INDEX_ENTRY_BYTES: usize = 96;
 pub const FOOTER_BYTES: usize = 32;
 pub const VERSION: u16 = 1;
+
+/// Where an entry's CRC of the bytes before it stands. Earlier versions left 0 there.
+const ENTRY_CRC_AT: usize = 90;
 
 /// Flag of a seal: the chain ends here, whatever may stand above.
 const FLAG_SEAL: u16 = 0x0100;
@@ -49,6 +55,11 @@ pub struct ObjectHeader {
     pub seal: bool,
     pub body_bytes: u64,
     pub entries: u32,
+    /// Whether the body begins with a copy of the index.
+    pub has_index_copy: bool,
+    /// In an object store: all objects of the chain below this one were there, and acknowledged, when this one was made. So whoever
+    /// misses one of them knows that it is lost, and not that it never was. 0 where nothing is known.
+    pub durable_below: u64,
 }
 
 /// One batch of an object.
@@ -82,8 +93,12 @@ impl ObjectHeader {
     /// The whole object: header, body, index and footer.
     pub fn object_bytes(&self) -> u64 {
         // Saturating: a damaged header may state any size.
-        ((HEADER_BYTES + FOOTER_BYTES) as u64 + u64::from(self.entries) * INDEX_ENTRY_BYTES as u64)
-            .saturating_add(self.body_bytes)
+        ((HEADER_BYTES + FOOTER_BYTES) as u64 + self.index_bytes()).saturating_add(self.body_bytes)
+    }
+
+    /// The index, or its copy.
+    pub fn index_bytes(&self) -> u64 {
+        u64::from(self.entries) * INDEX_ENTRY_BYTES as u64
     }
 
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
@@ -98,6 +113,8 @@ impl ObjectHeader {
         b.put_u64(self.id.seq);
         b.put_u64(self.id.salt);
         b.put_u64(self.body_bytes);
+        b.put_u64(self.durable_below);
+        b.put_u32(if self.has_index_copy { self.index_bytes() as u32 } else { 0 });
         let crc = crc::crc32c(&out[..HEADER_BYTES - 4]);
         out[HEADER_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
         out
@@ -126,7 +143,16 @@ impl ObjectHeader {
         let node_id = b.get_i32();
         let entries = b.get_u32();
         let id = ObjectId { node_id, incarnation: b.get_u64(), seq: b.get_u64(), salt: b.get_u64() };
-        Ok(ObjectHeader { id, seal: flags & FLAG_SEAL != 0, body_bytes: b.get_u64(), entries })
+        let (body_bytes, durable_below) = (b.get_u64(), b.get_u64());
+        let has_index_copy = b.get_u32() != 0;
+        Ok(ObjectHeader {
+            id,
+            seal: flags & FLAG_SEAL != 0,
+            body_bytes,
+            entries,
+            has_index_copy,
+            durable_below,
+        })
     }
 }
 
@@ -147,6 +173,7 @@ impl IndexEntry {
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
+        let begin = out.len();
         out.put_slice(self.partition.topic.0.as_bytes());
         out.put_i32(self.partition.index);
         out.put_i32(self.leader_epoch.0);
@@ -171,7 +198,24 @@ impl IndexEntry {
                 out.put_i16(-1);
             }
         }
-        out.put_bytes(0, 6);
+        debug_assert_eq!(out.len() - begin, ENTRY_CRC_AT);
+        let crc = crc::crc32c(&out[begin..]);
+        out.put_u32(crc);
+        out.put_bytes(0, 2);
+    }
+
+    /// Reads an entry that proves itself; those of earlier versions do not.
+    pub fn decode_proven(entry: &[u8]) -> Option<IndexEntry> {
+        let crc = entry.get(ENTRY_CRC_AT..ENTRY_CRC_AT + 4)?;
+        (crc::crc32c(&entry[..ENTRY_CRC_AT]).to_be_bytes() == crc).then(|| IndexEntry::decode(entry))
+    }
+
+    /// Whether it can be an entry of a body of so many bytes.
+    pub fn is_plausible(&self, body_bytes: u64) -> bool {
+        let end = self.position.checked_add(self.size_bytes.into());
+        end.is_some_and(|end| end <= body_bytes)
+            && self.base_offset.0 >= 0
+            && self.last_offset >= self.base_offset
     }
 
     fn decode(mut b: &[u8]) -> IndexEntry {
@@ -200,27 +244,34 @@ impl IndexEntry {
     }
 }
 
-/// The index and the footer, which follow the body.
-pub fn encode_tail(header: &ObjectHeader, index: &[IndexEntry]) -> Bytes {
-    encode_tail_with_crc(header, index).0
+/// The entries of an index, as they stand in front of the footer and, in an object store, in front of the batches.
+pub fn encode_index(index: &[IndexEntry]) -> Bytes {
+    let mut out = Vec::with_capacity(index.len() * INDEX_ENTRY_BYTES);
+    index.iter().for_each(|entry| entry.encode(&mut out));
+    out.into()
 }
 
-/// [`encode_tail`], and the CRC of the index.
-pub fn encode_tail_with_crc(header: &ObjectHeader, index: &[IndexEntry]) -> (Bytes, u32) {
+/// The footer of an object with this index.
+pub fn encode_footer(header: &ObjectHeader, index_crc: u32) -> [u8; FOOTER_BYTES] {
+    let mut out = [0; FOOTER_BYTES];
+    let mut b = &mut out[..];
+    b.put_slice(&FOOTER_MAGIC);
+    b.put_u32(header.entries);
+    b.put_u64(header.body_bytes);
+    b.put_u64(header.id.seq);
+    b.put_u32(index_crc);
+    let crc = crc::crc32c(&out[..FOOTER_BYTES - 4]);
+    out[FOOTER_BYTES - 4..].copy_from_slice(&crc.to_be_bytes());
+    out
+}
+
+/// The index and the footer, which follow the body.
+pub fn encode_tail(header: &ObjectHeader, index: &[IndexEntry]) -> Bytes {
     let mut out = Vec::with_capacity(index.len() * INDEX_ENTRY_BYTES + FOOTER_BYTES);
-    for entry in index {
-        entry.encode(&mut out);
-    }
-    let index_crc = crc::crc32c(&out);
-    let footer_at = out.len();
-    out.put_slice(&FOOTER_MAGIC);
-    out.put_u32(header.entries);
-    out.put_u64(header.body_bytes);
-    out.put_u64(header.id.seq);
-    out.put_u32(index_crc);
-    let crc = crc::crc32c(&out[footer_at..]);
-    out.put_u32(crc);
-    (out.into(), index_crc)
+    index.iter().for_each(|entry| entry.encode(&mut out));
+    let footer = encode_footer(header, crc::crc32c(&out));
+    out.put_slice(&footer);
+    out.into()
 }
 
 /// What the fixed end of an object says.
@@ -252,18 +303,20 @@ impl Footer {
     }
 
     fn decode_index(&self, index: &[u8]) -> Result<Vec<IndexEntry>, ObjectError> {
-        if crc::crc32c(index) != self.index_crc {
-            return Err(ObjectError::Damaged("the CRC of the index does not match"));
-        }
-        let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
-        let inside = |e: &IndexEntry| {
-            e.position.checked_add(e.size_bytes.into()).is_some_and(|end| end <= self.body_bytes)
-        };
-        if entries.iter().any(|e| !inside(e) || e.base_offset.0 < 0 || e.last_offset < e.base_offset) {
-            return Err(ObjectError::Damaged("an index entry cannot be right"));
-        }
-        Ok(entries)
+        decode_index(index, self.index_crc, self.body_bytes)
     }
+}
+
+/// Reads a whole index.
+pub fn decode_index(index: &[u8], index_crc: u32, body_bytes: u64) -> Result<Vec<IndexEntry>, ObjectError> {
+    if crc::crc32c(index) != index_crc {
+        return Err(ObjectError::Damaged("the CRC of the index does not match"));
+    }
+    let entries: Vec<_> = index.chunks_exact(INDEX_ENTRY_BYTES).map(IndexEntry::decode).collect();
+    if !entries.iter().all(|entry| entry.is_plausible(body_bytes)) {
+        return Err(ObjectError::Damaged("an index entry cannot be right"));
+    }
+    Ok(entries)
 }
 
 /// What the end of an object says of the whole.
@@ -302,9 +355,18 @@ pub fn decode_suffix(end: &[u8], object_bytes: u64, seq: u64) -> Result<Suffix, 
     Ok(Suffix::Index(entries))
 }
 
+/// The size of a seal. No other object of a chain is as small, but one without batches.
+pub const SEAL_BYTES: usize = HEADER_BYTES + FOOTER_BYTES;
+
+/// The seal of a chain at `seq`: it says whose chain it ends, not who made it.
+pub fn encode_seal_of(chain: ChainId, seq: u64) -> Bytes {
+    encode_seal(ObjectId { node_id: chain.node_id, incarnation: chain.incarnation, seq, salt: 0 })
+}
+
 /// The object that ends a chain.
-pub fn encode_seal(id: ObjectId) -> Bytes {
-    let header = ObjectHeader { id, seal: true, body_bytes: 0, entries: 0 };
+fn encode_seal(id: ObjectId) -> Bytes {
+    let header =
+        ObjectHeader { id, seal: true, body_bytes: 0, entries: 0, has_index_copy: false, durable_below: 0 };
     [&header.encode()[..], &encode_tail(&header, &[])].concat().into()
 }
 
@@ -320,6 +382,30 @@ pub fn decode(bytes: &[u8]) -> Result<(ObjectHeader, Vec<IndexEntry>), ObjectErr
         check_batch(body, entry)?;
     }
     Ok((header, entries))
+}
+
+/// The same, but each batch is told of for itself: whether it is what was written. A copy of the index that is not like the index is
+/// no error.
+#[allow(clippy::type_complexity, reason = "the batches of one object, each with a verdict")]
+pub fn decode_sound_parts(bytes: &[u8]) -> Result<(ObjectHeader, Vec<(IndexEntry, bool)>), ObjectError> {
+    let header = ObjectHeader::decode(bytes)?;
+    if header.object_bytes() != bytes.len() as u64 {
+        return Err(ObjectError::Damaged("its size is not what its header says"));
+    }
+    let body_end = HEADER_BYTES + header.body_bytes as usize;
+    let (body, tail) = (&bytes[HEADER_BYTES..body_end], &bytes[body_end..]);
+    let entries = decode_tail(&header, tail)?;
+    Ok((header, entries.into_iter().map(|entry| (entry, check_batch(body, &entry).is_ok())).collect()))
+}
+
+/// Whether the copy of the index in front of the batches is like the one behind them. The object was decoded.
+pub fn index_copy_matches(header: &ObjectHeader, bytes: &[u8]) -> bool {
+    let (Ok(size), Ok(body)) = (usize::try_from(header.index_bytes()), usize::try_from(header.body_bytes))
+    else {
+        return false;
+    };
+    let copy = bytes.get(HEADER_BYTES..HEADER_BYTES + size);
+    copy.is_some() && copy == bytes.get(HEADER_BYTES + body..HEADER_BYTES + body + size)
 }
 
 /// Reads the index and the footer of an object, all that follows its body. Batches are not looked at.
@@ -342,12 +428,16 @@ pub fn repair_checksums(bytes: &mut [u8]) -> Option<()> {
     let header = ObjectHeader::decode(bytes).ok()?;
     let whole = usize::try_from(header.object_bytes()).ok().filter(|n| *n <= bytes.len())?;
     let footer = whole - FOOTER_BYTES;
-    put(bytes, footer - header.entries as usize * INDEX_ENTRY_BYTES..footer, whole - 8)?;
+    let index = footer - header.entries as usize * INDEX_ENTRY_BYTES;
+    for entry in (index..footer).step_by(INDEX_ENTRY_BYTES) {
+        put(bytes, entry..entry + ENTRY_CRC_AT, entry + ENTRY_CRC_AT)?;
+    }
+    put(bytes, index..footer, whole - 8)?;
     put(bytes, footer..whole - 4, whole - 4)
 }
 
 /// A batch must be whole, and say of itself what the index says of it.
-fn check_batch(body: &[u8], entry: &IndexEntry) -> Result<(), ObjectError> {
+pub fn check_batch(body: &[u8], entry: &IndexEntry) -> Result<(), ObjectError> {
     let batch = usize::try_from(entry.position)
         .ok()
         .and_then(|at| body.get(at..))

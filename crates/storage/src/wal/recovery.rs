@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 use bytes::Bytes;
 
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
-use super::files::is_spare;
+use super::files::{is_aside, is_spare};
 use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
 use super::recovery_point::RecoveryPoint;
 use crate::vectored::read_exact_at;
@@ -51,12 +51,47 @@ pub enum RecoveryError {
     Damaged { path: PathBuf, position: u64, why: String },
     #[error("the write-ahead file {path}: {why}")]
     Header { path: PathBuf, why: FileHeaderError },
-    #[error("the write-ahead file {0} is missing: its records are not in any segment yet")]
+    #[error(
+        "the write-ahead file {0} is missing: its records are not in any segment yet. Put it back from a copy; kafscale does not start on \
+         a log with a hole"
+    )]
     Missing(PathBuf),
+    /// Only the recovery point still tells of it.
+    #[error(
+        "the newest write-ahead file {path} is missing: {known}. {} says so, which was written when the file was begun and at the last clean \
+         stop. Put the file back from a copy. If its records are to be given up, delete recovery-point and make metadata of what is left with \
+         `kafscale restore --replace`: the log then ends before them, and consumers may have seen what is gone", point.display()
+    )]
+    LastMissing { path: PathBuf, point: PathBuf, known: String },
+}
+
+/// Who reads a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reader {
+    Owner,
+    Onlooker,
 }
 
 /// Reads every file of a chain directory, oldest first. Files that were prepared but never used are removed.
 pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
+    read(dir, Reader::Owner)
+}
+
+/// The same for one who only looks: nothing is changed.
+pub fn read_all(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
+    read(dir, Reader::Onlooker)
+}
+
+/// Whether a batch is in its file as it was written.
+pub fn is_sound(file: &File, position: u64, entry: &IndexEntry) -> io::Result<bool> {
+    match read_exact_at(file, entry.size_bytes as usize, position) {
+        Ok(bytes) => Ok(object::check_batch(&bytes, &IndexEntry { position: 0, ..*entry }).is_ok()),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn read(dir: &Path, reader: Reader) -> Result<Vec<RecoveredFile>, RecoveryError> {
     let io_at = |path: &Path| {
         let path = path.to_owned();
         move |error| RecoveryError::Io { path, error }
@@ -66,7 +101,8 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
         let path = entry.map_err(io_at(dir))?.path();
         match file::file_no(&path) {
             Some(no) => paths.push((no, path)),
-            None if is_spare(&path) => {}
+            None if is_spare(&path) || is_aside(&path) => {}
+            None if path.extension().is_some_and(|e| e == "tmp") && reader == Reader::Onlooker => {}
             None if path.extension().is_some_and(|e| e == "tmp") => {
                 std::fs::remove_file(&path).map_err(io_at(&path))?;
             }
@@ -77,7 +113,8 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     paths.sort();
     let mut opened = Vec::new();
     for (no, path) in paths {
-        let file = File::options().read(true).write(true).open(&path).map_err(io_at(&path))?;
+        let file =
+            File::options().read(true).write(reader == Reader::Owner).open(&path).map_err(io_at(&path))?;
         let written_end = written_end(&file).map_err(io_at(&path))?;
         match FileHeader::read(&file).map_err(io_at(&path))? {
             Ok(header) if header.file_no == no => opened.push((path, file, header, written_end)),
@@ -85,6 +122,9 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             Err(why) => return Err(RecoveryError::Header { path, why }),
         }
     }
+    let file_no =
+        |file: Option<&(PathBuf, File, FileHeader, u64)>| file.map(|(_, _, header, _)| header.file_no);
+    check_ends(dir, file_no(opened.first()), file_no(opened.last()))?;
     let is_of = |point: &RecoveryPoint| {
         opened.iter().any(|(_, _, header, _)| (header.file_no, header.salt) == (point.file_no, point.salt))
     };
@@ -95,7 +135,7 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
             return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
         }
     }
-    let read = |i: usize| {
+    let read_one = |i: usize| {
         let (path, file, header, written_end) = &opened[i];
         let next = opened.get(i + 1).map(|(_, _, header, _)| header);
         // A point behind a file's beginning is that of a clean end.
@@ -114,7 +154,28 @@ pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
         let file = Arc::new(file.try_clone().map_err(io_at(path))?);
         Ok(RecoveredFile { path: path.clone(), file, header: *header, end, batches })
     };
-    side_by_side(opened.len(), read).into_iter().collect()
+    side_by_side(opened.len(), read_one).into_iter().collect()
+}
+
+/// The log does not begin and end where files do, but where they were said to: the recovery point names the oldest and the newest one. An older point, which a power
+/// cut may bring back, names an older newest one; it is never older than the last time that a file was freed.
+fn check_ends(dir: &Path, first: Option<u64>, last: Option<u64>) -> Result<(), RecoveryError> {
+    let oldest = RecoveryPoint::read(dir).and_then(|point| point.oldest);
+    if let (Some(oldest), Some(first)) = (oldest, first)
+        && oldest < first
+    {
+        return Err(RecoveryError::Missing(dir.join(file::file_name(oldest))));
+    }
+    let Some(point) = RecoveryPoint::read(dir).filter(|point| last.is_none_or(|last| point.file_no > last))
+    else {
+        return Ok(());
+    };
+    let known = match point.position.saturating_sub(FILE_HEADER_BYTES) {
+        0 => "how many acknowledged records it held is not known".to_owned(),
+        bytes => format!("it held {bytes} bytes of acknowledged records at the last clean stop"),
+    };
+    let path = dir.join(file::file_name(point.file_no));
+    Err(RecoveryError::LastMissing { path, point: RecoveryPoint::path(dir), known })
 }
 
 /// Calls `read` with every number below `count`, some at a time, as each waits for the disk most of its time.
@@ -161,18 +222,30 @@ fn scan(
             return Ok((position, batches));
         }
         let read = if position < whole_to { ReadAs::Whole } else { ReadAs::MaybeTorn };
-        match read_object(&mut window, position, (header, seq), read).map_err(io)? {
+        let mut found = read_object(&mut window, position, (header, seq), read).map_err(io)?;
+        // What follows shows that this one was whole once.
+        let followed = found.is_err()
+            && (known_end.is_some() || find_object(file, position, written_end, header, seq).map_err(io)?);
+        if let (Err(why), true, ReadAs::MaybeTorn) = (&found, followed, read) {
+            let (path, why) = (path.display(), why.to_string());
+            found = read_object(&mut window, position, (header, seq), ReadAs::Whole).map_err(io)?;
+            if found.is_ok() {
+                // Header, index and footer are in order: whoever reads the batch that is not is told.
+                tracing::warn!(file = %path, position, %why, "a batch of the write-ahead log is damaged; the others are served");
+            }
+        }
+        match found {
             Ok((object, index)) => {
                 let body_at = position + HEADER_BYTES as u64;
                 batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
                 position += object.object_bytes();
                 seq += 1;
             }
+            Err(why) if followed => {
+                let why = why.to_string();
+                return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
+            }
             Err(why) => {
-                if known_end.is_some() || find_object(file, position, written_end, header, seq).map_err(io)? {
-                    let why = why.to_string();
-                    return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
-                }
                 if !matches!(why, ObjectError::NoMagic) {
                     let file = path.display();
                     tracing::warn!(%file, position, %why, "left out a torn write at the end of the log");
@@ -185,6 +258,7 @@ fn scan(
 
 type Object = (ObjectHeader, Vec<IndexEntry>);
 
+#[derive(Clone, Copy)]
 enum ReadAs {
     Whole,
     MaybeTorn,
@@ -284,4 +358,75 @@ fn written_end(file: &File) -> io::Result<u64> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// How far a file was read by one who comes back to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Where the next object is to begin.
+    pub position: u64,
+    pub next_seq: u64,
+    /// Whether nothing was found behind the end when it was first reached.
+    pub is_looked_through: bool,
+}
+
+/// Why an onlooker does not read on.
+#[derive(Debug)]
+pub enum ReadOnError {
+    Io(io::Error),
+    Damaged { position: u64, why: ObjectError },
+}
+
+impl From<io::Error> for ReadOnError {
+    fn from(error: io::Error) -> ReadOnError {
+        ReadOnError::Io(error)
+    }
+}
+
+/// The end of a file was looked through before: what has been added since begins not far behind it.
+const LOOKED_AT_BYTES: u64 = 4 << 20;
+
+/// Reads the objects from where `progress` stands, up to `known_end`, or up to the last one that is whole. The file may be written at the
+/// same time; nothing is changed in it. Objects up to a known end are taken by their headers, indexes and footers, others are
+/// compared with all their checksums. After an error, `progress` is where it was.
+pub fn read_on(
+    file: &File,
+    owner: &FileHeader,
+    progress: &mut Progress,
+    known_end: Option<u64>,
+) -> Result<Vec<(u64, IndexEntry)>, ReadOnError> {
+    let file_bytes = file.metadata()?.len();
+    let mut window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
+    let (mut at, mut batches) = (*progress, Vec::new());
+    let read_as = if known_end.is_some() { ReadAs::Whole } else { ReadAs::MaybeTorn };
+    while known_end != Some(at.position) {
+        let mut found = read_object(&mut window, at.position, (owner, at.next_seq), read_as)?;
+        if let Err(why) = &found {
+            // Objects are written one at a time: a later one shows that this one is there, by now.
+            let search_to = if at.is_looked_through {
+                file_bytes.min(at.position + LOOKED_AT_BYTES)
+            } else {
+                written_end(file)?
+            };
+            let followed =
+                known_end.is_some() || find_object(file, at.position, search_to, owner, at.next_seq)?;
+            if !followed {
+                at.is_looked_through = true;
+                break;
+            }
+            let why = why.clone();
+            window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
+            found = read_object(&mut window, at.position, (owner, at.next_seq), ReadAs::Whole)?;
+            if found.is_err() {
+                return Err(ReadOnError::Damaged { position: at.position, why });
+            }
+        }
+        let Ok((object, index)) = found else { break };
+        let body_at = at.position + HEADER_BYTES as u64;
+        batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
+        at.position += object.object_bytes();
+        at.next_seq += 1;
+    }
+    *progress = at;
+    Ok(batches)
 }

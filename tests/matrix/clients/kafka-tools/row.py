@@ -67,6 +67,96 @@ def configs():
             r"message\.max\.bytes=", r"num\.partitions=")
 
 
+    with steps.step("admin:configs-broker-dynamic"):
+        def brokers(*args, ok=True):
+            return tool("kafka.admin.ConfigCommand", "--entity-type", "brokers", *args, ok=ok)
+
+        has(brokers("--entity-default", "--alter", "--add-config", "log.cleaner.threads=2"), "Completed updating default config")
+        has(brokers("--entity-default", "--describe"), r"log\.cleaner\.threads=2 sensitive=false synonyms=\{DYNAMIC_DEFAULT_BROKER_CONFIG")
+        brokers("--entity-default", "--alter", "--delete-config", "log.cleaner.threads")
+        check("log.cleaner.threads" not in brokers("--entity-default", "--describe"), "the deleted setting is still there")
+        has(brokers("--entity-name", node, "--alter", "--add-config", "num.partitions=4", ok=False),
+            r"Cannot update these configs dynamically: \[num\.partitions\]")
+        has(brokers("--entity-default", "--alter", "--add-config", "log.cleaner.threads=x", ok=False), "Not a number of type INT")
+    with steps.step("admin:configs-nothing"):
+        for entity in ("client-metrics", "clients", "users", "ips"):
+            text = tool("kafka.admin.ConfigCommand", "--entity-type", entity, "--describe")
+            check(text.strip() == "", f"{entity}: {text}")
+        # It names every group, among them those of other clients, and no setting of any.
+        text = tool("kafka.admin.ConfigCommand", "--entity-type", "groups", "--describe")
+        check(all(re.fullmatch(r"Dynamic configs for group \S+ are:", line) for line in text.split("\n") if line.strip()), text)
+        check(tool("ClientMetricsCommand", "--list").strip() == "", "client metrics")
+
+
+def operators():
+    """Topics as Connect, Debezium, Strimzi and Terraform's provider create them."""
+    with steps.step("admin:topics-of-operators"):
+        settings = (
+            ("cleanup.policy=compact", "compression.type=zstd", "min.insync.replicas=1"),
+            ("compression.type=lz4", "remote.storage.enable=false", "local.retention.ms=-2", "local.retention.bytes=-2"),
+            ("compression.type=gzip", "compression.gzip.level=9", "unclean.leader.election.enable=false"),
+            ("compression.type=snappy", "leader.replication.throttled.replicas=*", "segment.bytes=1048576"),
+            ("compression.type=uncompressed", "remote.log.copy.disable=false", "retention.ms=604800000"),
+        )
+        for at, chosen in enumerate(settings):
+            name = f"{topic}-op{at}"
+            options = [word for setting in chosen for word in ("--config", setting)]
+            has(tool("TopicCommand", "--create", "--topic", name, "--replication-factor", "1", *options), f"Created topic {name}")
+            text = tool("kafka.admin.ConfigCommand", "--entity-type", "topics", "--entity-name", name, "--describe")
+            has(text, *(re.escape(setting) + " sensitive=false synonyms=.DYNAMIC_TOPIC_CONFIG" for setting in chosen))
+        for setting, words in (("remote.storage.enable=true", "[Tt]ier"), ("segment.bytes=1000", "at least 1048576"),
+                               ("no.such=1", "Unknown topic config name: no.such")):
+            has(tool("TopicCommand", "--create", "--topic", f"{topic}-no", "--config", setting, ok=False), words)
+    with steps.step("produce:topic-with-a-codec"):
+        for at, wanted in ((1, "lz4"), (2, "gzip"), (3, "snappy"), (4, "none")):
+            lines = "".join(f"{wanted} {i}\n" for i in range(100))
+            tool("ConsoleProducer", "--topic", f"{topic}-op{at}", "--compression-codec", "zstd", stdin=lines)
+            text = tool("consumer.ConsoleConsumer", "--topic", f"{topic}-op{at}", "--from-beginning", "--max-messages", "100",
+                        "--timeout-ms", "30000")
+            check(sum(line.startswith(wanted) for line in text.splitlines()) == 100, text)
+
+
+def replicas():
+    """Tools about replicas and elections, which a healthy cluster has no need of."""
+    node = re.search(r"Leader: (\d+)", tool("TopicCommand", "--describe", "--topic", topic)).group(1)
+
+    def elect(*args, ok=True):
+        return tool("LeaderElectionCommand", "--election-type", "preferred", *args, ok=ok)
+
+    def reassign(*args, ok=True):
+        return tool("reassign.ReassignPartitionsCommand", *args, ok=ok)
+
+    with steps.step("admin:leader-election"):
+        has(elect("--topic", topic, "--partition", "0"), f"Valid replica already elected for partitions {topic}-0")
+        elect("--all-topic-partitions")
+        has(elect("--topic", f"{topic}-none", "--partition", "0", ok=False), "UnknownTopicOrPartitionException")
+    with steps.step("admin:reassign-partitions"), tempfile.NamedTemporaryFile("w", suffix=".json") as plan, \
+            tempfile.NamedTemporaryFile("w", suffix=".json") as move:
+        json.dump({"version": 1, "topics": [{"topic": topic}]}, move)
+        json.dump({"version": 1, "partitions": [{"topic": topic, "partition": 0, "replicas": [int(node)]}]}, plan)
+        move.flush()
+        plan.flush()
+        has(reassign("--generate", "--topics-to-move-json-file", move.name, "--broker-list", node),
+            "Proposed partition reassignment configuration", rf'"topic":"{topic}","partition":0,"replicas":\[{node}\]')
+        has(reassign("--execute", "--reassignment-json-file", plan.name, "--throttle", "1000000"),
+            "The inter-broker throttle limit was set to 1000000 B/s", f"Successfully started partition reassignment for {topic}-0")
+        has(reassign("--verify", "--reassignment-json-file", plan.name), f"Reassignment of partition {topic}-0 is completed",
+            f"Clearing broker-level throttles on broker {node}", f"Clearing topic-level throttles on topic {topic}")
+        has(reassign("--list"), "No partition reassignments found")
+    with steps.step("admin:metadata-quorum"):
+        has(tool("MetadataQuorumCommand", "describe", "--status"), r"LeaderId:\s+\d+", r"LeaderEpoch:\s+\d+", r"MaxFollowerLag:\s+0",
+            r"CurrentVoters:\s+\[\{")
+        has(tool("MetadataQuorumCommand", "describe", "--replication"), r"\d+\s+\S+\s+\d+\s+0\s+\d+\s+\d+\s+Leader")
+    with steps.step("admin:features"):
+        has(tool("FeatureCommand", "describe"), r"Feature: group\.version\s+SupportedMinVersion: 0", r"Feature: transaction\.version")
+        has(tool("FeatureCommand", "upgrade", "--feature", "no.such.version=1", ok=False), "does not support this feature",
+            "1 out of 1 operation")
+    with steps.step("admin:transactions"):
+        has(tool("TransactionsCommand", "list"), "TransactionalId")
+        has(tool("TransactionsCommand", "describe-producers", "--topic", topic, "--partition", "0"), "ProducerId")
+        has(tool("TransactionsCommand", "find-hanging", "--broker-id", node), "ProducerId")
+
+
 def console():
     with steps.step("produce:console"):
         lines = "".join(f"a:{i},b:x\tkey{i % 7}\tvalue {i}\n" for i in range(500))
@@ -196,6 +286,8 @@ def main():
     steps.info("version", next(LIBS.glob("kafka-tools-[0-9]*.jar")).stem.replace("kafka-tools-", "Apache Kafka "))
     topics()
     configs()
+    operators()
+    replicas()
     console()
     rebalance()
     performance()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import re
 import signal
@@ -77,8 +78,9 @@ class Member:
             stdout=self.files[0], stderr=self.files[1], text=True)
 
     def text(self, which):
-        self.files[which].seek(0)
-        return self.files[which].read()
+        # Not by seeking: the position is the child's as well, which would write over what it has written.
+        file = self.files[which].fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode()
 
     def owned(self):
         changes = re.findall(r"rebalanced \(memberid [^)]*\): (assigned|revoked): (.*)", self.text(1))

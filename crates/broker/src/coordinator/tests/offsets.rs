@@ -56,6 +56,45 @@ async fn a_failed_commit_says_so_and_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn committed_offsets_take_no_more_than_they_may() {
+    let mut bench = Bench::new();
+    (bench.config.group_offsets_max_bytes, bench.config.offsets_max_bytes) = (3_000, 5_000);
+    let coordinator = bench.start().await;
+    let commit = |group: &'static str, partition| {
+        coordinator.commit(group, outside(), vec![commit_of("orders", partition, 5, &bench.clock)])
+    };
+    let bytes = || coordinator.offsets_stats();
+    let fill = async |group: &'static str| {
+        for partition in 0.. {
+            if let Err(error) = commit(group, partition).await {
+                return (partition, error);
+            }
+        }
+        unreachable!()
+    };
+    let (own, refused) = fill("a").await;
+    assert_eq!(refused, GroupError::OffsetsTooLarge);
+    assert_eq!(own, 11, "266 bytes each");
+    let (others, refused) = fill("b").await;
+    assert_eq!(refused, GroupError::OffsetsTooLarge);
+    assert_eq!(others, 18 - own, "all groups together");
+    assert_eq!((bytes().bytes, bytes().largest_group_bytes), (18 * 266, 11 * 266));
+    assert_eq!(bytes().refused_commits, 2);
+    // What takes no more is committed all the same.
+    assert_eq!(commit("a", 3).await, Ok(()));
+    assert_eq!(bytes().bytes, 18 * 266, "nothing stays reserved");
+    coordinator.delete_offsets("a", vec![("orders".into(), 3)]).await.expect("deleted");
+    assert_eq!(commit("b", 100).await, Ok(()));
+    coordinator.delete("a").await.expect("deleted");
+    assert_eq!(bytes().bytes, 8 * 266);
+    coordinator.shutdown().await;
+    let coordinator = bench.start().await;
+    assert_eq!(coordinator.offsets_stats().bytes, 8 * 266, "what is loaded counts");
+    coordinator.shutdown().await;
+    assert_eq!(coordinator.offsets_stats().bytes, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn concurrent_commits_share_transactions() {
     let bench = Bench::new();
     let coordinator = bench.start().await;

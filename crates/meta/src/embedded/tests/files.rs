@@ -204,7 +204,7 @@ async fn a_damaged_file_is_an_error_and_never_a_panic() {
         fs::write(database(dir.path()), bytes).unwrap();
         let error = refused(dir.path()).await;
         assert_eq!(error.kind(), ErrorKind::Corrupt, "{} bytes: {error}", bytes.len());
-        assert!(error.to_string().contains("Restore the directory from a backup"), "{error}");
+        assert!(error.to_string().contains("Put the directory back from a backup"), "{error}");
     }
     // A flipped byte may be in a page that nothing uses; then everything must be as it was.
     let mut found = 0;
@@ -228,6 +228,139 @@ async fn a_damaged_file_is_an_error_and_never_a_panic() {
     fs::write(database(dir.path()), &good).unwrap();
     let store = EmbeddedStore::file(dir.path()).await.unwrap();
     assert_eq!(store.range_all("/").await.unwrap().kvs.len(), 200);
+}
+
+/// A fault of the disk, at a place that the last commit wrote to.
+fn damage(bytes: &mut [u8], before: &[u8], random: &mut impl FnMut(usize) -> usize) {
+    let changed: Vec<usize> =
+        (0..bytes.len()).filter(|at| before.get(*at).is_none_or(|old| *old != bytes[*at])).collect();
+    let at = changed[random(changed.len())];
+    let end = bytes.len().min(at + 1 + random(5000));
+    match random(4) {
+        0 => bytes[at] ^= 1 << random(8),
+        1 => bytes[at..end].fill(0),
+        2 => bytes[at..end].iter_mut().for_each(|byte| *byte ^= 0x5a),
+        // The write of a page was lost.
+        _ => {
+            let (from, to) = (at / 4096 * 4096, before.len().min(at / 4096 * 4096 + 4096));
+            if from < to {
+                bytes[from..to].copy_from_slice(&before[from..to]);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_after_a_kill_never_rolls_an_answered_commit_back() {
+    const FILES: [&str; 2] = ["meta/kafscale.redb", "meta/kafscale.commits"];
+    let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::create_dir(copy.path().join("meta")).unwrap();
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let store = EmbeddedStore::file(dir.path()).await.unwrap();
+    let read = |dir: &Path| FILES.map(|file| fs::read(dir.join(file)).unwrap());
+    let (mut before, mut whole, mut refusals, mut rolled_back) = (read(dir.path()), 0, 0, 0);
+    for round in 0..40u8 {
+        let bytes = if round % 8 == 5 { 150 << 10 } else { 40 };
+        store.put(&format!("/{}", round % 7), vec![round; bytes].into()).await.unwrap();
+        let listing = store.range_all("/").await.unwrap();
+        let now = read(dir.path());
+        for attempt in 0..6 {
+            let mut copied = now.clone();
+            let which = usize::from(attempt == 4);
+            damage(&mut copied[which], &before[which], &mut random);
+            for (file, bytes) in FILES.iter().zip(&copied) {
+                fs::write(copy.path().join(file), bytes).unwrap();
+            }
+            let has_journal = attempt < 5;
+            if !has_journal {
+                fs::remove_file(copy.path().join(FILES[1])).unwrap();
+            }
+            match EmbeddedStore::file(copy.path()).await {
+                Ok(opened) if has_journal => {
+                    let found = opened.range_all("/").await.unwrap();
+                    assert_eq!((found.revision, found.kvs), (listing.revision, listing.kvs.clone()));
+                    whole += 1;
+                }
+                Ok(opened) => {
+                    let found = opened.range_all("/").await.unwrap();
+                    rolled_back += usize::from(found.revision < listing.revision);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                    assert!(error.to_string().contains("kafscale restore"), "{error}");
+                    refusals += 1;
+                }
+            }
+        }
+        before = now;
+    }
+    assert!(
+        rolled_back > 5,
+        "without the journal {rolled_back} of 40 go back: these damages are worth the name"
+    );
+    assert!(whole > 150, "{whole} opened with everything, {refusals} were refused");
+}
+
+#[tokio::test]
+async fn an_older_database_beside_its_journal_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::file(dir.path()).await.unwrap();
+    for i in 0..9 {
+        store.put("/k", Bytes::from(vec![i])).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    // The database of an older copy of the directory, beside today's journal: later commits were acknowledged.
+    let old = fs::read(database(dir.path())).unwrap();
+    let store = EmbeddedStore::file(dir.path()).await.unwrap();
+    for i in 0..9 {
+        store.put("/k", Bytes::from(vec![i])).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    fs::write(database(dir.path()), old).unwrap();
+    let error = refused(dir.path()).await;
+    assert!(error.to_string().contains("revision 9, but revision 18 was reached"), "{error}");
+    // Metadata that begin anew, as a restore makes them, are not held against the journal of the old ones.
+    fs::rename(database(dir.path()), dir.path().join("meta/kept")).unwrap();
+    let store = EmbeddedStore::file(dir.path()).await.unwrap();
+    assert_eq!(store.range_all("/").await.unwrap().revision, Revision(0));
+}
+
+#[tokio::test]
+async fn the_journal_of_another_store_is_refused_and_nothing_of_it_is_taken() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let journal = |dir: &Path| dir.join("meta/kafscale.commits");
+    for (dir, commits) in [(dir.path(), 3), (other.path(), 5)] {
+        let store = EmbeddedStore::file(dir).await.unwrap();
+        for i in 0..commits {
+            store.put(&format!("/k{i}"), dir.display().to_string().into()).await.unwrap();
+        }
+        store.close().await.unwrap();
+        drop(store);
+    }
+    let own = fs::read(journal(dir.path())).unwrap();
+    fs::copy(journal(other.path()), journal(dir.path())).unwrap();
+    let error = refused(dir.path()).await;
+    assert!(
+        error.kind() == ErrorKind::Corrupt && error.to_string().contains("another metadata store"),
+        "{error}"
+    );
+    // The way out that the message names, and the right journal.
+    for journal_again in [None, Some(own)] {
+        fs::remove_file(journal(dir.path())).unwrap();
+        if let Some(own) = journal_again {
+            fs::write(journal(dir.path()), own).unwrap();
+        }
+        let store = EmbeddedStore::file(dir.path()).await.unwrap();
+        assert_eq!(store.range_all("/").await.unwrap().kvs.len(), 3);
+        store.close().await.unwrap();
+        drop(store);
+    }
 }
 
 #[tokio::test]

@@ -15,11 +15,12 @@ use object_store::ObjectStoreExt;
 
 use super::UPLOADS_MAX;
 use super::footers::ChainIndex;
-use super::seal::{list, seal_bytes};
+use super::seal::list;
 use crate::log::load::load_records;
 use crate::log::shared::Shared;
 use crate::store::backoff::persist;
 use crate::wal::chain_id::ChainId;
+use crate::wal::object::encode_seal_of;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,7 +57,8 @@ async fn collect_one(shared: &Shared, chain: Dead<'_>) -> Result<(), String> {
     let Dead { index, record, sealed_at, revision } = chain;
     let id = index.id;
     let revision = match record.first_seq < sealed_at {
-        true if !is_covered(shared, index).await? => return Ok(()),
+        // What is lost may be put back, and then it is to be read.
+        true if index.missed().next().is_some() || !is_covered(shared, index).await? => return Ok(()),
         true => match forget(shared, id, sealed_at, revision).await? {
             Some(revision) => revision,
             None => return Ok(()),
@@ -69,13 +71,14 @@ async fn collect_one(shared: &Shared, chain: Dead<'_>) -> Result<(), String> {
     for seq in kept.clone() {
         let path = id.object(seq);
         let overwrite = || -> BoxFuture<'_, object_store::Result<()>> {
-            Box::pin(async { store.put(&path, seal_bytes(id, seq).into()).await.map(drop) })
+            Box::pin(async { store.put(&path, encode_seal_of(id, seq).into()).await.map(drop) })
         };
         persist(PATIENCE, seq, overwrite).await.map_err(|e| format!("{path}: {e}"))?;
     }
     let others = list(store, id).await?.into_keys().filter(|seq| !kept.contains(seq));
     let paths: Vec<_> = others.map(|seq| Ok(id.object(seq))).collect();
     let objects = paths.len();
+    index.damaged.keys().for_each(|seq| shared.damages().forget(id.object(*seq).as_ref()));
     let mut outcomes = store.delete_stream(stream::iter(paths).boxed());
     while let Some(outcome) = outcomes.next().await {
         match outcome {

@@ -1,5 +1,8 @@
 //! What the chains of others hold, by partition: read from the ends of their objects, once for all partitions.
 //!
+//! Of an object whose end is damaged, what its front says is read; one that is missing or says nothing hides no other. What was lost with
+//! it, each partition finds out for itself ([`crate::log::acquire`]).
+//!
 //! Only sealed chains are read: what an unsealed one holds is not settled. A chain is remembered for a while after it was read, as
 //! partitions are assigned in several steps; then its partitions are with their owners, and a later one reads it again.
 
@@ -9,18 +12,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesOrdered;
 use kafscale_core::ids::PartitionId;
 use kafscale_meta::records::{ChainRecord, Record};
 use object_store::path::Path;
-use object_store::{Error, GetOptions, GetRange, ObjectStore};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::time::Instant;
 
 use crate::log::shared::Shared;
 use crate::store::backoff::persist;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind, kind_of};
 use crate::wal::chain_id::ChainId;
 use crate::wal::object::{IndexEntry, Suffix, decode_suffix};
+use crate::wal::salvage::{Salvaged, salvage};
 
 /// The end of most objects, index included.
 const SUFFIX_BYTES: u64 = 16 << 10;
@@ -45,6 +50,31 @@ pub struct Found {
 pub struct ChainIndex {
     pub id: ChainId,
     pub by_partition: HashMap<PartitionId, Vec<Found>>,
+    /// Objects that nothing tells all batches of, in the order of the chain.
+    pub lost: Vec<LostObject>,
+    /// Why objects whose batches are known are damaged.
+    pub damaged: HashMap<u64, String>,
+}
+
+/// An object with batches that nobody knows of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostObject {
+    pub seq: u64,
+    pub why: String,
+    /// A person put an empty one in its place: the records are given up.
+    pub given_up: bool,
+}
+
+impl ChainIndex {
+    /// The batches of a partition, in the order of the chain.
+    pub fn batches(&self, id: PartitionId) -> &[Found] {
+        self.by_partition.get(&id).map_or(&[][..], Vec::as_slice)
+    }
+
+    /// The objects that may be put back still.
+    pub fn missed(&self) -> impl Iterator<Item = &LostObject> {
+        self.lost.iter().filter(|lost| !lost.given_up)
+    }
 }
 
 /// The chains that were read.
@@ -60,13 +90,14 @@ pub enum FootersError {
     Meta(#[from] kafscale_meta::Error),
     #[error("the chain of broker {} (incarnation {}): {source}", id.node_id, id.incarnation)]
     Store { id: ChainId, source: StoreError },
-    #[error("object {seq} of the chain of broker {} (incarnation {}): {why}", id.node_id, id.incarnation)]
-    Object { id: ChainId, seq: u64, why: String },
+    /// The chain was sealed behind it, so that it was there once; or the chain was collected just now.
+    #[error("{} is missing", id.object(*seq))]
+    Missing { id: ChainId, seq: u64 },
 }
 
 impl FootersError {
     pub fn is_missing(&self) -> bool {
-        matches!(self, FootersError::Store { source, .. } if source.kind() == StoreErrorKind::NotFound)
+        matches!(self, FootersError::Missing { .. })
     }
 }
 
@@ -79,7 +110,10 @@ impl Footers {
         let mut attempt = 1;
         let wanted = loop {
             let sealed = sealed_chains(shared).await?;
-            match read_missing(shared, &mut read, &sealed).await {
+            // What was lost may have been put back.
+            read.retain(|_, (index, _)| index.missed().next().is_none());
+            let absent = if attempt < ATTEMPTS { Absent::Fails } else { Absent::IsLost };
+            match read_missing(shared, &mut read, &sealed, absent).await {
                 Ok(()) => break sealed,
                 Err(e) if e.is_missing() && attempt < ATTEMPTS => attempt += 1,
                 Err(e) => return Err(e),
@@ -120,14 +154,24 @@ async fn read_missing(
     shared: &Shared,
     read: &mut BTreeMap<ChainId, (Arc<ChainIndex>, Instant)>,
     sealed: &[(ChainId, ChainRecord)],
+    absent: Absent,
 ) -> Result<(), FootersError> {
     for (id, record) in sealed {
         if !read.contains_key(id) {
-            let index = Arc::new(read_chain(&*shared.store, *id, record).await?);
+            let index = Arc::new(read_chain(&*shared.store, *id, record, absent).await?);
             read.insert(*id, (index, Instant::now()));
         }
     }
     Ok(())
+}
+
+/// What an object that is not there means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// That the chain may have been collected just now: the reader looks at its record again.
+    Fails,
+    /// That it is lost: the record was looked at again.
+    IsLost,
 }
 
 /// Reads the footers of a sealed chain.
@@ -135,62 +179,156 @@ pub async fn read_chain(
     store: &dyn ObjectStore,
     id: ChainId,
     record: &ChainRecord,
+    absent: Absent,
 ) -> Result<ChainIndex, FootersError> {
     let from = Instant::now();
     let end = record.sealed_at.unwrap_or(record.first_seq);
-    let mut by_partition: HashMap<PartitionId, Vec<Found>> = HashMap::new();
+    let mut chain =
+        ChainIndex { id, by_partition: HashMap::new(), lost: Vec::new(), damaged: HashMap::new() };
     // In the order of the chain.
     let (mut left, mut reads) = (record.first_seq..end, FuturesOrdered::new());
     loop {
         while reads.len() < OBJECTS_AT_ONCE
             && let Some(seq) = left.next()
         {
-            reads.push_back(read_footer(store, id, seq));
+            reads.push_back(async move { (seq, read_object(store, id, seq).await) });
         }
-        let Some(read) = reads.next().await else { break };
-        let (seq, object_bytes, entries) = read?;
-        for entry in entries {
-            let found = Found { seq, object_bytes, entry };
-            by_partition.entry(entry.partition).or_default().push(found);
+        let Some((seq, read)) = reads.next().await else { break };
+        match read {
+            Err(FootersError::Missing { .. }) if absent == Absent::IsLost => {
+                chain.lose(seq, "it is missing".to_owned(), false);
+            }
+            read => chain.add(seq, read?),
         }
     }
     tracing::info!(
         node_id = id.node_id,
         incarnation = id.incarnation,
         objects = end.saturating_sub(record.first_seq),
-        partitions = by_partition.len(),
+        partitions = chain.by_partition.len(),
+        lost = chain.lost.len(),
         ms = from.elapsed().as_millis() as u64,
         "read a sealed chain"
     );
-    Ok(ChainIndex { id, by_partition })
+    Ok(chain)
 }
 
-/// The number, the size and the index of one object. A seal holds nothing: the chain is being collected, and manifests cover it.
-async fn read_footer(
-    store: &dyn ObjectStore,
-    id: ChainId,
-    seq: u64,
-) -> Result<(u64, u64, Vec<IndexEntry>), FootersError> {
+impl ChainIndex {
+    fn add(&mut self, seq: u64, object: Object) {
+        let Object { bytes: object_bytes, entries, damage } = object;
+        match damage {
+            Damage::None => {}
+            Damage::GivenUp => self.lose(seq, "its records were given up".to_owned(), true),
+            Damage::Unreadable(why) => self.lose(seq, why, false),
+            Damage::Salvaged { why, lost_entries } => {
+                tracing::warn!(
+                    object = %self.id.object(seq), why, batches = entries.len(), lost_entries,
+                    "an object of the write-ahead log is damaged; what the rest of it says of its batches is served"
+                );
+                if lost_entries > 0 {
+                    self.lose(seq, why.clone(), false);
+                }
+                self.damaged.insert(seq, why);
+            }
+        }
+        for entry in entries {
+            let found = Found { seq, object_bytes, entry };
+            self.by_partition.entry(entry.partition).or_default().push(found);
+        }
+    }
+
+    fn lose(&mut self, seq: u64, why: String, given_up: bool) {
+        tracing::error!(object = %self.id.object(seq), why, given_up, "an object of the write-ahead log is lost");
+        self.lost.push(LostObject { seq, why, given_up });
+    }
+}
+
+/// What an object says of itself.
+pub struct Object {
+    /// 0 for one in the place of a lost one.
+    pub bytes: u64,
+    pub entries: Vec<IndexEntry>,
+    pub damage: Damage,
+}
+
+pub enum Damage {
+    None,
+    /// A person put an empty object there.
+    GivenUp,
+    /// The object says nothing of what is in it.
+    Unreadable(String),
+    /// Its end is damaged, and its front tells of all but so many batches.
+    Salvaged {
+        why: String,
+        lost_entries: u32,
+    },
+}
+
+/// The index of one object. A seal holds nothing: the chain is being collected, and manifests cover it.
+pub async fn read_object(store: &dyn ObjectStore, id: ChainId, seq: u64) -> Result<Object, FootersError> {
+    let whole = |bytes, entries| Ok(Object { bytes, entries, damage: Damage::None });
     let mut wanted = SUFFIX_BYTES;
     loop {
         let path = id.object(seq);
-        let (size, end) =
-            persist(PATIENCE, id.incarnation ^ seq, || Box::pin(read_end(store, path.clone(), wanted)))
-                .await
-                .map_err(|source| FootersError::Store { id, source })?;
-        let damaged = |why: String| FootersError::Object { id, seq, why };
-        match decode_suffix(&end, size, seq).map_err(|why| damaged(why.to_string()))? {
-            Suffix::Index(entries) => return Ok((seq, size, entries)),
-            Suffix::Seal => return Ok((seq, size, Vec::new())),
-            Suffix::More(needed) if needed > wanted && needed <= size => wanted = needed,
-            Suffix::More(_) => return Err(damaged("the store gave less than it has".into())),
+        let read = || Box::pin(read_end(store, path.clone(), wanted)) as BoxFuture<'_, _>;
+        let (size, end): (u64, Bytes) = patiently(id, seq, read).await?;
+        if size == 0 {
+            return Ok(Object { bytes: 0, entries: Vec::new(), damage: Damage::GivenUp });
+        }
+        match decode_suffix(&end, size, seq) {
+            Ok(Suffix::Index(entries)) => return whole(size, entries),
+            Ok(Suffix::Seal) => return whole(size, Vec::new()),
+            Ok(Suffix::More(needed)) if needed > wanted && needed <= size => wanted = needed,
+            Ok(Suffix::More(_)) => {
+                return read_front(store, id, seq, "the store gave less than it has").await;
+            }
+            Err(why) => return read_front(store, id, seq, &why.to_string()).await,
         }
     }
 }
 
+/// The whole of an object whose end is damaged.
+async fn read_front(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    seq: u64,
+    why: &str,
+) -> Result<Object, FootersError> {
+    let path = id.object(seq);
+    let read = || Box::pin(async { store.get(&path).await?.bytes().await }) as BoxFuture<'_, _>;
+    let bytes: Bytes = patiently(id, seq, read).await?;
+    let why = why.to_owned();
+    Ok(match salvage(&bytes, id, seq) {
+        Some(Salvaged { entries, lost_entries, object_bytes }) => {
+            Object { bytes: object_bytes, entries, damage: Damage::Salvaged { why, lost_entries } }
+        }
+        None => Object { bytes: bytes.len() as u64, entries: Vec::new(), damage: Damage::Unreadable(why) },
+    })
+}
+
+async fn patiently<'a, T>(
+    id: ChainId,
+    seq: u64,
+    read: impl FnMut() -> BoxFuture<'a, Result<T, Error>>,
+) -> Result<T, FootersError> {
+    persist(PATIENCE, id.incarnation ^ seq, read).await.map_err(|source| match source.kind() {
+        StoreErrorKind::NotFound => FootersError::Missing { id, seq },
+        _ => FootersError::Store { id, source },
+    })
+}
+
 async fn read_end(store: &dyn ObjectStore, path: Path, wanted: u64) -> Result<(u64, Bytes), Error> {
     let options = GetOptions { range: Some(GetRange::Suffix(wanted)), ..GetOptions::default() };
-    let result = store.get_opts(&path, options).await?;
+    let result = match store.get_opts(&path, options).await {
+        // Some stores have no range of an empty object.
+        Err(e)
+            if kind_of(&e) == StoreErrorKind::Internal
+                && store.head(&path).await.is_ok_and(|meta| meta.size == 0) =>
+        {
+            return Ok((0, Bytes::new()));
+        }
+        result => result?,
+    };
     let size = result.meta.size;
     Ok((size, result.bytes().await?))
 }

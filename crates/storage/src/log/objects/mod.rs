@@ -46,8 +46,6 @@ pub struct OwnChain {
     /// The number of the next object, once the writer has ended.
     end: Mutex<Option<u64>>,
     own_seal: AtomicBool,
-    /// What the last snapshot of the metadata said, where this process wrote it.
-    pub snapshot: tokio::sync::Mutex<Option<u64>>,
 }
 
 /// The chain's record is not there, or says that the chain is sealed: nothing may be published any more.
@@ -65,7 +63,6 @@ impl OwnChain {
             proved_at: Mutex::new(None),
             end: Mutex::new(None),
             own_seal: AtomicBool::new(false),
-            snapshot: tokio::sync::Mutex::new(None),
         })
     }
 

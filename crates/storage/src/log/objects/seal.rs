@@ -13,18 +13,18 @@ use kafscale_meta::Revision;
 use kafscale_meta::records::{ChainRecord, Record};
 use kafscale_meta::{Compare, Op, Txn};
 use object_store::path::Path;
-use object_store::{Error, ObjectMeta, ObjectStore, PutMode, PutOptions};
+use object_store::{Error, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use super::OwnChain;
-use super::identity::{InspectError, inspect};
+use super::{OwnChain, UPLOADS_MAX};
 use crate::log::shared::Shared;
 use crate::store::backoff::persist;
 use crate::wal::chain_id::ChainId;
-use crate::wal::object::{FOOTER_BYTES, HEADER_BYTES, ObjectId, encode_seal};
+use crate::wal::object::{self, HEADER_BYTES, ObjectHeader};
+use crate::wal::salvage;
 
 /// One operation is tried again for this long.
 const PATIENCE: Duration = Duration::from_secs(5);
-const SEAL_BYTES: u64 = (HEADER_BYTES + FOOTER_BYTES) as u64;
+pub const SEAL_BYTES: u64 = object::SEAL_BYTES as u64;
 
 /// Seals the chain of an incarnation that is gone. Nothing to do where that is done already.
 pub async fn seal(shared: &Shared, id: ChainId) -> Result<(), String> {
@@ -96,21 +96,82 @@ pub struct End {
     pub is_sealed: bool,
 }
 
-/// Finds the first place from `first_seq` on that is free, or has a seal.
+/// Finds the first place from `first_seq` on that has a seal, or is free and was never acknowledged. Objects that were acknowledged and
+/// are missing are passed by: whoever reads the chain says what that means for each partition.
 pub async fn find_end(
     store: &dyn ObjectStore,
     id: ChainId,
     first_seq: u64,
     objects: &BTreeMap<u64, u64>,
 ) -> Result<End, String> {
-    let mut seq = first_seq;
-    while let Some(size) = objects.get(&seq) {
-        if *size == SEAL_BYTES && is_seal(store, id, seq).await? == Some(true) {
-            return Ok(End { seq, is_sealed: true });
+    let (mut seq, mut acknowledged) = (first_seq, None);
+    loop {
+        if let Some(size) = objects.get(&seq) {
+            if *size == SEAL_BYTES && is_seal(store, id, seq).await? == Some(true) {
+                return Ok(End { seq, is_sealed: true });
+            }
+            seq += 1;
+            continue;
         }
+        let below = match acknowledged {
+            Some(below) => below,
+            None => *acknowledged.insert(acknowledged_below(store, id, seq, objects).await?),
+        };
+        if seq >= below {
+            return Ok(End { seq, is_sealed: false });
+        }
+        let path = id.object(seq);
+        if store.head(&path).await.is_ok() {
+            return Err(format!("{path} came while the chain was looked at; to be looked at again"));
+        }
+        tracing::error!(
+            object = %path, node_id = id.node_id, incarnation = id.incarnation,
+            "an object of the write-ahead log is missing, and was acknowledged, as later ones say: the records in it are lost unless it is put \
+             back from a copy or an earlier version"
+        );
         seq += 1;
     }
-    Ok(End { seq, is_sealed: false })
+}
+
+/// Below which number objects were acknowledged, as those behind a `missing` one say. Up to [`UPLOADS_MAX`] objects may stand behind one
+/// that was still under way when its owner died; but one that was made after this one was acknowledged says so.
+async fn acknowledged_below(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    missing: u64,
+    objects: &BTreeMap<u64, u64>,
+) -> Result<u64, String> {
+    let behind = objects.range(missing + 1..);
+    // A later one never says less. Seals, and what is unreadable, say nothing.
+    for (seq, _) in behind.clone().rev().filter(|(_, size)| **size > 0).take(2 * UPLOADS_MAX as usize) {
+        let Some(below) = durable_below(store, id.object(*seq)).await? else { continue };
+        if below <= missing {
+            let (count, first) = (behind.count(), id.object(missing));
+            tracing::warn!(
+                node_id = id.node_id, incarnation = id.incarnation, missing = %first, behind = count,
+                "the chain ends where an upload was under way; objects behind it were never acknowledged, and are left out"
+            );
+        }
+        return Ok(below);
+    }
+    Ok(0)
+}
+
+/// Up to where an object says that its chain was there; `None` for a seal, and for what is not readable.
+async fn durable_below(store: &dyn ObjectStore, path: Path) -> Result<Option<u64>, String> {
+    let read = || -> BoxFuture<'_, object_store::Result<Option<ObjectHeader>>> {
+        Box::pin(read_header(store, path.clone()))
+    };
+    let header = persist(PATIENCE, 0, read).await.map_err(|e| format!("{path}: {e}"))?;
+    Ok(header.filter(|header| !header.seal).map(|header| header.durable_below))
+}
+
+async fn read_header(store: &dyn ObjectStore, path: Path) -> Result<Option<ObjectHeader>, Error> {
+    match store.get_range(&path, 0..HEADER_BYTES as u64).await {
+        Ok(front) => Ok(ObjectHeader::decode(&front).ok()),
+        Err(Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// The same, and makes sure that there is a seal.
@@ -130,7 +191,8 @@ pub async fn place_seal(
 async fn create_seal(store: &dyn ObjectStore, id: ChainId, mut seq: u64) -> Result<u64, String> {
     loop {
         let path = id.object(seq);
-        let create = || Box::pin(try_create(store, path.clone(), seal_bytes(id, seq))) as BoxFuture<'_, _>;
+        let create =
+            || Box::pin(try_create(store, path.clone(), object::encode_seal_of(id, seq))) as BoxFuture<'_, _>;
         if persist(PATIENCE, seq, create).await.map_err(|e| format!("{path}: {e}"))? {
             return Ok(seq);
         }
@@ -148,16 +210,25 @@ async fn create_seal(store: &dyn ObjectStore, id: ChainId, mut seq: u64) -> Resu
 /// Whether a seal stands there; `None` when nothing does.
 async fn is_seal(store: &dyn ObjectStore, id: ChainId, seq: u64) -> Result<Option<bool>, String> {
     let path = id.object(seq);
-    let look = || Box::pin(look_for_seal(store, path.clone())) as BoxFuture<'_, _>;
-    persist(PATIENCE, seq, look).await.map_err(|e| format!("{path}: {e}"))?
+    let look = || Box::pin(look_for_seal(store, id, seq)) as BoxFuture<'_, _>;
+    persist(PATIENCE, seq, look).await.map_err(|e| format!("{path}: {e}"))
 }
 
-async fn look_for_seal(store: &dyn ObjectStore, path: Path) -> Result<Result<Option<bool>, String>, Error> {
-    match inspect(store, &path).await {
-        Ok(found) => Ok(Ok(found.map(|identity| identity.header.seal))),
-        Err(InspectError::Store(e)) => Err(e),
-        Err(e @ InspectError::Object { .. }) => Ok(Err(e.to_string())),
+/// One that is damaged so far that nobody can tell is taken for an object without records: what is above it is read then, and was
+/// acknowledged or not.
+async fn look_for_seal(store: &dyn ObjectStore, id: ChainId, seq: u64) -> Result<Option<bool>, Error> {
+    let path = id.object(seq);
+    match store.head(&path).await {
+        Ok(found) if found.size != SEAL_BYTES => return Ok(Some(false)),
+        Ok(_) => {}
+        Err(Error::NotFound { .. }) => return Ok(None),
+        Err(e) => return Err(e),
     }
+    let is_seal = salvage::is_seal(&store.get(&path).await?.bytes().await?, id, seq);
+    if is_seal.is_none() {
+        tracing::error!(object = %path, "an object of the write-ahead log is damaged: it may be the end of its chain, and is not taken for it");
+    }
+    Ok(Some(is_seal.unwrap_or(false)))
 }
 
 /// Whether the object was created; `false` when something is there, or is about to be.
@@ -185,9 +256,4 @@ pub async fn list(store: &dyn ObjectStore, id: ChainId) -> Result<BTreeMap<u64, 
         }) as BoxFuture<'_, _>
     };
     persist(PATIENCE, id.incarnation, list).await.map_err(|e| format!("{directory}: {e}"))
-}
-
-/// A seal's bytes: it says whose chain it ends, not who made it.
-pub fn seal_bytes(id: ChainId, seq: u64) -> Bytes {
-    encode_seal(ObjectId { node_id: id.node_id, incarnation: id.incarnation, seq, salt: 0 })
 }

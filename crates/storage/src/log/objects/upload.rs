@@ -9,7 +9,7 @@ use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::identity::{Identity, inspect};
-use crate::store::backoff::Backoff;
+use crate::store::backoff::waits;
 
 /// One attempt may take this long; what then comes of it is found out by the next one.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -35,7 +35,7 @@ pub enum Outcome {
 pub type OnTrouble = Arc<dyn Fn(&str) + Send + Sync>;
 
 pub async fn upload(store: Arc<dyn ObjectStore>, upload: Upload, trouble: OnTrouble) -> Outcome {
-    let mut backoff = Backoff::new(upload.identity.header.id.seq);
+    let mut backoff = waits(upload.identity.header.id.seq);
     let first = Instant::now();
     loop {
         let began = Instant::now();

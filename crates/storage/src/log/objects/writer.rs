@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::PutPayload;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use super::identity::Identity;
 use super::upload::{OnTrouble, Outcome, Upload, upload};
@@ -21,12 +20,13 @@ use crate::log::flush::OpenObject;
 use crate::log::shared::Shared;
 use crate::log::writer::{acknowledge, contents};
 use crate::wal::files::StoredObject;
-use crate::wal::object::{HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail_with_crc};
+use crate::wal::object::{
+    HEADER_BYTES, INDEX_ENTRY_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_footer, encode_index,
+};
 use kafscale_core::batch::BatchHeader;
 use kafscale_core::crc;
 
-/// A stopping broker waits so long for a store that does not answer.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const NO_ANSWER: &str = "the broker stopped before the object store answered";
 
 /// An object that was sent and is not acknowledged.
 struct InFlight {
@@ -62,14 +62,24 @@ pub async fn run(shared: Arc<Shared>, chain: Arc<OwnChain>) {
         last_sent: None,
         trouble,
     };
-    let work = async {
-        tokio::select! {
-            () = chain.fenced.cancelled() => {}
-            () = writer.work() => {}
-        }
+    let is_silent = tokio::select! {
+        () = chain.fenced.cancelled() => false,
+        () = writer.work() => false,
+        () = stopped_for_long(&shared) => true,
     };
-    work.await;
+    if is_silent {
+        tracing::error!(
+            "the object store does not answer; what it was not known to have is not acknowledged"
+        );
+        writer.give_up_unsent().await;
+    }
     writer.end();
+}
+
+/// Returns when the log is to stop, and waits for its store no longer.
+async fn stopped_for_long(shared: &Shared) {
+    shared.stopping.cancelled().await;
+    sleep_until(shared.stop_by().accepted).await;
 }
 
 /// Failed attempts make the log say that it is in trouble; they are logged from time to time.
@@ -96,7 +106,7 @@ fn fingerprint(batches: &[Bytes]) -> u64 {
 }
 
 impl Writer<'_> {
-    /// Returns when the buffer is closed, and everything is there or the store does not answer any more.
+    /// Returns when the buffer is closed, and everything is there; or when the chain is not ours any more.
     async fn work(&mut self) {
         let at_once = self.shared.config.wal_uploads.clamp(1, UPLOADS_MAX as usize);
         loop {
@@ -113,14 +123,9 @@ impl Writer<'_> {
                 }
                 object = self.shared.buffer.next_object(not_before), if may_send => match object {
                     Some(object) => self.send(object),
-                    None => break,
+                    None => return self.drain().await,
                 },
             }
-        }
-        if timeout(STOP_PATIENCE, self.drain()).await.is_err() {
-            tracing::error!(
-                "the object store does not answer; what it was not known to have is not acknowledged"
-            );
         }
     }
 
@@ -135,18 +140,31 @@ impl Writer<'_> {
 
     fn send(&mut self, object: OpenObject) {
         let seq = self.first + self.in_flight.len() as u64;
-        let (index, bodies) = contents(&object);
+        let (mut index, bodies) = contents(&object);
+        // The copy of the index comes first.
+        let copy_bytes = (index.len() * INDEX_ENTRY_BYTES) as u64;
+        index.iter_mut().for_each(|entry| entry.position += copy_bytes);
         let id = ObjectId {
             node_id: self.chain.id.node_id,
             incarnation: self.chain.id.incarnation,
             seq,
             salt: fingerprint(&bodies),
         };
-        let header =
-            ObjectHeader { id, seal: false, body_bytes: object.bytes as u64, entries: index.len() as u32 };
-        let (tail, index_crc) = encode_tail_with_crc(&header, &index);
-        let pieces = std::iter::once(Bytes::copy_from_slice(&header.encode()));
-        let payload: PutPayload = pieces.chain(bodies.iter().cloned()).chain([tail]).collect();
+        let (body_bytes, entries) = (copy_bytes + object.bytes as u64, index.len() as u32);
+        let header = ObjectHeader {
+            id,
+            seal: false,
+            body_bytes,
+            entries,
+            has_index_copy: entries > 0,
+            durable_below: self.first,
+        };
+        let encoded = encode_index(&index);
+        let index_crc = crc::crc32c(&encoded);
+        let front = Bytes::copy_from_slice(&header.encode());
+        let end = Bytes::copy_from_slice(&encode_footer(&header, index_crc));
+        let bodies_first = [front, encoded.clone()].into_iter().chain(bodies.iter().cloned());
+        let payload: PutPayload = bodies_first.chain([encoded, end]).collect();
         let identity = Identity { header, index_crc };
         let sent = Upload { path: self.chain.id.object(seq), payload, identity };
         let (store, trouble) = (Arc::clone(&self.shared.store), Arc::clone(&self.trouble));
@@ -185,9 +203,18 @@ impl Writer<'_> {
             let bytes = object.bytes;
             self.shared.counters.flushes.observe(sent.elapsed(), bytes as u64, index.len() as u64, true);
             let path = self.chain.id.object(seq);
-            let file_no = self.shared.files.add_object(StoredObject { path, size_bytes, own_seq: Some(seq) });
+            let stored = StoredObject { path, size_bytes, own_seq: Some(seq), lost: None };
+            let file_no = self.shared.files.add_object(stored);
             acknowledge(self.shared, object, bodies, &index, file_no, HEADER_BYTES as u64);
             self.shared.buffer.settle(bytes);
+        }
+    }
+
+    /// Fails what gathers in the closed buffer, and was not sent.
+    async fn give_up_unsent(&self) {
+        while let Some(object) = self.shared.buffer.next_object(Instant::now()).await {
+            object.flush.fail(NO_ANSWER);
+            self.shared.buffer.settle(object.bytes);
         }
     }
 
@@ -199,7 +226,7 @@ impl Writer<'_> {
             match fenced {
                 true => object.flush.fence(),
                 // Its requests time out or fail, and may be sent again: whether it counts is not known.
-                false => object.flush.fail("the broker stopped before the object store answered"),
+                false => object.flush.fail(NO_ANSWER),
             }
             self.shared.buffer.settle(object.bytes);
         }

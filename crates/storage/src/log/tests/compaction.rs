@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::super::compacting::compact;
 use super::super::rewrite::rewrite;
 use super::*;
+use crate::testing::faulty::{Asked, Fault, Faulty};
 use crate::testing::{KeyValue, Record, batch_of, records_in};
 
 type Records = Vec<Record>;
@@ -20,6 +21,7 @@ fn compacted(store: StoreUrl, overrides: &[(&str, &str)]) -> Fixture {
         [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0"), ("delete.retention.ms", "1000")];
     let mut fixture = Fixture::new(store).with_topic(&[&usual[..], overrides].concat());
     fixture.config.retention_check_interval = Duration::from_secs(3600);
+    fixture.config.cleaner_backoff = Duration::from_secs(3600);
     fixture
 }
 
@@ -156,19 +158,114 @@ async fn other_topics_are_left_alone() {
 
 #[tokio::test]
 async fn compaction_runs_by_itself() {
-    let mut fixture = compacted(StoreUrl::Memory, &[("segment.ms", "1")]);
-    fixture.config.retention_check_interval = Duration::from_millis(20);
+    // Each of these rolls the active segment of Apache Kafka.
+    for rolls in [("segment.ms", "1"), ("max.compaction.lag.ms", "1"), ("segment.bytes", "2000")] {
+        let dir = tempfile::tempdir().unwrap();
+        for store in [StoreUrl::Memory, StoreUrl::File(dir.path().to_owned())] {
+            let mut fixture = compacted(store, &[rolls]);
+            fixture.config.cleaner_backoff = Duration::from_millis(20);
+            let log = fixture.open().await;
+            let p = partition(&log, 0);
+            // In one batch: of several, the cleaner could take some, and leave what is too little for a segment.
+            let value = [b'v'; 100];
+            put(&p, &[(Some(&b"k"[..]), Some(&value[..])); 30]).await;
+            fixture.clock.0.fetch_add(1000, Ordering::Relaxed);
+            eventually("compacted", || {
+                let state = p.inner.state.lock();
+                state.segments.iter().map(|s| s.records).sum::<u64>() == 1 && state.tail.is_empty()
+            })
+            .await;
+            assert_eq!(records(&p).await, [(29, Some(b"k".to_vec()), Some(value.to_vec()))], "{rolls:?}");
+            log.shutdown().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_rolled_or_clean_costs_nothing() {
+    let mut fixture =
+        compacted(StoreUrl::Memory, &[("segment.bytes", "2000"), ("min.cleanable.dirty.ratio", "0.5")]);
+    fixture.config.cleaner_backoff = Duration::from_millis(2);
+    let log = fixture.open().await;
+    let (small, clean) = (partition(&log, 0), partition(&log, 1));
+    put(&small, &[(Some(b"k"), Some(b"v"))]).await;
+    for key in 0..40u8 {
+        put(&clean, &[(Some(&[key]), Some(b"v"))]).await;
+    }
+    // The last records may be too few for a segment of their own.
+    eventually("compacted", || all_compacted(&clean) && !clean.inner.state.lock().segments.is_empty()).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let requests = || {
+        let stats = log.stats();
+        [stats.puts, stats.gets, stats.lists, stats.deletes].map(|of| of.latency.count)
+    };
+    let before = (requests(), small.inner.state.lock().revision, clean.inner.state.lock().revision);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let after = (requests(), small.inner.state.lock().revision, clean.inner.state.lock().revision);
+    assert_eq!(before, after, "puts, gets, lists and deletes; and the revisions of what was published");
+    assert_eq!(small.inner.state.lock().tail.len(), 1, "one record was made a segment of its own");
+    log.shutdown().await;
+}
+
+#[tokio::test]
+async fn other_topics_stay_in_the_write_ahead_log() {
+    let mut fixture = compacted(StoreUrl::Memory, &[("cleanup.policy", "delete"), ("segment.bytes", "2000")]);
+    fixture.config.cleaner_backoff = Duration::from_millis(2);
     let log = fixture.open().await;
     let p = partition(&log, 0);
-    for _ in 0..20 {
+    for _ in 0..40 {
         put(&p, &[(Some(b"k"), Some(b"v"))]).await;
     }
-    fixture.clock.0.fetch_add(1000, Ordering::Relaxed);
-    eventually("compacted", || {
-        let state = p.inner.state.lock();
-        state.segments.iter().map(|s| s.records).sum::<u64>() == 1 && state.tail.is_empty()
-    })
-    .await;
-    assert_eq!(records(&p).await, [(19, Some(b"k".to_vec()), Some(b"v".to_vec()))]);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(p.inner.state.lock().segments.is_empty(), "retention needs no segments");
+    log.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_pass_that_fails_half_way_leaves_nothing_behind() {
+    let store = Faulty::new();
+    let mut fixture = compacted(StoreUrl::Shared(store.clone()), &[]);
+    let chain = Keyspace::new("test").unwrap().chain(1, fixture.config.incarnation + 1);
+    kafscale_meta::MetaStoreExt::put(&*fixture.meta, &chain, r#"{"v":1,"first_seq":0}"#.into())
+        .await
+        .unwrap();
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for key in (0..40u8).chain([0]) {
+        put(&p, &[(Some(&[key]), Some(&[b'v'; 300]))]).await;
+    }
+    rewrite(&p.log, &p.inner).await.unwrap();
+    // What is one segment now will be several.
+    let smaller = fixture.with_topic(&[
+        ("cleanup.policy", "compact"),
+        ("min.cleanable.dirty.ratio", "0"),
+        ("segment.bytes", "3000"),
+    ]);
+    log.set_config(TOPIC, &smaller.topic);
+    let count = async || {
+        let segments: Vec<_> = futures_util::TryStreamExt::try_collect(object_store::ObjectStore::list(
+            &store.inner,
+            Some(&object_store::path::Path::from("topics")),
+        ))
+        .await
+        .unwrap();
+        let segments: Vec<object_store::ObjectMeta> = segments;
+        segments.len()
+    };
+    let before = count().await;
+    for _ in 0..4 {
+        let mut puts = 0;
+        store.rule(move |asked, path| {
+            let segment = asked == Asked::Put && path.as_ref().starts_with("topics/");
+            puts += usize::from(segment);
+            if segment && puts > 2 { Fault::SlowDown } else { Fault::None }
+        });
+        assert!(compact(&p.log, &p.inner, PLENTY).await.is_err());
+        assert_eq!(count().await, before);
+    }
+    store.heal();
+    compact_fully(&p, PLENTY).await;
+    assert_eq!(count().await, p.inner.state.lock().segments.len());
+    assert_eq!(records(&p).await.len(), 40);
     log.shutdown().await;
 }

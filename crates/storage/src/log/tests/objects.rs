@@ -2,8 +2,11 @@
 //! there for the next owner, a fenced writer acknowledges nothing, and no offset gets two values.
 
 mod chains;
+mod damage;
 mod disaster;
 mod faults;
+mod orphans;
+mod scan;
 mod server;
 mod takeover;
 mod unsettled;
@@ -24,6 +27,9 @@ use crate::error::{AcquireError, AppendError, ReleaseError};
 use crate::log::partition::Appended;
 use crate::testing::faulty::{Asked, Fault, Faulty};
 use crate::wal::chain_id::ChainId;
+
+/// For a planned stop.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// A cluster: one store, one metadata, brokers that come and go.
 struct Cluster {

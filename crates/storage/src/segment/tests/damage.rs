@@ -9,8 +9,8 @@ async fn read_all(bytes: Vec<u8>, base: Offset, last: Offset) -> Result<Vec<u8>,
     let segment = bucket.put(base, last, bytes).await;
     let _ = bucket.reader.header(&segment).await;
     let _ = bucket.reader.statistics(&segment).await;
-    let _ = bucket.reader.max_timestamp(&segment).await;
-    let _ = bucket.reader.find_timestamp(&segment, NOW + 500).await;
+    let _ = bucket.reader.max_timestamp(Requester::Broker, &segment).await;
+    let _ = bucket.reader.find_timestamp(Requester::Broker, &segment, NOW + 500).await;
     let (mut all, mut from) = (Vec::new(), base);
     while from <= last {
         let read = bucket.reader.read(&segment, from, 10_000, true).await?;
@@ -59,7 +59,7 @@ fn version_1_is_read_without_its_index() {
                 check_read(&bucket, &segment, &batches, Offset(from), max_bytes, true).await;
             }
         }
-        let found = bucket.reader.find_timestamp(&segment, NOW + 1500).await.unwrap();
+        let found = bucket.reader.find_timestamp(Requester::Broker, &segment, NOW + 1500).await.unwrap();
         assert_eq!(found, Some((Offset(106), NOW + 2000, LeaderEpoch(3))));
         assert_eq!(bucket.reader.statistics(&segment).await.unwrap(), None);
     });
@@ -100,22 +100,189 @@ fn every_flipped_bit_is_noticed_or_harmless() {
 }
 
 #[test]
-fn every_truncation_is_noticed() {
+fn every_truncation_is_noticed_or_harmless() {
     for (batches, bytes) in [small(), v1()] {
         let (base, last) = (batches[0].base_offset, batches[4].last_offset);
+        let good = batches.iter().flat_map(|b| b.bytes.clone()).collect::<Vec<u8>>();
         run(async {
             for len in 0..bytes.len() {
                 let cut = bytes[..len].to_vec();
-                assert!(read_all(cut.clone(), base, last).await.is_err(), "{len} bytes");
+                let read = read_all(cut.clone(), base, last).await;
+                assert!(read.is_err() || read.is_ok_and(|read| read == good), "{len} bytes");
                 // The same, with the metadata still stating the full size.
                 let bucket = Bucket::new(8 << 20);
                 let mut segment = bucket.put(base, last, cut).await;
                 segment.size_bytes = bytes.len() as u64;
-                let error = bucket.reader.read(&segment, base, 1 << 20, true).await.unwrap_err();
-                assert!(matches!(error, SegmentError::Corrupt { .. }), "{len} bytes: {error}");
+                check_around(&bucket, &segment, &batches, &format!("{len} bytes")).await;
             }
         });
     }
+}
+
+/// Reads a damaged segment as one who goes past each error. Every batch is either given as it was written, or its offsets are said to
+/// be lost. Gives the batches that are lost.
+async fn check_around(
+    bucket: &Bucket,
+    segment: &SegmentRef,
+    batches: &[PlacedBatch],
+    what: &str,
+) -> Vec<usize> {
+    let (mut from, mut found, mut lost) = (segment.base_offset, Vec::new(), Vec::new());
+    while from <= segment.last_offset {
+        match bucket.reader.read(segment, from, 2000, true).await {
+            Ok(read) => {
+                assert!(read.next > from, "{what}: stuck at {from}");
+                found.extend(read.chunks.concat());
+                from = read.next;
+            }
+            Err(SegmentError::Corrupt { first, last, .. }) => {
+                assert!(last >= from && first <= last, "{what}: {first} to {last} at {from}");
+                lost.push((first, last));
+                from = last.plus(1);
+            }
+            Err(e) => panic!("{what}: {e}"),
+        }
+    }
+    let is_lost =
+        |b: &PlacedBatch| lost.iter().any(|(first, last)| *first <= b.base_offset && b.last_offset <= *last);
+    let healthy: Vec<u8> = batches.iter().filter(|b| !is_lost(b)).flat_map(|b| b.bytes.clone()).collect();
+    assert!(found == healthy, "{what}: wrong bytes; lost {lost:?}");
+    (0..batches.len()).filter(|i| is_lost(&batches[*i])).collect()
+}
+
+#[test]
+fn a_flipped_bit_costs_one_batch_at_most() {
+    let batches = batches(&[(0, 2, 30), (0, 1, 1200), (3, 4, 5), (0, 1, 900), (0, 1, 10)]);
+    let bytes = build(&batches, 4096).payload.concat();
+    let body_end = 64 + batches.iter().map(|b| b.bytes.len()).sum::<usize>();
+    run(async {
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << (at % 8);
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), batches[4].last_offset, bad).await;
+            let lost = check_around(&bucket, &segment, &batches, &format!("byte {at}")).await;
+            let expected = usize::from((64..body_end).contains(&at));
+            assert_eq!(lost.len(), expected, "byte {at}: {lost:?}");
+        }
+    });
+}
+
+#[test]
+fn a_compacted_segment_is_read_across_its_gaps_without_its_footer() {
+    let shapes: Vec<_> = (0..40).map(|i| (i % 3, 1 + (i % 2) as i32, 200 + i as usize)).collect();
+    let batches = batches(&shapes);
+    let last = batches[39].last_offset;
+    let bytes = build(&batches, 1024).payload.concat();
+    let index_at = u64::from_be_bytes(bytes[bytes.len() - 48..][..8].try_into().unwrap()) as usize;
+    run(async {
+        let groups = (bytes.len() - 64 - index_at) / 32;
+        // The footer, then more and more of the index with it.
+        for left in [groups, groups - 1, groups / 2] {
+            let mut bad = bytes.clone();
+            bad[index_at + left * 32..].fill(0);
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), last, bad).await;
+            let lost = check_around(&bucket, &segment, &batches, &format!("{left} entries")).await;
+            assert_eq!(lost.is_empty(), left == groups, "{left} of {groups} entries: {lost:?}");
+            assert!(lost.len() <= 40 - 3 * left, "{left} of {groups} entries: {lost:?}");
+        }
+        // A damaged batch behind it all, and another offset on a batch.
+        for (at, what) in [(10 + 61, "a record"), (7, "a base offset")] {
+            let hurt: usize = 64 + batches[..20].iter().map(|b| b.bytes.len()).sum::<usize>();
+            let mut bad = bytes.clone();
+            bad[bytes.len() - 64..].fill(0);
+            bad[hurt + at] ^= 1;
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), last, bad).await;
+            let lost = check_around(&bucket, &segment, &batches, what).await;
+            // Nothing proves the other batches of its group.
+            assert!(lost.contains(&20) && lost.len() <= 5, "{what}: {lost:?}");
+        }
+    });
+}
+
+#[test]
+fn sectors_that_a_disk_cannot_read_cost_their_batches_and_no_others() {
+    let shapes: Vec<_> = (0..60).map(|i| (0, 1, 900 + i as usize)).collect();
+    let batches = batches(&shapes);
+    let bytes = build(&batches, 4096).payload.concat();
+    let sectors = bytes.len() as u64 / 4096 + 1;
+    run(async {
+        for bad in 0..sectors {
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), batches[59].last_offset, bytes.clone()).await;
+            bucket.store.unreadable.lock().push(bad * 4096..(bad + 1) * 4096);
+            let lost = check_around(&bucket, &segment, &batches, &format!("sector {bad}")).await;
+            assert!(lost.len() <= 6, "sector {bad}: {lost:?}");
+        }
+        // A disk that reads nothing at all: what is there comes back with it.
+        let bucket = Bucket::new(8 << 20);
+        let segment = bucket.put(Offset(100), batches[59].last_offset, bytes.clone()).await;
+        bucket.store.unreadable.lock().push(0..sectors * 4096);
+        let error = bucket.reader.read(&segment, Offset(100), 2000, true).await.unwrap_err();
+        assert!(!error.is_corrupt(), "{error}");
+        bucket.store.unreadable.lock().clear();
+        assert!(check_around(&bucket, &segment, &batches, "it is back").await.is_empty());
+    });
+}
+
+#[test]
+fn what_stands_before_a_block_that_the_store_does_not_give_is_read() {
+    let batches = batches(&[(0, 1, 100_000); 30]);
+    let bytes = build(&batches, 4096).payload.concat();
+    run(async {
+        let bucket = Bucket::new(8 << 20);
+        let last = batches[29].last_offset;
+        let segment = bucket.put(Offset(100), last, bytes).await;
+        bucket.store.errno.store(rustix::io::Errno::ACCESS.raw_os_error(), Ordering::Relaxed);
+        bucket.store.unreadable.lock().push(1 << 20..2 << 20);
+        let read = bucket.reader.read(&segment, Offset(100), 8 << 20, true).await.unwrap();
+        assert_eq!(read.next, Offset(110), "the batches of the first MiB");
+        let error = bucket.reader.read(&segment, read.next, 8 << 20, true).await.unwrap_err();
+        assert!(!error.is_corrupt(), "{error}");
+        assert_eq!(bucket.reader.unreadable().report().objects.len(), 1);
+        bucket.store.unreadable.lock().clear();
+        let rest = bucket.reader.read(&segment, read.next, 8 << 20, true).await.unwrap();
+        assert_eq!(rest.next, last.plus(1));
+        assert!(bucket.reader.unreadable().report().objects.is_empty());
+    });
+}
+
+#[test]
+fn version_1_without_gaps_loses_one_batch_at_most() {
+    let batches = batches(&[(0, 2, 30), (0, 1, 1200), (0, 4, 5), (0, 1, 900), (0, 1, 10)]);
+    let body = batches.iter().flat_map(|b| b.bytes.clone()).collect::<Vec<u8>>();
+    let bytes = v1_object(Offset(100), batches[4].last_offset, &body);
+    let is_length = |at: usize| {
+        let mut position = 32;
+        batches.iter().any(|b| {
+            let begins = position;
+            position += b.bytes.len();
+            (begins + 8..begins + 12).contains(&at)
+                || (begins + 23..begins + 27).contains(&at)
+                || at == begins + 16
+        })
+    };
+    run(async {
+        // A leader epoch is in no checksum but that of the whole.
+        for at in (32..bytes.len()).filter(|at| !is_length(*at)) {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1 << (at % 8);
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), batches[4].last_offset, bad).await;
+            let mut position = 32;
+            let in_epoch = batches.iter().any(|b| {
+                let begins = position;
+                position += b.bytes.len();
+                (begins + 12..begins + 16).contains(&at)
+            });
+            if !in_epoch {
+                let lost = check_around(&bucket, &segment, &batches, &format!("byte {at}")).await;
+                assert!(lost.len() <= 1, "byte {at}: {lost:?}");
+            }
+        }
+    });
 }
 
 #[test]
@@ -185,6 +352,22 @@ proptest! {
     }
 
     #[test]
+    fn zeroed_ranges_never_give_wrong_records(
+        from in 0usize..3000, len in 1usize..600, interval in prop::sample::select(vec![1024usize, 4096]),
+    ) {
+        let batches = batches(&[(0, 2, 30), (0, 1, 1200), (3, 4, 5), (0, 1, 900), (0, 1, 10)]);
+        let mut bytes = build(&batches, interval).payload.concat();
+        let from = from.min(bytes.len() - 1);
+        let end = (from + len).min(bytes.len());
+        bytes[from..end].fill(0);
+        run(async {
+            let bucket = Bucket::new(8 << 20);
+            let segment = bucket.put(Offset(100), batches[4].last_offset, bytes).await;
+            check_around(&bucket, &segment, &batches, &format!("{from}..{end}")).await;
+        });
+    }
+
+    #[test]
     fn hostile_indexes_never_panic(
         table in prop::collection::vec(any::<u8>(), 0..60),
         with_summary: bool,
@@ -199,7 +382,7 @@ proptest! {
             let bucket = Bucket::new(1 << 20);
             let segment = bucket.put(Offset(100), batches[4].last_offset, object).await;
             let _ = bucket.reader.read(&segment, Offset(0), 1 << 20, true).await;
-            let _ = bucket.reader.find_timestamp(&segment, i64::MIN).await;
+            let _ = bucket.reader.find_timestamp(Requester::Broker, &segment, i64::MIN).await;
             let _ = bucket.reader.statistics(&segment).await;
         });
     }

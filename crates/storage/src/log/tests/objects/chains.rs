@@ -11,7 +11,7 @@ async fn sealing_again_changes_nothing_and_the_first_seal_counts() {
     let (a, b) = (cluster.broker(2).await, cluster.broker(3).await);
     let id = chain(&first);
     // The first controller dies after its seal; what the writer had under way lands above it.
-    let bytes = crate::log::objects::seal::seal_bytes(id, 1);
+    let bytes = crate::wal::object::encode_seal_of(id, 1);
     cluster.store.inner.put_opts(&id.object(1), bytes.clone().into(), Default::default()).await.unwrap();
     cluster.store.inner.put_opts(&id.object(2), bytes.into(), Default::default()).await.unwrap();
     tokio::join!(seal(&a, &first), seal(&b, &first));
@@ -25,7 +25,7 @@ async fn a_planned_stop_seals_its_own_chain() {
     let mut cluster = Cluster::new();
     let first = cluster.owner(1, 0).await;
     let pending = begin(&partition(&first, 0), 5, 1).unwrap();
-    first.seal_own().await.unwrap();
+    first.seal_own(STOP_WITHIN).await.unwrap();
     pending.durable.wait().await.unwrap();
     assert_eq!(cluster.record(&first).await.unwrap().sealed_at, Some(1));
     assert!(begin(&partition(&first, 0), 1, 2).is_err());
@@ -34,7 +34,7 @@ async fn a_planned_stop_seals_its_own_chain() {
     first.shutdown().await;
     // One that wrote nothing.
     let idle = cluster.broker(3).await;
-    idle.seal_own().await.unwrap();
+    idle.seal_own(STOP_WITHIN).await.unwrap();
     assert_eq!(cluster.record(&idle).await.unwrap().sealed_at, Some(0));
 }
 
@@ -62,6 +62,19 @@ async fn what_was_rewritten_is_freed() {
     for (i, wrote) in wrote.iter().enumerate() {
         assert_eq!(read_all(&partition(&second, i as i32), 0).await, expected(wrote));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_few_large_objects_are_rewritten_at_the_limit() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 16 << 10;
+    cluster.config.retention_check_interval = Duration::from_secs(3600);
+    let log = cluster.owner(1, 0).await;
+    for i in 0..20 {
+        append(&partition(&log, 0), 20, i).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    assert!(log.stats().wal_bytes < 20 * 2000, "{} bytes are left", log.stats().wal_bytes);
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +126,7 @@ async fn an_object_that_became_a_seal_cannot_be_read() {
     assert_eq!(read_all(&p, 0).await, expected(&[(1, 0), (1, 1), (1, 2), (1, 3)]));
     let id = chain(&first);
     for seq in 0..2 {
-        let bytes = crate::log::objects::seal::seal_bytes(id, seq);
+        let bytes = crate::wal::object::encode_seal_of(id, seq);
         cluster.store.inner.put_opts(&id.object(seq), bytes.into(), Default::default()).await.unwrap();
     }
     for from in 0..4 {

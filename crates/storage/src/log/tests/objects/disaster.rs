@@ -167,6 +167,35 @@ async fn a_cluster_is_replaced_only_when_told_so_and_without_brokers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_restored_cluster_does_not_need_of_old_chains_is_collected() {
+    let mut cluster = Cluster::new();
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut wrote = vec![Vec::new(); 3];
+    write(&log, &mut wrote, 9, 1).await;
+    for p in log.partitions() {
+        log.release(p.id()).await.unwrap();
+    }
+    // The chain's record says that everything was freed.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    log.snapshot().await.unwrap();
+    let id = chain(&log);
+    let larger_than_a_seal = async |cluster: &Cluster| {
+        let listed: Vec<_> = cluster.store.inner.list(Some(&id.directory())).try_collect().await.unwrap();
+        listed.iter().filter(|object| object.size > 96).count()
+    };
+    assert!(larger_than_a_seal(&cluster).await > 0, "the last ones are never freed by their owner");
+    lose(&mut cluster).await;
+    let restored = run(&cluster, WRITE).await.unwrap();
+    assert_eq!(restored.chains, 0, "{restored:?}");
+    cluster.incarnations += 1000;
+    let next = cluster.broker(2).await;
+    next.collect().await.unwrap();
+    assert_eq!(larger_than_a_seal(&cluster).await, 0);
+    check_served(&mut cluster, &wrote).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_snapshot_the_records_are_there_all_the_same() {
     let mut cluster = Cluster::new();
     let log = cluster.owner(1, 0).await;
@@ -178,7 +207,7 @@ async fn without_a_snapshot_the_records_are_there_all_the_same() {
     let next = cluster.owner(2, 7).await;
     assert_eq!(read_all(&partition(&next, 2), 0).await, expected(&[(5, 1)]));
     let empty = Cluster::new();
-    assert!(run(&empty, WRITE).await.unwrap_err().contains("nothing in the bucket"));
+    assert!(run(&empty, WRITE).await.unwrap_err().contains("nothing in the store"));
     assert!(empty.meta.range_all(Cluster::keys().root()).await.unwrap().kvs.is_empty(), "brokers may start");
 }
 
@@ -325,4 +354,61 @@ async fn a_topic_comes_back_as_it_was() {
         assert_eq!(read_all(&p, 0).await, expected(before));
         assert_eq!(append(&p, 1, 9).await.0, before.len() as i64 * 10);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_comes_back_without_what_is_damaged() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_max_bytes = 32 << 10;
+    let log = cluster.owner(1, 0).await;
+    found(&cluster).await;
+    let mut before = vec![Vec::new(); 3];
+    write(&log, &mut before, 120, 1).await;
+    let records = cluster.objects(&"topics".into()).await;
+    assert!(!records.is_empty(), "there are segments");
+    let mut names = records.into_iter().filter(|name| name.contains("/0/")).collect::<Vec<_>>();
+    names.sort();
+    let p = partition(&log, 0);
+    // A batch of the first segment of partition 0, and one that is in the chain still.
+    let hurt = async |path: Path, at: usize| {
+        let mut bytes = cluster.store.inner.get(&path).await.unwrap().bytes().await.unwrap().to_vec();
+        bytes[at] ^= 1;
+        cluster.store.inner.put(&path, bytes.into()).await.unwrap();
+    };
+    hurt(Path::from(&*names[0]), 64 + 100).await;
+    let end = p.offsets().log_end;
+    append(&p, 10, 7).await;
+    append(&p, 10, 8).await;
+    let objects = cluster.objects(&chain(&log).directory()).await;
+    let object = objects.iter().max().map(|last| Path::from(&**last)).unwrap();
+    let (_, seq) = ChainId::parse(&object).unwrap();
+    hurt(chain(&log).object(seq - 1), 64 + 96 + 100).await;
+    let wanted = at("copy", i64::MAX);
+    let copied = restore_topic(&cluster.config.store, &metadata(&cluster), NOW_MS, &wanted).await.unwrap();
+    let lost: Vec<_> = copied[0].lost.iter().map(|lost| (lost.first.0, lost.last.0)).collect();
+    assert_eq!(lost, [(0, 9), (end.0, end.0 + 9)], "{copied:?}");
+    assert_eq!(copied[0].log_end, p.offsets().log_end);
+    assert!(copied[1..].iter().all(|copied| copied.lost.is_empty()));
+    let topic = metadata(&cluster).load_topic("copy").await.unwrap().unwrap().record;
+    let hosted = HostedPartition {
+        topic_name: "copy".into(),
+        id: PartitionId { topic: TopicId(topic.topic_id), index: 0 },
+        leader_epoch: LeaderEpoch(9),
+        config: Arc::default(),
+    };
+    let id = hosted.id;
+    assert_eq!(log.acquire(vec![hosted]).await[0].1, Ok(()));
+    let copy = log.partition(id).unwrap();
+    for offset in [0, end.0 + 5] {
+        assert!(matches!(copy.read(Offset(offset), 1, true).await, Err(ReadError::Corrupt(_))), "{offset}");
+    }
+    assert_eq!(
+        read_all(&copy, end.0 + 10).await,
+        [(end.0 + 10, 8); 10]
+            .into_iter()
+            .enumerate()
+            .map(|(i, (o, t))| (o + i as i64, t))
+            .collect::<Vec<_>>()
+    );
+    assert!(copy.read(Offset(10), 1, true).await.is_ok());
 }

@@ -160,6 +160,33 @@ async fn a_stop_without_an_answer_fails_what_is_not_known_to_be_there() {
     assert!(matches!(outcome, Err(AppendError::Unavailable(_))), "{outcome:?}");
 }
 
+/// Whatever was asked of the store: objects of the chain, more than are under way at a time, a segment, the seal.
+#[tokio::test(start_paused = true)]
+async fn a_planned_stop_is_over_in_its_time_whatever_the_store_does() {
+    let mut cluster = Cluster::new();
+    cluster.config.wal_object_bytes = 1_000;
+    let log = cluster.owner(1, 0).await;
+    let p = partition(&log, 0);
+    append(&p, 1, 1).await;
+    cluster.store.rule(|_, _| Fault::Silence);
+    let releasing = tokio::spawn({
+        let (log, id) = (log.clone(), partition(&log, 1).id());
+        async move { log.release(id).await }
+    });
+    let many = (0..20).map(|i| begin(&p, 10, i).unwrap().durable);
+    let pending: Vec<_> = many.collect();
+    settle().await;
+    let from = tokio::time::Instant::now();
+    assert!(log.seal_own(Duration::from_secs(4)).await.is_err());
+    log.shutdown().await;
+    assert!(from.elapsed() <= Duration::from_millis(4_010), "it took {:?}", from.elapsed());
+    for (i, durable) in pending.into_iter().enumerate() {
+        let outcome = tokio::time::timeout(Duration::ZERO, durable.wait()).await.expect("it is over");
+        assert!(matches!(outcome, Err(AppendError::Unavailable(_))), "{i}: {outcome:?}");
+    }
+    releasing.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn old_batches_are_read_back_from_the_chain() {
     let mut cluster = Cluster::new();

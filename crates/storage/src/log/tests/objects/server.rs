@@ -132,7 +132,7 @@ async fn takeover(server: &Server) {
     }
     assert_eq!(append_from(&partition(&first, 0), 1, 1, None).await, Err(AppendError::Fenced));
     append(&partition(&second, 0), 1, 99).await;
-    second.seal_own().await.unwrap();
+    second.seal_own(STOP_WITHIN).await.unwrap();
     let third = cluster.owner(1, 2).await;
     wrote[0].push((1, 99));
     assert_eq!(read_all(&partition(&third, 0), 0).await, expected(&wrote[0]));
@@ -183,18 +183,15 @@ async fn collection(server: &Server) {
 
 async fn what_is_wrong_is_told(server: &Server) {
     let reason = async |change: fn(&mut S3Config)| {
-        let mut cluster = server.cluster("wrong");
         let mut config = server.config("wrong");
         change(&mut config);
-        cluster.config.store = StoreUrl::S3(Box::new(config));
-        let log = cluster.meta.put(&Cluster::keys().chain(1, 1), ChainRecord::default().encode()).await;
-        log.unwrap();
-        let config = LogConfig { incarnation: 1, ..cluster.config.clone() };
-        let opened = Log::open(config, cluster.meta.clone(), Cluster::keys(), cluster.clock.clone()).await;
-        opened.map(drop).unwrap_err().to_string()
+        let error = crate::probe(&StoreUrl::S3(Box::new(config)), "wrong").await.unwrap_err();
+        (error.may_pass(), error.to_string())
     };
-    let denied = reason(|config| config.credentials.as_mut().unwrap().secret_access_key = "no".into()).await;
-    assert!(denied.contains("refuses the credentials"), "{denied}");
-    let away = reason(|config| config.endpoint = Some("http://127.0.0.1:9".into())).await;
-    assert!(away.contains("does not answer") && away.contains("127.0.0.1:9"), "{away}");
+    let secret: fn(&mut S3Config) =
+        |config| config.credentials.as_mut().unwrap().secret_access_key = "no".into();
+    let (may_pass, denied) = reason(secret).await;
+    assert!(!may_pass && denied.contains("refuses the credentials"), "{denied}");
+    let (may_pass, away) = reason(|config| config.endpoint = Some("http://127.0.0.1:9".into())).await;
+    assert!(may_pass && away.contains("does not answer") && away.contains("127.0.0.1:9"), "{away}");
 }

@@ -1,5 +1,7 @@
 //! Partitions that change their owner, with writers that do not know it yet.
 
+use object_store::ObjectStoreExt;
+
 use super::*;
 
 #[tokio::test(start_paused = true)]
@@ -239,22 +241,43 @@ async fn a_hole_in_a_chain_is_found() {
     let second = cluster.broker(2).await;
     seal(&second, &first).await;
     // Somebody puts an object in the place of another.
-    let empty = crate::log::objects::seal::seal_bytes(chain(&first), 1);
+    let empty = crate::wal::object::encode_seal_of(chain(&first), 1);
     cluster.store.inner.put_opts(&chain(&first).object(1), empty.into(), Default::default()).await.unwrap();
     let outcomes = second.acquire(hosted(1)).await;
     let gap = AcquireError::Gap { log_end: Offset(1), found: Offset(2) };
     assert_eq!(outcomes[0].1, Err(gap));
     assert_eq!(outcomes[1].1, Ok(()), "other partitions are served");
-    // Or takes one away.
-    let third = cluster.broker(3).await;
-    let object = Ok(chain(&first).object(1));
-    let deleted: Vec<_> = cluster
-        .store
-        .inner
-        .delete_stream(Box::pin(futures_util::stream::iter([object])))
-        .try_collect()
-        .await
-        .unwrap();
-    assert_eq!(deleted.len(), 1);
-    assert!(matches!(third.acquire(hosted(2)).await[0].1, Err(AcquireError::Retry(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_a_lost_object_can_be_given_up() {
+    let mut cluster = Cluster::new();
+    let first = cluster.owner(1, 0).await;
+    for tag in 0..6 {
+        append(&partition(&first, 0), 3, tag).await;
+    }
+    let id = chain(&first);
+    // What a person does who has no copy.
+    cluster.store.inner.put(&id.object(2), Vec::new().into()).await.unwrap();
+    let second = cluster.broker(2).await;
+    seal(&second, &first).await;
+    for (_, outcome) in second.acquire(hosted(1)).await {
+        assert_eq!(outcome, Ok(()));
+    }
+    let p = partition(&second, 0);
+    for restarted in [false, true] {
+        let mut found = Vec::new();
+        for offset in 0..18 {
+            match p.read(Offset(offset), 1, true).await {
+                Ok(read) => {
+                    found.extend(batch::batches(&read.chunks.concat()).map(|b| b.unwrap().1.base_offset.0))
+                }
+                Err(ReadError::Corrupt(why)) => assert!((6..9).contains(&offset), "{offset}: {why}"),
+                Err(e) => panic!("{offset}: {e}"),
+            }
+        }
+        found.dedup();
+        assert_eq!(found, [0, 3, 9, 12, 15], "in segments: {restarted}");
+        crate::log::rewrite::rewrite(&p.log, &p.inner).await.unwrap();
+    }
 }

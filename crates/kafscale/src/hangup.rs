@@ -1,0 +1,66 @@
+//! SIGHUP: what can change while the program runs is read anew, and nothing ends.
+//!
+//! That is the log level, from the settings file. Certificates and token files of the MCP server are followed while they
+//! change, so that they need no signal. The file is read apart from everything else: its disk may not answer.
+
+use std::sync::Arc;
+
+use kafscale_broker::log_limit::{self, LogLimits};
+use kafscale_meta::files::{Apart, TIMEOUT};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::LoggingArgs;
+use crate::failure::Failure;
+use crate::logging::LogControl;
+
+/// Reads the settings of this process anew: arguments, variables, settings file.
+pub type Reread = fn() -> Result<LoggingArgs, Failure>;
+
+/// Takes SIGHUP until it is dropped, and tells meanwhile how many lines of the log were left out.
+pub struct Hangups {
+    _tasks: JoinSet<()>,
+    limits: Arc<LogLimits>,
+}
+
+impl Hangups {
+    /// From now on the signal does not end the process any more. Must be called within a tokio runtime.
+    pub fn take(log: LogControl, reread: Reread) -> Result<Self, Failure> {
+        let mut hangups = signal(SignalKind::hangup())
+            .map_err(|e| Failure::runtime(format!("signals cannot be received: {e}")))?;
+        let limits = Arc::clone(&log.limits);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(log_limit::summaries(vec![Arc::clone(&limits)], CancellationToken::new()));
+        tasks.spawn(async move {
+            let mut apart = Apart::default();
+            while hangups.recv().await.is_some() {
+                let hung = || {
+                    let seconds = TIMEOUT.as_secs();
+                    Err(Failure::runtime(format!("the settings file cannot be read within {seconds} s")))
+                };
+                reload(&log, apart.run(reread).await.unwrap_or_else(hung));
+            }
+        });
+        Ok(Self { _tasks: tasks, limits })
+    }
+}
+
+impl Drop for Hangups {
+    fn drop(&mut self) {
+        self.limits.summarize();
+    }
+}
+
+fn reload(log: &LogControl, reread: Result<LoggingArgs, Failure>) {
+    match reread {
+        Ok(args) => {
+            log.set(&args.log_level);
+            tracing::info!(log_level = %args.log_level, "SIGHUP: the log level was read anew; other settings need a restart");
+        }
+        Err(failure) => {
+            let why = failure.message();
+            tracing::error!(why, "SIGHUP: the settings cannot be read; everything stays as it was");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The settings of `kafscale sql`: which cluster is read, where clients connect, and what a query may take.
+//!
+//! They are declared here and not in the program that uses them, `kafscale-analytics`, so that `kafscale sql --help` and its checks work
+//! where that program was not built.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use kafscale_meta::{EtcdOptions, MetaUrl};
+
+use crate::backend::{EtcdArgs, StoreUrl};
+use crate::failure::Failure;
+use crate::s3::{S3Args, process_variables};
+use crate::units::{ByteSize, Limit, ListenAddr, Span};
+
+pub const EXAMPLES: &str = "\
+Examples:
+  kafscale sql --data-dir ./kafscale-data
+      beside a demo or a broker on this machine; then: psql -h 127.0.0.1
+  kafscale sql --store s3://bucket/prefix --meta etcd://etcd-1:2379
+      for a cluster; no broker is asked for anything
+  kafscale sql --data-dir ./kafscale-data -c \"SELECT count(*) FROM orders\"
+      answers once and ends
+
+Every topic is a table. Nothing can be changed: not topics, not records, not files.
+Every flag has a variable: --scan-limit is KAFSCALE_SQL_SCAN_LIMIT. More in docs/sql.md.
+
+Exit status: 0 answered or stopped cleanly, 1 failed at run time, 2 a wrong argument.";
+
+#[derive(Debug, Args)]
+pub struct SqlArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub answer: AnswerArgs,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub limits: QueryLimitArgs,
+    #[command(flatten)]
+    pub etcd: EtcdArgs,
+    #[command(flatten)]
+    pub s3: S3Args,
+    #[command(flatten)]
+    pub logging: SqlLoggingArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Identity and data")]
+pub struct SourceArgs {
+    /// Directory with the log and the metadata, unless --store and --meta say otherwise
+    #[arg(long, env = "KAFSCALE_DATA_DIR", value_name = "DIR", default_value = "./kafscale-data")]
+    pub data_dir: PathBuf,
+
+    /// Where the log is kept: file:///path or s3://bucket/prefix [default: the data directory]
+    #[arg(long, env = "KAFSCALE_STORE", value_name = "URL")]
+    pub store: Option<StoreUrl>,
+
+    /// Where the metadata is kept: file:///path, etcd://host:port,host:port, or etcds:// for TLS [default: the data directory]
+    #[arg(long, env = "KAFSCALE_META", value_name = "URL")]
+    pub meta: Option<MetaUrl>,
+
+    /// Name of the cluster
+    #[arg(long, env = "KAFSCALE_CLUSTER_NAME", value_name = "NAME", default_value = "kafscale")]
+    pub cluster_name: String,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "One answer")]
+pub struct AnswerArgs {
+    /// Answer these statements, separated by semicolons, and end
+    #[arg(short = 'c', long, value_name = "SQL")]
+    pub command: Option<String>,
+
+    /// Form of the answer of --command
+    #[arg(long, env = "KAFSCALE_SQL_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Csv,
+    /// One array of objects.
+    Json,
+    /// An object on each line.
+    Ndjson,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server for clients of PostgreSQL")]
+pub struct ServerArgs {
+    /// Address for clients; without --users-file it must be on loopback
+    #[arg(long, env = "KAFSCALE_SQL_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:5432")]
+    pub listen: ListenAddr,
+
+    /// File of users: a line for each, name:password or name:SCRAM-SHA-256$…; followed while it changes [default: nobody has to log in]
+    #[arg(long, env = "KAFSCALE_SQL_USERS_FILE", value_name = "FILE")]
+    pub users_file: Option<PathBuf>,
+
+    /// PEM file with the certificate to serve TLS with [default: no TLS]
+    #[arg(long, env = "KAFSCALE_SQL_TLS_CERT_FILE", value_name = "FILE")]
+    pub tls_cert_file: Option<PathBuf>,
+
+    /// PEM file with the key of that certificate
+    #[arg(long, env = "KAFSCALE_SQL_TLS_KEY_FILE", value_name = "FILE")]
+    pub tls_key_file: Option<PathBuf>,
+
+    /// Connections open at once; more are refused
+    #[arg(long, env = "KAFSCALE_SQL_MAX_CONNECTIONS", value_name = "N", default_value_t = 100)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub struct QueryLimitArgs {
+    /// Queries that run at once; more wait
+    #[arg(long, env = "KAFSCALE_SQL_MAX_QUERIES", value_name = "N", default_value_t = 8)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_queries: u32,
+
+    /// Memory of all queries together for sorting, grouping and joining; beyond it they use --spill-dir
+    #[arg(long, env = "KAFSCALE_SQL_MEMORY", value_name = "SIZE", default_value_t = ByteSize::mib(512))]
+    pub memory: ByteSize,
+
+    /// Directory for what does not fit into memory [default: that of the system for temporary files]
+    #[arg(long, env = "KAFSCALE_SQL_SPILL_DIR", value_name = "DIR")]
+    pub spill_dir: Option<PathBuf>,
+
+    /// Disk space that all queries together may take there
+    #[arg(long, env = "KAFSCALE_SQL_SPILL_LIMIT", value_name = "SIZE", default_value_t = ByteSize::gib(100))]
+    pub spill_limit: ByteSize,
+
+    /// Memory for what was read of segments and may be asked for again
+    #[arg(long, env = "KAFSCALE_SQL_CACHE_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(64))]
+    pub cache_bytes: ByteSize,
+
+    /// A query that would read more than this of a topic, without a bound on time or offsets, is refused; SCAN FULL lifts this for one query
+    #[arg(long, env = "KAFSCALE_SQL_SCAN_LIMIT", value_name = "SIZE", default_value_t = Limit::At(ByteSize::gib(10)))]
+    #[arg(allow_negative_numbers = true)]
+    pub scan_limit: Limit<ByteSize>,
+
+    /// A statement that takes longer is ended; clients may set less. 0 for no limit
+    #[arg(long, env = "KAFSCALE_SQL_STATEMENT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(3600))]
+    pub statement_timeout: Span,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logging")]
+pub struct SqlLoggingArgs {
+    /// What is logged: off, error, warn, info, debug, trace, or filters such as info,kafscale_storage=debug
+    #[arg(long, env = "KAFSCALE_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: String,
+}
+
+/// What is read, checked together.
+#[derive(Debug)]
+pub struct Source {
+    pub store: kafscale_storage::StoreUrl,
+    pub meta: MetaUrl,
+    pub etcd: EtcdOptions,
+    pub cluster_name: String,
+}
+
+impl SqlArgs {
+    pub fn source(&self) -> Result<Source, Failure> {
+        let SourceArgs { data_dir, store, meta, cluster_name } = &self.source;
+        let store = match store {
+            None => kafscale_storage::StoreUrl::File(data_dir.clone()),
+            Some(StoreUrl::File(dir)) => kafscale_storage::StoreUrl::File(dir.clone()),
+            Some(StoreUrl::Memory) => {
+                return Err(Failure::usage("--store memory: keeps nothing that could be read"));
+            }
+            Some(StoreUrl::S3 { bucket, prefix }) => {
+                let config = self.s3.config(bucket, prefix, process_variables())?;
+                kafscale_storage::StoreUrl::S3(Box::new(config))
+            }
+        };
+        let meta = match meta {
+            None => MetaUrl::File(data_dir.clone()),
+            Some(MetaUrl::Memory) => {
+                return Err(Failure::usage("--meta memory: keeps nothing that could be read"));
+            }
+            Some(given @ (MetaUrl::File(_) | MetaUrl::Etcd(_))) => given.clone(),
+        };
+        Ok(Source { store, meta, etcd: self.etcd.options()?, cluster_name: cluster_name.clone() })
+    }
+
+    /// Checks what clap cannot: settings that need or exclude each other.
+    pub fn check(&self) -> Result<(), Failure> {
+        let ServerArgs { listen, users_file, tls_cert_file, tls_key_file, .. } = &self.server;
+        if tls_cert_file.is_some() != tls_key_file.is_some() {
+            return Err(Failure::usage("--tls-cert-file and --tls-key-file belong together"));
+        }
+        if users_file.is_none() && !listen.0.ip().is_loopback() && self.answer.command.is_none() {
+            return Err(Failure::usage(format!(
+                "--listen {listen} is open to others, and nobody would have to log in; add --users-file, or listen on 127.0.0.1"
+            )));
+        }
+        Ok(())
+    }
+}
