@@ -1,0 +1,133 @@
+//! What goes wrong with a statement, and PostgreSQL's code for it (appendix A of its manual), which is what programs look at.
+
+use std::sync::Arc;
+
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+use kafscale_storage::scan::{ScanError, ScanErrorKind};
+
+/// Why a statement gets no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SqlError {
+    /// The engine, or reading a topic.
+    #[error("{}", plain(.0))]
+    Engine(Arc<DataFusionError>),
+    #[error("{0}")]
+    Scan(Arc<ScanError>),
+    #[error("{0}")]
+    Syntax(String),
+    /// Everything that would change something.
+    #[error("{0}: this server only reads")]
+    ReadOnly(String),
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("{message}")]
+    TooMuch { message: String, hint: String },
+    #[error("{0}")]
+    BadValue(String),
+    #[error("the statement took longer than its limit of {0} ms")]
+    Timeout(u64),
+    #[error("the statement was cancelled")]
+    Cancelled,
+}
+
+impl From<DataFusionError> for SqlError {
+    fn from(error: DataFusionError) -> SqlError {
+        // What this program has put into the engine comes out again.
+        match error.find_root() {
+            DataFusionError::External(inner) => match inner.downcast_ref::<SqlError>() {
+                Some(own) => own.clone(),
+                None => SqlError::Engine(Arc::new(error)),
+            },
+            _ => SqlError::Engine(Arc::new(error)),
+        }
+    }
+}
+
+impl From<ScanError> for SqlError {
+    fn from(error: ScanError) -> SqlError {
+        SqlError::Scan(Arc::new(error))
+    }
+}
+
+impl From<kafscale_meta::Error> for SqlError {
+    fn from(error: kafscale_meta::Error) -> SqlError {
+        ScanError::from(error).into()
+    }
+}
+
+impl From<SqlError> for DataFusionError {
+    fn from(error: SqlError) -> DataFusionError {
+        match error {
+            SqlError::Engine(inner) => DataFusionError::Shared(inner),
+            other => DataFusionError::External(Box::new(other)),
+        }
+    }
+}
+
+impl SqlError {
+    /// The five characters of SQLSTATE.
+    pub fn code(&self) -> &'static str {
+        match self {
+            SqlError::Engine(error) => code_of(error),
+            SqlError::Scan(error) => match error.kind() {
+                ScanErrorKind::Retry => "40001",
+                ScanErrorKind::NotFound => "42P01",
+                ScanErrorKind::Gone => "72000",
+                ScanErrorKind::Corrupt => "XX001",
+                ScanErrorKind::Refused => "58030",
+            },
+            SqlError::Syntax(_) => "42601",
+            SqlError::ReadOnly(_) => "25006",
+            SqlError::Unsupported(_) => "0A000",
+            SqlError::TooMuch { .. } => "54000",
+            SqlError::BadValue(_) => "22023",
+            SqlError::Timeout(_) | SqlError::Cancelled => "57014",
+        }
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            SqlError::TooMuch { hint, .. } => Some(hint),
+            _ => None,
+        }
+    }
+}
+
+fn code_of(error: &DataFusionError) -> &'static str {
+    match error.find_root() {
+        DataFusionError::SQL(..) => "42601",
+        DataFusionError::SchemaError(inner, _) => match &**inner {
+            SchemaError::FieldNotFound { .. } => "42703",
+            SchemaError::AmbiguousReference { .. } => "42702",
+            _ => "42P10",
+        },
+        DataFusionError::Plan(why) if why.contains("table '") && why.contains("not found") => "42P01",
+        DataFusionError::Plan(why) if why.contains("Invalid function") => "42883",
+        DataFusionError::Plan(_) => "42000",
+        DataFusionError::NotImplemented(_) => "0A000",
+        DataFusionError::ResourcesExhausted(_) => "53200",
+        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => "22000",
+        _ => "XX000",
+    }
+}
+
+/// The message without the engine's words for where it arose.
+fn plain(error: &DataFusionError) -> String {
+    let text = error.find_root().strip_backtrace();
+    let prefixes = [
+        "Error during planning: ",
+        "Schema error: ",
+        "SQL error: ",
+        "This feature is not implemented: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "Resources exhausted: ",
+        "External error: ",
+    ];
+    let mut text = text.as_str();
+    while let Some(rest) = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)) {
+        text = rest;
+    }
+    text.to_owned()
+}

@@ -1,0 +1,311 @@
+//! What one connection does with the messages of its client: single queries, and prepared statements.
+
+use std::fmt::Debug;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::{Sink, SinkExt as _};
+use parking_lot::Mutex;
+use pgwire::api::auth::StartupHandler;
+use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
+use pgwire::api::portal::{Format, Portal, PortalExecutionState};
+use pgwire::api::query::{
+    ExtendedQueryHandler, SimpleQueryHandler, send_partial_query_response, send_query_response,
+    send_ready_for_query,
+};
+use pgwire::api::results::{Response, Tag};
+use pgwire::api::stmt::QueryParser;
+use pgwire::api::store::{Entry, PortalStore};
+use pgwire::api::{
+    ClientInfo, ClientPortalStore, DEFAULT_NAME, ErrorHandler, PgWireConnectionState, PgWireServerHandlers,
+    Type,
+};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use pgwire::messages::PgWireBackendMessage;
+use pgwire::messages::extendedquery::Execute;
+use pgwire::messages::response::{EmptyQueryResponse, NoticeResponse};
+use pgwire::messages::simplequery::Query as QueryMessage;
+
+use super::Shared;
+use super::rows::fields;
+use super::session::Session;
+use super::startup::Startup;
+use super::statements::{Answers, Outcome, Prepared, Statements, pg_error};
+use super::stop::{Socket, cancelled, unless_stopped};
+use crate::query::Query;
+use crate::statement::{Statement, parse_all};
+
+/// One client's connection.
+pub struct Connection {
+    handler: Arc<Handler>,
+    startup: Arc<Startup>,
+    cancels: Arc<DefaultCancelHandler>,
+}
+
+impl Connection {
+    pub fn new(shared: &Shared, peer: SocketAddr, socket: Socket) -> Connection {
+        let session = Arc::new(Mutex::new(Session::default()));
+        let answers = Arc::new(Statements::new(Arc::clone(&shared.engine), Arc::clone(&session)));
+        let (users, cancels) = (shared.users.clone(), Arc::clone(&shared.cancels));
+        Connection {
+            startup: Arc::new(Startup::new(users, Arc::clone(&cancels), Arc::clone(&session))),
+            cancels: Arc::new(DefaultCancelHandler::new(cancels)),
+            handler: Arc::new(Handler { answers, session, socket, peer }),
+        }
+    }
+}
+
+impl PgWireServerHandlers for Connection {
+    fn simple_query_handler(&self) -> Arc<impl SimpleQueryHandler> {
+        Arc::clone(&self.handler)
+    }
+
+    fn extended_query_handler(&self) -> Arc<impl ExtendedQueryHandler> {
+        Arc::clone(&self.handler)
+    }
+
+    fn startup_handler(&self) -> Arc<impl StartupHandler> {
+        Arc::clone(&self.startup)
+    }
+
+    fn cancel_handler(&self) -> Arc<impl CancelHandler> {
+        Arc::clone(&self.cancels)
+    }
+
+    fn error_handler(&self) -> Arc<impl ErrorHandler> {
+        Arc::clone(&self.handler)
+    }
+}
+
+/// Talks to one client.
+pub struct Handler {
+    answers: Arc<dyn Answers>,
+    session: Arc<Mutex<Session>>,
+    socket: Socket,
+    peer: SocketAddr,
+}
+
+impl ErrorHandler for Handler {
+    fn on_error<C: ClientInfo>(&self, _: &C, error: &mut PgWireError) {
+        tracing::debug!(peer = %self.peer, %error, "a client was given an error");
+    }
+}
+
+impl Handler {
+    async fn tell<C>(&self, client: &mut C, query: Option<Arc<Query>>) -> PgWireResult<()>
+    where
+        C: Sink<PgWireBackendMessage> + Unpin + Send,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if !self.session.lock().wants_notices() {
+            return Ok(());
+        }
+        for notice in query.map(|query| query.notices()).unwrap_or_default() {
+            let info = ErrorInfo::new("NOTICE".to_owned(), "00000".to_owned(), notice);
+            client.feed(PgWireBackendMessage::NoticeResponse(NoticeResponse::from(info))).await?;
+        }
+        Ok(())
+    }
+
+    /// One statement of a text, answered as far as its rows.
+    async fn answer<C>(&self, client: &mut C, statement: &Statement) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let status = client.transaction_status();
+        match self.answers.execute(statement, None, &Format::UnifiedText, status).await? {
+            Outcome::Rows(rows, query) => {
+                send_query_response(client, rows, true).await?;
+                self.tell(client, query).await
+            }
+            other => complete(client, other).await,
+        }
+    }
+
+    /// A prepared statement with its values, at most `max_rows` rows of it; 0 for all.
+    async fn answer_portal<C>(
+        &self,
+        client: &mut C,
+        portal: &Portal<Arc<Prepared>>,
+        max_rows: usize,
+    ) -> PgWireResult<()>
+    where
+        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let state = portal.state();
+        let mut state = state.lock().await;
+        let mut told = None;
+        if matches!(*state, PortalExecutionState::Initial) {
+            let status = client.transaction_status();
+            match self.answers.execute_portal(portal, status).await? {
+                Outcome::Rows(rows, query) => {
+                    *state = PortalExecutionState::Suspended(rows);
+                    told = query;
+                }
+                other => return complete(client, other).await,
+            }
+        }
+        match &mut *state {
+            PortalExecutionState::Suspended(rows) => {
+                if !send_partial_query_response(client, rows, max_rows).await? {
+                    *state = PortalExecutionState::Finished;
+                }
+                self.tell(client, told).await
+            }
+            PortalExecutionState::Initial | PortalExecutionState::Finished => {
+                complete(client, Outcome::Done(Tag::new("SELECT").with_rows(0), None)).await
+            }
+        }
+    }
+}
+
+/// Answers what has no rows.
+async fn complete<C>(client: &mut C, outcome: Outcome) -> PgWireResult<()>
+where
+    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
+    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+{
+    let (tag, told) = match outcome {
+        Outcome::Done(tag, told) => (tag, told),
+        Outcome::Transaction(tag, status) => {
+            client.set_transaction_status(status);
+            (tag, None)
+        }
+        Outcome::Rows(..) => unreachable!("rows are sent by themselves"),
+    };
+    if let Some(told) = told {
+        client.feed(PgWireBackendMessage::ParameterStatus(told)).await?;
+    }
+    Ok(client.feed(PgWireBackendMessage::CommandComplete(tag.into())).await?)
+}
+
+#[async_trait]
+impl SimpleQueryHandler for Handler {
+    async fn on_query<C>(&self, client: &mut C, message: QueryMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if !matches!(client.state(), PgWireConnectionState::ReadyForQuery) {
+            return Err(PgWireError::NotReadyForQuery);
+        }
+        client.set_state(PgWireConnectionState::QueryInProgress);
+        let statements = parse_all(&message.query).map_err(|e| pg_error(&e))?;
+        if statements.is_empty() {
+            client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
+        }
+        let cancelled = cancelled(client).await;
+        let all = async {
+            for statement in &statements {
+                self.answer(client, statement).await?;
+            }
+            Ok(())
+        };
+        unless_stopped(all, cancelled, &self.socket, self.answers.timeout()).await?;
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        let status = client.transaction_status();
+        send_ready_for_query(client, status).await
+    }
+
+    /// Never called: [`SimpleQueryHandler::on_query`] is ours.
+    async fn do_query<C>(&self, _: &mut C, _: &str) -> PgWireResult<Vec<Response>>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        Err(PgWireError::NotReadyForQuery)
+    }
+}
+
+#[async_trait]
+impl ExtendedQueryHandler for Handler {
+    type Statement = Arc<Prepared>;
+    type QueryParser = Parser;
+
+    fn query_parser(&self) -> Arc<Parser> {
+        Arc::new(Parser(Arc::clone(&self.answers)))
+    }
+
+    async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        if !matches!(client.state(), PgWireConnectionState::ReadyForQuery) {
+            return Err(PgWireError::NotReadyForQuery);
+        }
+        client.set_state(PgWireConnectionState::QueryInProgress);
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        match client.portal_store().get_portal(name) {
+            Some(Entry::Value(portal)) => {
+                let max_rows = usize::try_from(message.max_rows).unwrap_or(0);
+                let cancelled = cancelled(client).await;
+                let work = self.answer_portal(client, &portal, max_rows);
+                unless_stopped(work, cancelled, &self.socket, self.answers.timeout()).await?;
+            }
+            Some(Entry::Empty) => {
+                client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
+            }
+            None => return Err(PgWireError::PortalNotFound(name.to_owned())),
+        }
+        client.set_state(PgWireConnectionState::ReadyForQuery);
+        Ok(())
+    }
+
+    /// Never called: [`ExtendedQueryHandler::on_execute`] is ours.
+    async fn do_query<C>(&self, _: &mut C, _: &Portal<Self::Statement>, _: usize) -> PgWireResult<Response>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        Err(PgWireError::NotReadyForQuery)
+    }
+}
+
+/// Plans statements when they are parsed, so that their clients can be told of parameters and columns.
+pub struct Parser(Arc<dyn Answers>);
+
+#[async_trait]
+impl QueryParser for Parser {
+    type Statement = Arc<Prepared>;
+
+    async fn parse_sql<C>(
+        &self,
+        _: &C,
+        sql: &str,
+        types: &[Option<Type>],
+    ) -> PgWireResult<Option<Arc<Prepared>>>
+    where
+        C: ClientInfo + Unpin + Send + Sync,
+    {
+        Ok(self.0.prepare(sql, types).await?.map(Arc::new))
+    }
+
+    fn get_parameter_types(&self, prepared: &Arc<Prepared>) -> PgWireResult<Vec<Type>> {
+        Ok(prepared.parameters.clone())
+    }
+
+    fn get_result_schema(
+        &self,
+        prepared: &Arc<Prepared>,
+        format: Option<&Format>,
+    ) -> PgWireResult<Vec<pgwire::api::results::FieldInfo>> {
+        match &prepared.schema {
+            Some(schema) => Ok(fields(schema, format.unwrap_or(&Format::UnifiedText))?.to_vec()),
+            None => Ok(Vec::new()),
+        }
+    }
+}

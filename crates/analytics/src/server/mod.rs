@@ -1,0 +1,130 @@
+//! The server for clients of PostgreSQL: connections, each with its own session ([`handler`]).
+//!
+//! The protocol itself is the crate `pgwire`'s. Here are its ends: who may connect ([`startup`], [`scram`], [`users`], [`tls`]), what a
+//! statement is answered with ([`handler`], [`session`]), and in which form ([`rows`], [`parameters`]). A statement ends when its client
+//! asks for that, when its time is over, and when its client is gone ([`stop`]).
+
+mod handler;
+mod parameters;
+mod rows;
+mod scram;
+pub mod session;
+mod startup;
+mod statements;
+mod stop;
+mod tls;
+mod users;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kafscale_settings::failure::Failure;
+use kafscale_settings::refusals::cannot_listen;
+use kafscale_settings::sql::ServerArgs;
+use pgwire::api::ConnectionManager;
+use pgwire::tokio::{TlsAcceptor, process_socket};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::engine::Engine;
+use handler::Connection;
+use users::Users;
+
+/// After a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// What the server says it is, for clients that ask for features by version.
+pub const SERVER_VERSION: &str = "15.8";
+
+/// The settings of a session that nobody has changed.
+pub fn default_session() -> session::Session {
+    session::Session::default()
+}
+
+/// What all connections share.
+pub struct Shared {
+    pub engine: Arc<Engine>,
+    pub users: Option<Arc<Users>>,
+    pub cancels: Arc<ConnectionManager>,
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    places: Arc<Semaphore>,
+}
+
+impl Server {
+    pub async fn bind(args: &ServerArgs, engine: Engine) -> Result<Server, Failure> {
+        let failed = |e: io::Error| Failure::runtime(cannot_listen(args.listen.0, &e, "--listen"));
+        let users = args.users_file.as_deref().map(Users::load).transpose();
+        let users = users.map_err(|e| Failure::usage(e.to_string()))?;
+        let tls = match (&args.tls_cert_file, &args.tls_key_file) {
+            (Some(cert), Some(key)) => {
+                Some(tls::acceptor(cert, key).map_err(|e| Failure::usage(e.to_string()))?)
+            }
+            _ => None,
+        };
+        let listener = TcpListener::bind(args.listen.0).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let places = Arc::new(Semaphore::new(usize::try_from(args.max_connections).unwrap_or(usize::MAX)));
+        let (engine, users) = (Arc::new(engine), users.map(Arc::new));
+        let shared = Arc::new(Shared { engine, users, cancels: Arc::new(ConnectionManager::new()) });
+        Ok(Server { listener, address, tls, shared, places })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until it is dropped; then all connections end.
+    pub async fn serve(self) {
+        let mut connections = JoinSet::new();
+        loop {
+            while connections.try_join_next().is_some() {}
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                        connections.spawn(refuse(stream));
+                        continue;
+                    };
+                    let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
+                    connections.spawn(async move {
+                        let _place = place;
+                        if let Err(error) = serve(stream, peer, tls, shared).await {
+                            tracing::debug!(%peer, %error, "a connection broke off");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a client could not connect");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) -> io::Result<()> {
+    let connection = Arc::new(Connection::new(&shared, peer, stop::Socket::of(&stream)?));
+    process_socket(stream, tls, connection).await
+}
+
+/// Says why, in the one message that a client understands before anything else.
+async fn refuse(mut stream: TcpStream) {
+    let fields = b"SFATAL\0VFATAL\0C53300\0Mtoo many connections (--max-connections)\0\0";
+    let length = u32::try_from(fields.len() + 4).expect("it is short").to_be_bytes();
+    let _ = stream.write_all(&[&b"E"[..], &length, fields].concat()).await;
+    let _ = stream.shutdown().await;
+}

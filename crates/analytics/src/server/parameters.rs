@@ -1,0 +1,192 @@
+//! Parameters of prepared statements: values as clients send them, as text or binary, and as the engine takes them.
+
+use arrow::datatypes::{DataType, TimeUnit};
+use datafusion::common::ScalarValue;
+use pgwire::api::Type;
+use pgwire::api::portal::Portal;
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+
+use super::statements::pg_error;
+use crate::error::SqlError;
+
+/// Microseconds from 1970 to 2000, which is where PostgreSQL begins to count.
+const EPOCH_US: i64 = 946_684_800_000_000;
+const EPOCH_DAYS: i32 = 10_957;
+
+/// The type that the engine gives values of a type of PostgreSQL. `None` for those that it takes for text.
+pub fn arrow_type(declared: &Type) -> Option<DataType> {
+    Some(match *declared {
+        Type::BOOL => DataType::Boolean,
+        Type::INT2 => DataType::Int16,
+        Type::INT4 => DataType::Int32,
+        Type::INT8 | Type::OID => DataType::Int64,
+        Type::FLOAT4 => DataType::Float32,
+        Type::FLOAT8 => DataType::Float64,
+        Type::NUMERIC => DataType::Decimal128(38, 10),
+        Type::BYTEA => DataType::Binary,
+        Type::DATE => DataType::Date32,
+        Type::TIMESTAMP => DataType::Timestamp(TimeUnit::Microsecond, None),
+        Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        _ => return None,
+    })
+}
+
+/// How SQL writes a type, for a cast. `None`: a parameter of this type needs none.
+pub fn sql_type(declared: &Type) -> Option<&'static str> {
+    Some(match *declared {
+        Type::BOOL => "boolean",
+        Type::INT2 => "smallint",
+        Type::INT4 => "int",
+        Type::INT8 | Type::OID => "bigint",
+        Type::FLOAT4 => "real",
+        Type::FLOAT8 => "double precision",
+        Type::NUMERIC => "decimal(38, 10)",
+        Type::BYTEA => "bytea",
+        Type::DATE => "date",
+        Type::TIMESTAMP => "timestamp",
+        Type::TIMESTAMPTZ => "timestamp with time zone",
+        _ => return None,
+    })
+}
+
+/// The values of all parameters, in order.
+pub fn values<S: Clone>(portal: &Portal<S>, types: &[Type]) -> PgWireResult<Vec<ScalarValue>> {
+    if portal.parameters.len() != types.len() {
+        let message = format!(
+            "{} parameters were given, and the statement has {}",
+            portal.parameters.len(),
+            types.len()
+        );
+        let info = ErrorInfo::new("ERROR".to_owned(), "08P01".to_owned(), message);
+        return Err(PgWireError::UserError(Box::new(info)));
+    }
+    let value = |(at, (bytes, declared)): (usize, (&Option<bytes::Bytes>, &Type))| {
+        let target = arrow_type(declared).unwrap_or(DataType::Utf8);
+        match bytes {
+            None => ScalarValue::try_from(&target).map_err(|e| pg_error(&SqlError::from(e))),
+            Some(bytes) if portal.parameter_format.is_binary(at) => {
+                binary(declared, bytes).ok_or_else(|| bad(at, declared))
+            }
+            Some(bytes) => text(bytes, &target).ok_or_else(|| bad(at, declared)),
+        }
+    };
+    portal.parameters.iter().zip(types).enumerate().map(value).collect()
+}
+
+fn bad(at: usize, declared: &Type) -> PgWireError {
+    let message = format!("the parameter ${} is no {declared}", at + 1);
+    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), "22P03".to_owned(), message)))
+}
+
+fn text(bytes: &[u8], target: &DataType) -> Option<ScalarValue> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    match target {
+        DataType::Utf8 => Some(ScalarValue::Utf8(Some(text.to_owned()))),
+        DataType::Boolean => match text {
+            "t" | "true" | "1" | "on" | "yes" => Some(ScalarValue::Boolean(Some(true))),
+            "f" | "false" | "0" | "off" | "no" => Some(ScalarValue::Boolean(Some(false))),
+            _ => None,
+        },
+        DataType::Binary => {
+            let digits = text.strip_prefix("\\x")?;
+            let byte = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
+            let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
+            bytes.map(|bytes| ScalarValue::Binary(Some(bytes)))
+        }
+        other => ScalarValue::Utf8(Some(text.to_owned())).cast_to(other).ok().filter(|v| !v.is_null()),
+    }
+}
+
+fn binary(declared: &Type, bytes: &[u8]) -> Option<ScalarValue> {
+    let utc = || Some("UTC".into());
+    Some(match *declared {
+        Type::BOOL => ScalarValue::Boolean(Some(*bytes.first()? != 0)),
+        Type::INT2 => ScalarValue::Int16(Some(i16::from_be_bytes(bytes.try_into().ok()?))),
+        Type::INT4 => ScalarValue::Int32(Some(i32::from_be_bytes(bytes.try_into().ok()?))),
+        Type::INT8 => ScalarValue::Int64(Some(i64::from_be_bytes(bytes.try_into().ok()?))),
+        Type::OID => ScalarValue::Int64(Some(u32::from_be_bytes(bytes.try_into().ok()?).into())),
+        Type::FLOAT4 => ScalarValue::Float32(Some(f32::from_be_bytes(bytes.try_into().ok()?))),
+        Type::FLOAT8 => ScalarValue::Float64(Some(f64::from_be_bytes(bytes.try_into().ok()?))),
+        Type::NUMERIC => numeric(bytes)?,
+        Type::BYTEA => ScalarValue::Binary(Some(bytes.to_vec())),
+        Type::DATE => {
+            let days = i32::from_be_bytes(bytes.try_into().ok()?);
+            ScalarValue::Date32(Some(days.checked_add(EPOCH_DAYS)?))
+        }
+        Type::TIMESTAMP | Type::TIMESTAMPTZ => {
+            let us = i64::from_be_bytes(bytes.try_into().ok()?).checked_add(EPOCH_US)?;
+            let zone = if *declared == Type::TIMESTAMPTZ { utc() } else { None };
+            ScalarValue::TimestampMicrosecond(Some(us), zone)
+        }
+        Type::UUID => {
+            ScalarValue::Utf8(Some(uuid::Uuid::from_bytes(bytes.try_into().ok()?).hyphenated().to_string()))
+        }
+        // A version stands before it.
+        Type::JSONB => ScalarValue::Utf8(Some(std::str::from_utf8(bytes.get(1..)?).ok()?.to_owned())),
+        _ => ScalarValue::Utf8(Some(std::str::from_utf8(bytes).ok()?.to_owned())),
+    })
+}
+
+/// Digits to the base of 10,000, with a weight and a sign.
+fn numeric(bytes: &[u8]) -> Option<ScalarValue> {
+    let field = |at: usize| Some(i16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let (count, weight, sign) = (field(0)?, field(2)?, field(4)?);
+    // What is no number, and infinity, are none here.
+    let negative = match sign {
+        0 => false,
+        0x4000 => true,
+        _ => return None,
+    };
+    let mut value: i128 = 0;
+    let scale = 10_i128.pow(10);
+    for at in 0..count {
+        let digit = i128::from(field(8 + usize::try_from(at).ok()? * 2)?);
+        let power = i32::from(weight) - i32::from(at);
+        let shifted = match u32::try_from(power) {
+            Ok(power) => digit.checked_mul(10_000_i128.checked_pow(power)?)?.checked_mul(scale)?,
+            Err(_) => {
+                digit.checked_mul(scale)?.checked_div(10_000_i128.checked_pow(power.unsigned_abs())?)?
+            }
+        };
+        value = value.checked_add(shifted)?;
+    }
+    Some(ScalarValue::Decimal128(Some(if negative { -value } else { value }), 38, 10))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn binary_values_are_those_of_postgresql() {
+        for (declared, bytes, expected) in [
+            (Type::INT4, &7_i32.to_be_bytes()[..], ScalarValue::Int32(Some(7))),
+            (Type::DATE, &0_i32.to_be_bytes(), ScalarValue::Date32(Some(10_957))),
+            (
+                Type::TIMESTAMPTZ,
+                &1_i64.to_be_bytes(),
+                ScalarValue::TimestampMicrosecond(Some(EPOCH_US + 1), Some("UTC".into())),
+            ),
+            // -12345.67
+            (
+                Type::NUMERIC,
+                &[0, 3, 0, 1, 0x40, 0, 0, 2, 0, 1, 0x09, 0x29, 0x1a, 0x2c],
+                ScalarValue::Decimal128(Some(-123_456_700_000_000), 38, 10),
+            ),
+            (Type::TEXT, b"a", ScalarValue::Utf8(Some("a".into()))),
+        ] {
+            assert_eq!(binary(&declared, bytes), Some(expected), "{declared}");
+        }
+        assert_eq!(binary(&Type::INT4, b"abc"), None);
+        assert_eq!(binary(&Type::TEXT, b"\xff"), None);
+    }
+
+    #[test]
+    fn text_values_are_read_by_their_type() {
+        assert_eq!(text(b"-5", &DataType::Int64), Some(ScalarValue::Int64(Some(-5))));
+        assert_eq!(text(b"five", &DataType::Int64), None);
+        assert_eq!(text(b"t", &DataType::Boolean), Some(ScalarValue::Boolean(Some(true))));
+        assert_eq!(text(b"\\x0aff", &DataType::Binary), Some(ScalarValue::Binary(Some(vec![10, 255]))));
+        assert_eq!(text(b"\\x0", &DataType::Binary), None);
+    }
+}

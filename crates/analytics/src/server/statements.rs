@@ -1,0 +1,310 @@
+//! What statements of one client are answered with, whatever their client is connected by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::common::ParamValues;
+use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
+use pgwire::api::Type;
+use pgwire::api::portal::{Format, Portal};
+use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo, QueryResponse, Tag};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
+use pgwire::messages::response::TransactionStatus;
+use pgwire::messages::startup::ParameterStatus;
+
+use super::parameters;
+use super::rows::{encoded, fields, pg_type};
+use super::session::Session;
+use crate::engine::{Engine, Planner, Running};
+use crate::error::SqlError;
+use crate::query::Query;
+use crate::statement::{QueryText, Statement, parse_all};
+
+/// An error as clients take it.
+pub fn pg_error(error: &SqlError) -> PgWireError {
+    let mut info = ErrorInfo::new("ERROR".to_owned(), error.code().to_owned(), error.to_string());
+    info.hint = error.hint().map(str::to_owned);
+    PgWireError::UserError(Box::new(info))
+}
+
+/// A statement that was parsed, with what its client is told of it before it runs.
+#[derive(Debug, Clone)]
+pub struct Prepared {
+    statement: Statement,
+    pub parameters: Vec<Type>,
+    /// `None`: it gives no rows.
+    pub schema: Option<SchemaRef>,
+}
+
+/// What a statement gives.
+pub enum Outcome {
+    Rows(QueryResponse, Option<Arc<Query>>),
+    /// Nothing but a tag, and perhaps a setting that the client must be told of.
+    Done(Tag, Option<ParameterStatus>),
+    /// Another state of the transaction.
+    Transaction(Tag, TransactionStatus),
+}
+
+/// Answers statements.
+///
+/// The functions that talk to a client are generic over its connection. They see this and not the engine: whether all of its types may
+/// be sent between threads would be worked out for each of those functions anew, which takes the compiler minutes.
+pub trait Answers: Send + Sync {
+    fn timeout(&self) -> Option<Duration>;
+
+    fn execute<'a>(
+        &'a self,
+        statement: &'a Statement,
+        values: Option<ParamValues>,
+        format: &'a Format,
+        status: TransactionStatus,
+    ) -> BoxFuture<'a, PgWireResult<Outcome>>;
+
+    /// A prepared statement with the values of its parameters.
+    fn execute_portal<'a>(
+        &'a self,
+        portal: &'a Portal<Arc<Prepared>>,
+        status: TransactionStatus,
+    ) -> BoxFuture<'a, PgWireResult<Outcome>>;
+
+    /// What a client is told of a statement before it runs.
+    fn prepare<'a>(
+        &'a self,
+        text: &'a str,
+        declared: &'a [Option<Type>],
+    ) -> BoxFuture<'a, PgWireResult<Option<Prepared>>>;
+}
+
+/// Those of one client.
+pub struct Statements {
+    engine: Arc<Engine>,
+    session: Arc<Mutex<Session>>,
+}
+
+impl Answers for Statements {
+    fn timeout(&self) -> Option<Duration> {
+        self.session.lock().timeout(self.engine.statement_timeout)
+    }
+
+    fn execute<'a>(
+        &'a self,
+        statement: &'a Statement,
+        values: Option<ParamValues>,
+        format: &'a Format,
+        status: TransactionStatus,
+    ) -> BoxFuture<'a, PgWireResult<Outcome>> {
+        Box::pin(async move {
+            Self::check_transaction(statement, status)?;
+            match statement {
+                Statement::Query(query) => self.query(query, values, format).await,
+                Statement::Explain { query, analyze } => self.explain(query, *analyze, values).await,
+                Statement::Show(name) => self.show(name),
+                Statement::Set(setting) => {
+                    let told = self.session.lock().set(setting).map_err(|e| pg_error(&e))?;
+                    let told = told.map(|(name, value)| ParameterStatus::new(name.to_owned(), value));
+                    Ok(Outcome::Done(Tag::new("SET"), told))
+                }
+                Statement::Begin => {
+                    Ok(Outcome::Transaction(Tag::new("BEGIN"), status.to_in_transaction_state()))
+                }
+                // Of a transaction that failed, nothing is left to commit.
+                Statement::Commit => {
+                    let tag = if matches!(status, TransactionStatus::Error) { "ROLLBACK" } else { "COMMIT" };
+                    Ok(Outcome::Transaction(Tag::new(tag), status.to_idle_state()))
+                }
+                Statement::Rollback => Ok(Outcome::Transaction(Tag::new("ROLLBACK"), status.to_idle_state())),
+                Statement::Nothing(tag) => Ok(Outcome::Done(Tag::new(tag), None)),
+            }
+        })
+    }
+
+    fn execute_portal<'a>(
+        &'a self,
+        portal: &'a Portal<Arc<Prepared>>,
+        status: TransactionStatus,
+    ) -> BoxFuture<'a, PgWireResult<Outcome>> {
+        Box::pin(async move {
+            let prepared = &portal.statement.statement;
+            let values = parameters::values(portal, &prepared.parameters)?;
+            let values = (!values.is_empty()).then(|| ParamValues::from(values));
+            self.execute(&prepared.statement, values, &portal.result_column_format, status).await
+        })
+    }
+
+    fn prepare<'a>(
+        &'a self,
+        text: &'a str,
+        declared: &'a [Option<Type>],
+    ) -> BoxFuture<'a, PgWireResult<Option<Prepared>>> {
+        Box::pin(self.prepare_one(text, declared))
+    }
+}
+
+impl Statements {
+    pub fn new(engine: Arc<Engine>, session: Arc<Mutex<Session>>) -> Statements {
+        Statements { engine, session }
+    }
+
+    /// After an error in a transaction, everything but its end is refused.
+    fn check_transaction(statement: &Statement, status: TransactionStatus) -> PgWireResult<()> {
+        let ends =
+            matches!(statement, Statement::Commit | Statement::Rollback | Statement::Nothing("ROLLBACK"));
+        if matches!(status, TransactionStatus::Error) && !ends {
+            let message = "current transaction is aborted, commands ignored until end of transaction block";
+            let info = ErrorInfo::new("ERROR".to_owned(), "25P02".to_owned(), message.to_owned());
+            return Err(PgWireError::UserError(Box::new(info)));
+        }
+        Ok(())
+    }
+
+    async fn query(
+        &self,
+        query: &QueryText,
+        values: Option<ParamValues>,
+        format: &Format,
+    ) -> PgWireResult<Outcome> {
+        let place = self.engine.place().await;
+        let running = self.start(query, values).await.map_err(|e| pg_error(&e))?;
+        let Running { schema, rows, query, .. } = running;
+        let fields = fields(&schema, format)?;
+        // The place is given back when the rows are at their end, or dropped.
+        let rows = rows.map(move |batch| {
+            let _ = &place;
+            batch
+        });
+        let rows = encoded(rows, Arc::clone(&fields));
+        Ok(Outcome::Rows(QueryResponse::new(fields, rows), Some(query)))
+    }
+
+    async fn start(&self, query: &QueryText, values: Option<ParamValues>) -> Result<Running, SqlError> {
+        let planner = self.engine.begin(query.scan_full);
+        let plan = planner.plan(query).await?;
+        planner.run(plan, values).await
+    }
+
+    async fn explain(
+        &self,
+        query: &QueryText,
+        analyze: bool,
+        values: Option<ParamValues>,
+    ) -> PgWireResult<Outcome> {
+        let failed = |e: SqlError| pg_error(&e);
+        let _place = self.engine.place().await;
+        let lines = match analyze {
+            true => {
+                let mut running = self.start(query, values).await.map_err(failed)?;
+                while let Some(batch) = running.rows.next().await {
+                    batch.map_err(|e| pg_error(&SqlError::from(e)))?;
+                }
+                Running::measured(&*running.plan)
+            }
+            false => {
+                let planner = self.engine.begin(query.scan_full);
+                let plan = planner.plan(query).await.map_err(failed)?;
+                planner.explain(plan, values).await.map_err(failed)?
+            }
+        };
+        Ok(texts("QUERY PLAN", lines))
+    }
+
+    fn show(&self, name: &str) -> PgWireResult<Outcome> {
+        let session = self.session.lock();
+        if name == "all" {
+            let all = session.all().into_iter().map(|(name, value)| format!("{name} = {value}"));
+            return Ok(texts("setting", all.collect()));
+        }
+        let value = session.show(name).ok_or_else(|| {
+            pg_error(&SqlError::BadValue(format!("unrecognized configuration parameter \"{name}\"")))
+        })?;
+        Ok(texts(name, vec![value]))
+    }
+
+    async fn prepare_one(&self, text: &str, declared: &[Option<Type>]) -> PgWireResult<Option<Prepared>> {
+        let mut statements = parse_all(text).map_err(|e| pg_error(&e))?;
+        let statement = match statements.len() {
+            0 => return Ok(None),
+            1 => statements.remove(0),
+            _ => {
+                let why = "cannot insert multiple commands into a prepared statement".to_owned();
+                return Err(pg_error(&SqlError::Syntax(why)));
+            }
+        };
+        let one_column = |name: &str| {
+            let field = arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Utf8, true);
+            Some(Arc::new(arrow::datatypes::Schema::new(vec![field])))
+        };
+        Ok(Some(match statement {
+            Statement::Query(query) => self.prepare_query(query, declared).await?,
+            Statement::Explain { query, analyze } => {
+                let Prepared { statement, parameters, .. } = self.prepare_query(query, declared).await?;
+                let Statement::Query(query) = statement else { unreachable!("a query stays one") };
+                let schema = one_column("QUERY PLAN");
+                Prepared { statement: Statement::Explain { query, analyze }, parameters, schema }
+            }
+            Statement::Show(name) => {
+                let schema = one_column(if name == "all" { "setting" } else { &name });
+                Prepared { statement: Statement::Show(name), parameters: Vec::new(), schema }
+            }
+            other @ (Statement::Set(_)
+            | Statement::Begin
+            | Statement::Commit
+            | Statement::Rollback
+            | Statement::Nothing(_)) => Prepared { statement: other, parameters: Vec::new(), schema: None },
+        }))
+    }
+
+    async fn prepare_query(&self, mut query: QueryText, declared: &[Option<Type>]) -> PgWireResult<Prepared> {
+        query.sql = with_casts(&query.sql, declared);
+        let planner: Planner = self.engine.begin(query.scan_full);
+        let plan = planner.plan(&query).await.map_err(|e| pg_error(&e))?;
+        let inferred = plan.get_parameter_types().map_err(|e| pg_error(&SqlError::from(e)))?;
+        let numbers = inferred.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok());
+        let count = numbers.max().unwrap_or(0).max(declared.len());
+        let mut parameters = Vec::with_capacity(count);
+        for at in 0..count {
+            let inferred = inferred.get(&format!("${}", at + 1)).cloned().flatten();
+            parameters.push(match (declared.get(at).cloned().flatten(), inferred) {
+                (Some(declared), _) => declared,
+                (None, Some(inferred)) => pg_type(&inferred)?,
+                (None, None) => Type::TEXT,
+            });
+        }
+        let schema = Arc::clone(plan.schema().inner());
+        Ok(Prepared { statement: Statement::Query(query), parameters, schema: Some(schema) })
+    }
+}
+
+/// Parameters whose types the client states, with casts, so that the engine need not guess: `$1` becomes `CAST($1 AS int)`.
+fn with_casts(sql: &str, declared: &[Option<Type>]) -> String {
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+    use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+    let known = |name: &str| {
+        let number: usize = name.strip_prefix('$')?.parse().ok()?;
+        parameters::sql_type(declared.get(number.checked_sub(1)?)?.as_ref()?)
+    };
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).with_unescape(false).tokenize();
+    let Ok(tokens) = tokens else { return sql.to_owned() };
+    let text = |token: &Token| match token {
+        Token::Placeholder(name) => match known(name) {
+            Some(sql_type) => format!("CAST({name} AS {sql_type})"),
+            None => name.clone(),
+        },
+        other => other.to_string(),
+    };
+    tokens.iter().map(text).collect()
+}
+
+/// One column of text.
+fn texts(name: &str, lines: Vec<String>) -> Outcome {
+    let fields = Arc::new(vec![FieldInfo::new(name.to_owned(), None, None, Type::TEXT, FieldFormat::Text)]);
+    let mut encoder = DataRowEncoder::new(Arc::clone(&fields));
+    let rows = stream::iter(lines).map(move |line| {
+        encoder.encode_field(&line)?;
+        Ok(encoder.take_row())
+    });
+    Outcome::Rows(QueryResponse::new(fields, rows), None)
+}

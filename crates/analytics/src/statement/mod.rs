@@ -1,0 +1,206 @@
+//! What a client asks for: the text is split into statements, and each is told by its first words.
+//!
+//! Queries go on to the engine's own parser, after the short forms that it does not know were written out ([`short`]). Everything that
+//! sets or shows something of the session is read here ([`session`]), and everything that would change something is refused.
+
+mod session;
+mod short;
+mod tokens;
+
+pub use session::Setting;
+
+use crate::error::SqlError;
+use tokens::Tokens;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Statement {
+    Query(QueryText),
+    Explain {
+        query: QueryText,
+        /// Also runs it, and tells what that took.
+        analyze: bool,
+    },
+    Set(Setting),
+    Show(String),
+    Begin,
+    Commit,
+    Rollback,
+    /// Is done already, since there is nothing to be done: the tag that answers it.
+    Nothing(&'static str),
+}
+
+/// A query in words that the engine knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryText {
+    pub sql: String,
+    /// It may read as much as it takes.
+    pub scan_full: bool,
+}
+
+/// The statements of a text, in order. Empty ones are left out.
+pub fn parse_all(text: &str) -> Result<Vec<Statement>, SqlError> {
+    Tokens::of(text)?.split().into_iter().map(|tokens| parse(&tokens)).collect()
+}
+
+fn parse(tokens: &Tokens) -> Result<Statement, SqlError> {
+    let words = tokens.words();
+    let word = |at: usize| words.get(at).map_or("", String::as_str);
+    Ok(match word(0) {
+        "SELECT" | "WITH" | "VALUES" | "TABLE" | "(" => Statement::Query(short::write_out(tokens)?),
+        "EXPLAIN" => explain(tokens)?,
+        "DESCRIBE" | "DESC" => Statement::Query(describe(&tokens.name_after(1)?)),
+        "SHOW" => match (word(1), word(2)) {
+            ("TOPICS" | "TABLES", "") => Statement::Query(plain(SHOW_TOPICS)),
+            ("PARTITIONS", "FROM") => Statement::Query(show_partitions(&tokens.name_after(3)?)),
+            _ => Statement::Show(session::shown(tokens)?),
+        },
+        "SET" => session::set(tokens)?,
+        "RESET" => session::reset(tokens)?,
+        "BEGIN" | "START" => Statement::Begin,
+        "COMMIT" | "END" => Statement::Commit,
+        "ROLLBACK" | "ABORT" if word(1) == "TO" || word(2) == "TO" => Statement::Nothing("ROLLBACK"),
+        "ROLLBACK" | "ABORT" => Statement::Rollback,
+        "SAVEPOINT" => Statement::Nothing("SAVEPOINT"),
+        "RELEASE" => Statement::Nothing("RELEASE"),
+        "DISCARD" => Statement::Nothing("DISCARD ALL"),
+        "DEALLOCATE" => Statement::Nothing("DEALLOCATE"),
+        "CLOSE" => Statement::Nothing("CLOSE CURSOR"),
+        "UNLISTEN" => Statement::Nothing("UNLISTEN"),
+        "PREPARE" | "EXECUTE" | "DECLARE" | "FETCH" | "MOVE" | "LISTEN" | "LOCK" => {
+            return Err(SqlError::Unsupported(format!("{} is not supported", word(0))));
+        }
+        first if WRITES.contains(&first) => return Err(SqlError::ReadOnly(format!("{first} is refused"))),
+        first => return Err(SqlError::Syntax(format!("syntax error at or near \"{first}\""))),
+    })
+}
+
+/// First words of statements that PostgreSQL knows and that change something or reach the server's files.
+const WRITES: [&str; 28] = [
+    "INSERT",
+    "UPDATE",
+    "DELETE",
+    "MERGE",
+    "TRUNCATE",
+    "COPY",
+    "CREATE",
+    "DROP",
+    "ALTER",
+    "GRANT",
+    "REVOKE",
+    "COMMENT",
+    "VACUUM",
+    "ANALYZE",
+    "REINDEX",
+    "CLUSTER",
+    "REFRESH",
+    "NOTIFY",
+    "LOAD",
+    "CALL",
+    "DO",
+    "IMPORT",
+    "SECURITY",
+    "CHECKPOINT",
+    "REASSIGN",
+    "INSTALL",
+    "ATTACH",
+    "EXPORT",
+];
+
+const SHOW_TOPICS: &str =
+    "SELECT name, partitions, format, columns_are, cleanup_policy, bytes FROM kafscale.topics ORDER BY name";
+
+fn plain(sql: &str) -> QueryText {
+    QueryText { sql: sql.to_owned(), scan_full: false }
+}
+
+fn describe(topic: &str) -> QueryText {
+    let topic = topic.replace('\'', "''");
+    plain(&format!(
+        "SELECT column_name, data_type, columns_are FROM kafscale.columns WHERE topic = '{topic}' ORDER BY ordinal"
+    ))
+}
+
+fn show_partitions(topic: &str) -> QueryText {
+    let topic = topic.replace('\'', "''");
+    plain(&format!("SELECT * FROM kafscale.partitions WHERE topic = '{topic}' ORDER BY partition"))
+}
+
+/// `EXPLAIN [ANALYZE] [VERBOSE] query` and `EXPLAIN (option, …) query`.
+fn explain(tokens: &Tokens) -> Result<Statement, SqlError> {
+    let words = tokens.words();
+    let mut analyze = false;
+    let mut at = 1;
+    if words.get(1).is_some_and(|word| word == "(") && words.get(2).is_some_and(|word| word != "SELECT") {
+        let end = words.iter().position(|word| word == ")").unwrap_or(words.len());
+        let option = |name: &str| words[2..end].iter().position(|word| word == name).map(|found| found + 2);
+        let is_off =
+            |at: usize| words.get(at + 1).is_some_and(|word| matches!(word.as_str(), "FALSE" | "OFF"));
+        analyze = option("ANALYZE").is_some_and(|at| !is_off(at));
+        at = end + 1;
+    }
+    while let Some(option @ ("ANALYZE" | "VERBOSE")) = words.get(at).map(String::as_str) {
+        analyze |= option == "ANALYZE";
+        at += 1;
+    }
+    let rest = tokens.behind_words(at);
+    match parse(&rest)? {
+        Statement::Query(query) => Ok(Statement::Explain { query, analyze }),
+        _ => Err(SqlError::Unsupported("EXPLAIN is for queries".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(text: &str) -> Statement {
+        let mut all = parse_all(text).unwrap();
+        assert_eq!(all.len(), 1, "{text}");
+        all.remove(0)
+    }
+
+    #[test]
+    fn a_text_is_split_at_semicolons_only() {
+        let all = parse_all(";SELECT ';' -- x;\n; /* ; */ ;BEGIN;").unwrap();
+        assert_eq!(all, [Statement::Query(plain("SELECT ';' -- x;\n")), Statement::Begin]);
+        assert_eq!(parse_all(" ; ").unwrap(), []);
+    }
+
+    #[test]
+    fn what_changes_something_is_refused_by_name() {
+        for text in
+            ["INSERT INTO t VALUES (1)", "create table t (a int)", "COPY t TO '/tmp/x'", "drop table t"]
+        {
+            assert_eq!(parse_all(text).unwrap_err().code(), "25006", "{text}");
+        }
+        assert_eq!(parse_all("PREPARE x AS SELECT 1").unwrap_err().code(), "0A000");
+        assert_eq!(parse_all("hello").unwrap_err().code(), "42601");
+        assert_eq!(parse_all("SELECT 'x").unwrap_err().code(), "42601");
+    }
+
+    #[test]
+    fn explain_takes_both_forms_of_options() {
+        let explained = |text: &str| match one(text) {
+            Statement::Explain { query, analyze } => (query.sql, analyze),
+            other => panic!("{other:?}"),
+        };
+        for (text, analyze) in [
+            ("EXPLAIN SELECT 1", false),
+            ("explain analyze verbose SELECT 1", true),
+            ("EXPLAIN (ANALYZE, FORMAT TEXT) SELECT 1", true),
+            ("EXPLAIN (ANALYZE OFF) SELECT 1", false),
+        ] {
+            assert_eq!(explained(text), ("SELECT 1".to_owned(), analyze), "{text}");
+        }
+        assert!(parse_all("EXPLAIN INSERT INTO t VALUES (1)").is_err());
+    }
+
+    #[test]
+    fn show_and_describe_are_queries() {
+        for text in ["SHOW TOPICS", "show partitions from orders", "DESCRIBE \"a b\"", "desc orders"] {
+            assert!(matches!(one(text), Statement::Query(_)), "{text}");
+        }
+        assert_eq!(one("SHOW server_version"), Statement::Show("server_version".into()));
+    }
+}

@@ -1,0 +1,81 @@
+//! A statement as the engine's tokenizer sees it, white space and comments included, so that what is not touched stays as it is.
+
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use crate::error::SqlError;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tokens {
+    pub all: Vec<Token>,
+}
+
+impl Tokens {
+    pub fn of(text: &str) -> Result<Tokens, SqlError> {
+        // Escapes stay as they are written, since the text is put together again.
+        let tokenized = Tokenizer::new(&PostgreSqlDialect {}, text).with_unescape(false).tokenize();
+        let all = tokenized.map_err(|e| SqlError::Syntax(e.to_string()))?;
+        Ok(Tokens { all })
+    }
+
+    /// At semicolons; without statements that say nothing.
+    pub fn split(self) -> Vec<Tokens> {
+        let statements = self.all.split(|token| *token == Token::SemiColon);
+        let statements = statements.map(|tokens| Tokens { all: tokens.to_vec() }.trimmed());
+        statements.filter(|tokens| !tokens.all.is_empty()).collect()
+    }
+
+    /// Without white space and comments before it. Statements of these only are empty.
+    fn trimmed(self) -> Tokens {
+        let from = self.all.iter().position(is_significant).unwrap_or(self.all.len());
+        Tokens { all: self.all[from..].to_vec() }
+    }
+
+    /// The places of what is neither white space nor comment.
+    pub fn significant(&self) -> Vec<usize> {
+        (0..self.all.len()).filter(|at| is_significant(&self.all[*at])).collect()
+    }
+
+    /// What is neither white space nor comment; words that are not quoted in capitals.
+    pub fn words(&self) -> Vec<String> {
+        self.significant().into_iter().map(|at| self.word(at)).collect()
+    }
+
+    pub fn word(&self, at: usize) -> String {
+        match &self.all[at] {
+            Token::Word(word) if word.quote_style.is_none() => word.value.to_uppercase(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Behind so many words.
+    pub fn behind_words(&self, word: usize) -> Tokens {
+        let from = self.significant().get(word).copied().unwrap_or(self.all.len());
+        Tokens { all: self.all[from..].to_vec() }
+    }
+
+    /// The name of a topic that stands behind so many words, and nothing behind it. As in SQL, what is not quoted is in small letters.
+    pub fn name_after(&self, word: usize) -> Result<String, SqlError> {
+        let rest = self.behind_words(word);
+        let mut name = String::new();
+        for at in rest.significant() {
+            match &rest.all[at] {
+                Token::Word(part) if part.quote_style.is_some() => name.push_str(&part.value),
+                Token::SingleQuotedString(text) => name.push_str(text),
+                other => name.push_str(&other.to_string().to_lowercase()),
+            }
+        }
+        match name.is_empty() {
+            true => Err(SqlError::Syntax("the name of a topic is missing".to_owned())),
+            false => Ok(name.strip_prefix("public.").map(str::to_owned).unwrap_or(name)),
+        }
+    }
+
+    pub fn text(&self) -> String {
+        self.all.iter().map(Token::to_string).collect()
+    }
+}
+
+fn is_significant(token: &Token) -> bool {
+    !matches!(token, Token::Whitespace(_) | Token::EOF)
+}
