@@ -15,7 +15,7 @@ use kafscale_core::batch::{Codec, batches};
 use kafscale_core::ids::{Offset, PartitionId};
 use kafscale_storage::{PartitionOffsets, ReadBatches, ReadError};
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ const KEEP: Duration = Duration::from_secs(5);
 /// Reads that may be kept; where there are more, they are waited for.
 const KEPT_MAX: usize = 32;
 /// What such a read gives at most, so that all of them together are few.
-const KEPT_MAX_BYTES: usize = 4 << 20;
+const KEPT_MAX_BYTES: u32 = 4 << 20;
 
 type Found = Result<ReadBatches, ReadError>;
 type Reading = Shared<BoxFuture<'static, Found>>;
@@ -59,8 +59,14 @@ impl LateReads {
         self.0.lock().get(&key).cloned()
     }
 
-    /// Lets a read go on by itself. `false`: there are too many.
-    fn keep(self: &Arc<Self>, key: ReadKey, reading: &Reading, stopping: &CancellationToken) -> bool {
+    /// Lets a read go on by itself, charged to the memory for answers. `false`: there are too many, or there is no memory for it.
+    fn keep(
+        self: &Arc<Self>,
+        key: ReadKey,
+        reading: &Reading,
+        memory: &Arc<Semaphore>,
+        stopping: &CancellationToken,
+    ) -> bool {
         let mut kept = self.0.lock();
         if kept.contains_key(&key) {
             return true;
@@ -68,12 +74,18 @@ impl LateReads {
         if kept.len() >= KEPT_MAX {
             return false;
         }
+        let Ok(mut charge) = Arc::clone(memory).try_acquire_many_owned(KEPT_MAX_BYTES) else {
+            return false;
+        };
         kept.insert(key, reading.clone());
         let (late, reading, stopping) = (Arc::clone(self), reading.clone(), stopping.clone());
         tokio::spawn(async move {
             let finished = async {
+                let found = reading.await;
+                let size_bytes = found.as_ref().map_or(0, |read| read.size_bytes);
+                drop(charge.split(charge.num_permits().saturating_sub(size_bytes)));
                 // One whose limit was too small for a batch is no use to others.
-                if !reading.await.is_ok_and(|read| read.size_bytes == 0) {
+                if found.is_err() || size_bytes > 0 {
                     sleep(KEEP).await;
                 }
             };
@@ -171,7 +183,7 @@ async fn begin(
         Ok(Some(found)) => return Ok(Begun::Read(offsets, Ok(found))),
         Err(error) => return Ok(Begun::Read(offsets, Err(error))),
     }
-    let limit = limit.min(KEPT_MAX_BYTES);
+    let limit = limit.min(KEPT_MAX_BYTES as usize);
     let expected = partition.available_bytes(from, limit).min(limit).max(1);
     let key = ReadKey { partition: partition.id(), from, min_one: is_first };
     let reading = node.late_reads.get(key).unwrap_or_else(|| {
@@ -194,7 +206,7 @@ async fn wait_for_slow(
         if let Ok(found) = timeout_at(deadline, slow.reading.clone()).await {
             return Some(found);
         }
-        if node.late_reads.keep(slow.key, &slow.reading, &node.stopping) {
+        if node.late_reads.keep(slow.key, &slow.reading, &node.response_memory, &node.stopping) {
             return None;
         }
         Some(slow.reading.clone().await)
@@ -308,4 +320,62 @@ async fn take_budget(
     let memory = Arc::clone(&node.response_memory);
     let budget = memory.acquire_many_owned(permits).await.expect("the budget is never closed");
     (Some(budget), share)
+}
+
+#[cfg(test)]
+mod tests {
+    use kafscale_core::ids::TopicId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    const MEMORY_BYTES: usize = 4 << 20;
+
+    fn key(from: i64) -> ReadKey {
+        ReadKey {
+            partition: PartitionId { topic: TopicId(Uuid::from_u128(1)), index: 0 },
+            from: Offset(from),
+            min_one: false,
+        }
+    }
+
+    fn of(size_bytes: usize) -> Reading {
+        let found = ReadBatches { size_bytes, ..ReadBatches::default() };
+        async move { Ok(found) }.boxed().shared()
+    }
+
+    fn endless() -> Reading {
+        std::future::pending().boxed().shared()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_read_is_charged_until_it_is_given_up() {
+        let (late, stopping) = (Arc::<LateReads>::default(), CancellationToken::new());
+        let memory = Arc::new(Semaphore::new(MEMORY_BYTES + 100));
+        assert!(late.keep(key(0), &of(1000), &memory, &stopping));
+        assert!(!late.keep(key(1), &endless(), &memory, &stopping), "there is no memory for another one");
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(
+            memory.available_permits(),
+            MEMORY_BYTES + 100 - 1000,
+            "what it did not need is given back"
+        );
+        sleep(KEEP * 2).await;
+        assert_eq!(memory.available_permits(), MEMORY_BYTES + 100);
+        assert!(late.get(key(0)).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_reads_are_few_and_end_with_the_broker() {
+        let (late, stopping) = (Arc::<LateReads>::default(), CancellationToken::new());
+        let memory = Arc::new(Semaphore::new(MEMORY_BYTES * KEPT_MAX * 2));
+        for from in 0..KEPT_MAX {
+            assert!(late.keep(key(from as i64), &endless(), &memory, &stopping));
+        }
+        assert!(!late.keep(key(-1), &endless(), &memory, &stopping));
+        assert!(late.keep(key(0), &endless(), &memory, &stopping), "it is kept already");
+        stopping.cancel();
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(memory.available_permits(), MEMORY_BYTES * KEPT_MAX * 2);
+    }
 }
