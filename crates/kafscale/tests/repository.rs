@@ -92,6 +92,7 @@ fn only_the_stated_crates_name_a_backend_the_network_or_the_protocol() {
             "tokio",
             &[
                 "kafscale",
+                "kafscale-audit",
                 "kafscale-bench",
                 "kafscale-broker",
                 "kafscale-mcp",

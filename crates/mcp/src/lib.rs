@@ -7,7 +7,6 @@
 //! Invariant: no tool writes.
 
 mod answer;
-pub mod audit;
 mod auth;
 mod changes;
 mod config;
@@ -33,4 +32,5 @@ mod tools;
 mod view;
 
 pub use config::{ConfigError, McpConfig, McpSettings};
+pub use kafscale_audit as audit;
 pub use server::{McpError, McpServer, Prepared, serve_stdio};

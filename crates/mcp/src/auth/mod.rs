@@ -21,7 +21,8 @@ use crate::view::Unavailable;
 
 pub use issuer::{Issuer, IssuerConfig, trusted_uri};
 pub use jwt::Expected;
-pub use tokens::{TokenFileError, Tokens, hex};
+pub use kafscale_audit::hex;
+pub use tokens::{TokenFileError, Tokens};
 
 /// What a principal may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,8 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let write = |token: &str| {
-            std::fs::write(&path, format!("agent observe sha256:{}\n", tokens::hex(&Tokens::hash(token))))
-                .unwrap();
+            std::fs::write(&path, format!("agent observe sha256:{}\n", hex(&Tokens::hash(token)))).unwrap();
         };
         write("first-token");
         let auth = Arc::new(Authenticator::with_tokens(None, Some(path.clone())).unwrap());

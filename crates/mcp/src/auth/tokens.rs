@@ -2,7 +2,6 @@
 //! Empty lines and lines that begin with `#` are skipped. Two lines may have the same name, so that a token can be changed
 //! without a gap.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use kafscale_meta::files::read_small_text;
@@ -108,13 +107,6 @@ fn unhex(text: &str) -> Option<TokenHash> {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
     Some(hash)
-}
-
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

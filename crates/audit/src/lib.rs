@@ -1,5 +1,5 @@
-//! The audit log: one line of JSON for each call, written before its answer is given. A call whose line cannot be written
-//! is refused.
+//! The audit log: one line of JSON for each call of an agent (`kafscale-mcp`) and each statement of a client of SQL
+//! (`kafscale-analytics`), in one format, so that `kafscale audit verify` reads both.
 //!
 //! Each line carries the SHA-256 of the line before, so that a line that was changed, removed or moved breaks the chain.
 //! What a chain cannot show, a missing end, shows in `FILE.head`, which holds the number and the hash of the last line; and in the
@@ -8,6 +8,8 @@
 mod anchor;
 mod log;
 mod verify;
+
+use std::fmt::Write as _;
 
 use kafscale_core::utc;
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,7 @@ pub struct Event {
     /// RFC 3339, UTC.
     pub time: String,
     pub principal: String,
-    /// `http` or `stdio`.
+    /// `http`, `stdio` or `postgres`.
     pub transport: String,
     /// What the client calls itself.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -53,6 +55,15 @@ pub struct Event {
     pub outcome: String,
     pub duration_ms: f64,
     pub result_bytes: usize,
+    /// Rows of the answer, of a statement of SQL.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub result_rows: Option<u64>,
+    /// What a statement of SQL has read, by topic: ranges of offsets as `AS OF` takes them, records, bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub read: Option<Value>,
+    /// SQLSTATE, of a statement of SQL that failed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub error_code: Option<String>,
     /// Requests that were turned away since the last line of one, and have none.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub refusals_left_out: u64,
@@ -82,9 +93,20 @@ impl Event {
             outcome: String::new(),
             duration_ms: 0.0,
             result_bytes: 0,
+            result_rows: None,
+            read: None,
+            error_code: None,
             refusals_left_out: 0,
         }
     }
+}
+
+/// Bytes as digits, two each.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

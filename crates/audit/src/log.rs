@@ -12,9 +12,9 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::verify::{head_path, read_head, walk};
-use super::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
-use crate::auth::hex;
+use crate::hex;
+use crate::verify::{head_path, read_head, walk};
+use crate::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
 
 /// Names of people and of what they looked at are not for everybody on the machine.
 const FILE_MODE: u32 = 0o640;
@@ -51,7 +51,7 @@ pub struct AuditLog {
 
 impl AuditLog {
     /// Goes on with a log. `end_holds`: its anchor says that no line is missing at the end.
-    pub(super) fn start(mut writer: Writer, end_holds: bool) -> Result<Self, AuditError> {
+    pub(crate) fn start(mut writer: Writer, end_holds: bool) -> Result<Self, AuditError> {
         writer.open_head(end_holds)?;
         let path = writer.path.clone();
         let (tell_end, end) = watch::channel(writer.last.clone());
@@ -70,19 +70,32 @@ impl AuditLog {
                 }
             }
         };
-        let spawned = std::thread::Builder::new().name("mcp-audit".to_owned()).spawn(run);
+        let spawned = std::thread::Builder::new().name("audit".to_owned()).spawn(run);
         spawned.map_err(|error| io_error(&path, error))?;
         Ok(Self { pending, end, violated: Arc::default() })
     }
 
+    /// Goes on with a log that has no anchor, or begins one.
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        Self::start(Writer::open(path)?, true)
+    }
+
     /// The last line that is on disk, whenever there is another one.
-    pub(super) fn end(&self) -> watch::Receiver<Link> {
+    pub(crate) fn end(&self) -> watch::Receiver<Link> {
         self.end.clone()
     }
 
     /// Ends the log's use: lines of it are missing.
-    pub(super) fn refuse(&self, path: &Path, violation: Arc<Violation>) {
+    pub(crate) fn refuse(&self, path: &Path, violation: Arc<Violation>) {
         let _ = self.violated.set(AuditError::Violated { path: path.to_owned(), violation });
+    }
+
+    /// Hands over an event whose line nobody waits for, since its caller is gone.
+    pub fn note(&self, event: Event) {
+        let (done, _) = oneshot::channel();
+        if self.pending.try_send(Pending { event, done }).is_err() {
+            tracing::error!("a line of the audit log is lost: too many are waiting");
+        }
     }
 
     /// Returns when the event's line is on disk.
@@ -101,7 +114,7 @@ fn io_error(path: &Path, error: std::io::Error) -> AuditError {
 }
 
 /// The file and where its chain ends.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     path: PathBuf,
     file: File,
     /// None: it is not there, and nobody knows whether it is with the end of the log that it was removed.
@@ -116,7 +129,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Opens a log, or makes an empty one. What is there stays as it is until the log is gone on with, so that a log that is refused
     /// tells the same as before.
-    pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, AuditError> {
         let failed = |error| io_error(path, error);
         let options = &mut OpenOptions::new();
         options.read(true).append(true).create(true).mode(FILE_MODE);
@@ -137,7 +150,7 @@ impl Writer {
         Ok(Self { path: path.to_owned(), file, head: None, last, good_bytes, torn })
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.last.seq == 0
     }
 
@@ -249,8 +262,8 @@ fn whole_lines(file: &mut File) -> std::io::Result<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::verify;
     use super::*;
+    use crate::verify;
 
     fn event(tool: &str) -> Event {
         Event {

@@ -18,10 +18,10 @@ use kafscale_meta::records::AuditAnchorRecord;
 use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::log::Writer;
-use super::verify::check_anchored;
-use super::{AuditError, AuditLog, Event, Link, Violation};
-use crate::auth::hex;
+use crate::hex;
+use crate::log::Writer;
+use crate::verify::check_anchored;
+use crate::{AuditError, AuditLog, Event, Link, Violation};
 
 /// At most one write in this time.
 const ANCHOR_INTERVAL: Duration = Duration::from_secs(1);
@@ -223,8 +223,8 @@ pub async fn keep_anchored(
 mod tests {
     use kafscale_meta::EmbeddedStore;
 
-    use super::super::{verify, verify_anchored};
     use super::*;
+    use crate::{verify, verify_anchored};
 
     #[derive(Debug)]
     struct AClock;

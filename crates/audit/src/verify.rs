@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
-use super::{Line, Link, MAX_LINE_BYTES, VERSION};
-use crate::auth::hex;
+use crate::hex;
+use crate::{Line, Link, MAX_LINE_BYTES, VERSION};
 
 /// A log whose lines are all as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation
 }
 
 /// Whether a log holds the line that its anchor names. What stands behind that line is not read: it may be half written.
-pub(super) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
+pub(crate) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
     let mut found = anchored.seq == 0;
     let last = walk(path, u64::MAX, |link| {
         if link.seq < anchored.seq {
@@ -90,7 +90,7 @@ pub(super) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violati
 const NOT_ANCHORED: &str = "it is not the line that the anchor names";
 
 /// Walks the chain in the first `bytes` of a file until `each` has seen enough, and returns the last line that it saw.
-pub(super) fn walk(
+pub(crate) fn walk(
     path: &Path,
     bytes: u64,
     mut each: impl FnMut(&Link) -> Result<ControlFlow<()>, String>,
@@ -136,19 +136,19 @@ fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
     Ok(Link { seq: line.seq, hash: hex(&Sha256::digest(text)) })
 }
 
-pub(super) fn head_path(path: &Path) -> PathBuf {
+pub(crate) fn head_path(path: &Path) -> PathBuf {
     let mut head = path.as_os_str().to_owned();
     head.push(".head");
     PathBuf::from(head)
 }
 
 /// The head, if there is one.
-pub(super) fn read_head(path: &Path) -> Result<Option<Link>, Violation> {
+pub(crate) fn read_head(path: &Path) -> Result<Option<Link>, Violation> {
     read_link(&head_path(path))
 }
 
 /// The link in a file that holds one.
-pub(super) fn read_link(path: &Path) -> Result<Option<Link>, Violation> {
+pub(crate) fn read_link(path: &Path) -> Result<Option<Link>, Violation> {
     let text = match read_small_text(path, MAX_LINE_BYTES as u64) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
