@@ -6,6 +6,8 @@ use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use kafscale_storage::scan::{ScanError, ScanErrorKind};
 
+use crate::topic::registry::RegistryError;
+
 /// Why a statement gets no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SqlError {
@@ -25,6 +27,12 @@ pub enum SqlError {
     TooMuch { message: String, hint: String },
     #[error("{0}")]
     BadValue(String),
+    /// Without a schema, there is no telling what values are.
+    #[error("{0}")]
+    Registry(Arc<RegistryError>),
+    /// The columns of a topic cannot be said.
+    #[error("the topic {topic}: {why}")]
+    Schema { topic: String, why: String },
     #[error("the statement took longer than its limit of {0} ms")]
     Timeout(u64),
     #[error("the statement was cancelled")]
@@ -82,6 +90,8 @@ impl SqlError {
             SqlError::Unsupported(_) => "0A000",
             SqlError::TooMuch { .. } => "54000",
             SqlError::BadValue(_) => "22023",
+            SqlError::Registry(_) => "58000",
+            SqlError::Schema { .. } => "55000",
             SqlError::Timeout(_) | SqlError::Cancelled => "57014",
         }
     }

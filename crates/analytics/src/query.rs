@@ -38,13 +38,30 @@ pub struct Counters {
     /// Of batches, as they are stored.
     pub bytes: AtomicU64,
     pub misfits: AtomicU64,
+    /// Why many values do not fit, and how many.
+    reasons: Mutex<BTreeMap<String, u64>>,
 }
+
+/// Reasons that are told.
+const REASONS: usize = 8;
 
 impl Counters {
     pub fn add(&self, rows: u64, bytes: u64, misfits: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.misfits.fetch_add(misfits, Ordering::Relaxed);
+    }
+
+    pub fn add_reasons(&self, reasons: &BTreeMap<String, u64>) {
+        if reasons.is_empty() {
+            return;
+        }
+        let mut known = self.reasons.lock();
+        for (reason, count) in reasons {
+            if known.len() < REASONS || known.contains_key(reason) {
+                *known.entry(reason.clone()).or_default() += count;
+            }
+        }
     }
 }
 
@@ -79,6 +96,9 @@ impl Query {
                 notices.push(format!(
                     "{topic}: {misfits} values or fields do not fit the columns, and are NULL there"
                 ));
+            }
+            for (reason, count) in used.counters.reasons.lock().iter() {
+                notices.push(format!("{topic}: {count} of them: {reason}"));
             }
         }
         notices

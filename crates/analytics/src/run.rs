@@ -16,6 +16,8 @@ use crate::engine::{Engine, Running};
 use crate::error::SqlError;
 use crate::server::Server;
 use crate::statement::{QueryText, Statement, parse_all};
+use crate::topic::infer::Layouts;
+use crate::topic::schemas::Schemas;
 
 pub fn run(args: &SqlArgs) -> Result<(), Failure> {
     args.check()?;
@@ -68,7 +70,8 @@ async fn open(source: Source, args: &SqlArgs) -> Result<Cluster, Failure> {
     let options = ScanOptions { cache_bytes };
     let scanner = Scanner::open(&source.store, metadata, options).await;
     let scanner = scanner.map_err(|e| Failure::runtime(e.to_string()))?;
-    Ok(Cluster { scanner, layouts: Default::default() })
+    let layouts = Layouts::new(Schemas::open(&args.schemas)?);
+    Ok(Cluster { scanner, layouts })
 }
 
 async fn answer_all(engine: &Engine, text: &str, args: &SqlArgs) -> Result<(), Failure> {

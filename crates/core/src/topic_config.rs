@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::batch::{BatchRules, Codec, TimestampType};
 use crate::compress::Compression;
-use crate::sql_schema;
+use crate::sql_schema::{self, Declared, SchemaError};
 
 /// The type of a configuration value, as DescribeConfigs reports it (KIP-569).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) enum Allowed {
     ListOf(&'static [&'static str]),
     /// `*`, `none`, or a comma separated list of `partition:broker`.
     Replicas,
-    /// Columns as [`crate::sql_schema`] reads them; none, when empty.
+    /// What [`crate::sql_schema`] reads; nothing, when empty.
     SqlSchema,
     /// `false`; for `true` there is this reason against it.
     False(&'static str),
@@ -70,10 +70,16 @@ pub enum ConfigError {
     InvalidValue { name: &'static str, value: String, why: String },
     #[error("conflict topic config setting {MIN_LAG} ({min}) > {MAX_LAG} ({max})")]
     Lags { min: i64, max: i64 },
+    #[error("conflict of the topic configs {SQL_FORMAT} and {SQL_SCHEMA}: {0}")]
+    Sql(#[from] SchemaError),
 }
 
 const MIN_LAG: &str = "min.compaction.lag.ms";
 const MAX_LAG: &str = "max.compaction.lag.ms";
+/// How SQL reads values.
+pub const SQL_FORMAT: &str = "kafscale.sql.format";
+/// Their columns.
+pub const SQL_SCHEMA: &str = "kafscale.sql.schema";
 
 macro_rules! definitions {
     ($($name:literal $type:ident $default:literal $synonym:expr, $allowed:expr, $doc:literal;)*) => {
@@ -110,10 +116,11 @@ pub static DEFINITIONS: &[Definition] = definitions! {
         "Has no effect: there are no followers.";
     "index.interval.bytes" Int "4096" Some("log.index.interval.bytes"), Allowed::AtLeast(0),
         "How many bytes of a segment stand between two entries of its offset index.";
-    "kafscale.sql.format" String "infer" None, Allowed::OneOf(&["infer", "json", "csv", "text", "raw"]),
+    "kafscale.sql.format" String "infer" None, Allowed::OneOf(&sql_schema::FORMATS),
         "How SQL reads the values of records. 'infer' looks at some of them.";
     "kafscale.sql.schema" String "" None, Allowed::SqlSchema,
-        "The columns that values have in SQL, as in 'id bigint, note text'; inferred, when empty.";
+        "The columns that values have in SQL, as in 'id bigint, note text'; inferred, when empty. Of Avro and Protobuf: file:NAME, subject:NAME, or a \
+         schema of Avro; the registry's, when empty.";
     "leader.replication.throttled.replicas" List "" None, Allowed::Replicas,
         "Has no effect: there are no followers.";
     "local.retention.bytes" Long "-2" Some("log.local.retention.bytes"), Allowed::AtLeast(-2),
@@ -217,7 +224,7 @@ impl Definition {
             Allowed::Replicas => or(is_replicas(value), &|| {
                 "Must be the literal '*', 'none' or a list of replicas in the form [partitionId]:[brokerId],...".into()
             }),
-            Allowed::SqlSchema => sql_schema::parse(value).map(drop).map_err(|e| e.to_string()),
+            Allowed::SqlSchema => Declared::parse(value).map(drop).map_err(|e| e.to_string()),
             Allowed::False(why) => match is_bool(value) {
                 true => or(value.eq_ignore_ascii_case("false"), &|| why.to_owned()),
                 false => Err("Expected value to be either true or false".into()),
@@ -289,6 +296,9 @@ pub fn check_changes(
     let lags = lags(overrides);
     if lags.0 > lags.1 && lags != self::lags(before) {
         return Err(ConfigError::Lags { min: lags.0, max: lags.1 });
+    }
+    if let Some(schema) = overrides.get(SQL_SCHEMA) {
+        Declared::parse(schema)?.check(overrides.get(SQL_FORMAT).map(String::as_str))?;
     }
     Ok(())
 }
@@ -433,6 +443,8 @@ mod tests {
             ("compression.lz4.level", "0"),
             ("kafscale.sql.format", "xml"),
             ("kafscale.sql.schema", "id number"),
+            ("kafscale.sql.schema", "file:a.avsc"),
+            ("kafscale.sql.schema", "file:../a.avsc"),
             ("no.such.key", "1"),
         ] {
             assert!(check_overrides(&map(&[(k, v)])).is_err(), "{k}={v}");
@@ -464,6 +476,7 @@ mod tests {
             ("compression.zstd.level", "-131072"),
             ("follower.replication.throttled.replicas", "*"),
             ("kafscale.sql.format", "json"),
+            ("kafscale.sql.format", "protobuf"),
             ("kafscale.sql.schema", "id bigint, \"a name\" text"),
             ("leader.replication.throttled.replicas", "0:1, 1:1"),
             ("leader.replication.throttled.replicas", "none"),

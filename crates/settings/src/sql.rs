@@ -3,9 +3,11 @@
 //! They are declared here and not in the program that uses them, `kafscale-analytics`, so that `kafscale sql --help` and its checks work
 //! where that program was not built.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use kafscale_meta::files::read_text_once;
 use kafscale_meta::{EtcdOptions, MetaUrl};
 
 use crate::backend::{EtcdArgs, StoreUrl};
@@ -37,6 +39,8 @@ pub struct SqlArgs {
     pub server: ServerArgs,
     #[command(flatten)]
     pub limits: QueryLimitArgs,
+    #[command(flatten)]
+    pub schemas: SchemaArgs,
     #[command(flatten)]
     pub etcd: EtcdArgs,
     #[command(flatten)]
@@ -145,6 +149,148 @@ pub struct QueryLimitArgs {
     /// A statement that takes longer is ended; clients may set less. 0 for no limit
     #[arg(long, env = "KAFSCALE_SQL_STATEMENT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(3600))]
     pub statement_timeout: Span,
+}
+
+/// Where the schemas of values in Avro and Protobuf are.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Schemas of values")]
+pub struct SchemaArgs {
+    /// File with the format and the schema of topics, instead of the topics' own settings: [topics.NAME], format = …, schema = …; followed
+    /// while it changes
+    #[arg(long, env = "KAFSCALE_SQL_TOPICS_FILE", value_name = "FILE")]
+    pub topics_file: Option<PathBuf>,
+
+    /// Directory with the files that schemas name as file:NAME
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_DIR", value_name = "DIR")]
+    pub schema_dir: Option<PathBuf>,
+
+    /// Address of a schema registry with Confluent's API, http://host:8081 or https://…
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY", value_name = "URL")]
+    pub schema_registry: Option<String>,
+
+    /// User of the schema registry
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_USERNAME", value_name = "NAME")]
+    pub schema_registry_username: Option<String>,
+
+    /// Password of that user; better in the variable or in a file than in a flag, which others can see
+    #[arg(
+        long,
+        env = "KAFSCALE_SQL_SCHEMA_REGISTRY_PASSWORD",
+        value_name = "PASSWORD",
+        hide_env_values = true
+    )]
+    pub schema_registry_password: Option<String>,
+
+    /// File with the password of that user
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_PASSWORD_FILE", value_name = "FILE")]
+    pub schema_registry_password_file: Option<PathBuf>,
+
+    /// Bearer token for the schema registry, instead of a user; better in the variable or in a file
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    pub schema_registry_token: Option<String>,
+
+    /// File with the bearer token
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_TOKEN_FILE", value_name = "FILE")]
+    pub schema_registry_token_file: Option<PathBuf>,
+
+    /// PEM file with the authorities that sign the registry's certificate, beside those of the system
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_CA_FILE", value_name = "FILE")]
+    pub schema_registry_ca_file: Option<PathBuf>,
+
+    /// How long a request to the schema registry may take; it is made up to three times
+    #[arg(long, env = "KAFSCALE_SQL_SCHEMA_REGISTRY_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(5))]
+    pub schema_registry_timeout: Span,
+}
+
+/// Who `kafscale sql` is to a schema registry.
+#[derive(Clone, PartialEq, Eq)]
+pub enum RegistryLogin {
+    Nobody,
+    Basic { username: String, password: String },
+    Bearer(String),
+}
+
+/// How a schema registry is reached, checked together.
+#[derive(Clone)]
+pub struct RegistrySettings {
+    pub url: String,
+    pub login: RegistryLogin,
+    /// Certificates in PEM.
+    pub authorities: Option<Vec<u8>>,
+    pub timeout: Duration,
+}
+
+impl SchemaArgs {
+    /// Checks the settings of the registry, and reads its secrets.
+    pub fn registry(&self) -> Result<Option<RegistrySettings>, Failure> {
+        let login = self.login()?;
+        let Some(url) = &self.schema_registry else {
+            return match login == RegistryLogin::Nobody && self.schema_registry_ca_file.is_none() {
+                true => Ok(None),
+                false => Err(Failure::usage("the other --schema-registry-… flags need --schema-registry")),
+            };
+        };
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let host = host.and_then(|rest| rest.split('/').next()).filter(|host| !host.is_empty());
+        match host {
+            None => {
+                return Err(Failure::usage(format!(
+                    "--schema-registry `{url}` must begin with http:// or https://"
+                )));
+            }
+            Some(host) if host.contains('@') => {
+                return Err(Failure::usage(
+                    "--schema-registry: give the user with --schema-registry-username",
+                ));
+            }
+            Some(_) => {}
+        }
+        if self.schema_registry_timeout.0.is_zero() {
+            return Err(Failure::usage("--schema-registry-timeout must be more than 0"));
+        }
+        let authorities =
+            self.schema_registry_ca_file.as_deref().map(|file| text_of(file).map(String::into_bytes));
+        let timeout = self.schema_registry_timeout.0;
+        Ok(Some(RegistrySettings { url: url.clone(), login, authorities: authorities.transpose()?, timeout }))
+    }
+
+    fn login(&self) -> Result<RegistryLogin, Failure> {
+        let password = secret(
+            "--schema-registry-password",
+            self.schema_registry_password.as_ref(),
+            self.schema_registry_password_file.as_ref(),
+        )?;
+        let token = secret(
+            "--schema-registry-token",
+            self.schema_registry_token.as_ref(),
+            self.schema_registry_token_file.as_ref(),
+        )?;
+        match (self.schema_registry_username.clone(), password, token) {
+            (None, None, None) => Ok(RegistryLogin::Nobody),
+            (Some(username), Some(password), None) => Ok(RegistryLogin::Basic { username, password }),
+            (None, None, Some(token)) => Ok(RegistryLogin::Bearer(token)),
+            (_, _, Some(_)) => Err(Failure::usage(
+                "give --schema-registry-token or --schema-registry-username, and not both",
+            )),
+            (Some(_), None, None) | (None, Some(_), None) => Err(Failure::usage(
+                "--schema-registry-username and --schema-registry-password belong together",
+            )),
+        }
+    }
+}
+
+/// A secret that is given by itself or in a file.
+fn secret(flag: &str, given: Option<&String>, file: Option<&PathBuf>) -> Result<Option<String>, Failure> {
+    match (given, file) {
+        (Some(_), Some(_)) => Err(Failure::usage(format!("give {flag} or {flag}-file, and not both"))),
+        (Some(secret), None) => Ok(Some(secret.clone())),
+        (None, Some(file)) => Ok(Some(text_of(file)?.trim_end_matches(['\r', '\n']).to_owned())),
+        (None, None) => Ok(None),
+    }
+}
+
+fn text_of(file: &Path) -> Result<String, Failure> {
+    read_text_once(file).map_err(|e| Failure::usage(format!("the file {}: {e}", file.display())))
 }
 
 #[derive(Debug, Clone, Args)]

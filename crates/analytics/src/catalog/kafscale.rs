@@ -137,7 +137,7 @@ impl SystemRows {
         let snapshots = self.snapshots(topics).await?;
         let found = stream::iter(snapshots)
             .map(|snapshot| async move {
-                let layout = self.cluster.layouts.of(&snapshot).await?;
+                let layout = self.cluster.layouts.listed(&snapshot).await?;
                 Ok::<_, SqlError>((snapshot.topic().name.clone(), layout))
             })
             .buffered(TOPICS_AT_ONCE);
@@ -322,23 +322,26 @@ impl SystemRows {
 
 /// Where the columns of a topic's values come from.
 fn columns_are(layout: &Layout) -> &'static str {
-    if layout.inferred.is_some() { "inferred" } else { "declared" }
+    match (&layout.inferred, &layout.source) {
+        (_, Some(_)) => "of a schema",
+        (Some(_), None) => "inferred",
+        (None, None) => "declared",
+    }
 }
 
 impl Layout {
     /// The columns: their place, counted from 1, name and type in SQL.
     pub fn described(&self) -> Vec<(usize, String, &'static str)> {
-        let bytes = match self.schema.field(4).data_type() {
-            arrow::datatypes::DataType::BinaryView => "bytea",
-            _ => "text",
-        };
+        let (text_keys, text_values) = self.format.has_text();
+        let bytes = |is_text: bool| if is_text { "text" } else { "bytea" };
         let meta = MetaColumn::ALL.iter().map(|column| {
             let data_type = match column {
                 MetaColumn::Topic | MetaColumn::Segment => "text",
                 MetaColumn::Partition => "integer",
                 MetaColumn::Offset => "bigint",
                 MetaColumn::Timestamp => "timestamp with time zone",
-                MetaColumn::Key | MetaColumn::Value => bytes,
+                MetaColumn::Key => bytes(text_keys),
+                MetaColumn::Value => bytes(text_values),
                 MetaColumn::Headers => "json",
             };
             (column.name().to_owned(), data_type)
@@ -353,10 +356,15 @@ fn type_name(sql_type: SqlType) -> &'static str {
         SqlType::Boolean => "boolean",
         SqlType::Int4 => "integer",
         SqlType::Int8 => "bigint",
+        SqlType::Float4 => "real",
         SqlType::Float8 => "double precision",
+        SqlType::Numeric(..) => "numeric",
         SqlType::Text => "text",
+        SqlType::Bytea => "bytea",
         SqlType::Timestamp => "timestamp with time zone",
+        SqlType::LocalTimestamp => "timestamp without time zone",
         SqlType::Date => "date",
+        SqlType::Time => "time without time zone",
         SqlType::Json => "json",
     }
 }

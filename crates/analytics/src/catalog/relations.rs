@@ -61,7 +61,7 @@ impl Relations {
 
     async fn of_topic(&self, topic: kafscale_storage::scan::TopicInfo) -> Result<Option<Relation>, SqlError> {
         let Some(snapshot) = self.topics.snapshot(&topic.name).await? else { return Ok(None) };
-        let layout = self.cluster.layouts.of(&snapshot).await?;
+        let layout = self.cluster.layouts.listed(&snapshot).await?;
         let columns = layout.described().into_iter().map(|(_, name, sql_name)| (name, sql_name)).collect();
         Ok(Some(Relation { schema: PUBLIC, oid: topic_oid(topic.id), name: topic.name, columns }))
     }

@@ -2,6 +2,7 @@
 //!
 //! Left to others: which batches are read, and in which thread this runs.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,9 +17,16 @@ use kafscale_core::record_view::{RecordView, views};
 use kafscale_core::records::{RecordsError, inflate};
 use kafscale_storage::scan::ScannedBatch;
 
-use super::json::Fields;
-use super::layout::{Column, Layout, MetaColumn, ValueFormat};
+use super::cell::{Cell, hex, push_json};
+use super::layout::{Column, Layout, MetaColumn};
+use super::reader::{NoValue, Reader};
+use super::registry::RegistryError;
 use super::values::ValueBuilder;
+
+/// Reasons why values do not fit that are told; others are only counted.
+const REASONS: usize = 5;
+/// Nested values of one stretch, as JSON. Hostile ones could be a hundred times what is stored.
+const MAX_NESTED_BYTES: usize = 512 << 20;
 
 /// Rows, and what did not become rows as one would expect.
 #[derive(Debug)]
@@ -26,6 +34,8 @@ pub struct Decoded {
     pub rows: RecordBatch,
     /// Values, or fields of values, that do not fit the columns.
     pub misfits: u64,
+    /// Why so many of them do not.
+    pub reasons: BTreeMap<String, u64>,
     /// The offset behind the last row.
     pub next_offset: i64,
 }
@@ -38,6 +48,13 @@ pub enum DecodeError {
     )]
     Records { topic: Arc<str>, partition: i32, offset: i64, source: RecordsError },
     #[error(transparent)]
+    Registry(RegistryError),
+    #[error(
+        "the nested values of {topic}, partition {partition}, at offset {offset} take more than {MAX_NESTED_BYTES} bytes as JSON; \
+         ask for other columns, or without these offsets"
+    )]
+    TooLarge { topic: Arc<str>, partition: i32, offset: i64 },
+    #[error(transparent)]
     Arrow(#[from] ArrowError),
 }
 
@@ -47,7 +64,7 @@ pub struct Decoder {
     layout: Arc<Layout>,
     projection: Vec<Column>,
     schema: SchemaRef,
-    fields: Fields,
+    reader: Reader,
     /// The places of the wanted values among all of them, in the order of the projection.
     values: Vec<usize>,
     /// Whether the records must be looked at, and not only the headers of their batches.
@@ -62,7 +79,7 @@ impl Decoder {
             Column::Meta(_) => None,
         };
         let values: Vec<usize> = projection.iter().filter_map(value).collect();
-        let fields = Fields::new(values.iter().map(|place| &layout.columns[*place]));
+        let reader = Reader::new(&layout, &values);
         let opens_records = projection.iter().any(|column| match column {
             Column::Meta(meta) => match meta {
                 MetaColumn::Timestamp | MetaColumn::Key | MetaColumn::Value | MetaColumn::Headers => true,
@@ -70,7 +87,7 @@ impl Decoder {
             },
             Column::Value(_) => true,
         });
-        Decoder { layout, projection, schema, fields, values, opens_records }
+        Decoder { layout, projection, schema, reader, values, opens_records }
     }
 
     /// The records of batches of one partition that have offsets in a range.
@@ -82,7 +99,8 @@ impl Decoder {
         }
         let partition = batches.first().map_or(0, |batch| batch.partition);
         let (misfits, next_offset) = (rows.misfits, rows.next_offset);
-        Ok(Decoded { rows: rows.finish(self, partition)?, misfits, next_offset })
+        let reasons = std::mem::take(&mut rows.reasons);
+        Ok(Decoded { rows: rows.finish(self, partition)?, misfits, reasons, next_offset })
     }
 
     fn add_batch(
@@ -118,53 +136,51 @@ impl Decoder {
                 &inflated[..]
             }
         };
-        let mut found = vec![None; self.fields.len()];
+        let mut cells = vec![Cell::Null; self.values.len()];
         for record in views(body, header.records_count) {
             let record = record.map_err(failed)?;
             let offset = header.base_offset.0.saturating_add(record.offset_delta);
             if offsets.contains(&offset) {
                 rows.add_offset(offset, &batch.object);
                 rows.add_meta(&record, header).map_err(failed)?;
-                self.add_values(&record, &mut found, rows);
+                self.add_values(record.value, &mut cells, rows)?;
+                if rows.nested_bytes > MAX_NESTED_BYTES {
+                    let topic = Arc::clone(&self.layout.topic);
+                    return Err(DecodeError::TooLarge { topic, partition: batch.partition, offset });
+                }
             }
         }
         Ok(())
     }
 
-    fn add_values<'a>(&self, record: &RecordView<'a>, found: &mut [Option<&'a str>], rows: &mut Rows) {
-        if rows.values.is_empty() {
-            return;
+    fn add_values<'a>(
+        &self,
+        value: Option<&'a [u8]>,
+        cells: &mut [Cell<'a>],
+        rows: &mut Rows,
+    ) -> Result<(), DecodeError> {
+        if cells.is_empty() {
+            return Ok(());
         }
-        found.fill(None);
-        let fits = match (record.value, self.layout.format) {
-            // A tombstone has no fields, and that is no misfit.
-            (None, _) => true,
-            (Some(value), ValueFormat::Json) => self.fields.read(value, found),
-            (Some(value), ValueFormat::Csv) => self.add_csv(value, rows),
-            (Some(_), ValueFormat::Text | ValueFormat::Raw) => true,
-        };
-        if self.layout.format == ValueFormat::Csv && record.value.is_some() && fits {
-            return;
-        }
-        for (builder, raw) in rows.values.iter_mut().zip(found.iter()) {
-            match raw.filter(|_| fits) {
-                Some(raw) => rows.misfits += u64::from(!builder.append_json(raw)),
-                None => builder.append_null(),
+        cells.fill(Cell::Null);
+        // A tombstone has no fields, and that is no misfit.
+        if let Some(value) = value
+            && let Err(why) = self.reader.read(value, cells)
+        {
+            cells.fill(Cell::Null);
+            match why {
+                NoValue::Bad => rows.misfits += 1,
+                NoValue::Because(reason) => rows.add_misfit(reason),
+                NoValue::Registry(error) => return Err(DecodeError::Registry(error)),
             }
         }
-        rows.misfits += u64::from(!fits);
-    }
-
-    /// The fields of a line. `false`: it is none, and nothing was appended.
-    fn add_csv(&self, value: &[u8], rows: &mut Rows) -> bool {
-        let Some(fields) = std::str::from_utf8(value).ok().and_then(split_csv) else { return false };
-        for (builder, place) in rows.values.iter_mut().zip(&self.values) {
-            match fields.get(*place).map(String::as_str) {
-                None | Some("") => builder.append_null(),
-                Some(text) => rows.misfits += u64::from(!builder.append_text(text)),
+        for (builder, cell) in rows.values.iter_mut().zip(cells.iter()) {
+            rows.misfits += u64::from(!builder.append(cell));
+            if let Cell::Json(std::borrow::Cow::Owned(json)) = cell {
+                rows.nested_bytes += json.len();
             }
         }
-        true
+        Ok(())
     }
 }
 
@@ -196,11 +212,8 @@ enum Bytes {
 }
 
 impl Bytes {
-    fn new(format: ValueFormat) -> Bytes {
-        match format {
-            ValueFormat::Json | ValueFormat::Csv | ValueFormat::Text => Bytes::Text(StringViewBuilder::new()),
-            ValueFormat::Raw => Bytes::Raw(BinaryViewBuilder::new()),
-        }
+    fn new(is_text: bool) -> Bytes {
+        if is_text { Bytes::Text(StringViewBuilder::new()) } else { Bytes::Raw(BinaryViewBuilder::new()) }
     }
 
     /// `false`: it is no text, and what is none of it is replaced.
@@ -243,6 +256,8 @@ struct Rows {
     /// In the order of the projection.
     values: Vec<ValueBuilder>,
     misfits: u64,
+    reasons: BTreeMap<String, u64>,
+    nested_bytes: usize,
     next_offset: i64,
 }
 
@@ -252,17 +267,27 @@ impl Rows {
             (&decoder.layout, |meta: MetaColumn| decoder.projection.contains(&Column::Meta(meta)));
         let timestamps = || TimestampMillisecondBuilder::with_capacity(rows).with_timezone("UTC");
         let typed = |place: &usize| ValueBuilder::new(layout.columns[*place].sql_type, rows);
+        let (text_keys, text_values) = layout.format.has_text();
         Rows {
             count: 0,
             offset: wants(MetaColumn::Offset).then(|| Int64Builder::with_capacity(rows)),
             timestamp: wants(MetaColumn::Timestamp).then(timestamps),
-            key: wants(MetaColumn::Key).then(|| Bytes::new(layout.format)),
-            value: wants(MetaColumn::Value).then(|| Bytes::new(layout.format)),
+            key: wants(MetaColumn::Key).then(|| Bytes::new(text_keys)),
+            value: wants(MetaColumn::Value).then(|| Bytes::new(text_values)),
             headers: wants(MetaColumn::Headers).then(|| StringViewBuilder::with_capacity(rows)),
             segment: wants(MetaColumn::Segment).then(|| StringViewBuilder::with_capacity(rows)),
             values: decoder.values.iter().map(typed).collect(),
             misfits: 0,
+            reasons: BTreeMap::new(),
+            nested_bytes: 0,
             next_offset: i64::MIN,
+        }
+    }
+
+    fn add_misfit(&mut self, reason: String) {
+        self.misfits += 1;
+        if self.reasons.len() < REASONS || self.reasons.contains_key(&reason) {
+            *self.reasons.entry(reason).or_default() += 1;
         }
     }
 
@@ -350,18 +375,6 @@ fn headers_json(record: &RecordView<'_>) -> Result<String, RecordsError> {
     })?;
     json.push('}');
     Ok(json)
-}
-
-fn push_json(json: &mut String, text: &str) {
-    json.push_str(&serde_json::to_string(text).expect("text is JSON"));
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::from("\\x"), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use futures_util::{Stream, StreamExt as _};
 use kafscale_storage::scan::{Bounds, ScanError, ScannedBatch, Snapshot};
 use tokio::sync::mpsc::Sender;
 
-use super::decode::{Decoded, Decoder};
+use super::decode::{DecodeError, Decoded, Decoder};
 use super::layout::{Layout, MetaColumn};
 use crate::error::SqlError;
 use crate::query::Counters;
@@ -323,9 +323,12 @@ impl Reader {
             (Arc::clone(&self.decoder), Arc::clone(&self.counters), offsets.clone());
         SpawnedTask::spawn_blocking(move || {
             let bytes: usize = chunk.iter().map(|batch| batch.data.len()).sum();
-            let decoded =
-                decoder.decode(&chunk, &offsets).map_err(|e| DataFusionError::External(Box::new(e)))?;
+            let decoded = decoder.decode(&chunk, &offsets).map_err(|error| match error {
+                DecodeError::Registry(error) => SqlError::Registry(Arc::new(error)).into(),
+                other => DataFusionError::External(Box::new(other)),
+            })?;
             counters.add(decoded.rows.num_rows() as u64, bytes as u64, decoded.misfits);
+            counters.add_reasons(&decoded.reasons);
             Ok(decoded)
         })
     }

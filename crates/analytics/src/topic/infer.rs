@@ -7,19 +7,25 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt as _, pin_mut};
 use indexmap::IndexMap;
 use kafscale_core::batch::BatchHeader;
-use kafscale_core::record_view::views;
+use kafscale_core::record_view::{RecordView, views};
 use kafscale_core::records::inflate;
-use kafscale_core::sql_schema::{self, SqlColumn, SqlType};
+use kafscale_core::sql_schema::{self, Declared, SqlColumn, SqlType};
+use kafscale_core::topic_config::SQL_SCHEMA;
 use kafscale_storage::scan::{Bounds, ScanError, ScannedBatch, Snapshot};
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::layout::{Layout, MetaColumn, Sample, ValueFormat};
+use super::schemas::{Schemas, Settings};
 use crate::error::SqlError;
 
 /// What was inferred is inferred again after this long: a topic that was empty may have records now, others new fields.
 const REMEMBERED: Duration = Duration::from_secs(60);
+/// What was refused is not tried again at once.
+const REFUSED: Duration = Duration::from_secs(5);
+/// Of a value, what says which schema it has.
+const HEAD_BYTES: usize = 400;
 /// The sample: so many partitions, and so many records at the beginning and the end of each.
 const PARTITIONS: usize = 8;
 const FIRST_RECORDS: i64 = 50;
@@ -27,59 +33,100 @@ const LAST_RECORDS: i64 = 150;
 /// More columns than anybody looks at; the other fields are in `_value`.
 const COLUMNS_MAX: usize = 500;
 
-const FORMAT: &str = "kafscale.sql.format";
-const SCHEMA: &str = "kafscale.sql.schema";
-
 #[derive(Debug)]
 struct Known {
     /// What decides, as it was then.
-    settings: [Option<String>; 2],
+    settings: Settings,
     at: Instant,
-    layout: Arc<Layout>,
+    layout: Result<Arc<Layout>, SqlError>,
+}
+
+impl Known {
+    fn is_fresh(&self) -> bool {
+        match &self.layout {
+            Ok(layout) if layout.inferred.is_none() && layout.source.is_none() => true,
+            Ok(_) => self.at.elapsed() < REMEMBERED,
+            Err(_) => self.at.elapsed() < REFUSED,
+        }
+    }
 }
 
 /// The layouts of topics that were looked at.
 #[derive(Debug, Default)]
 pub struct Layouts {
+    schemas: Schemas,
     known: Mutex<HashMap<Uuid, Known>>,
 }
 
 impl Layouts {
+    pub fn new(schemas: Schemas) -> Layouts {
+        Layouts { schemas, known: Mutex::default() }
+    }
+
     pub async fn of(&self, snapshot: &Snapshot) -> Result<Arc<Layout>, SqlError> {
         let topic = snapshot.topic();
-        let settings = [FORMAT, SCHEMA].map(|name| topic.configs.get(name).cloned());
+        let settings = self.schemas.settings(topic);
+        let mut before = None;
         if let Some(known) = self.known.lock().get(&topic.id)
             && known.settings == settings
-            && (known.layout.inferred.is_none() || known.at.elapsed() < REMEMBERED)
         {
-            return Ok(Arc::clone(&known.layout));
+            if known.is_fresh() {
+                return known.layout.clone();
+            }
+            before = known.layout.as_ref().ok().cloned();
         }
-        let layout = Arc::new(look(snapshot, &settings).await?);
-        let known = Known { settings, at: Instant::now(), layout: Arc::clone(&layout) };
+        let layout = match (look(&self.schemas, snapshot, &settings).await, before) {
+            // While a registry is away, what it has said is still true.
+            (Err(SqlError::Registry(_)), Some(before)) => Ok(before),
+            (Err(error @ (SqlError::Registry(_) | SqlError::Schema { .. })), _) => Err(error),
+            (looked, _) => Ok(Arc::new(looked?)),
+        };
+        let known = Known { settings, at: Instant::now(), layout: layout.clone() };
         self.known.lock().insert(topic.id, known);
-        Ok(layout)
+        layout
+    }
+
+    /// For lists of topics: one whose schema is not to be had has no columns there, and the others have theirs.
+    pub async fn listed(&self, snapshot: &Snapshot) -> Result<Arc<Layout>, SqlError> {
+        match self.of(snapshot).await {
+            Err(SqlError::Registry(_) | SqlError::Schema { .. }) => {
+                let topic = snapshot.topic();
+                let format = self.schemas.settings(topic).format.as_deref().and_then(ValueFormat::of);
+                let format = format.unwrap_or(ValueFormat::Raw);
+                Ok(Arc::new(Layout::new(&topic.name, format, Vec::new(), None)))
+            }
+            found => found,
+        }
     }
 }
 
-async fn look(snapshot: &Snapshot, settings: &[Option<String>; 2]) -> Result<Layout, SqlError> {
+async fn look(schemas: &Schemas, snapshot: &Snapshot, settings: &Settings) -> Result<Layout, SqlError> {
     let topic = snapshot.topic();
-    let [format, schema] = settings;
-    let format = format.as_deref().and_then(|name| ValueFormat::of(name.trim()));
-    let declared = sql_schema::parse(schema.as_deref().unwrap_or_default()).map_err(|e| {
-        SqlError::BadValue(format!("the topic {} has a {SCHEMA} that is none: {e}", topic.name))
-    })?;
+    let refused = |why: sql_schema::SchemaError| SqlError::Schema {
+        topic: topic.name.clone(),
+        why: format!("its {SQL_SCHEMA} is none: {why}"),
+    };
+    let declared = Declared::parse(settings.schema.as_deref().unwrap_or_default()).map_err(refused)?;
+    declared.check(settings.format.as_deref()).map_err(refused)?;
+    let format = settings.format.as_deref().and_then(|name| ValueFormat::of(name.trim()));
     match (format, declared) {
         (Some(format @ (ValueFormat::Text | ValueFormat::Raw)), _) => {
             Ok(Layout::new(&topic.name, format, Vec::new(), None))
         }
-        (Some(format), columns) if !columns.is_empty() => Ok(Layout::new(&topic.name, format, columns, None)),
+        (Some(format @ (ValueFormat::Avro | ValueFormat::Protobuf)), declared) => {
+            let newest = async || newest_value(snapshot).await;
+            match schemas.source(&topic.name, format, declared, newest).await? {
+                Some(source) => Ok(Layout::of_schema(&topic.name, source)),
+                None => Ok(Layout::new(&topic.name, format, Vec::new(), Some(Sample { records: 0 }))),
+            }
+        }
         // Columns without a format are those of JSON.
-        (None, columns) if !columns.is_empty() => {
-            Ok(Layout::new(&topic.name, ValueFormat::Json, columns, None))
+        (format, Declared::Columns(columns)) => {
+            Ok(Layout::new(&topic.name, format.unwrap_or(ValueFormat::Json), columns, None))
         }
         (format, _) => {
             let mut seen = Seen::default();
-            sample(snapshot, &mut seen).await?;
+            sample(snapshot, |batch, offsets| seen.add(batch, offsets)).await?;
             let format = format.unwrap_or_else(|| seen.format());
             let sample = Sample { records: seen.records };
             Ok(Layout::new(&topic.name, format, seen.columns(format), Some(sample)))
@@ -87,8 +134,29 @@ async fn look(snapshot: &Snapshot, settings: &[Option<String>; 2]) -> Result<Lay
     }
 }
 
+/// The newest value in the sample, by its time.
+async fn newest_value(snapshot: &Snapshot) -> Result<Option<Vec<u8>>, SqlError> {
+    let mut newest: Option<(i64, Vec<u8>)> = None;
+    let add = |batch: &ScannedBatch, offsets: &std::ops::Range<i64>| {
+        each_record(batch, offsets, |record| {
+            let at = batch.header.base_timestamp_ms.saturating_add(record.timestamp_delta);
+            if let Some(value) = record.value.filter(|value| value.first() == Some(&0))
+                && newest.as_ref().is_none_or(|(other, _)| *other <= at)
+            {
+                // The id and the place of the message are at the beginning.
+                newest = Some((at, value[..value.len().min(HEAD_BYTES)].to_vec()));
+            }
+        });
+    };
+    sample(snapshot, add).await?;
+    Ok(newest.map(|(_, value)| value))
+}
+
 /// Looks at some of the records. What was deleted or cleaned away meanwhile is no reason against it.
-async fn sample(snapshot: &Snapshot, seen: &mut Seen) -> Result<(), SqlError> {
+async fn sample(
+    snapshot: &Snapshot,
+    mut add: impl FnMut(&ScannedBatch, &std::ops::Range<i64>),
+) -> Result<(), SqlError> {
     let mut ranges = snapshot.ranges();
     ranges.sort_by_key(|range| std::cmp::Reverse(range.end - range.start));
     for range in ranges.iter().filter(|range| range.start < range.end).take(PARTITIONS) {
@@ -99,7 +167,7 @@ async fn sample(snapshot: &Snapshot, seen: &mut Seen) -> Result<(), SqlError> {
             pin_mut!(batches);
             while let Some(batch) = batches.next().await {
                 match batch {
-                    Ok(batch) => seen.add(&batch, &offsets),
+                    Ok(batch) => add(&batch, &offsets),
                     Err(ScanError::Removed { .. } | ScanError::Cleaned { .. }) => break,
                     Err(error) => return Err(error.into()),
                 }
@@ -107,6 +175,20 @@ async fn sample(snapshot: &Snapshot, seen: &mut Seen) -> Result<(), SqlError> {
         }
     }
     Ok(())
+}
+
+/// Batches that cannot be read are for the query to complain about.
+fn each_record(batch: &ScannedBatch, offsets: &std::ops::Range<i64>, mut add: impl FnMut(&RecordView<'_>)) {
+    let header: &BatchHeader = &batch.header;
+    if header.is_control() {
+        return;
+    }
+    let Ok(body) = inflate(header, &batch.data) else { return };
+    for record in views(&body, header.records_count).map_while(Result::ok) {
+        if offsets.contains(&(header.base_offset.0.saturating_add(record.offset_delta))) {
+            add(&record);
+        }
+    }
 }
 
 /// What the sampled values look like.
@@ -168,22 +250,14 @@ impl SqlKind {
 }
 
 impl Seen {
-    /// Batches that cannot be read are for the query to complain about.
     fn add(&mut self, batch: &ScannedBatch, offsets: &std::ops::Range<i64>) {
-        let header: &BatchHeader = &batch.header;
-        if header.is_control() {
-            return;
-        }
-        let Ok(body) = inflate(header, &batch.data) else { return };
-        for record in views(&body, header.records_count).map_while(Result::ok) {
-            if offsets.contains(&(header.base_offset.0.saturating_add(record.offset_delta))) {
-                self.records += 1;
-                let key_is_text = record.key.is_none_or(|key| std::str::from_utf8(key).is_ok());
-                if let Some(value) = record.value {
-                    self.add_value(value, key_is_text);
-                }
+        each_record(batch, offsets, |record| {
+            self.records += 1;
+            let key_is_text = record.key.is_none_or(|key| std::str::from_utf8(key).is_ok());
+            if let Some(value) = record.value {
+                self.add_value(value, key_is_text);
             }
-        }
+        });
     }
 
     fn add_value(&mut self, value: &[u8], key_is_text: bool) {
@@ -217,7 +291,7 @@ impl Seen {
     fn columns(self, format: ValueFormat) -> Vec<SqlColumn> {
         let column = |name: String, sql_type: SqlType| SqlColumn { name, sql_type };
         match format {
-            ValueFormat::Text | ValueFormat::Raw => Vec::new(),
+            ValueFormat::Text | ValueFormat::Raw | ValueFormat::Avro | ValueFormat::Protobuf => Vec::new(),
             ValueFormat::Csv => (1..=self.csv_fields.min(COLUMNS_MAX))
                 .map(|i| column(format!("c{i}"), SqlType::Text))
                 .collect(),

@@ -28,31 +28,36 @@ impl Fields {
     /// Puts the text of each wanted field into `found`, which has a place for each. Of a field that is there twice, the last one
     /// counts. `false`: this is no JSON object.
     pub fn read<'a>(&self, value: &'a [u8], found: &mut [Option<&'a str>]) -> bool {
+        self.each(value, |place, raw| found[place] = Some(raw))
+    }
+
+    /// Gives the place and the text of each wanted field.
+    pub fn each<'a>(&self, value: &'a [u8], found: impl FnMut(usize, &'a str)) -> bool {
         let mut deserializer = serde_json::Deserializer::from_slice(value);
         let object = Object { fields: self, found };
         deserializer.deserialize_map(object).is_ok() && deserializer.end().is_ok()
     }
 }
 
-struct Object<'f, 'a> {
+struct Object<'f, F> {
     fields: &'f Fields,
-    found: &'f mut [Option<&'a str>],
+    found: F,
 }
 
-impl<'a> Visitor<'a> for Object<'_, 'a> {
+impl<'a, F: FnMut(usize, &'a str)> Visitor<'a> for Object<'_, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'a>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
         let mut next = 0;
         while let Some(place) = map.next_key_seed(Name { names: &self.fields.names, next })? {
             match place {
                 Some(place) => {
                     let raw: &'a RawValue = map.next_value()?;
-                    self.found[place] = Some(raw.get());
+                    (self.found)(place, raw.get());
                     next = place + 1;
                 }
                 None => {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use kafscale_core::sql_schema::{SqlColumn, SqlType};
 
+use super::reader::Source;
+
 /// How values are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ValueFormat {
@@ -13,27 +15,43 @@ pub enum ValueFormat {
     Csv,
     Text,
     Raw,
+    Avro,
+    Protobuf,
 }
 
 impl ValueFormat {
+    const ALL: [ValueFormat; 6] = [
+        ValueFormat::Json,
+        ValueFormat::Csv,
+        ValueFormat::Text,
+        ValueFormat::Raw,
+        ValueFormat::Avro,
+        ValueFormat::Protobuf,
+    ];
+
     pub fn name(self) -> &'static str {
         match self {
             ValueFormat::Json => "json",
             ValueFormat::Csv => "csv",
             ValueFormat::Text => "text",
             ValueFormat::Raw => "raw",
+            ValueFormat::Avro => "avro",
+            ValueFormat::Protobuf => "protobuf",
         }
     }
 
     pub fn of(name: &str) -> Option<ValueFormat> {
-        [ValueFormat::Json, ValueFormat::Csv, ValueFormat::Text, ValueFormat::Raw]
-            .into_iter()
-            .find(|format| format.name() == name)
+        ValueFormat::ALL.into_iter().find(|format| format.name() == name)
     }
 
-    /// Whether keys and values are shown as text.
-    fn is_text(self) -> bool {
-        self != ValueFormat::Raw
+    /// Whether keys, and values as they are, are shown as text.
+    pub fn has_text(self) -> (bool, bool) {
+        match self {
+            ValueFormat::Json | ValueFormat::Csv | ValueFormat::Text => (true, true),
+            // Keys are mostly written by a serializer of their own.
+            ValueFormat::Avro | ValueFormat::Protobuf => (true, false),
+            ValueFormat::Raw => (false, false),
+        }
     }
 }
 
@@ -76,13 +94,15 @@ impl MetaColumn {
     }
 
     fn field(self, format: ValueFormat) -> Field {
-        let bytes = if format.is_text() { DataType::Utf8View } else { DataType::BinaryView };
+        let bytes = |is_text: bool| if is_text { DataType::Utf8View } else { DataType::BinaryView };
+        let (text_keys, text_values) = format.has_text();
         match self {
             MetaColumn::Topic | MetaColumn::Segment => Field::new(self.name(), DataType::Utf8View, false),
             MetaColumn::Partition => Field::new(self.name(), DataType::Int32, false),
             MetaColumn::Offset => Field::new(self.name(), DataType::Int64, false),
             MetaColumn::Timestamp => Field::new(self.name(), timestamp(), true),
-            MetaColumn::Key | MetaColumn::Value => Field::new(self.name(), bytes, true),
+            MetaColumn::Key => Field::new(self.name(), bytes(text_keys), true),
+            MetaColumn::Value => Field::new(self.name(), bytes(text_values), true),
             MetaColumn::Headers => json_field(self.name()),
         }
     }
@@ -116,6 +136,8 @@ pub struct Layout {
     pub columns: Vec<SqlColumn>,
     /// `None`: they are declared.
     pub inferred: Option<Sample>,
+    /// Where the columns of Avro and Protobuf come from, and how their values are read.
+    pub source: Option<Source>,
     pub schema: SchemaRef,
 }
 
@@ -136,7 +158,14 @@ impl Layout {
     ) -> Layout {
         let meta = MetaColumn::ALL.iter().map(|column| column.field(format));
         let fields: Vec<Field> = meta.chain(columns.iter().map(field_of)).collect();
-        Layout { topic: topic.into(), format, columns, inferred, schema: Arc::new(Schema::new(fields)) }
+        let schema = Arc::new(Schema::new(fields));
+        Layout { topic: topic.into(), format, columns, inferred, source: None, schema }
+    }
+
+    /// With the columns of a schema. A field with the name of a column that every topic has is none.
+    pub fn of_schema(topic: &str, source: Source) -> Layout {
+        let layout = Layout::new(topic, source.format(), source.columns(), None);
+        Layout { source: Some(source), ..layout }
     }
 
     pub fn column(&self, index: usize) -> Column {
@@ -148,15 +177,26 @@ impl Layout {
 }
 
 fn field_of(column: &SqlColumn) -> Field {
-    let data_type = match column.sql_type {
+    match column.sql_type {
+        SqlType::Json => json_field(&column.name),
+        other => Field::new(&column.name, data_type(other), true),
+    }
+}
+
+/// The type of a column in an answer.
+pub fn data_type(sql_type: SqlType) -> DataType {
+    match sql_type {
         SqlType::Boolean => DataType::Boolean,
         SqlType::Int4 => DataType::Int32,
         SqlType::Int8 => DataType::Int64,
+        SqlType::Float4 => DataType::Float32,
         SqlType::Float8 => DataType::Float64,
-        SqlType::Text => DataType::Utf8View,
-        SqlType::Timestamp => timestamp(),
+        SqlType::Numeric(precision, scale) => DataType::Decimal128(precision, scale.cast_signed()),
+        SqlType::Text | SqlType::Json => DataType::Utf8View,
+        SqlType::Bytea => DataType::BinaryView,
+        SqlType::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        SqlType::LocalTimestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
         SqlType::Date => DataType::Date32,
-        SqlType::Json => return json_field(&column.name),
-    };
-    Field::new(&column.name, data_type, true)
+        SqlType::Time => DataType::Time64(TimeUnit::Microsecond),
+    }
 }
