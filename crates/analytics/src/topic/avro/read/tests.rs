@@ -241,7 +241,8 @@ proptest! {
 
     #[test]
     fn numbers_are_read_as_they_are_written(number in any::<i64>()) {
-        prop_assert_eq!(read("\"long\"", "\"long\"", &long(number)), Ok(vec![Cell::Int(number)]));
+        let value = long(number);
+        prop_assert_eq!(read("\"long\"", "\"long\"", &value), Ok(vec![Cell::Int(number)]));
     }
 
     #[test]
