@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ pub struct AuditLog {
     end: watch::Receiver<Link>,
     /// Set when the anchor shows that lines are missing: nothing is answered any more.
     violated: Arc<OnceLock<AuditError>>,
+    writable: Arc<AtomicBool>,
 }
 
 impl AuditLog {
@@ -56,6 +58,8 @@ impl AuditLog {
         let path = writer.path.clone();
         let (tell_end, end) = watch::channel(writer.last.clone());
         let (pending, mut events) = mpsc::channel::<Pending>(QUEUE);
+        let writable = Arc::new(AtomicBool::new(true));
+        let told = Arc::clone(&writable);
         let run = move || {
             while let Some(first) = events.blocking_recv() {
                 let mut batch = vec![first];
@@ -63,6 +67,7 @@ impl AuditLog {
                     batch.push(more);
                 }
                 let written = writer.append(batch.iter().map(|pending| &pending.event));
+                told.store(written.is_ok(), Ordering::Relaxed);
                 tell_end.send_replace(writer.last.clone());
                 for pending in batch {
                     // Nobody waits any more when the call was cancelled; its line stays.
@@ -72,7 +77,7 @@ impl AuditLog {
         };
         let spawned = std::thread::Builder::new().name("audit".to_owned()).spawn(run);
         spawned.map_err(|error| io_error(&path, error))?;
-        Ok(Self { pending, end, violated: Arc::default() })
+        Ok(Self { pending, end, violated: Arc::default(), writable })
     }
 
     /// Goes on with a log that has no anchor, or begins one.
@@ -88,6 +93,11 @@ impl AuditLog {
     /// Ends the log's use: lines of it are missing.
     pub(crate) fn refuse(&self, path: &Path, violation: Arc<Violation>) {
         let _ = self.violated.set(AuditError::Violated { path: path.to_owned(), violation });
+    }
+
+    /// Whether the last line could be written.
+    pub fn is_writable(&self) -> bool {
+        self.violated.get().is_none() && self.writable.load(Ordering::Relaxed)
     }
 
     /// Hands over an event whose line nobody waits for, since its caller is gone.
