@@ -6,11 +6,17 @@ use datafusion::logical_expr::LogicalPlan;
 
 use crate::error::SqlError;
 
-/// Refuses plans that do anything but read, subqueries included.
+/// A WITH that is named twice is there twice, and so on: a short text may have a plan without end.
+const STEPS_MAX: usize = 20_000;
+
+/// Refuses plans that do anything but read, subqueries included, and those that would never be ready.
 pub fn check(plan: &LogicalPlan) -> Result<(), SqlError> {
-    let mut refused = None;
+    let (mut refused, mut steps) = (None, 0);
     plan.apply_with_subqueries(|node| {
-        let why = refusal(node);
+        steps += 1;
+        let many = (steps > STEPS_MAX)
+            .then(|| SqlError::TooComplex(format!("the plan would have more than {STEPS_MAX} steps")));
+        let why = refusal(node).or(many);
         let found = why.is_some();
         refused = refused.take().or(why);
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })

@@ -1,9 +1,10 @@
 //! From a query's text to rows: the plan, checked to do nothing but read, and its execution within limits.
+//!
+//! All of it runs on threads of its own ([`crate::threads`]); what is handed out are rows ([`crate::running`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
 use datafusion::common::ParamValues;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
@@ -12,42 +13,67 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::stream::RecordBatchReceiverStream;
-use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream, displayable, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as AstStatement;
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use futures_util::StreamExt as _;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::QueryLimitArgs;
 use kafscale_settings::units::{ByteSize, Limit};
+use kafscale_storage::scan::Scanner;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::allowed;
 use crate::catalog::{Catalog, Cluster, DATABASE, Database, PUBLIC};
 use crate::error::SqlError;
+use crate::follow::{self, Following};
+use crate::growth;
 use crate::postgres;
 use crate::query::{Query, QueryLimits};
+use crate::running::{Running, apart, lines};
 use crate::statement::QueryText;
+use crate::stoppable::stoppable;
+use crate::threads::QueryHandle;
 
 /// Consumers of memory that an error names.
 const NAMED_CONSUMERS: usize = 3;
-/// Batches that are made before they are taken.
-const BATCHES_AHEAD: usize = 2;
+/// Of the parser, whose levels are several for one pair of parentheses; [`crate::statement`] has refused deeper texts.
+const RECURSION_LIMIT: usize = 400;
 
 /// Plans and runs the statements of all clients.
 #[derive(Debug)]
 pub struct Engine {
     cluster: Arc<Cluster>,
+    threads: QueryHandle,
     base: SessionState,
-    scan_limit: Option<u64>,
+    limits: QueryLimits,
     pub statement_timeout: Option<Duration>,
-    places: Arc<Semaphore>,
+    /// Between two looks of FOLLOW.
+    pub look_interval: Duration,
+    places: Places,
+}
+
+/// What may run at the same time. Those who wait for one kind keep no other kind waiting.
+#[derive(Debug, Clone)]
+struct Places {
+    planning: Arc<Semaphore>,
+    of_topics: Arc<Semaphore>,
+    /// Queries that read no topic: of what the server itself knows, mostly.
+    of_others: Arc<Semaphore>,
+    following: Arc<Semaphore>,
+}
+
+async fn place(of: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(of).acquire_owned().await.expect("it is never closed")
 }
 
 impl Engine {
-    pub fn new(cluster: Arc<Cluster>, limits: &QueryLimitArgs) -> Result<Engine, Failure> {
+    pub fn new(
+        cluster: Arc<Cluster>,
+        limits: &QueryLimitArgs,
+        threads: QueryHandle,
+    ) -> Result<Engine, Failure> {
         let runtime = runtime(limits).map_err(|e| Failure::runtime(e.to_string()))?;
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema(DATABASE, PUBLIC)
@@ -58,6 +84,7 @@ impl Engine {
         let mut builder =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
         let functions = builder.scalar_functions().get_or_insert_default();
+        functions.extend(growth::bounded(functions));
         functions.extend(postgres::functions::all());
         functions.extend(postgres::json::all());
         // Before the engine's own, which take `->` for something else.
@@ -67,15 +94,27 @@ impl Engine {
             .with_file_formats(Vec::new())
             .with_table_factories(Default::default())
             .build();
+        let bytes = |limit: Limit<ByteSize>| match limit {
+            Limit::Unlimited => None,
+            Limit::At(ByteSize(bytes)) => Some(bytes),
+        };
+        let queries = || Arc::new(Semaphore::new(usize::try_from(limits.max_queries).unwrap_or(usize::MAX)));
         Ok(Engine {
             cluster,
+            threads,
             base,
-            scan_limit: match limits.scan_limit {
-                Limit::Unlimited => None,
-                Limit::At(ByteSize(bytes)) => Some(bytes),
+            limits: QueryLimits {
+                scan_bytes: bytes(limits.scan_limit),
+                result_bytes: bytes(limits.max_result_bytes),
             },
             statement_timeout: Some(limits.statement_timeout.0).filter(|timeout| !timeout.is_zero()),
-            places: Arc::new(Semaphore::new(usize::try_from(limits.max_queries).unwrap_or(usize::MAX))),
+            look_interval: follow::LOOK_INTERVAL_SHARED,
+            places: Places {
+                planning: queries(),
+                of_topics: queries(),
+                of_others: queries(),
+                following: queries(),
+            },
         })
     }
 
@@ -84,19 +123,41 @@ impl Engine {
     }
 
     /// Begins a statement: what it sees is as of now.
-    pub fn begin(&self, scan_full: bool) -> Planner {
-        let query = Query::new(QueryLimits { scan_bytes: self.scan_limit.filter(|_| !scan_full) });
+    pub fn begin(&self, text: &QueryText) -> Planner {
+        let limits = match (&text.follow, text.scan_full) {
+            // What follows reads a little at a time, for as long as somebody looks on.
+            (Some(_), _) => QueryLimits { scan_bytes: None, result_bytes: None },
+            (None, true) => QueryLimits { scan_bytes: None, ..self.limits },
+            (None, false) => self.limits,
+        };
+        let query = Query::new(limits);
         let catalog = Catalog::new(Arc::clone(&self.cluster), Arc::clone(&query));
         let mut state = self.base.clone();
+        if text.follow.is_some() {
+            // Rows stay in the order of their offsets.
+            state.config_mut().options_mut().execution.target_partitions = 1;
+        }
         state.register_catalog_list(Arc::new(Database(Arc::new(catalog))));
         // What now() is.
         state.mark_start_execution();
-        Planner { state, query }
+        let planning = Planning { text: text.clone(), state, query: Arc::clone(&query) };
+        Planner {
+            query,
+            planning: Arc::new(planning),
+            threads: self.threads.clone(),
+            looking: (self.cluster.scanner.clone(), self.look_interval),
+            places: self.places.clone(),
+        }
     }
 
-    /// Waits for a place among the queries that run.
-    pub async fn place(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.places).acquire_owned().await.expect("it is never closed")
+    /// Waits for a place among the queries that run. Where one reads no topic, it does not wait for those that do.
+    pub async fn place(&self, text: &QueryText) -> Option<OwnedSemaphorePermit> {
+        match (&text.follow, text.reads_topics) {
+            // It has a place of its own kind, or none.
+            (Some(_), _) => None,
+            (None, true) => Some(place(&self.places.of_topics).await),
+            (None, false) => Some(place(&self.places.of_others).await),
+        }
     }
 }
 
@@ -113,75 +174,105 @@ fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> 
     RuntimeEnvBuilder::new().with_memory_pool(pool).with_disk_manager_builder(disk).build_arc()
 }
 
-/// One statement before it runs.
+/// One statement before it runs. What it does, it does on the threads of queries.
 #[derive(Debug)]
 pub struct Planner {
-    state: SessionState,
+    pub query: Arc<Query>,
+    planning: Arc<Planning>,
+    threads: QueryHandle,
+    /// What FOLLOW looks with, and how often.
+    looking: (Scanner, Duration),
+    places: Places,
+}
+
+/// What plans are made from.
+#[derive(Debug)]
+pub struct Planning {
+    text: QueryText,
+    pub state: SessionState,
     pub query: Arc<Query>,
 }
 
 impl Planner {
-    /// The plan of a query, which may have parameters.
-    pub async fn plan(&self, query: &QueryText) -> Result<LogicalPlan, SqlError> {
-        let statement = parse(&query.sql)?;
-        let plan = self.state.statement_to_plan(statement).await?;
-        allowed::check(&plan)?;
-        Ok(plan)
+    /// The plan of the query, which may have parameters.
+    pub async fn plan(&self) -> Result<LogicalPlan, SqlError> {
+        let (planning, places) = (Arc::clone(&self.planning), self.places.clone());
+        let work = async move {
+            let _place = place(&places.planning).await;
+            planning.plan(&planning.text.sql).await
+        };
+        self.threads.run(work).await
     }
 
     /// Starts a plan. The rows come when they are asked for.
-    pub async fn run(self, plan: LogicalPlan, parameters: Option<ParamValues>) -> Result<Running, SqlError> {
-        let physical = self.physical(plan, parameters).await?;
-        let rows = apart(execute_stream(Arc::clone(&physical), self.state.task_ctx())?);
-        Ok(Running { schema: physical.schema(), rows, plan: physical, query: self.query })
-    }
-
-    async fn physical(
-        &self,
-        plan: LogicalPlan,
-        parameters: Option<ParamValues>,
-    ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        let plan = match parameters {
-            Some(values) => plan.replace_params_with_values(&values)?,
-            None => plan,
+    pub async fn run(self, plan: LogicalPlan, values: Option<ParamValues>) -> Result<Running, SqlError> {
+        let Planner { planning, places, looking, .. } = self;
+        let work = async move {
+            let permit = place(&places.planning).await;
+            let plan = with_values(plan, values.as_ref())?;
+            if let Some(follow) = &planning.text.follow {
+                let first = match &follow.first {
+                    Some(sql) => Some(with_values(planning.plan(sql).await?, values.as_ref())?),
+                    None => None,
+                };
+                let place = Arc::clone(&places.following).try_acquire_owned().map_err(|_| {
+                    SqlError::Busy("as many statements with FOLLOW run as may (--max-queries)".to_owned())
+                })?;
+                let following = Following::new(Arc::clone(&planning), looking, plan, follow)?;
+                return following.start(first, place);
+            }
+            let physical = planning.physical(&plan).await?;
+            drop(permit);
+            let rows = apart(execute_stream(Arc::clone(&physical), planning.state.task_ctx())?);
+            Ok(Running::new(physical, rows, Arc::clone(&planning.query), None))
         };
-        Ok(self.state.create_physical_plan(&plan).await?)
+        self.threads.run(work).await
     }
 
     /// The lines of EXPLAIN: the plan as it is executed.
     pub async fn explain(
         self,
         plan: LogicalPlan,
-        parameters: Option<ParamValues>,
+        values: Option<ParamValues>,
     ) -> Result<Vec<String>, SqlError> {
-        let physical = self.physical(plan, parameters).await?;
-        Ok(lines(&displayable(&*physical).indent(false).to_string()))
+        let Planner { planning, places, .. } = self;
+        let work = async move {
+            let _place = place(&places.planning).await;
+            let physical = planning.physical(&with_values(plan, values.as_ref())?).await?;
+            let mut explained = planning.text.notes.clone();
+            explained.extend(lines(&displayable(&*physical).indent(false).to_string()));
+            Ok(explained)
+        };
+        self.threads.run(work).await
     }
 }
 
-/// The same rows, made in a task of their own: a step of a join may compute for seconds without looking up, and whoever waits for rows is
-/// to hear of a cancellation meanwhile.
-fn apart(mut rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
-    let mut builder = RecordBatchReceiverStream::builder(rows.schema(), BATCHES_AHEAD);
-    let taken = builder.tx();
-    builder.spawn(async move {
-        while let Some(batch) = rows.next().await {
-            if taken.send(batch).await.is_err() {
-                break;
-            }
-        }
-        Ok(())
-    });
-    builder.build()
+impl Planning {
+    async fn plan(&self, sql: &str) -> Result<LogicalPlan, SqlError> {
+        let plan = self.state.statement_to_plan(parse(sql)?).await?;
+        allowed::check(&plan)?;
+        Ok(plan)
+    }
+
+    /// The plan as it is executed.
+    pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
+        Ok(stoppable(self.state.create_physical_plan(plan).await?, &self.query)?)
+    }
 }
 
-fn lines(text: &str) -> Vec<String> {
-    text.lines().map(str::to_owned).collect()
+fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<LogicalPlan, SqlError> {
+    Ok(match values {
+        Some(values) => plan.replace_params_with_values(values)?,
+        None => plan,
+    })
 }
 
 /// The one query of a text.
 fn parse(sql: &str) -> Result<Statement, SqlError> {
-    let mut parser = DFParserBuilder::new(sql).with_dialect(&PostgreSqlDialect {}).build()?;
+    let mut parser = DFParserBuilder::new(sql)
+        .with_dialect(&PostgreSqlDialect {})
+        .with_recursion_limit(RECURSION_LIMIT)
+        .build()?;
     let mut statements = parser.parse_statements()?;
     match (statements.pop_front(), statements.is_empty()) {
         (Some(Statement::Statement(mut statement)), true) if matches!(*statement, AstStatement::Query(_)) => {
@@ -189,24 +280,5 @@ fn parse(sql: &str) -> Result<Statement, SqlError> {
             Ok(Statement::Statement(statement))
         }
         _ => Err(SqlError::Syntax("this is not one query".to_owned())),
-    }
-}
-
-/// A query that runs.
-pub struct Running {
-    pub schema: SchemaRef,
-    pub rows: SendableRecordBatchStream,
-    pub plan: Arc<dyn ExecutionPlan>,
-    pub query: Arc<Query>,
-}
-
-impl Running {
-    /// The plan with what each step has done, for EXPLAIN ANALYZE.
-    pub fn measured(plan: &dyn ExecutionPlan) -> Vec<String> {
-        lines(
-            &datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(plan)
-                .indent(false)
-                .to_string(),
-        )
     }
 }

@@ -37,6 +37,17 @@ pub enum SqlError {
     Timeout(u64),
     #[error("the statement was cancelled")]
     Cancelled,
+    /// A statement that would take more memory or time to understand than any that a person writes.
+    #[error("{0}")]
+    TooComplex(String),
+    /// As many as may run do.
+    #[error("{0}")]
+    Busy(String),
+    /// What is not noted is not answered.
+    #[error("refused: the audit log cannot be written; tell the operator of this server")]
+    Audit(Arc<kafscale_audit::AuditError>),
+    #[error("the engine failed at this statement: {0}")]
+    Panicked(String),
 }
 
 impl From<DataFusionError> for SqlError {
@@ -93,6 +104,10 @@ impl SqlError {
             SqlError::Registry(_) => "58000",
             SqlError::Schema { .. } => "55000",
             SqlError::Timeout(_) | SqlError::Cancelled => "57014",
+            SqlError::TooComplex(_) => "54001",
+            SqlError::Busy(_) => "53400",
+            SqlError::Audit(_) => "58030",
+            SqlError::Panicked(_) => "XX000",
         }
     }
 

@@ -1,18 +1,24 @@
 //! SQL over topics, read from the store without a broker: the `kafscale-analytics` program, which `kafscale sql` starts.
 //!
 //! A statement goes through [`statement`] (what is asked for, the short forms written out), [`engine`] (the plan, checked by
-//! [`allowed`], and its execution) and out through [`answer`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
+//! [`allowed`], and its execution) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
 //!
 //! Invariant: nothing is created, written or deleted, but for spilled data in a temporary directory and the audit log.
 
 pub mod allowed;
-pub mod answer;
+pub mod audit;
 pub mod catalog;
 pub mod engine;
 pub mod error;
+pub mod follow;
+pub mod growth;
+pub mod local;
 pub mod postgres;
 pub mod query;
 pub mod run;
+pub mod running;
 pub mod server;
 pub mod statement;
+pub mod stoppable;
+pub mod threads;
 pub mod topic;

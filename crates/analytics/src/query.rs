@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kafscale_storage::scan::Range;
 use parking_lot::Mutex;
@@ -12,6 +12,8 @@ use parking_lot::Mutex;
 pub struct QueryLimits {
     /// The most bytes of one topic that are read without a bound on time or offsets.
     pub scan_bytes: Option<u64>,
+    /// The most bytes of its answer.
+    pub result_bytes: Option<u64>,
 }
 
 /// Shared by everything that works on one statement.
@@ -19,6 +21,8 @@ pub struct QueryLimits {
 pub struct Query {
     pub limits: QueryLimits,
     topics: Mutex<BTreeMap<String, TopicUse>>,
+    /// Nobody waits for its answer any more.
+    stopped: AtomicBool,
 }
 
 /// What a statement does with a topic.
@@ -40,6 +44,8 @@ pub struct Counters {
     pub misfits: AtomicU64,
     /// Why many values do not fit, and how many.
     reasons: Mutex<BTreeMap<String, u64>>,
+    /// Segments, and objects of the write-ahead log, that were begun.
+    pub objects: AtomicU64,
 }
 
 /// Reasons that are told.
@@ -67,7 +73,16 @@ impl Counters {
 
 impl Query {
     pub fn new(limits: QueryLimits) -> Arc<Query> {
-        Arc::new(Query { limits, topics: Mutex::default() })
+        Arc::new(Query { limits, topics: Mutex::default(), stopped: AtomicBool::new(false) })
+    }
+
+    /// Ends what still computes for the statement.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// Notes that the statement sees a topic as of these ranges. Gives what to count with.

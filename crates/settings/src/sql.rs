@@ -79,6 +79,21 @@ pub struct AnswerArgs {
     /// Form of the answer of --command
     #[arg(long, env = "KAFSCALE_SQL_FORMAT", value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub format: Format,
+
+    /// File for the answer of --command; it appears when it is whole [default: standard output]
+    #[arg(long, value_name = "FILE", requires = "command")]
+    pub output: Option<PathBuf>,
+
+    /// Ask for statements at a prompt, with history and completion
+    #[arg(short = 'i', long, conflicts_with = "command")]
+    pub interactive: bool,
+}
+
+impl AnswerArgs {
+    /// Whether this process answers its user and no clients.
+    pub fn is_local(&self) -> bool {
+        self.command.is_some() || self.interactive
+    }
 }
 
 /// Forms of an answer.
@@ -90,6 +105,8 @@ pub enum Format {
     Json,
     /// An object on each line.
     Ndjson,
+    /// A stream of Apache Arrow's IPC format.
+    Arrow,
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +132,14 @@ pub struct ServerArgs {
     #[arg(long, env = "KAFSCALE_SQL_MAX_CONNECTIONS", value_name = "N", default_value_t = 100)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,
+
+    /// File for the audit log: a line for each statement and each refused login; check it with `kafscale audit verify`
+    #[arg(long, env = "KAFSCALE_SQL_AUDIT_LOG", value_name = "FILE")]
+    pub audit_log: Option<PathBuf>,
+
+    /// File, best on another disk or host, that keeps where the audit log ends
+    #[arg(long, env = "KAFSCALE_SQL_AUDIT_ANCHOR", value_name = "FILE", requires = "audit_log")]
+    pub audit_anchor: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +174,11 @@ pub struct QueryLimitArgs {
     /// A statement that takes longer is ended; clients may set less. 0 for no limit
     #[arg(long, env = "KAFSCALE_SQL_STATEMENT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(3600))]
     pub statement_timeout: Span,
+
+    /// An answer that is larger than this is ended with an error
+    #[arg(long, env = "KAFSCALE_SQL_MAX_RESULT_BYTES", value_name = "SIZE", default_value_t = Limit::Unlimited)]
+    #[arg(allow_negative_numbers = true)]
+    pub max_result_bytes: Limit<ByteSize>,
 }
 
 /// Where the schemas of values in Avro and Protobuf are.
@@ -340,7 +370,7 @@ impl SqlArgs {
         if tls_cert_file.is_some() != tls_key_file.is_some() {
             return Err(Failure::usage("--tls-cert-file and --tls-key-file belong together"));
         }
-        if users_file.is_none() && !listen.0.ip().is_loopback() && self.answer.command.is_none() {
+        if users_file.is_none() && !listen.0.ip().is_loopback() && !self.answer.is_local() {
             return Err(Failure::usage(format!(
                 "--listen {listen} is open to others, and nobody would have to log in; add --users-file, or listen on 127.0.0.1"
             )));

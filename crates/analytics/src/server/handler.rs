@@ -10,10 +10,7 @@ use parking_lot::Mutex;
 use pgwire::api::auth::StartupHandler;
 use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal, PortalExecutionState};
-use pgwire::api::query::{
-    ExtendedQueryHandler, SimpleQueryHandler, send_partial_query_response, send_query_response,
-    send_ready_for_query,
-};
+use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler, send_ready_for_query};
 use pgwire::api::results::{Response, Tag};
 use pgwire::api::stmt::QueryParser;
 use pgwire::api::store::{Entry, PortalStore};
@@ -29,10 +26,12 @@ use pgwire::messages::simplequery::Query as QueryMessage;
 
 use super::Shared;
 use super::rows::fields;
+use super::sending::{send_partial_query_response, send_query_response};
 use super::session::Session;
 use super::startup::Startup;
-use super::statements::{Answers, Outcome, Prepared, Statements, pg_error};
+use super::statements::{Answers, Outcome, Prepared, Statements};
 use super::stop::{Socket, cancelled, unless_stopped};
+use crate::audit::Auditor;
 use crate::query::Query;
 use crate::statement::{Statement, parse_all};
 
@@ -46,10 +45,12 @@ pub struct Connection {
 impl Connection {
     pub fn new(shared: &Shared, peer: SocketAddr, socket: Socket) -> Connection {
         let session = Arc::new(Mutex::new(Session::default()));
-        let answers = Arc::new(Statements::new(Arc::clone(&shared.engine), Arc::clone(&session)));
+        let auditor = Auditor::new(shared.audit.clone());
+        let engine = Arc::clone(&shared.engine);
+        let answers = Arc::new(Statements::new(engine, Arc::clone(&session), auditor.clone(), peer));
         let (users, cancels) = (shared.users.clone(), Arc::clone(&shared.cancels));
         Connection {
-            startup: Arc::new(Startup::new(users, Arc::clone(&cancels), Arc::clone(&session))),
+            startup: Arc::new(Startup::new(users, Arc::clone(&cancels), Arc::clone(&session), auditor)),
             cancels: Arc::new(DefaultCancelHandler::new(cancels)),
             handler: Arc::new(Handler { answers, session, socket, peer }),
         }
@@ -197,7 +198,10 @@ impl SimpleQueryHandler for Handler {
             return Err(PgWireError::NotReadyForQuery);
         }
         client.set_state(PgWireConnectionState::QueryInProgress);
-        let statements = parse_all(&message.query).map_err(|e| pg_error(&e))?;
+        let statements = match parse_all(&message.query) {
+            Ok(statements) => statements,
+            Err(error) => return Err(self.answers.refused(&message.query, error).await),
+        };
         if statements.is_empty() {
             client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;
         }
@@ -208,7 +212,8 @@ impl SimpleQueryHandler for Handler {
             }
             Ok(())
         };
-        unless_stopped(all, cancelled, &self.socket, self.answers.timeout()).await?;
+        let timeout = self.answers.timeout(statements.iter().any(Statement::is_endless));
+        unless_stopped(all, cancelled, &self.socket, timeout, |why| self.answers.stopping(why)).await?;
         client.set_state(PgWireConnectionState::ReadyForQuery);
         let status = client.transaction_status();
         send_ready_for_query(client, status).await
@@ -252,7 +257,9 @@ impl ExtendedQueryHandler for Handler {
                 let max_rows = usize::try_from(message.max_rows).unwrap_or(0);
                 let cancelled = cancelled(client).await;
                 let work = self.answer_portal(client, &portal, max_rows);
-                unless_stopped(work, cancelled, &self.socket, self.answers.timeout()).await?;
+                let timeout = self.answers.timeout(portal.statement.statement.statement.is_endless());
+                let stopping = |why: &PgWireError| self.answers.stopping(why);
+                unless_stopped(work, cancelled, &self.socket, timeout, stopping).await?;
             }
             Some(Entry::Empty) => {
                 client.feed(PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new())).await?;

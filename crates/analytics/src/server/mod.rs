@@ -5,9 +5,11 @@
 //! asks for that, when its time is over, and when its client is gone ([`stop`]).
 
 mod handler;
+mod messages;
 mod parameters;
 mod rows;
 mod scram;
+mod sending;
 pub mod session;
 mod startup;
 mod statements;
@@ -24,12 +26,13 @@ use kafscale_settings::failure::Failure;
 use kafscale_settings::refusals::cannot_listen;
 use kafscale_settings::sql::ServerArgs;
 use pgwire::api::ConnectionManager;
-use pgwire::tokio::{TlsAcceptor, process_socket};
+use pgwire::tokio::TlsAcceptor;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use crate::audit::Audit;
 use crate::engine::Engine;
 use handler::Connection;
 use users::Users;
@@ -49,6 +52,7 @@ pub struct Shared {
     pub engine: Arc<Engine>,
     pub users: Option<Arc<Users>>,
     pub cancels: Arc<ConnectionManager>,
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// A server that listens.
@@ -61,7 +65,11 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn bind(args: &ServerArgs, engine: Engine) -> Result<Server, Failure> {
+    pub async fn bind(
+        args: &ServerArgs,
+        engine: Arc<Engine>,
+        audit: Option<Arc<Audit>>,
+    ) -> Result<Server, Failure> {
         let failed = |e: io::Error| Failure::runtime(cannot_listen(args.listen.0, &e, "--listen"));
         let users = args.users_file.as_deref().map(Users::load).transpose();
         let users = users.map_err(|e| Failure::usage(e.to_string()))?;
@@ -74,8 +82,8 @@ impl Server {
         let listener = TcpListener::bind(args.listen.0).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let places = Arc::new(Semaphore::new(usize::try_from(args.max_connections).unwrap_or(usize::MAX)));
-        let (engine, users) = (Arc::new(engine), users.map(Arc::new));
-        let shared = Arc::new(Shared { engine, users, cancels: Arc::new(ConnectionManager::new()) });
+        let (users, cancels) = (users.map(Arc::new), Arc::new(ConnectionManager::new()));
+        let shared = Arc::new(Shared { engine, users, cancels, audit });
         Ok(Server { listener, address, tls, shared, places })
     }
 
@@ -118,7 +126,7 @@ async fn serve(
     shared: Arc<Shared>,
 ) -> io::Result<()> {
     let connection = Arc::new(Connection::new(&shared, peer, stop::Socket::of(&stream)?));
-    process_socket(stream, tls, connection).await
+    messages::process(stream, tls, connection).await
 }
 
 /// Says why, in the one message that a client understands before anything else.

@@ -24,6 +24,7 @@ use std::sync::LazyLock;
 use super::scram::{Exchange, ScramError};
 use super::session::{REPORTED, Session};
 use super::users::Users;
+use crate::audit::Auditor;
 
 const METHOD: &str = "SCRAM-SHA-256";
 /// Whoever guesses waits this long for each answer.
@@ -36,6 +37,7 @@ pub struct Startup {
     users: Option<Arc<Users>>,
     cancels: Arc<ConnectionManager>,
     session: Arc<Mutex<Session>>,
+    auditor: Auditor,
     exchange: Mutex<Option<Exchange>>,
 }
 
@@ -44,8 +46,9 @@ impl Startup {
         users: Option<Arc<Users>>,
         cancels: Arc<ConnectionManager>,
         session: Arc<Mutex<Session>>,
+        auditor: Auditor,
     ) -> Startup {
-        Startup { users, cancels, session, exchange: Mutex::default() }
+        Startup { users, cancels, session, auditor, exchange: Mutex::default() }
     }
 
     async fn welcome<C>(&self, client: &mut C) -> PgWireResult<()>
@@ -124,6 +127,7 @@ impl StartupHandler for Startup {
                     }
                     Err(error) => {
                         tracing::warn!(user, peer = %client.socket_addr(), "a login was refused");
+                        self.auditor.login_refused(&user, client.socket_addr(), &error.to_string()).await;
                         tokio::time::sleep(REFUSAL_PAUSE).await;
                         return Err(error);
                     }

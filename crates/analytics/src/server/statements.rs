@@ -1,5 +1,6 @@
 //! What statements of one client are answered with, whatever their client is connected by.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +19,11 @@ use pgwire::messages::startup::ParameterStatus;
 use super::parameters;
 use super::rows::{encoded, fields, pg_type};
 use super::session::Session;
-use crate::engine::{Engine, Planner, Running};
+use crate::audit::{Asker, Auditor};
+use crate::engine::{Engine, Planner};
 use crate::error::SqlError;
 use crate::query::Query;
+use crate::running::Running;
 use crate::statement::{QueryText, Statement, parse_all};
 
 /// An error as clients take it.
@@ -33,7 +36,7 @@ pub fn pg_error(error: &SqlError) -> PgWireError {
 /// A statement that was parsed, with what its client is told of it before it runs.
 #[derive(Debug, Clone)]
 pub struct Prepared {
-    statement: Statement,
+    pub statement: Statement,
     pub parameters: Vec<Type>,
     /// `None`: it gives no rows.
     pub schema: Option<SchemaRef>,
@@ -53,7 +56,14 @@ pub enum Outcome {
 /// The functions that talk to a client are generic over its connection. They see this and not the engine: whether all of its types may
 /// be sent between threads would be worked out for each of those functions anew, which takes the compiler minutes.
 pub trait Answers: Send + Sync {
-    fn timeout(&self) -> Option<Duration>;
+    /// None for what goes on until its client ends it.
+    fn timeout(&self, is_endless: bool) -> Option<Duration>;
+
+    /// What runs is about to be dropped.
+    fn stopping(&self, why: &PgWireError);
+
+    /// Notes a statement that is not understood. Gives what its client is told.
+    fn refused<'a>(&'a self, text: &'a str, error: SqlError) -> BoxFuture<'a, PgWireError>;
 
     fn execute<'a>(
         &'a self,
@@ -82,11 +92,24 @@ pub trait Answers: Send + Sync {
 pub struct Statements {
     engine: Arc<Engine>,
     session: Arc<Mutex<Session>>,
+    auditor: Auditor,
+    peer: SocketAddr,
 }
 
 impl Answers for Statements {
-    fn timeout(&self) -> Option<Duration> {
-        self.session.lock().timeout(self.engine.statement_timeout)
+    fn timeout(&self, is_endless: bool) -> Option<Duration> {
+        self.session.lock().timeout(self.engine.statement_timeout).filter(|_| !is_endless)
+    }
+
+    fn stopping(&self, why: &PgWireError) {
+        match why {
+            PgWireError::UserError(info) => self.auditor.stopping(&info.code, &info.message),
+            other => self.auditor.stopping("08006", &format!("its client is gone: {other}")),
+        }
+    }
+
+    fn refused<'a>(&'a self, text: &'a str, error: SqlError) -> BoxFuture<'a, PgWireError> {
+        Box::pin(async move { pg_error(&self.auditor.refused(self.asker(), text, error).await) })
     }
 
     fn execute<'a>(
@@ -144,8 +167,19 @@ impl Answers for Statements {
 }
 
 impl Statements {
-    pub fn new(engine: Arc<Engine>, session: Arc<Mutex<Session>>) -> Statements {
-        Statements { engine, session }
+    pub fn new(
+        engine: Arc<Engine>,
+        session: Arc<Mutex<Session>>,
+        auditor: Auditor,
+        peer: SocketAddr,
+    ) -> Statements {
+        Statements { engine, session, auditor, peer }
+    }
+
+    fn asker(&self) -> Asker {
+        let session = self.session.lock();
+        let application = session.show("application_name").unwrap_or_default();
+        Asker { user: session.user.clone(), application, peer: self.peer }
     }
 
     /// After an error in a transaction, everything but its end is refused.
@@ -166,7 +200,7 @@ impl Statements {
         values: Option<ParamValues>,
         format: &Format,
     ) -> PgWireResult<Outcome> {
-        let place = self.engine.place().await;
+        let place = self.engine.place(query).await;
         let running = self.start(query, values).await.map_err(|e| pg_error(&e))?;
         let Running { schema, rows, query, .. } = running;
         let fields = fields(&schema, format)?;
@@ -180,9 +214,19 @@ impl Statements {
     }
 
     async fn start(&self, query: &QueryText, values: Option<ParamValues>) -> Result<Running, SqlError> {
-        let planner = self.engine.begin(query.scan_full);
-        let plan = planner.plan(query).await?;
-        planner.run(plan, values).await
+        let planner = self.engine.begin(query);
+        let mut record = self.auditor.begin(self.asker(), &query.asked, &planner.query).await?;
+        let started = async {
+            let plan = planner.plan().await?;
+            planner.run(plan, values).await
+        };
+        match started.await {
+            Ok(mut running) => {
+                running.rows.note(record);
+                Ok(running)
+            }
+            Err(error) => record.end(Some(&error)).await.and(Err(error)),
+        }
     }
 
     async fn explain(
@@ -192,7 +236,7 @@ impl Statements {
         values: Option<ParamValues>,
     ) -> PgWireResult<Outcome> {
         let failed = |e: SqlError| pg_error(&e);
-        let _place = self.engine.place().await;
+        let _place = self.engine.place(query).await;
         let lines = match analyze {
             true => {
                 let mut running = self.start(query, values).await.map_err(failed)?;
@@ -202,8 +246,8 @@ impl Statements {
                 Running::measured(&*running.plan)
             }
             false => {
-                let planner = self.engine.begin(query.scan_full);
-                let plan = planner.plan(query).await.map_err(failed)?;
+                let planner = self.engine.begin(query);
+                let plan = planner.plan().await.map_err(failed)?;
                 planner.explain(plan, values).await.map_err(failed)?
             }
         };
@@ -223,7 +267,10 @@ impl Statements {
     }
 
     async fn prepare_one(&self, text: &str, declared: &[Option<Type>]) -> PgWireResult<Option<Prepared>> {
-        let mut statements = parse_all(text).map_err(|e| pg_error(&e))?;
+        let mut statements = match parse_all(text) {
+            Ok(statements) => statements,
+            Err(error) => return Err(self.refused(text, error).await),
+        };
         let statement = match statements.len() {
             0 => return Ok(None),
             1 => statements.remove(0),
@@ -258,8 +305,14 @@ impl Statements {
 
     async fn prepare_query(&self, mut query: QueryText, declared: &[Option<Type>]) -> PgWireResult<Prepared> {
         query.sql = with_casts(&query.sql, declared);
-        let planner: Planner = self.engine.begin(query.scan_full);
-        let plan = planner.plan(&query).await.map_err(|e| pg_error(&e))?;
+        if let Some(first) = query.follow.as_mut().and_then(|follow| follow.first.as_mut()) {
+            *first = with_casts(first, declared);
+        }
+        let planner: Planner = self.engine.begin(&query);
+        let plan = match planner.plan().await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.refused(&query.asked, error).await),
+        };
         let inferred = plan.get_parameter_types().map_err(|e| pg_error(&SqlError::from(e)))?;
         let numbers = inferred.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok());
         let count = numbers.max().unwrap_or(0).max(declared.len());

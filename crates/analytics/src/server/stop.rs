@@ -59,26 +59,30 @@ pub async fn cancelled(client: &impl ClientInfo) -> BoxFuture<'static, ()> {
     }
 }
 
-/// Does `work`, unless something ends it first; then it is dropped where it stands.
+/// Does `work`, unless something ends it first; then `stopping` hears why, and the work is dropped where it stands.
 pub async fn unless_stopped<T>(
     work: impl Future<Output = PgWireResult<T>>,
     cancelled: BoxFuture<'static, ()>,
     socket: &Socket,
     timeout: Option<Duration>,
+    stopping: impl Fn(&PgWireError),
 ) -> PgWireResult<T> {
+    let mut work = std::pin::pin!(work);
     let late = async {
         match timeout {
             Some(timeout) => tokio::time::sleep(timeout).await,
             None => pending().await,
         }
     };
-    tokio::select! {
-        done = work => done,
-        () = cancelled => Err(pg_error(&SqlError::Cancelled)),
+    let why = tokio::select! {
+        done = &mut work => return done,
+        () = cancelled => pg_error(&SqlError::Cancelled),
         () = late => {
             let ms = timeout.map_or(0, |timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-            Err(pg_error(&SqlError::Timeout(ms)))
+            pg_error(&SqlError::Timeout(ms))
         }
-        () = socket.gone() => Err(PgWireError::IoError(io::ErrorKind::ConnectionReset.into())),
-    }
+        () = socket.gone() => PgWireError::IoError(io::ErrorKind::ConnectionReset.into()),
+    };
+    stopping(&why);
+    Err(why)
 }

@@ -3,11 +3,16 @@
 //! Queries go on to the engine's own parser, after the short forms that it does not know were written out ([`short`]). Everything that
 //! sets or shows something of the session is read here ([`session`]), and everything that would change something is refused.
 
+mod complexity;
 mod session;
 mod short;
+mod table_ref;
 mod tokens;
+mod within;
 
 pub use session::Setting;
+
+use kafscale_storage::scan::Range;
 
 use crate::error::SqlError;
 use tokens::Tokens;
@@ -30,12 +35,36 @@ pub enum Statement {
     Nothing(&'static str),
 }
 
+impl Statement {
+    /// Whether it goes on until its client ends it.
+    pub fn is_endless(&self) -> bool {
+        matches!(self, Statement::Query(query) if query.follow.is_some())
+    }
+}
+
 /// A query in words that the engine knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct QueryText {
     pub sql: String,
+    /// As its client wrote it.
+    pub asked: String,
     /// It may read as much as it takes.
     pub scan_full: bool,
+    /// It gives what is written from now on, and does not end.
+    pub follow: Option<Follow>,
+    /// It names tables that are not of the server itself.
+    pub reads_topics: bool,
+    /// What EXPLAIN says of the short forms in it.
+    pub notes: Vec<String>,
+}
+
+/// Where rows begin that are followed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Follow {
+    /// Behind these ranges; `None`: behind what there is.
+    pub from: Option<Vec<Range>>,
+    /// A query for the rows that are given before.
+    pub first: Option<String>,
 }
 
 /// The statements of a text, in order. Empty ones are left out.
@@ -43,16 +72,21 @@ pub fn parse_all(text: &str) -> Result<Vec<Statement>, SqlError> {
     Tokens::of(text)?.split().into_iter().map(|tokens| parse(&tokens)).collect()
 }
 
+/// Whether a text that is being typed ends with a statement's semicolon.
+pub fn is_whole(text: &str) -> bool {
+    Tokens::of(text).is_ok_and(|tokens| tokens.ends_with_semicolon())
+}
+
 fn parse(tokens: &Tokens) -> Result<Statement, SqlError> {
     let words = tokens.words();
     let word = |at: usize| words.get(at).map_or("", String::as_str);
     Ok(match word(0) {
-        "SELECT" | "WITH" | "VALUES" | "TABLE" | "(" => Statement::Query(short::write_out(tokens)?),
+        "SELECT" | "WITH" | "VALUES" | "TABLE" | "(" => Statement::Query(query(tokens)?),
         "EXPLAIN" => explain(tokens)?,
-        "DESCRIBE" | "DESC" => Statement::Query(describe(&tokens.name_after(1)?)),
+        "DESCRIBE" | "DESC" => Statement::Query(describe(tokens)?),
         "SHOW" => match (word(1), word(2)) {
-            ("TOPICS" | "TABLES", "") => Statement::Query(plain(SHOW_TOPICS)),
-            ("PARTITIONS", "FROM") => Statement::Query(show_partitions(&tokens.name_after(3)?)),
+            ("TOPICS" | "TABLES", "") => Statement::Query(plain(SHOW_TOPICS, tokens)),
+            ("PARTITIONS", "FROM") => Statement::Query(show_partitions(tokens)?),
             _ => Statement::Show(session::shown(tokens)?),
         },
         "SET" => session::set(tokens)?,
@@ -110,20 +144,29 @@ const WRITES: [&str; 28] = [
 const SHOW_TOPICS: &str =
     "SELECT name, partitions, format, columns_are, cleanup_policy, bytes FROM kafscale.topics ORDER BY name";
 
-fn plain(sql: &str) -> QueryText {
-    QueryText { sql: sql.to_owned(), scan_full: false }
+fn query(tokens: &Tokens) -> Result<QueryText, SqlError> {
+    complexity::check(tokens)?;
+    let reads_topics = table_ref::names_topics(tokens);
+    Ok(QueryText { asked: tokens.text(), reads_topics, ..short::write_out(tokens)? })
 }
 
-fn describe(topic: &str) -> QueryText {
-    let topic = topic.replace('\'', "''");
-    plain(&format!(
+/// A query of our own, for a statement that is none.
+fn plain(sql: &str, asked: &Tokens) -> QueryText {
+    QueryText { sql: sql.to_owned(), asked: asked.text(), ..QueryText::default() }
+}
+
+fn describe(tokens: &Tokens) -> Result<QueryText, SqlError> {
+    let topic = tokens.name_after(1)?.replace('\'', "''");
+    let sql = format!(
         "SELECT column_name, data_type, columns_are FROM kafscale.columns WHERE topic = '{topic}' ORDER BY ordinal"
-    ))
+    );
+    Ok(plain(&sql, tokens))
 }
 
-fn show_partitions(topic: &str) -> QueryText {
-    let topic = topic.replace('\'', "''");
-    plain(&format!("SELECT * FROM kafscale.partitions WHERE topic = '{topic}' ORDER BY partition"))
+fn show_partitions(tokens: &Tokens) -> Result<QueryText, SqlError> {
+    let topic = tokens.name_after(3)?.replace('\'', "''");
+    let sql = format!("SELECT * FROM kafscale.partitions WHERE topic = '{topic}' ORDER BY partition");
+    Ok(plain(&sql, tokens))
 }
 
 /// `EXPLAIN [ANALYZE] [VERBOSE] query` and `EXPLAIN (option, …) query`.
@@ -145,6 +188,10 @@ fn explain(tokens: &Tokens) -> Result<Statement, SqlError> {
     }
     let rest = tokens.behind_words(at);
     match parse(&rest)? {
+        Statement::Query(query) if analyze && query.follow.is_some() => {
+            let why = "EXPLAIN ANALYZE runs a query to its end, and one with FOLLOW has none";
+            Err(SqlError::Unsupported(why.to_owned()))
+        }
         Statement::Query(query) => Ok(Statement::Explain { query, analyze }),
         _ => Err(SqlError::Unsupported("EXPLAIN is for queries".to_owned())),
     }
@@ -163,7 +210,9 @@ mod tests {
     #[test]
     fn a_text_is_split_at_semicolons_only() {
         let all = parse_all(";SELECT ';' -- x;\n; /* ; */ ;BEGIN;").unwrap();
-        assert_eq!(all, [Statement::Query(plain("SELECT ';' -- x;\n")), Statement::Begin]);
+        let sql = "SELECT ';' -- x;\n".to_owned();
+        let query = QueryText { asked: sql.clone(), sql, ..QueryText::default() };
+        assert_eq!(all, [Statement::Query(query), Statement::Begin]);
         assert_eq!(parse_all(" ; ").unwrap(), []);
     }
 

@@ -5,6 +5,9 @@ use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::error::SqlError;
 
+/// Longer texts are refused before anything is made of them.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tokens {
     pub all: Vec<Token>,
@@ -12,6 +15,12 @@ pub struct Tokens {
 
 impl Tokens {
     pub fn of(text: &str) -> Result<Tokens, SqlError> {
+        if text.len() > TEXT_BYTES_MAX {
+            let bytes = text.len();
+            return Err(SqlError::TooComplex(format!(
+                "the text has {bytes} bytes, and {TEXT_BYTES_MAX} are the most; give large values as parameters"
+            )));
+        }
         // Escapes stay as they are written, since the text is put together again.
         let tokenized = Tokenizer::new(&PostgreSqlDialect {}, text).with_unescape(false).tokenize();
         let all = tokenized.map_err(|e| SqlError::Syntax(e.to_string()))?;
@@ -25,6 +34,10 @@ impl Tokens {
         statements.filter(|tokens| !tokens.all.is_empty()).collect()
     }
 
+    pub fn ends_with_semicolon(&self) -> bool {
+        self.all.iter().rfind(|token| is_significant(token)) == Some(&Token::SemiColon)
+    }
+
     /// Without white space and comments before it. Statements of these only are empty.
     fn trimmed(self) -> Tokens {
         let from = self.all.iter().position(is_significant).unwrap_or(self.all.len());
@@ -34,6 +47,11 @@ impl Tokens {
     /// The places of what is neither white space nor comment.
     pub fn significant(&self) -> Vec<usize> {
         (0..self.all.len()).filter(|at| is_significant(&self.all[*at])).collect()
+    }
+
+    /// Whether the token there is this word, without quotes.
+    pub fn is(&self, at: usize, word: &str) -> bool {
+        matches!(&self.all[at], Token::Word(w) if w.quote_style.is_none() && w.value.eq_ignore_ascii_case(word))
     }
 
     /// What is neither white space nor comment; words that are not quoted in capitals.

@@ -25,6 +25,7 @@ use datafusion::physical_plan::{
 };
 use futures_util::{Stream, StreamExt as _};
 use kafscale_storage::scan::{Bounds, ScanError, ScannedBatch, Snapshot};
+use parking_lot::Mutex;
 use tokio::sync::mpsc::Sender;
 
 use super::decode::{DecodeError, Decoded, Decoder};
@@ -198,6 +199,7 @@ impl ExecutionPlan for TopicExec {
             metrics: BaselineMetrics::new(&self.metrics, partition),
             rows: builder.tx(),
             left: AtomicUsize::new(self.scan.limit.unwrap_or(usize::MAX)),
+            object: Mutex::default(),
         };
         let parts = self.streams[partition].clone();
         builder.spawn(async move {
@@ -251,6 +253,8 @@ struct Reader {
     rows: Sender<Result<RecordBatch>>,
     /// Rows until the limit.
     left: AtomicUsize,
+    /// The object that is being read.
+    object: Mutex<Option<Arc<str>>>,
 }
 
 impl Reader {
@@ -321,6 +325,7 @@ impl Reader {
     fn decode(&self, chunk: Vec<ScannedBatch>, offsets: &Range<i64>) -> SpawnedTask<Result<Decoded>> {
         let (decoder, counters, offsets) =
             (Arc::clone(&self.decoder), Arc::clone(&self.counters), offsets.clone());
+        self.count_objects(&chunk);
         SpawnedTask::spawn_blocking(move || {
             let bytes: usize = chunk.iter().map(|batch| batch.data.len()).sum();
             let decoded = decoder.decode(&chunk, &offsets).map_err(|error| match error {
@@ -331,6 +336,16 @@ impl Reader {
             counters.add_reasons(&decoded.reasons);
             Ok(decoded)
         })
+    }
+
+    fn count_objects(&self, chunk: &[ScannedBatch]) {
+        let mut object = self.object.lock();
+        for batch in chunk {
+            if object.as_deref() != Some(&*batch.object) {
+                self.counters.objects.fetch_add(1, Ordering::Relaxed);
+                *object = Some(Arc::clone(&batch.object));
+            }
+        }
     }
 
     /// `false`: no more are wanted.

@@ -48,6 +48,21 @@ impl TopicTable {
         &self.layout
     }
 
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The same columns of the same topic, as of another moment.
+    pub fn with_snapshot(&self, snapshot: Snapshot) -> TopicTable {
+        TopicTable {
+            snapshot,
+            layout: Arc::clone(&self.layout),
+            tail: self.tail,
+            query: Arc::clone(&self.query),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+
     /// What is to be read of each partition, and what that costs.
     async fn pieces(&self, wanted: &Wanted) -> Result<Vec<(Bounds, i32, Vec<Piece>)>> {
         let ranges = self.snapshot.ranges().into_iter().filter(|range| wanted.has_partition(range.partition));

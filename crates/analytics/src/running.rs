@@ -1,0 +1,181 @@
+//! A query that runs: its rows, and what ends with them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::error::DataFusionError;
+use datafusion::execution::RecordBatchStream;
+use datafusion::physical_plan::display::DisplayableExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::audit::Record;
+use crate::error::SqlError;
+use crate::query::Query;
+
+/// Batches that are made before they are taken.
+pub const BATCHES_AHEAD: usize = 2;
+
+/// See the file's comment.
+pub struct Running {
+    pub schema: SchemaRef,
+    pub rows: Rows,
+    pub plan: Arc<dyn ExecutionPlan>,
+    pub query: Arc<Query>,
+}
+
+impl Running {
+    /// A place that is given is held until the rows are at their end, or dropped.
+    pub fn new(
+        plan: Arc<dyn ExecutionPlan>,
+        rows: SendableRecordBatchStream,
+        query: Arc<Query>,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Running {
+        let schema = rows.schema();
+        let rows = Rows {
+            inner: Some(rows),
+            schema: Arc::clone(&schema),
+            query: Arc::clone(&query),
+            place,
+            bytes: 0,
+            record: Record::none(),
+            ending: None,
+        };
+        Running { schema, rows, plan, query }
+    }
+
+    /// The plan with what each step has done, for EXPLAIN ANALYZE.
+    pub fn measured(plan: &dyn ExecutionPlan) -> Vec<String> {
+        lines(&DisplayableExecutionPlan::with_metrics(plan).indent(false).to_string())
+    }
+}
+
+/// The rows of an answer. Dropping them ends the query.
+pub struct Rows {
+    inner: Option<SendableRecordBatchStream>,
+    schema: SchemaRef,
+    query: Arc<Query>,
+    place: Option<OwnedSemaphorePermit>,
+    bytes: u64,
+    record: Record,
+    /// The record is written, and this is given then.
+    ending: Option<(Noting, Option<Item>)>,
+}
+
+type Item = Result<RecordBatch, DataFusionError>;
+type Noting = BoxFuture<'static, Result<(), SqlError>>;
+
+impl Rows {
+    /// Notes in the audit log what becomes of these rows.
+    pub fn note(&mut self, record: Record) {
+        self.record = record;
+    }
+
+    fn end(&mut self) {
+        self.query.stop();
+        self.inner = None;
+        self.place = None;
+    }
+
+    /// Counts what is given, up to the limit.
+    fn charge(&mut self, batch: &RecordBatch) -> Result<(), SqlError> {
+        let bytes = batch_bytes(batch);
+        self.bytes += bytes;
+        self.record.count(batch.num_rows() as u64, bytes);
+        match self.query.limits.result_bytes {
+            Some(most) if self.bytes > most => Err(SqlError::TooMuch {
+                message: format!("the answer is larger than the limit of {most} bytes (--max-result-bytes)"),
+                hint: "Ask for fewer rows or columns: add LIMIT, or a condition, or sum up.".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Stream for Rows {
+    type Item = Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        if let Some(inner) = &mut self.inner {
+            let Poll::Ready(next) = inner.poll_next_unpin(cx) else { return Poll::Pending };
+            let next = next.map(|batch| {
+                let batch = batch.map_err(SqlError::from)?;
+                self.charge(&batch)?;
+                Ok::<_, SqlError>(batch)
+            });
+            // Errors are shared between what notes them and what tells of them.
+            let (failed, next) = match next {
+                Some(Ok(batch)) => return Poll::Ready(Some(Ok(batch))),
+                Some(Err(error)) => (Some(error.clone()), Some(Err(error.into()))),
+                None => (None, None),
+            };
+            self.end();
+            let noting = self.record.end(failed.as_ref());
+            self.ending = Some((noting, next));
+        }
+        let Some((noting, _)) = &mut self.ending else { return Poll::Ready(None) };
+        let Poll::Ready(noted) = noting.poll_unpin(cx) else { return Poll::Pending };
+        let given = self.ending.take().and_then(|(_, given)| given);
+        Poll::Ready(match noted {
+            Ok(()) => given,
+            Err(error) => Some(Err(error.into())),
+        })
+    }
+}
+
+impl RecordBatchStream for Rows {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+}
+
+/// What the values of a batch take, whatever they share with other batches.
+pub fn batch_bytes(batch: &RecordBatch) -> u64 {
+    let bytes: usize = batch.columns().iter().map(|column| column_bytes(column)).sum();
+    bytes as u64
+}
+
+fn column_bytes(column: &dyn Array) -> usize {
+    let data = column.to_data();
+    match column.data_type() {
+        DataType::Utf8View | DataType::BinaryView => {
+            // The lower half of a view's first eight bytes is its length.
+            let views = data.buffer::<u128>(0).iter().take(column.len());
+            views.map(|view| 16 + (*view as u32) as usize).sum()
+        }
+        _ => data.get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    }
+}
+
+/// The same rows, made in a task of their own: a step may compute for long without looking up, and
+/// whoever waits for rows is to hear of a cancellation meanwhile.
+pub fn apart(mut rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let mut builder = RecordBatchReceiverStream::builder(rows.schema(), BATCHES_AHEAD);
+    let taken = builder.tx();
+    builder.spawn(async move {
+        while let Some(batch) = rows.next().await {
+            if taken.send(batch).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    });
+    builder.build()
+}
+
+pub fn lines(text: &str) -> Vec<String> {
+    text.lines().map(str::to_owned).collect()
+}
