@@ -79,6 +79,8 @@ impl Engine {
             .with_default_catalog_and_schema(DATABASE, PUBLIC)
             .with_create_default_catalog_and_schema(false)
             .with_information_schema(false);
+        // What has a time zone is told in UTC.
+        config.options_mut().execution.time_zone = Some("UTC".to_owned());
         // As PostgreSQL has it.
         config.options_mut().sql_parser.default_null_ordering = "nulls_max".to_owned();
         let mut builder =
@@ -87,6 +89,7 @@ impl Engine {
         functions.extend(growth::bounded(functions));
         functions.extend(postgres::functions::all());
         functions.extend(postgres::json::all());
+        builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
         // Before the engine's own, which take `->` for something else.
         builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
         let base = builder
@@ -140,7 +143,8 @@ impl Engine {
         state.register_catalog_list(Arc::new(Database(Arc::new(catalog))));
         // What now() is.
         state.mark_start_execution();
-        let planning = Planning { text: text.clone(), state, query: Arc::clone(&query) };
+        let cluster = Arc::clone(&self.cluster);
+        let planning = Planning { text: text.clone(), state, cluster, query: Arc::clone(&query) };
         Planner {
             query,
             planning: Arc::new(planning),
@@ -190,6 +194,7 @@ pub struct Planner {
 pub struct Planning {
     text: QueryText,
     pub state: SessionState,
+    cluster: Arc<Cluster>,
     pub query: Arc<Query>,
 }
 
@@ -249,9 +254,25 @@ impl Planner {
 
 impl Planning {
     async fn plan(&self, sql: &str) -> Result<LogicalPlan, SqlError> {
-        let plan = self.state.statement_to_plan(parse(sql)?).await?;
+        let plan = match self.state.statement_to_plan(parse(sql)?).await {
+            Ok(plan) => plan,
+            Err(error) => return Err(self.with_near_topics(error).await),
+        };
         allowed::check(&plan)?;
         Ok(plan)
+    }
+
+    /// Says of a table that is not there which topics have names like its.
+    async fn with_near_topics(&self, error: DataFusionError) -> SqlError {
+        let Some(name) = postgres::errors::missing_table(&error) else { return error.into() };
+        let table = name.strip_prefix("public.").unwrap_or(&name).to_owned();
+        let topics = self.cluster.scanner.topics().await.unwrap_or_default();
+        let near = postgres::errors::nearest(&table, topics.iter().map(|topic| topic.name.as_str()));
+        let hint = match near {
+            Some(near) => format!("Perhaps you meant the topic \"{near}\". SHOW TOPICS lists all."),
+            None => "SHOW TOPICS lists all topics.".to_owned(),
+        };
+        SqlError::NoTable { table, hint }
     }
 
     /// The plan as it is executed.
@@ -267,13 +288,21 @@ fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<Logica
     })
 }
 
+/// An error of the parser, with its place in the text.
+fn not_understood(sql: &str, error: DataFusionError) -> SqlError {
+    let Some((line, column)) = postgres::errors::place(&error) else { return error.into() };
+    let before: usize = sql.split_inclusive('\n').take(line - 1).map(|line| line.chars().count()).sum();
+    SqlError::SyntaxAt { error: Arc::new(error), position: before + column }
+}
+
 /// The one query of a text.
 fn parse(sql: &str) -> Result<Statement, SqlError> {
-    let mut parser = DFParserBuilder::new(sql)
+    let parsed = DFParserBuilder::new(sql)
         .with_dialect(&PostgreSqlDialect {})
         .with_recursion_limit(RECURSION_LIMIT)
-        .build()?;
-    let mut statements = parser.parse_statements()?;
+        .build()
+        .and_then(|mut parser| parser.parse_statements());
+    let mut statements = parsed.map_err(|error| not_understood(sql, error))?;
     match (statements.pop_front(), statements.is_empty()) {
         (Some(Statement::Statement(mut statement)), true) if matches!(*statement, AstStatement::Query(_)) => {
             postgres::rewrite::rewrite(&mut statement);

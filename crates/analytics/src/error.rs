@@ -2,22 +2,30 @@
 
 use std::sync::Arc;
 
-use datafusion::common::SchemaError;
 use datafusion::error::DataFusionError;
 use kafscale_storage::scan::{ScanError, ScanErrorKind};
 
+use crate::postgres::errors;
 use crate::topic::registry::RegistryError;
 
 /// Why a statement gets no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SqlError {
     /// The engine, or reading a topic.
-    #[error("{}", plain(.0))]
+    #[error("{}", errors::tell(.0).message)]
     Engine(Arc<DataFusionError>),
     #[error("{0}")]
     Scan(Arc<ScanError>),
     #[error("{0}")]
     Syntax(String),
+    /// The engine's parser does not understand it, from a character on that is counted from 1.
+    #[error("{}", errors::tell(.error).message)]
+    SyntaxAt { error: Arc<DataFusionError>, position: usize },
+    #[error("relation \"{table}\" does not exist")]
+    NoTable { table: String, hint: String },
+    /// What PostgreSQL has a code of its own for.
+    #[error("{message}")]
+    State { code: &'static str, message: String },
     /// Everything that would change something.
     #[error("{0}: this server only reads")]
     ReadOnly(String),
@@ -33,9 +41,9 @@ pub enum SqlError {
     /// The columns of a topic cannot be said.
     #[error("the topic {topic}: {why}")]
     Schema { topic: String, why: String },
-    #[error("the statement took longer than its limit of {0} ms")]
+    #[error("canceling statement due to statement timeout ({0} ms)")]
     Timeout(u64),
-    #[error("the statement was cancelled")]
+    #[error("canceling statement due to user request")]
     Cancelled,
     /// A statement that would take more memory or time to understand than any that a person writes.
     #[error("{0}")]
@@ -88,7 +96,7 @@ impl SqlError {
     /// The five characters of SQLSTATE.
     pub fn code(&self) -> &'static str {
         match self {
-            SqlError::Engine(error) => code_of(error),
+            SqlError::Engine(error) => errors::tell(error).code,
             SqlError::Scan(error) => match error.kind() {
                 ScanErrorKind::Retry => "40001",
                 ScanErrorKind::NotFound => "42P01",
@@ -97,6 +105,9 @@ impl SqlError {
                 ScanErrorKind::Refused => "58030",
             },
             SqlError::Syntax(_) => "42601",
+            SqlError::SyntaxAt { error, .. } => errors::tell(error).code,
+            SqlError::NoTable { .. } => "42P01",
+            SqlError::State { code, .. } => code,
             SqlError::ReadOnly(_) => "25006",
             SqlError::Unsupported(_) => "0A000",
             SqlError::TooMuch { .. } => "54000",
@@ -111,48 +122,16 @@ impl SqlError {
         }
     }
 
-    pub fn hint(&self) -> Option<&str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            SqlError::TooMuch { hint, .. } => Some(hint),
+            SqlError::TooMuch { hint, .. } | SqlError::NoTable { hint, .. } => Some(hint.clone()),
+            SqlError::Engine(error) | SqlError::SyntaxAt { error, .. } => errors::tell(error).hint,
             _ => None,
         }
     }
-}
 
-fn code_of(error: &DataFusionError) -> &'static str {
-    match error.find_root() {
-        DataFusionError::SQL(..) => "42601",
-        DataFusionError::SchemaError(inner, _) => match &**inner {
-            SchemaError::FieldNotFound { .. } => "42703",
-            SchemaError::AmbiguousReference { .. } => "42702",
-            _ => "42P10",
-        },
-        DataFusionError::Plan(why) if why.contains("table '") && why.contains("not found") => "42P01",
-        DataFusionError::Plan(why) if why.contains("Invalid function") => "42883",
-        DataFusionError::Plan(_) => "42000",
-        DataFusionError::NotImplemented(_) => "0A000",
-        DataFusionError::ResourcesExhausted(_) => "53200",
-        DataFusionError::ArrowError(..) | DataFusionError::Execution(_) => "22000",
-        _ => "XX000",
+    /// The character of the statement, counted from 1, that is not understood.
+    pub fn position(&self) -> Option<usize> {
+        if let SqlError::SyntaxAt { position, .. } = self { Some(*position) } else { None }
     }
-}
-
-/// The message without the engine's words for where it arose.
-fn plain(error: &DataFusionError) -> String {
-    let text = error.find_root().strip_backtrace();
-    let prefixes = [
-        "Error during planning: ",
-        "Schema error: ",
-        "SQL error: ",
-        "This feature is not implemented: ",
-        "Execution error: ",
-        "Arrow error: ",
-        "Resources exhausted: ",
-        "External error: ",
-    ];
-    let mut text = text.as_str();
-    while let Some(rest) = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)) {
-        text = rest;
-    }
-    text.to_owned()
 }

@@ -19,9 +19,9 @@ use crate::engine::Engine;
 use crate::follow::LOOK_INTERVAL;
 use crate::local;
 use crate::server::Server;
+use crate::threads::{QueryHandle, QueryThreads, STACK_BYTES};
 use crate::topic::infer::Layouts;
 use crate::topic::schemas::Schemas;
-use crate::threads::{QueryHandle, QueryThreads, STACK_BYTES};
 
 pub fn run(args: &SqlArgs) -> Result<(), Failure> {
     args.check()?;

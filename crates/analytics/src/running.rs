@@ -4,12 +4,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{Array, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::array::{Array, RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::RecordBatchStream;
 use datafusion::physical_plan::display::DisplayableExecutionPlan;
-use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::stream::{RecordBatchReceiverStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::audit::Record;
 use crate::error::SqlError;
+use crate::postgres;
 use crate::query::Query;
 
 /// Batches that are made before they are taken.
@@ -38,6 +39,7 @@ impl Running {
         query: Arc<Query>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Running {
+        let rows = with_shown_names(rows);
         let schema = rows.schema();
         let rows = Rows {
             inner: Some(rows),
@@ -158,6 +160,25 @@ fn column_bytes(column: &dyn Array) -> usize {
         }
         _ => data.get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
     }
+}
+
+/// The same rows, their columns called what they are to be called.
+fn with_shown_names(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+    let schema = rows.schema();
+    let is_shown = |field: &FieldRef| postgres::names::shown(field.name()) == field.name();
+    if schema.fields().iter().all(is_shown) {
+        return rows;
+    }
+    let field = |field: &FieldRef| field.as_ref().clone().with_name(postgres::names::shown(field.name()));
+    let fields: Vec<Field> = schema.fields().iter().map(field).collect();
+    let shown = Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()));
+    let of = Arc::clone(&shown);
+    let renamed = move |batch: datafusion::error::Result<RecordBatch>| {
+        let batch = batch?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&of), batch.columns().to_vec(), &options)?)
+    };
+    Box::pin(RecordBatchStreamAdapter::new(shown, rows.map(renamed)))
 }
 
 /// The same rows, made in a task of their own: a step may compute for long without looking up, and

@@ -99,6 +99,8 @@ fn equality(filter: &Expr) -> Option<(String, String)> {
         (Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column)) => {
             let text = match value {
                 ScalarValue::Utf8(text) | ScalarValue::Utf8View(text) => text.clone()?,
+                ScalarValue::Int32(Some(number)) => number.to_string(),
+                ScalarValue::Int64(Some(number)) => number.to_string(),
                 _ => return None,
             };
             Some((column.name.clone(), text))

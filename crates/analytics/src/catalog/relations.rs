@@ -50,12 +50,14 @@ impl Relations {
         Ok(relations)
     }
 
-    pub async fn with_columns(&self) -> Result<Vec<Relation>, SqlError> {
-        let topics = self.cluster.scanner.topics().await?;
+    /// Those whose name and oid are asked for.
+    pub async fn with_columns(&self, asked: impl Fn(&str, i32) -> bool) -> Result<Vec<Relation>, SqlError> {
+        let mut topics = self.cluster.scanner.topics().await?;
+        topics.retain(|topic| asked(&topic.name, topic_oid(topic.id)));
         let found = stream::iter(topics).map(|topic| self.of_topic(topic)).buffered(AT_ONCE);
         let found: Vec<Option<Relation>> = found.try_collect().await?;
         let mut relations: Vec<Relation> = found.into_iter().flatten().collect();
-        relations.extend(system());
+        relations.extend(system().filter(|relation| asked(&relation.name, relation.oid)));
         Ok(relations)
     }
 

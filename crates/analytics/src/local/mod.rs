@@ -78,6 +78,10 @@ pub async fn answer_one(
             }
             return Ok(out.finish()?);
         }
+        Statement::Copy(_) | Statement::Declare(_) | Statement::Fetch(_) | Statement::Close(_) => {
+            let why = "COPY and cursors are for clients of the server".to_owned();
+            return Err(SqlError::Unsupported(why).into());
+        }
         Statement::Set(_)
         | Statement::Show(_)
         | Statement::Begin

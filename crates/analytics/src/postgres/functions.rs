@@ -1,7 +1,8 @@
 //! Functions of PostgreSQL that clients call. Most say the same whatever they are asked: there is one database, one owner, and nothing of
 //! what they are about.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, StringArray};
 use arrow::compute::cast;
@@ -19,7 +20,62 @@ use crate::server::SERVER_VERSION;
 /// Who everything belongs to.
 pub const OWNER: &str = "kafscale";
 
-pub fn all() -> Vec<Arc<ScalarUDF>> {
+/// What is visible: everything.
+const VISIBLE: [&str; 10] = [
+    "table",
+    "type",
+    "function",
+    "operator",
+    "opclass",
+    "opfamily",
+    "collation",
+    "conversion",
+    "statistics_obj",
+    "ts_config",
+];
+/// What there are privileges for.
+const PRIVILEGES: [&str; 12] = [
+    "schema",
+    "table",
+    "column",
+    "database",
+    "function",
+    "any_column",
+    "sequence",
+    "server",
+    "tablespace",
+    "type",
+    "foreign_data_wrapper",
+    "language",
+];
+/// Functions about what there is none of.
+const ABSENT: [&str; 22] = [
+    "col_description",
+    "inet_client_addr",
+    "inet_server_addr",
+    "obj_description",
+    "pg_advisory_unlock_all",
+    "pg_get_constraintdef",
+    "pg_get_expr",
+    "pg_get_function_arguments",
+    "pg_get_function_result",
+    "pg_get_functiondef",
+    "pg_get_indexdef",
+    "pg_get_partkeydef",
+    "pg_get_serial_sequence",
+    "pg_get_statisticsobjdef_columns",
+    "pg_get_triggerdef",
+    "pg_get_ruledef",
+    "pg_get_viewdef",
+    "pg_tablespace_location",
+    "pg_get_function_identity_arguments",
+    "pg_get_function_sqlbody",
+    "pg_relation_filenode",
+    "shobj_description",
+];
+
+/// Functions that say the same whatever they are asked, with what they say.
+fn constants() -> Vec<(String, ScalarValue)> {
     let text = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
     let (no_text, yes, no) =
         (ScalarValue::Utf8(None), ScalarValue::Boolean(Some(true)), ScalarValue::Boolean(Some(false)));
@@ -44,42 +100,38 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         ("pg_relation_is_publishable", no),
         ("pg_backend_pid", ScalarValue::Int32(Some(1))),
         ("pg_postmaster_start_time", no_text.clone()),
+        ("pg_export_snapshot", text("0")),
+        ("pg_function_is_visible", yes.clone()),
+        ("inet_server_port", ScalarValue::Int32(None)),
+        ("pg_stat_get_numscans", ScalarValue::Int64(Some(0))),
+        ("txid_current", ScalarValue::Int64(Some(1))),
     ]
     .into();
-    let visible = ["table", "type", "function", "operator", "opclass", "collation"]
-        .map(|what| format!("pg_{what}_is_visible"));
-    let privileges = ["schema", "table", "column", "database", "function", "any_column", "sequence"]
-        .map(|what| format!("has_{what}_privilege"));
-    let absent = [
-        "col_description",
-        "inet_client_addr",
-        "inet_server_addr",
-        "obj_description",
-        "pg_advisory_unlock_all",
-        "pg_get_constraintdef",
-        "pg_get_expr",
-        "pg_get_function_arguments",
-        "pg_get_function_result",
-        "pg_get_functiondef",
-        "pg_get_indexdef",
-        "pg_get_partkeydef",
-        "pg_get_serial_sequence",
-        "pg_get_statisticsobjdef_columns",
-        "pg_get_triggerdef",
-        "pg_get_viewdef",
-        "pg_relation_filenode",
-        "shobj_description",
-    ];
+    let visible = VISIBLE.map(|what| format!("pg_{what}_is_visible"));
+    let privileges = PRIVILEGES.map(|what| format!("has_{what}_privilege"));
     let sizes = ["pg_total_relation_size", "pg_table_size", "pg_relation_size", "pg_database_size"];
     let mut found: Vec<(String, ScalarValue)> =
         constants.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
     found.extend(visible.into_iter().chain(privileges).map(|name| (name, yes.clone())));
-    found.extend(absent.map(|name| (name.to_owned(), no_text.clone())));
+    found.extend(ABSENT.map(|name| (name.to_owned(), no_text.clone())));
     let oids = ["to_regclass", "to_regnamespace", "to_regproc", "to_regtype"];
     found.extend(sizes.into_iter().chain(oids).map(|name| (name.to_owned(), ScalarValue::Int64(None))));
+    found
+}
+
+static CONSTANTS: LazyLock<HashSet<String>> =
+    LazyLock::new(|| constants().into_iter().map(|(name, _)| name).collect());
+
+pub fn is_constant(name: &str) -> bool {
+    CONSTANTS.contains(name)
+}
+
+pub fn all() -> Vec<Arc<ScalarUDF>> {
     let constant =
         |(name, value): (String, ScalarValue)| Arc::new(ScalarUDF::from(Constant::new(name, value)));
-    let mut functions: Vec<Arc<ScalarUDF>> = found.into_iter().map(constant).collect();
+    let mut functions: Vec<Arc<ScalarUDF>> = constants().into_iter().map(constant).collect();
+    functions.extend(super::scalar::all());
+    functions.extend(super::json_build::all());
     for name in [FORMAT_TYPE, TYPE_NAME, SETTING, QUOTE_IDENT] {
         functions.push(Arc::new(ScalarUDF::from(Text::new(name))));
     }
@@ -161,7 +213,7 @@ impl Text {
 }
 
 /// A name as it can stand in a statement.
-fn quoted(name: &str) -> String {
+pub fn quoted(name: &str) -> String {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let is_plain = name.chars().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit());
     if is_plain { name.to_owned() } else { format!("\"{}\"", name.replace('"', "\"\"")) }

@@ -22,7 +22,28 @@ const SCHEMATA: &str =
 const TABLES: &str = "table_catalog text, table_schema text, table_name text, table_type text, is_insertable_into text, is_typed text";
 
 /// Tables that never have rows.
-const EMPTY: [(&str, &str); 8] = [
+const EMPTY: [(&str, &str); 16] = [
+    ("applicable_roles", "grantee text, role_name text, is_grantable text"),
+    (
+        "column_privileges",
+        "grantor text, grantee text, table_catalog text, table_schema text, table_name text, column_name text, privilege_type text, \
+         is_grantable text",
+    ),
+    (
+        "check_constraints",
+        "constraint_catalog text, constraint_schema text, constraint_name text, check_clause text",
+    ),
+    ("enabled_roles", "role_name text"),
+    (
+        "role_table_grants",
+        "grantor text, grantee text, table_catalog text, table_schema text, table_name text, privilege_type text, is_grantable text",
+    ),
+    (
+        "table_privileges",
+        "grantor text, grantee text, table_catalog text, table_schema text, table_name text, privilege_type text, is_grantable text",
+    ),
+    ("triggers", "trigger_schema text, trigger_name text, event_object_schema text, event_object_table text"),
+    ("user_defined_types", "user_defined_type_schema text, user_defined_type_name text"),
     ("constraint_column_usage", "table_schema text, table_name text, column_name text, constraint_name text"),
     (
         "key_column_usage",
@@ -122,10 +143,7 @@ impl Rows for SchemaRows {
 impl SchemaRows {
     async fn columns(&self, asked: &Asked) -> std::result::Result<Vec<Row>, SqlError> {
         let mut rows = Vec::new();
-        for relation in self.relations.with_columns().await? {
-            if !asked.may_be("table_name", &relation.name) {
-                continue;
-            }
+        for relation in self.relations.with_columns(|name, _| asked.may_be("table_name", name)).await? {
             for (at, (name, sql_name)) in relation.columns.iter().enumerate() {
                 let (precision, radix) = precision(sql_name);
                 let number = i32::try_from(at + 1).unwrap_or(i32::MAX);

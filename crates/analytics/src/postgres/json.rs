@@ -1,27 +1,32 @@
-//! Fields of JSON in text: `->`, `->>` and `json_extract_path_text`, as PostgreSQL has them for its type json.
+//! Fields of JSON in text: `->`, `->>`, `#>`, `#>>`, `@>`, `?` and `json_extract_path_text`, as PostgreSQL has them for its types json and
+//! jsonb.
 
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, StringArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Int64Type};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
-    ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    ColumnarValue, Expr, ExprSchemable as _, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use kafscale_core::sql_schema::{SqlColumn, SqlType};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::json_build::json_field;
+use super::scalar;
 use crate::topic::json::Fields;
 use crate::topic::values::text_of;
 
 pub fn all() -> Vec<Arc<ScalarUDF>> {
     [Wanted::Json, Wanted::Text]
         .into_iter()
-        .map(|wanted| Arc::new(ScalarUDF::from(Get::new(wanted))))
+        .flat_map(|wanted| [false, true].map(|by_path| Arc::new(ScalarUDF::from(Get::new(wanted, by_path)))))
         .collect()
 }
 
@@ -30,15 +35,25 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
 pub struct Operators;
 
 impl ExprPlanner for Operators {
-    fn plan_binary_op(&self, expr: RawBinaryExpr, _: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
-        let wanted = match &expr.op {
-            BinaryOperator::Arrow => Wanted::Json,
-            BinaryOperator::LongArrow => Wanted::Text,
+    fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        let get = |wanted, by_path| ScalarUDF::from(Get::new(wanted, by_path));
+        // Lists have operators of the same names.
+        let is_text =
+            |expr: &Expr| expr.get_type(schema).is_ok_and(|kind| kind.is_string() || kind == DataType::Null);
+        let function = match &expr.op {
+            BinaryOperator::Arrow => get(Wanted::Json, false),
+            BinaryOperator::LongArrow => get(Wanted::Text, false),
+            BinaryOperator::HashArrow => get(Wanted::Json, true),
+            BinaryOperator::HashLongArrow => get(Wanted::Text, true),
+            BinaryOperator::AtArrow if is_text(&expr.left) => scalar::contains(),
+            BinaryOperator::ArrowAt if is_text(&expr.left) => {
+                let call = scalar::contains().call(vec![expr.right, expr.left]);
+                return Ok(PlannerResult::Planned(call));
+            }
+            BinaryOperator::Question if is_text(&expr.left) => scalar::has(),
             _ => return Ok(PlannerResult::Original(expr)),
         };
-        let function = ScalarUDF::from(Get::new(wanted));
-        let call = function.call(vec![expr.left, expr.right]);
-        Ok(PlannerResult::Planned(Expr::clone(&call)))
+        Ok(PlannerResult::Planned(function.call(vec![expr.left, expr.right])))
     }
 }
 
@@ -54,12 +69,20 @@ enum Wanted {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Get {
     wanted: Wanted,
+    /// The path is one argument: a list, or text as `{a,0,b}`.
+    by_path: bool,
+    aliases: Vec<String>,
     signature: Signature,
 }
 
 impl Get {
-    fn new(wanted: Wanted) -> Get {
-        Get { wanted, signature: Signature::variadic_any(Volatility::Immutable) }
+    fn new(wanted: Wanted, by_path: bool) -> Get {
+        let aliases = match (wanted, by_path) {
+            (Wanted::Json, false) => vec!["jsonb_extract_path".to_owned()],
+            (Wanted::Text, false) => vec!["jsonb_extract_path_text".to_owned()],
+            (_, true) => Vec::new(),
+        };
+        Get { wanted, by_path, aliases, signature: Signature::variadic_any(Volatility::Immutable) }
     }
 }
 
@@ -67,6 +90,9 @@ impl Get {
 enum Step {
     Names(StringArray),
     Places(arrow::array::Int64Array),
+    /// Names and places, as they fit.
+    Paths(StringArray),
+    Lists(arrow::array::ListArray),
 }
 
 impl Step {
@@ -83,7 +109,24 @@ impl Step {
         match self {
             Step::Names(names) => names.is_valid(row).then(|| field(json, names.value(row)))?,
             Step::Places(places) => places.is_valid(row).then(|| item(json, places.value(row)))?,
+            Step::Paths(paths) => {
+                let path = paths.is_valid(row).then(|| paths.value(row))?;
+                let inner = path.trim().strip_prefix('{')?.strip_suffix('}')?;
+                let steps = inner.split(',').map(|step| step.trim().trim_matches('"'));
+                steps.filter(|step| !step.is_empty()).try_fold(json, step_in)
+            }
+            Step::Lists(lists) => {
+                let steps = lists.is_valid(row).then(|| cast(&lists.value(row), &DataType::Utf8).ok())??;
+                steps.as_string::<i32>().iter().try_fold(json, |json, step| step_in(json, step?))
+            }
         }
+    }
+}
+
+fn step_in<'a>(json: &'a str, step: &str) -> Option<&'a str> {
+    match step.parse::<i64>() {
+        Ok(place) if json.trim_start().starts_with('[') => item(json, place),
+        _ => field(json, step),
     }
 }
 
@@ -102,10 +145,16 @@ fn item(json: &str, place: i64) -> Option<&str> {
 
 impl ScalarUDFImpl for Get {
     fn name(&self) -> &str {
-        match self.wanted {
-            Wanted::Json => "json_extract_path",
-            Wanted::Text => "json_extract_path_text",
+        match (self.wanted, self.by_path) {
+            (Wanted::Json, false) => "json_extract_path",
+            (Wanted::Text, false) => "json_extract_path_text",
+            (Wanted::Json, true) => "kafscale_json_path",
+            (Wanted::Text, true) => "kafscale_json_path_text",
         }
+    }
+
+    fn aliases(&self) -> &[String] {
+        &self.aliases
     }
 
     fn signature(&self) -> &Signature {
@@ -116,6 +165,13 @@ impl ScalarUDFImpl for Get {
         Ok(DataType::Utf8)
     }
 
+    fn return_field_from_args(&self, _: ReturnFieldArgs) -> Result<FieldRef> {
+        Ok(match self.wanted {
+            Wanted::Json => json_field(self.name()),
+            Wanted::Text => Arc::new(Field::new(self.name(), DataType::Utf8, true)),
+        })
+    }
+
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let is_scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if is_scalar { 1 } else { args.number_rows };
@@ -123,7 +179,12 @@ impl ScalarUDFImpl for Get {
         let Some(json) = arrays.next() else { return Ok(ColumnarValue::Scalar(ScalarValue::Utf8(None))) };
         let json = cast(&json, &DataType::Utf8)?;
         let json = json.as_string::<i32>();
-        let steps = arrays.map(|array| Step::of(&array)).collect::<Result<Vec<Step>>>()?;
+        let step = |array: ArrayRef| match array.data_type() {
+            DataType::List(_) if self.by_path => Ok(Step::Lists(array.as_list().clone())),
+            _ if self.by_path => Ok(Step::Paths(scalar::utf8(&array)?)),
+            _ => Step::of(&array),
+        };
+        let steps = arrays.map(step).collect::<Result<Vec<Step>>>()?;
         let value = |row: usize| {
             let json = json.is_valid(row).then(|| json.value(row))?;
             let found = steps.iter().try_fold(json, |json, step| step.get(json, row))?;
@@ -143,6 +204,77 @@ impl ScalarUDFImpl for Get {
     }
 }
 
+/// How many items an array has.
+pub fn length(json: &str) -> Option<i32> {
+    let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    i32::try_from(items.len()).ok()
+}
+
+pub fn kind(json: &str) -> Option<&'static str> {
+    Some(match json.trim_start().chars().next()? {
+        '{' => "object",
+        '[' => "array",
+        '"' => "string",
+        't' | 'f' => "boolean",
+        'n' => "null",
+        _ => "number",
+    })
+}
+
+/// The items of an array, as they stand there.
+pub fn items(json: &str) -> Option<Vec<String>> {
+    let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    Some(items.into_iter().map(|item| item.get().to_owned()).collect())
+}
+
+/// The items of an array, strings without quotes.
+pub fn item_texts(json: &str) -> Option<Vec<String>> {
+    let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
+    Some(items.into_iter().filter_map(|item| text_of(item.get()).map(|text| text.into_owned())).collect())
+}
+
+/// The names of an object's fields.
+pub fn keys(json: &str) -> Option<Vec<String>> {
+    let fields: indexmap::IndexMap<String, &RawValue> = serde_json::from_str(json).ok()?;
+    Some(fields.into_keys().collect())
+}
+
+/// `@>`: whether everything in the second one is in the first one.
+pub fn contains(json: &str, part: &str) -> Option<bool> {
+    let (json, part) = (serde_json::from_str(json).ok()?, serde_json::from_str(part).ok()?);
+    let is_scalar = |value: &Value| !value.is_array() && !value.is_object();
+    // An array contains a value that is no array, at the top only.
+    if let Value::Array(items) = &json
+        && is_scalar(&part)
+    {
+        return Some(items.contains(&part));
+    }
+    Some(within(&json, &part))
+}
+
+fn within(json: &Value, part: &Value) -> bool {
+    match (json, part) {
+        (Value::Object(fields), Value::Object(parts)) => {
+            parts.iter().all(|(name, part)| fields.get(name).is_some_and(|value| within(value, part)))
+        }
+        (Value::Array(items), Value::Array(parts)) => {
+            parts.iter().all(|part| items.iter().any(|item| within(item, part)))
+        }
+        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        (json, part) => json == part,
+    }
+}
+
+/// `?`: whether an object has a field, or an array a string.
+pub fn has(json: &str, name: &str) -> Option<bool> {
+    Some(match serde_json::from_str::<Value>(json).ok()? {
+        Value::Object(fields) => fields.contains_key(name),
+        Value::Array(items) => items.iter().any(|item| item.as_str() == Some(name)),
+        Value::String(text) => text == name,
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,5 +289,37 @@ mod tests {
             (Some("\"x\""), Some("null"), None, None)
         );
         assert_eq!((field(b, "x"), item(json, 0), field("no json", "a")), (None, None, None));
+    }
+
+    #[test]
+    fn a_part_is_contained_as_jsonb_has_it() {
+        for (json, part, expected) in [
+            (r#"{"a":1,"b":[1,{"c":2,"d":3}]}"#, r#"{"b":[{"c":2}]}"#, true),
+            (r#"{"a":1}"#, r#"{"a":1.0}"#, true),
+            (r#"{"a":1}"#, r#"{"a":2}"#, false),
+            ("[1,2,3]", "[3,1]", true),
+            ("[1,2,3]", "2", true),
+            ("[[1]]", "1", false),
+            ("1", "[1]", false),
+        ] {
+            assert_eq!(contains(json, part), Some(expected), "{json} @> {part}");
+        }
+        assert_eq!(contains("no json", "1"), None);
+        assert_eq!(
+            (has(r#"{"a":1}"#, "a"), has(r#"["a"]"#, "a"), has("1", "a")),
+            (Some(true), Some(true), Some(false))
+        );
+    }
+
+    #[test]
+    fn paths_name_fields_and_places() {
+        let json = r#"{"a":[{"b":"x"}]}"#;
+        assert_eq!(["a", "0", "b"].into_iter().try_fold(json, step_in), Some("\"x\""));
+        assert_eq!(keys(json).unwrap(), ["a"]);
+        assert_eq!((length("[1,2]"), length("{}"), kind(" [")), (Some(2), None, Some("array")));
+        assert_eq!(
+            (items(r#"["a",1]"#).unwrap(), item_texts(r#"["a",1]"#).unwrap()),
+            (vec!["\"a\"".to_owned(), "1".into()], vec!["a".to_owned(), "1".into()])
+        );
     }
 }

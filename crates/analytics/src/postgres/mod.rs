@@ -1,9 +1,17 @@
 //! What clients of PostgreSQL expect beside SQL: its catalogs ([`tables`]), its functions ([`functions`]), and words of its own that the
 //! engine does not know ([`rewrite`]).
 
+pub mod aggregates;
+mod casts;
+pub mod errors;
 pub mod functions;
 pub mod information_schema;
 pub mod json;
+mod json_build;
+pub mod names;
 pub mod rewrite;
+mod scalar;
+mod single;
 pub mod tables;
+mod to_char;
 pub mod types;

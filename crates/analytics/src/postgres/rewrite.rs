@@ -10,13 +10,15 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
     FunctionArguments, GroupByExpr, Ident, JoinOperator, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, SetExpr, Statement, TableFactor, TableWithJoins, Value, VisitMut as _, VisitorMut,
+    SelectItem, SetExpr, Statement, TableAlias, TableAliasColumnDef, TableFactor, TableWithJoins, Value,
+    VisitMut as _, VisitorMut, visit_expressions_mut,
 };
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 
-use super::functions::TYPE_NAME;
-use super::tables;
+use super::{casts, functions, names, single, tables, to_char};
 
-const CATALOG: &str = "pg_catalog";
+pub const CATALOG: &str = "pg_catalog";
 
 /// Changes a query in place.
 pub fn rewrite(statement: &mut Statement) {
@@ -27,6 +29,11 @@ pub fn rewrite(statement: &mut Statement) {
         return;
     }
     let _ = statement.visit(&mut Words);
+    if let Statement::Query(query) = statement
+        && let SetExpr::Select(select) = &mut *query.body
+    {
+        small_numbers(select);
+    }
 }
 
 struct Words;
@@ -38,11 +45,15 @@ impl VisitorMut for Words {
         let null = || Expr::Value(Value::Null.into());
         match expr {
             Expr::Subquery(query) if is_empty(query) => *expr = null(),
+            Expr::Subquery(query) => single::aggregate(query),
             Expr::Exists { subquery, negated } if is_empty(subquery) => {
                 *expr = Expr::Value(Value::Boolean(*negated).into());
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
-            Expr::BinaryOp { op, .. } => {
+            Expr::BinaryOp { left, op, right } => {
+                if is_function_column(left) {
+                    by_name(right);
+                }
                 if let BinaryOperator::PGCustomBinaryOperator(name) = op
                     && let Some(known) = name.last().and_then(|name| operator(name))
                 {
@@ -53,10 +64,34 @@ impl VisitorMut for Words {
             Expr::Function(Function { args: FunctionArguments::Subquery(query), .. }) if is_empty(query) => {
                 *expr = null();
             }
-            Expr::Function(function) => strip_catalog(&mut function.name),
+            Expr::Function(function) => {
+                strip_catalog(&mut function.name);
+                synonym(&mut function.name);
+                to_time(function);
+                since_today(function);
+                padded(function);
+                if let Some(may) = privilege(function) {
+                    *expr = Expr::Value(Value::Boolean(may).into());
+                } else if constant(function) {
+                    function.args = function_named("").args;
+                } else if let Some(items) = unnested(function) {
+                    *expr = items;
+                }
+            }
             Expr::Cast { expr: inner, data_type, kind, .. } => {
-                if let Some(cast) = cast(inner, data_type, kind) {
+                if let Some(cast) = casts::cast(inner, data_type, kind) {
                     *expr = cast;
+                }
+            }
+            Expr::Interval(interval) => {
+                if let Some(text) = casts::literal(&interval.value) {
+                    let text = Value::SingleQuotedString(casts::interval(&text));
+                    *interval.value = Expr::Value(text.into());
+                }
+            }
+            Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
+                if let Some(array) = casts::literal(right).and_then(|text| casts::array_of(&text)) {
+                    **right = array;
                 }
             }
             _ => {}
@@ -64,15 +99,16 @@ impl VisitorMut for Words {
         ControlFlow::Continue(())
     }
 
-    /// A column of NULL gets a name of its own: the engine wants each name once.
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        for (at, item) in select.projection.iter_mut().enumerate() {
-            if let SelectItem::UnnamedExpr(Expr::Subquery(query)) = item
-                && is_empty(query)
-            {
-                let (expr, alias) =
-                    (Expr::Value(Value::Null.into()), Ident::with_quote('"', format!("?column{at}?")));
-                *item = SelectItem::ExprWithAlias { expr, alias };
+        names::name_columns(select);
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                let _ = visit_expressions_mut(expr, |expr| {
+                    if let Some(counted) = exists(expr) {
+                        *expr = counted;
+                    }
+                    ControlFlow::<()>::Continue(())
+                });
             }
         }
         ControlFlow::Continue(())
@@ -80,8 +116,28 @@ impl VisitorMut for Words {
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
         // A function as a table.
-        if let TableFactor::Table { name, args: Some(_), .. } = factor {
+        if let TableFactor::Table { name, args: Some(_), alias, .. } = factor {
             strip_catalog(name);
+            // Its only column is called as the function is.
+            let called = match alias {
+                Some(alias) => Some(alias.name.clone()),
+                None => name.0.last().and_then(|part| part.as_ident()).cloned(),
+            };
+            let has_one = name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| {
+                matches!(name.value.to_lowercase().as_str(), "generate_series" | "range")
+            });
+            if let (true, Some(name)) = (has_one, called) {
+                let column = TableAliasColumnDef { name: name.clone(), data_type: None };
+                match alias {
+                    Some(alias) if alias.columns.is_empty() => alias.columns.push(column),
+                    Some(_) => {}
+                    None => {
+                        *alias = Some(TableAlias { explicit: true, name, columns: vec![column], at: None })
+                    }
+                }
+            } else if !has_one && let Some(list) = list_as_table(factor) {
+                *factor = list;
+            }
         }
         ControlFlow::Continue(())
     }
@@ -106,6 +162,215 @@ fn operator(name: &str) -> Option<BinaryOperator> {
     })
 }
 
+/// `EXISTS` among the columns, which the engine only plans in conditions: whether there are rows is counted.
+fn exists(expr: &Expr) -> Option<Expr> {
+    let Expr::Exists { subquery, negated } = expr else { return None };
+    if is_empty(subquery) {
+        return None;
+    }
+    let operator = if *negated { "=" } else { ">" };
+    let plain = "SELECT (SELECT count(*) > 0 FROM x)".replace('>', operator);
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &plain).ok()?.pop()?;
+    let Statement::Query(outer) = parsed else { return None };
+    let SetExpr::Select(mut outer) = *outer.body else { return None };
+    let Some(SelectItem::UnnamedExpr(Expr::Subquery(mut counted))) = outer.projection.pop() else {
+        return None;
+    };
+    let (SetExpr::Select(counted_select), SetExpr::Select(inner)) = (&mut *counted.body, &*subquery.body)
+    else {
+        return None;
+    };
+    let is_plain = matches!(&inner.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty())
+        && inner.having.is_none()
+        && subquery.limit_clause.is_none()
+        && subquery.with.is_none()
+        && !single::is_aggregate(inner);
+    if !is_plain {
+        return None;
+    }
+    counted_select.from.clone_from(&inner.from);
+    counted_select.selection.clone_from(&inner.selection);
+    Some(Expr::Subquery(counted))
+}
+
+/// Another function as a table: a row with what it gives.
+fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
+    let TableFactor::Table { name, args: Some(args), alias, .. } = factor else { return None };
+    let name = only_name_of(name)?;
+    let called = alias.as_ref().map_or_else(|| Ident::new(name.clone()), |alias| alias.name.clone());
+    let values: Vec<String> = args.args.iter().map(ToString::to_string).collect();
+    let sql = format!("SELECT 1 FROM (SELECT {name}({}) AS {called}) AS {called}", values.join(", "));
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?.pop()?;
+    let Statement::Query(query) = parsed else { return None };
+    let SetExpr::Select(mut select) = *query.body else { return None };
+    let mut made = select.from.pop()?.relation;
+    if let (TableFactor::Derived { alias: made, .. }, Some(alias)) = (&mut made, alias) {
+        *made = Some(alias.clone());
+    }
+    Some(made)
+}
+
+fn only_name_of(name: &ObjectName) -> Option<String> {
+    match &name.0[..] {
+        [ObjectNamePart::Identifier(only)] => Some(only.value.to_lowercase()),
+        _ => None,
+    }
+}
+
+/// `SELECT 1` gives an integer, as in PostgreSQL, where the engine would give a bigint. What numbers are added up from stays as it is.
+fn small_numbers(select: &mut Select) {
+    fn small(expr: &mut Expr) {
+        match expr {
+            Expr::Value(value) => {
+                if let Value::Number(digits, _) = &value.value
+                    && digits.parse::<i32>().is_ok()
+                {
+                    *expr = to(expr.clone(), DataType::Int(None));
+                }
+            }
+            Expr::Array(array) => array.elem.iter_mut().for_each(small),
+            _ => {}
+        }
+    }
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+            small(expr);
+        }
+    }
+}
+
+/// Columns of `pg_type` that name functions. In PostgreSQL they are oids, and some clients ask whether they are 0.
+fn is_function_column(expr: &Expr) -> bool {
+    let name = match expr {
+        Expr::Identifier(name) => name,
+        Expr::CompoundIdentifier(parts) => match parts.last() {
+            Some(name) => name,
+            None => return false,
+        },
+        _ => return false,
+    };
+    ["typinput", "typoutput", "typreceive", "typsend"].contains(&name.value.to_lowercase().as_str())
+}
+
+fn by_name(expr: &mut Expr) {
+    if let Expr::Value(value) = expr
+        && let Value::Number(digits, _) = &value.value
+    {
+        *expr = Expr::Value(Value::SingleQuotedString(digits.to_string()).into());
+    }
+}
+
+/// Functions that the engine has by another name.
+const SYNONYMS: [(&str, &str); 13] = [
+    ("array_remove", "array_remove_all"),
+    ("ceiling", "ceil"),
+    ("clock_timestamp", "now"),
+    ("gen_random_uuid", "uuid"),
+    ("jsonb_agg", "json_agg"),
+    ("jsonb_array_length", "json_array_length"),
+    ("jsonb_object_agg", "json_object_agg"),
+    ("jsonb_typeof", "json_typeof"),
+    ("localtimestamp", "now"),
+    ("regexp_matches", "regexp_match"),
+    ("sign", "signum"),
+    ("statement_timestamp", "now"),
+    ("transaction_timestamp", "now"),
+];
+
+fn synonym(name: &mut ObjectName) {
+    let [ObjectNamePart::Identifier(only)] = &mut name.0[..] else { return };
+    let known = SYNONYMS.iter().find(|(name, _)| only.value.eq_ignore_ascii_case(name));
+    if let Some((_, known)) = known {
+        only.value = (*known).to_owned();
+    }
+}
+
+fn only_name(function: &Function) -> Option<String> {
+    only_name_of(&function.name)
+}
+
+/// Whether a function says the same whatever it is asked: then what it is asked need not be understood.
+fn constant(function: &Function) -> bool {
+    only_name(function).is_some_and(|name| functions::is_constant(&name))
+}
+
+/// `has_table_privilege(…, 'SELECT')` and its like: everybody may read, and nobody anything else.
+fn privilege(function: &Function) -> Option<bool> {
+    let name = only_name(function)?;
+    let FunctionArguments::List(list) = &function.args else { return None };
+    if !name.starts_with("has_") || !name.ends_with("_privilege") {
+        return None;
+    }
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))) = list.args.last() else {
+        return Some(true);
+    };
+    let asked = value.value.clone().into_string().unwrap_or_default().to_uppercase();
+    // One of several is enough.
+    let reads = |asked: &str| matches!(asked.trim(), "SELECT" | "USAGE" | "CONNECT" | "EXECUTE");
+    Some(asked.split(',').any(reads))
+}
+
+/// PostgreSQL fills base64 up with `=`.
+fn padded(function: &mut Function) {
+    let is_encode = only_name(function).is_some_and(|name| name == "encode");
+    if let FunctionArguments::List(list) = &mut function.args
+        && is_encode
+        && let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(format)))) = list.args.get_mut(1)
+        && let Value::SingleQuotedString(format) = &mut format.value
+        && format == "base64"
+    {
+        "base64pad".clone_into(format);
+    }
+}
+
+/// `age(moment)` is of today.
+fn since_today(function: &mut Function) {
+    let is_age = only_name(function).is_some_and(|name| name == "age");
+    if let FunctionArguments::List(list) = &mut function.args
+        && is_age
+        && list.args.len() == 1
+    {
+        let today = call("date_trunc", Expr::Value(Value::SingleQuotedString("day".to_owned()).into()));
+        let Expr::Function(mut today) = today else { return };
+        if let FunctionArguments::List(of) = &mut today.args {
+            let now = Expr::Function(function_named("now"));
+            of.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(now)));
+        }
+        list.args.insert(0, FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Function(today))));
+    }
+}
+
+/// `to_timestamp(text, pattern)` and `to_date`: the engine takes patterns of chrono.
+fn to_time(function: &mut Function) {
+    if !only_name(function).is_some_and(|name| matches!(name.as_str(), "to_timestamp" | "to_date")) {
+        return;
+    }
+    let FunctionArguments::List(list) = &mut function.args else { return };
+    let [_, FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value)))] = &mut list.args[..] else {
+        return;
+    };
+    if let Value::SingleQuotedString(pattern) = &mut value.value
+        && !pattern.contains('%')
+    {
+        *pattern = to_char::chrono_pattern(pattern);
+    }
+}
+
+/// Functions that give a row for each item of JSON: the items as a list, unnested.
+fn unnested(function: &Function) -> Option<Expr> {
+    let list = match only_name(function)?.as_str() {
+        "json_array_elements" | "jsonb_array_elements" => "kafscale_json_items",
+        "json_array_elements_text" | "jsonb_array_elements_text" => "kafscale_json_item_texts",
+        "json_object_keys" | "jsonb_object_keys" => "kafscale_json_keys",
+        "regexp_split_to_table" => "regexp_split_to_array",
+        "string_to_table" => "string_to_array",
+        _ => return None,
+    };
+    let mut list_of = function.clone();
+    list_of.name = ObjectName(vec![ObjectNamePart::Identifier(Ident::new(list))]);
+    Some(call("unnest", Expr::Function(list_of)))
+}
+
 /// `pg_catalog.name` is `name`.
 fn strip_catalog(name: &mut ObjectName) {
     let [ObjectNamePart::Identifier(schema), last] = &name.0[..] else { return };
@@ -114,71 +379,34 @@ fn strip_catalog(name: &mut ObjectName) {
     }
 }
 
-/// A cast to a type that the engine does not have.
-fn cast(inner: &Expr, data_type: &mut DataType, kind: &CastKind) -> Option<Expr> {
-    let DataType::Custom(name, modifiers) = data_type else {
-        return None;
-    };
-    strip_catalog(name);
-    let [ObjectNamePart::Identifier(only)] = &name.0[..] else { return None };
-    let to = |data_type: DataType| {
-        Some(Expr::Cast {
-            kind: kind.clone(),
-            expr: Box::new(inner.clone()),
-            data_type,
-            array: false,
-            format: None,
-        })
-    };
-    match only.value.to_ascii_lowercase().as_str() {
-        "regtype" => match inner {
-            // A name stays a name.
-            Expr::Value(_) => to(DataType::Text),
-            _ => Some(call(TYPE_NAME, inner.clone())),
-        },
-        // Of a name: the table's oid.
-        "regclass" | "regproc" | "regprocedure" | "regnamespace" | "regrole" => match inner {
-            Expr::Value(value) => match value.value.clone().into_string() {
-                Some(name) => Some(tables::oid_query(&name)),
-                None => to(DataType::Text),
-            },
-            _ => to(DataType::Text),
-        },
-        "name" | "text" | "cstring" | "unknown" | "json" | "jsonb" | "\"char\"" | "char" => {
-            to(DataType::Text)
-        }
-        "oid" | "xid" | "int8" => to(DataType::BigInt(None)),
-        "int4" => to(DataType::Int(None)),
-        "int2" => to(DataType::SmallInt(None)),
-        "bool" => to(DataType::Boolean),
-        "varchar" if modifiers.is_empty() => to(DataType::Text),
-        "float8" => to(DataType::DoublePrecision),
-        "timestamptz" => Some(Expr::Cast {
-            kind: kind.clone(),
-            expr: Box::new(inner.clone()),
-            data_type: DataType::Timestamp(None, datafusion::sql::sqlparser::ast::TimezoneInfo::WithTimeZone),
-            array: false,
-            format: None,
-        }),
-        _ => None,
-    }
+pub fn to(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::Cast, expr: Box::new(expr), data_type, array: false, format: None }
 }
 
-fn call(name: &str, argument: Expr) -> Expr {
-    Expr::Function(Function {
+pub fn call(name: &str, argument: Expr) -> Expr {
+    let mut function = function_named(name);
+    if let FunctionArguments::List(list) = &mut function.args {
+        list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)));
+    }
+    Expr::Function(function)
+}
+
+/// A call without arguments.
+fn function_named(name: &str) -> Function {
+    Function {
         name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
         args: FunctionArguments::List(FunctionArgumentList {
             duplicate_treatment: None,
-            args: vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))],
+            args: Vec::new(),
             clauses: Vec::new(),
         }),
         filter: None,
         null_treatment: None,
         over: None,
         within_group: Vec::new(),
-    })
+    }
 }
 
 /// Whether a query cannot have rows, since it is about a table that has none.
@@ -198,14 +426,7 @@ fn set_is_empty(set: &SetExpr) -> bool {
 fn select_is_empty(select: &Select) -> bool {
     // An aggregate has a row also of nothing, unless it is one for each group.
     let has_groups = !matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty());
-    (has_groups || !has_aggregate(select)) && select.from.iter().any(from_is_empty)
-}
-
-fn has_aggregate(select: &Select) -> bool {
-    let text: String = select.projection.iter().map(|item| format!("{item} ").to_lowercase()).collect();
-    ["count(", "sum(", "min(", "max(", "avg(", "array_agg(", "string_agg(", "bool_or(", "bool_and("]
-        .iter()
-        .any(|aggregate| text.contains(aggregate))
+    (has_groups || !single::is_aggregate(select)) && select.from.iter().any(from_is_empty)
 }
 
 fn from_is_empty(from: &TableWithJoins) -> bool {
@@ -238,55 +459,19 @@ fn factor_is_empty(factor: &TableFactor) -> bool {
 
 /// A query with the same columns, all of text, and no rows.
 fn without_rows(query: &Query) -> Query {
-    let mut columns: Vec<String> = Vec::new();
-    for name in names(&query.body) {
-        let mut column = format!("CAST(NULL AS text) AS \"{}\"", name.replace('"', "\"\""));
-        // The engine wants each name once.
-        while columns.contains(&column) {
-            column.insert(column.len() - 1, '_');
-        }
-        columns.push(column);
-    }
-    let sql = format!("SELECT {} WHERE false", columns.join(", "));
-    let dialect = datafusion::sql::sqlparser::dialect::PostgreSqlDialect {};
-    let parsed = datafusion::sql::sqlparser::parser::Parser::parse_sql(&dialect, &sql);
-    match parsed.ok().and_then(|mut statements| statements.pop()) {
-        Some(Statement::Query(empty)) => *empty,
-        _ => query.clone(),
-    }
-}
-
-fn names(set: &SetExpr) -> Vec<String> {
-    match set {
-        SetExpr::Select(select) => select.projection.iter().map(name_of).collect(),
-        SetExpr::Query(query) => names(&query.body),
-        SetExpr::SetOperation { left, .. } => names(left),
-        _ => Vec::new(),
-    }
-}
-
-fn name_of(item: &SelectItem) -> String {
-    let of = |expr: &Expr| match expr {
-        Expr::Identifier(name) => name.value.clone(),
-        Expr::CompoundIdentifier(parts) => parts.last().map(|name| name.value.clone()).unwrap_or_default(),
-        Expr::Function(function) => {
-            let last = function.name.0.last().and_then(|part| part.as_ident());
-            last.map(|name| name.value.clone()).unwrap_or_default()
-        }
-        Expr::Cast { expr, .. } => match &**expr {
-            Expr::Identifier(name) => name.value.clone(),
-            Expr::CompoundIdentifier(parts) => {
-                parts.last().map(|name| name.value.clone()).unwrap_or_default()
-            }
-            _ => "?column?".to_owned(),
-        },
-        _ => "?column?".to_owned(),
+    let null = |name: String| SelectItem::ExprWithAlias {
+        expr: to(Expr::Value(Value::Null.into()), DataType::Text),
+        alias: Ident::with_quote('"', name),
     };
-    match item {
-        SelectItem::UnnamedExpr(expr) => of(expr),
-        SelectItem::ExprWithAlias { alias, .. } => alias.value.clone(),
-        other => other.to_string(),
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1 WHERE false");
+    let Some(Statement::Query(mut empty)) = parsed.ok().and_then(|mut statements| statements.pop()) else {
+        return query.clone();
+    };
+    if let SetExpr::Select(select) = &mut *empty.body {
+        select.projection = names::of_query(query).into_iter().map(null).collect();
+        names::name_columns(select);
     }
+    *empty
 }
 
 #[cfg(test)]
@@ -307,13 +492,13 @@ mod tests {
         for (sql, expected) in [
             (
                 "SELECT pg_catalog.version() WHERE a OPERATOR(pg_catalog.~) '^x$' COLLATE pg_catalog.default",
-                "SELECT version() WHERE a ~ '^x$'",
+                "SELECT version() AS \"version\" WHERE a ~ '^x$'",
             ),
-            ("SELECT c.oid::pg_catalog.regclass FROM t c", "SELECT c.oid::TEXT FROM t c"),
-            ("SELECT x::pg_catalog.text FROM t", "SELECT x::TEXT FROM t"),
+            ("SELECT c.oid::pg_catalog.regclass FROM t c", "SELECT c.oid::TEXT AS \"oid\" FROM t c"),
+            ("SELECT x::pg_catalog.text FROM t", "SELECT x::TEXT AS \"x\" FROM t"),
             (
                 "SELECT (SELECT adbin FROM pg_catalog.pg_attrdef d WHERE d.adnum = a.attnum) FROM pg_attribute a",
-                "SELECT NULL AS \"?column0?\" FROM pg_attribute a",
+                "SELECT NULL AS \"adbin\" FROM pg_attribute a",
             ),
             ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE NOT false"),
         ] {

@@ -25,7 +25,7 @@ const NAMESPACES: [(&str, i32); 4] =
     [("pg_catalog", 11), (PUBLIC, 2200), (KAFSCALE, 13_000), ("information_schema", 13_001)];
 
 /// Tables that have rows, and their columns.
-const FILLED: [(&str, &str); 9] = [
+const FILLED: [(&str, &str); 10] = [
     ("pg_am", "oid oid, amname text, amhandler oid, amtype text"),
     (
         "pg_attribute",
@@ -62,15 +62,21 @@ const FILLED: [(&str, &str); 9] = [
         "schemaname text, tablename text, tableowner text, tablespace text, hasindexes bool, hasrules bool, hastriggers bool, rowsecurity bool",
     ),
     (
+        "pg_user",
+        "usename text, usesysid oid, usecreatedb bool, usesuper bool, userepl bool, usebypassrls bool, passwd text, \
+         valuntil timestamptz, useconfig text[]",
+    ),
+    (
         "pg_type",
         "oid oid, typname text, typnamespace oid, typowner oid, typlen int2, typbyval bool, typtype text, typcategory text, \
          typispreferred bool, typisdefined bool, typdelim text, typrelid oid, typelem oid, typarray oid, typinput text, typnotnull bool, \
-         typbasetype oid, typtypmod int4, typndims int4, typcollation oid, typdefault text",
+         typbasetype oid, typtypmod int4, typndims int4, typcollation oid, typdefault text, typoutput text, typreceive text, typsend text, \
+         typalign text, typstorage text, typacl text[]",
     ),
 ];
 
 /// Tables that never have rows, and the columns of them that outer joins and the like look at.
-const EMPTY: [(&str, &str); 42] = [
+const EMPTY: [(&str, &str); 54] = [
     ("pg_aggregate", "aggfnoid oid, aggkind text"),
     ("pg_attrdef", "oid oid, adrelid oid, adnum int2, adbin text"),
     ("pg_auth_members", "roleid oid, member oid, grantor oid, admin_option bool"),
@@ -142,7 +148,25 @@ const EMPTY: [(&str, &str); 42] = [
         "pg_statistic_ext",
         "oid oid, stxrelid oid, stxname text, stxnamespace oid, stxkind text[], stxstattarget int4",
     ),
-    ("pg_tablespace", "oid oid, spcname text, spcowner oid"),
+    (
+        "pg_stat_user_tables",
+        "relid oid, schemaname text, relname text, seq_scan int8, n_live_tup int8, n_dead_tup int8, last_analyze timestamptz",
+    ),
+    (
+        "pg_stat_all_tables",
+        "relid oid, schemaname text, relname text, seq_scan int8, n_live_tup int8, n_dead_tup int8, last_analyze timestamptz",
+    ),
+    ("pg_opfamily", "oid oid, opfname text, opfmethod oid, opfnamespace oid"),
+    ("pg_amop", "oid oid, amopfamily oid, amopopr oid, amopmethod oid"),
+    ("pg_seclabels", "objoid oid, objtype text, label text"),
+    ("pg_sequences", "schemaname text, sequencename text, sequenceowner text"),
+    ("pg_subscription", "oid oid, subname text, subowner oid"),
+    ("pg_tablespace", "oid oid, spcname text, spcowner oid, spcacl text[], spcoptions text[]"),
+    ("pg_timezone_names", "name text, abbrev text, is_dst bool"),
+    ("pg_transform", "oid oid, trftype oid, trflang oid"),
+    ("pg_ts_config", "oid oid, cfgname text, cfgnamespace oid"),
+    ("pg_ts_dict", "oid oid, dictname text, dictnamespace oid"),
+    ("pg_user_mappings", "umid oid, srvid oid, umuser oid, usename text"),
     (
         "pg_trigger",
         "oid oid, tgrelid oid, tgname text, tgfoid oid, tgtype int2, tgenabled text, tgisinternal bool, tgconstraint oid",
@@ -165,8 +189,18 @@ pub fn topic_oid(topic: Uuid) -> i32 {
 /// An expression that gives the oid of the table of this name, for `'name'::regclass`.
 pub fn oid_query(name: &str) -> Expr {
     let plain = name.rsplit('.').next().unwrap_or(name).trim_matches('"').replace('\'', "''");
-    let sql = format!("SELECT (SELECT min(oid) FROM pg_catalog.pg_class WHERE relname = '{plain}')");
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok().and_then(|mut all| all.pop());
+    only_expression(&format!("SELECT (SELECT min(oid) FROM pg_catalog.pg_class WHERE relname = '{plain}')"))
+}
+
+/// The same for a name that is a parameter.
+pub fn oid_query_of(parameter: &str) -> Expr {
+    let plain = format!("replace(regexp_replace(CAST({parameter} AS text), '^.*[.]', ''), '\"', '')");
+    only_expression(&format!("SELECT (SELECT min(oid) FROM pg_catalog.pg_class WHERE relname = {plain})"))
+}
+
+/// The column of a query that is written in this program.
+fn only_expression(sql: &str) -> Expr {
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok().and_then(|mut all| all.pop());
     let expression = parsed.and_then(|statement| {
         let Statement::Query(query) = statement else { return None };
         let SetExpr::Select(select) = *query.body else { return None };
@@ -224,7 +258,7 @@ impl Rows for CatalogRows {
     async fn rows(&self, asked: &Asked) -> std::result::Result<Vec<Row>, SqlError> {
         Ok(match self.name {
             "pg_am" => vec![vec![2.into(), "heap".into(), 0.into(), "t".into()]],
-            "pg_attribute" => self.attributes().await?,
+            "pg_attribute" => self.attributes(asked).await?,
             "pg_class" => {
                 let all = self.relations.all().await?;
                 all.iter().filter(|relation| asked.may_be("relname", &relation.name)).map(class).collect()
@@ -249,15 +283,25 @@ impl Rows for CatalogRows {
                 all.iter().map(row).collect()
             }
             "pg_type" => pg_types(),
+            "pg_user" => {
+                let no: Cell = false.into();
+                let name: [Cell; 2] = [OWNER.into(), OWNER_OID.into()];
+                vec![
+                    name.into_iter()
+                        .chain([no.clone(), no.clone(), no.clone(), no, Cell::Null, Cell::Null, Cell::Null])
+                        .collect(),
+                ]
+            }
             other => unreachable!("pg_catalog.{other} is no table"),
         })
     }
 }
 
 impl CatalogRows {
-    async fn attributes(&self) -> std::result::Result<Vec<Row>, SqlError> {
+    async fn attributes(&self, asked: &Asked) -> std::result::Result<Vec<Row>, SqlError> {
         let mut rows = Vec::new();
-        for relation in self.relations.with_columns().await? {
+        let is_asked = |_: &str, oid: i32| asked.may_be("attrelid", &oid.to_string());
+        for relation in self.relations.with_columns(is_asked).await? {
             for (at, (name, sql_name)) in relation.columns.iter().enumerate() {
                 let pg_type = types::by_sql_name(sql_name).unwrap_or(&TYPES[7]);
                 let number = i32::try_from(at + 1).unwrap_or(i32::MAX);
@@ -402,6 +446,15 @@ fn pg_types() -> Vec<Row> {
 
 fn type_row(oid: i32, name: &str, size_bytes: i16, category: &str, element: i32, array: i32) -> Row {
     let zero: Cell = 0.into();
+    let function = |what: &str| -> Cell {
+        match (element > 0, name) {
+            (true, _) => format!("array_{what}").into(),
+            (_, "date" | "time" | "timestamp" | "timestamptz" | "json" | "numeric" | "interval") => {
+                format!("{name}_{what}").into()
+            }
+            (false, _) => format!("{name}{what}").into(),
+        }
+    };
     vec![
         oid.into(),
         name.into(),
@@ -417,12 +470,18 @@ fn type_row(oid: i32, name: &str, size_bytes: i16, category: &str, element: i32,
         zero.clone(),
         element.into(),
         array.into(),
-        if element > 0 { "array_in".into() } else { format!("{name}in").into() },
+        function("in"),
         false.into(),
         zero.clone(),
         (-1).into(),
         zero.clone(),
         zero,
+        Cell::Null,
+        function("out"),
+        function("recv"),
+        function("send"),
+        "i".into(),
+        "p".into(),
         Cell::Null,
     ]
 }

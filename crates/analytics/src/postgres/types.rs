@@ -1,5 +1,7 @@
 //! The types of PostgreSQL that columns here can have: their oids, as the server's headers (`pg_type.dat`) give them, and their names.
 
+use arrow::datatypes::DataType;
+
 /// A row of `pg_type`.
 #[derive(Debug, Clone, Copy)]
 pub struct PgType {
@@ -50,6 +52,34 @@ pub const TYPES: [PgType; 20] = [
 
 pub fn by_sql_name(sql_name: &str) -> Option<&'static PgType> {
     TYPES.iter().find(|pg_type| pg_type.sql_name == sql_name)
+}
+
+/// The type of `pg_type` by its short name.
+pub fn by_name(name: &str) -> Option<&'static PgType> {
+    TYPES.iter().find(|pg_type| pg_type.name == name)
+}
+
+/// What a value's type is called.
+pub fn name_of(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "boolean",
+        DataType::Int8 | DataType::Int16 | DataType::UInt8 => "smallint",
+        DataType::Int32 | DataType::UInt16 => "integer",
+        DataType::Int64 | DataType::UInt32 | DataType::UInt64 => "bigint",
+        DataType::Float16 | DataType::Float32 => "real",
+        DataType::Float64 => "double precision",
+        DataType::Decimal128(..) | DataType::Decimal256(..) => "numeric",
+        DataType::Binary | DataType::BinaryView | DataType::LargeBinary => "bytea",
+        DataType::Date32 | DataType::Date64 => "date",
+        DataType::Time32(_) | DataType::Time64(_) => "time without time zone",
+        DataType::Timestamp(_, None) => "timestamp without time zone",
+        DataType::Timestamp(_, Some(_)) => "timestamp with time zone",
+        DataType::Interval(_) | DataType::Duration(_) => "interval",
+        DataType::Null => "unknown",
+        DataType::List(item) => return format!("{}[]", name_of(item.data_type())),
+        _ => "text",
+    }
+    .to_owned()
 }
 
 /// The name of a type by its oid, of arrays too.

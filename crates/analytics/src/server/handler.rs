@@ -5,13 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::{Sink, SinkExt as _};
 use parking_lot::Mutex;
 use pgwire::api::auth::StartupHandler;
 use pgwire::api::cancel::{CancelHandler, DefaultCancelHandler};
 use pgwire::api::portal::{Format, Portal, PortalExecutionState};
-use pgwire::api::query::{ExtendedQueryHandler, SimpleQueryHandler, send_ready_for_query};
-use pgwire::api::results::{Response, Tag};
+use pgwire::api::query::{
+    ExtendedQueryHandler, SimpleQueryHandler, send_describe_response, send_ready_for_query,
+};
+use pgwire::api::results::{DescribePortalResponse, Response, Tag};
 use pgwire::api::stmt::QueryParser;
 use pgwire::api::store::{Entry, PortalStore};
 use pgwire::api::{
@@ -20,16 +23,17 @@ use pgwire::api::{
 };
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
-use pgwire::messages::extendedquery::Execute;
+use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
+use pgwire::messages::extendedquery::{Describe, Execute, TARGET_TYPE_BYTE_PORTAL};
 use pgwire::messages::response::{EmptyQueryResponse, NoticeResponse};
 use pgwire::messages::simplequery::Query as QueryMessage;
 
 use super::Shared;
 use super::rows::fields;
-use super::sending::{send_partial_query_response, send_query_response};
+use super::sending::{next_row, send_partial_query_response, send_query_response};
 use super::session::Session;
 use super::startup::Startup;
-use super::statements::{Answers, Outcome, Prepared, Statements};
+use super::statements::{Answers, CopyOut, Outcome, Prepared, Statements, placed};
 use super::stop::{Socket, cancelled, unless_stopped};
 use crate::audit::Auditor;
 use crate::query::Query;
@@ -116,12 +120,14 @@ impl Handler {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        let _place = self.answers.place(statement).await;
         let status = client.transaction_status();
         match self.answers.execute(statement, None, &Format::UnifiedText, status).await? {
             Outcome::Rows(rows, query) => {
                 send_query_response(client, rows, true).await?;
                 self.tell(client, query).await
             }
+            Outcome::Copy(copy) => self.send_copy(client, copy).await,
             other => complete(client, other).await,
         }
     }
@@ -138,6 +144,7 @@ impl Handler {
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
+        let _place = self.answers.place(&portal.statement.statement.statement).await;
         let state = portal.state();
         let mut state = state.lock().await;
         let mut told = None;
@@ -147,6 +154,10 @@ impl Handler {
                 Outcome::Rows(rows, query) => {
                     *state = PortalExecutionState::Suspended(rows);
                     told = query;
+                }
+                Outcome::Copy(copy) => {
+                    *state = PortalExecutionState::Finished;
+                    return self.send_copy(client, copy).await;
                 }
                 other => return complete(client, other).await,
             }
@@ -165,6 +176,42 @@ impl Handler {
     }
 }
 
+impl Handler {
+    async fn send_copy<C>(&self, client: &mut C, copy: CopyOut) -> PgWireResult<()>
+    where
+        C: Sink<PgWireBackendMessage> + Unpin + Send,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let CopyOut { columns, is_binary, head, tail, mut rows, query } = copy;
+        let (columns, format) = (i16::try_from(columns).unwrap_or(i16::MAX), i16::from(is_binary));
+        let formats = vec![format; usize::try_from(columns).unwrap_or_default()];
+        let begins = CopyOutResponse::new(i8::from(is_binary), columns, formats);
+        client.feed(PgWireBackendMessage::CopyOutResponse(begins)).await?;
+        let data = |bytes| PgWireBackendMessage::CopyData(CopyData::new(bytes));
+        // In binary, the head comes with what follows it, as clients expect; a line with names comes by itself.
+        let mut head = head;
+        if let Some(line) = head.take_if(|_| !is_binary) {
+            client.feed(data(line)).await?;
+        }
+        let mut behind_head = |bytes: Bytes| match head.take() {
+            Some(head) => Bytes::from([&head[..], &bytes[..]].concat()),
+            None => bytes,
+        };
+        let mut count = 0;
+        while let Some(row) = next_row(client, &mut rows).await? {
+            client.feed(data(behind_head(row))).await?;
+            count += 1;
+        }
+        if let Some(tail) = tail {
+            client.feed(data(behind_head(tail))).await?;
+        }
+        client.feed(PgWireBackendMessage::CopyDone(CopyDone::new())).await?;
+        let tag = Tag::new("COPY").with_rows(count);
+        client.feed(PgWireBackendMessage::CommandComplete(tag.into())).await?;
+        self.tell(client, Some(query)).await
+    }
+}
+
 /// Answers what has no rows.
 async fn complete<C>(client: &mut C, outcome: Outcome) -> PgWireResult<()>
 where
@@ -177,7 +224,7 @@ where
             client.set_transaction_status(status);
             (tag, None)
         }
-        Outcome::Rows(..) => unreachable!("rows are sent by themselves"),
+        Outcome::Rows(..) | Outcome::Copy(_) => unreachable!("rows are sent by themselves"),
     };
     if let Some(told) = told {
         client.feed(PgWireBackendMessage::ParameterStatus(told)).await?;
@@ -208,7 +255,8 @@ impl SimpleQueryHandler for Handler {
         let cancelled = cancelled(client).await;
         let all = async {
             for statement in &statements {
-                self.answer(client, statement).await?;
+                let answered = self.answer(client, statement).await;
+                answered.map_err(|error| placed(error, &message.query, statement))?;
             }
             Ok(())
         };
@@ -238,6 +286,25 @@ impl ExtendedQueryHandler for Handler {
 
     fn query_parser(&self) -> Arc<Parser> {
         Arc::new(Parser(Arc::clone(&self.answers)))
+    }
+
+    /// Of a cursor that was declared, too.
+    async fn on_describe<C>(&self, client: &mut C, message: Describe) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        if message.target_type == TARGET_TYPE_BYTE_PORTAL
+            && client.portal_store().get_portal(name).is_none()
+            && let Some(schema) = self.answers.cursor(name)
+        {
+            let fields = fields(&schema, &Format::UnifiedText)?.to_vec();
+            return send_describe_response(client, &DescribePortalResponse::new(fields)).await;
+        }
+        self._on_describe(client, message).await
     }
 
     async fn on_execute<C>(&self, client: &mut C, message: Execute) -> PgWireResult<()>

@@ -4,8 +4,13 @@
 //! statement is answered with ([`handler`], [`session`]), and in which form ([`rows`], [`parameters`]). A statement ends when its client
 //! asks for that, when its time is over, and when its client is gone ([`stop`]).
 
+mod arrays;
+mod copy;
+mod cursors;
 mod handler;
+mod inferred;
 mod messages;
+mod numeric;
 mod parameters;
 mod rows;
 mod scram;
@@ -14,6 +19,7 @@ pub mod session;
 mod startup;
 mod statements;
 mod stop;
+mod text;
 mod tls;
 mod users;
 
@@ -27,7 +33,7 @@ use kafscale_settings::refusals::cannot_listen;
 use kafscale_settings::sql::ServerArgs;
 use pgwire::api::ConnectionManager;
 use pgwire::tokio::TlsAcceptor;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -39,6 +45,13 @@ use users::Users;
 
 /// After a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Connections that are refused at the same time with a reason; more are closed without.
+const MOST_REFUSALS: usize = 64;
+const REFUSAL_TIME: Duration = Duration::from_secs(2);
+/// What a client may ask before it begins, and how long its beginning may be (the protocol's chapter on message formats).
+const SSL_REQUEST: u32 = 80_877_103;
+const GSSENC_REQUEST: u32 = 80_877_104;
+const MOST_STARTUP_BYTES: u64 = 10_000;
 /// What the server says it is, for clients that ask for features by version.
 pub const SERVER_VERSION: &str = "15.8";
 
@@ -94,12 +107,18 @@ impl Server {
     /// Serves until it is dropped; then all connections end.
     pub async fn serve(self) {
         let mut connections = JoinSet::new();
+        let refusals = Arc::new(Semaphore::new(MOST_REFUSALS));
         loop {
             while connections.try_join_next().is_some() {}
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                        connections.spawn(refuse(stream));
+                        if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+                            connections.spawn(async move {
+                                let _place = place;
+                                refuse(stream).await;
+                            });
+                        }
                         continue;
                     };
                     let (shared, tls) = (Arc::clone(&self.shared), self.tls.clone());
@@ -129,10 +148,24 @@ async fn serve(
     messages::process(stream, tls, connection).await
 }
 
-/// Says why, in the one message that a client understands before anything else.
+/// Says why, once the client has said who it is: earlier it would not understand.
 async fn refuse(mut stream: TcpStream) {
-    let fields = b"SFATAL\0VFATAL\0C53300\0Mtoo many connections (--max-connections)\0\0";
-    let length = u32::try_from(fields.len() + 4).expect("it is short").to_be_bytes();
-    let _ = stream.write_all(&[&b"E"[..], &length, fields].concat()).await;
-    let _ = stream.shutdown().await;
+    let said = async {
+        // It may ask for TLS first, and for GSSAPI.
+        for _ in 0..3 {
+            let (length, code) = (stream.read_u32().await?, stream.read_u32().await?);
+            if [SSL_REQUEST, GSSENC_REQUEST].contains(&code) {
+                stream.write_all(b"N").await?;
+                continue;
+            }
+            let rest = u64::from(length.saturating_sub(8)).min(MOST_STARTUP_BYTES);
+            tokio::io::copy(&mut (&mut stream).take(rest), &mut tokio::io::sink()).await?;
+            break;
+        }
+        let fields = b"SFATAL\0VFATAL\0C53300\0Mtoo many connections (--max-connections)\0\0";
+        let length = u32::try_from(fields.len() + 4).expect("it is short").to_be_bytes();
+        stream.write_all(&[&b"E"[..], &length, fields].concat()).await?;
+        stream.shutdown().await
+    };
+    let _: Result<io::Result<()>, _> = tokio::time::timeout(REFUSAL_TIME, said).await;
 }

@@ -1,11 +1,14 @@
 //! Parameters of prepared statements: values as clients send them, as text or binary, and as the engine takes them.
 
-use arrow::datatypes::{DataType, TimeUnit};
+use std::borrow::Cow;
+
+use arrow::datatypes::{DataType, IntervalMonthDayNano, IntervalUnit, TimeUnit};
 use datafusion::common::ScalarValue;
 use pgwire::api::Type;
-use pgwire::api::portal::Portal;
+use pgwire::api::portal::{Format, Portal};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 
+use super::arrays;
 use super::statements::pg_error;
 use crate::error::SqlError;
 
@@ -27,13 +30,15 @@ pub fn arrow_type(declared: &Type) -> Option<DataType> {
         Type::DATE => DataType::Date32,
         Type::TIMESTAMP => DataType::Timestamp(TimeUnit::Microsecond, None),
         Type::TIMESTAMPTZ => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-        _ => return None,
+        Type::TIME => DataType::Time64(TimeUnit::Microsecond),
+        Type::INTERVAL => DataType::Interval(IntervalUnit::MonthDayNano),
+        _ => return Some(arrays::list_of(arrow_type(arrays::item_of(declared)?).unwrap_or(DataType::Utf8))),
     })
 }
 
 /// How SQL writes a type, for a cast. `None`: a parameter of this type needs none.
-pub fn sql_type(declared: &Type) -> Option<&'static str> {
-    Some(match *declared {
+pub fn sql_type(declared: &Type) -> Option<Cow<'static, str>> {
+    let plain = match *declared {
         Type::BOOL => "boolean",
         Type::INT2 => "smallint",
         Type::INT4 => "int",
@@ -45,8 +50,14 @@ pub fn sql_type(declared: &Type) -> Option<&'static str> {
         Type::DATE => "date",
         Type::TIMESTAMP => "timestamp",
         Type::TIMESTAMPTZ => "timestamp with time zone",
-        _ => return None,
-    })
+        Type::TIME => "time",
+        Type::INTERVAL => "interval",
+        _ => {
+            let item = sql_type(arrays::item_of(declared)?).unwrap_or(Cow::Borrowed("text"));
+            return Some(Cow::Owned(format!("{item}[]")));
+        }
+    };
+    Some(Cow::Borrowed(plain))
 }
 
 /// The values of all parameters, in order.
@@ -64,27 +75,36 @@ pub fn values<S: Clone>(portal: &Portal<S>, types: &[Type]) -> PgWireResult<Vec<
         let target = arrow_type(declared).unwrap_or(DataType::Utf8);
         match bytes {
             None => ScalarValue::try_from(&target).map_err(|e| pg_error(&SqlError::from(e))),
-            Some(bytes) if portal.parameter_format.is_binary(at) => {
-                binary(declared, bytes).ok_or_else(|| bad(at, declared))
+            Some(bytes) if is_binary(&portal.parameter_format, at) => {
+                binary(declared, bytes).ok_or_else(|| bad(at, declared, "22P03"))
             }
-            Some(bytes) => text(bytes, &target).ok_or_else(|| bad(at, declared)),
+            Some(bytes) => text(bytes, &target).ok_or_else(|| bad(at, declared, "22P02")),
         }
     };
     portal.parameters.iter().zip(types).enumerate().map(value).collect()
 }
 
-fn bad(at: usize, declared: &Type) -> PgWireError {
-    let message = format!("the parameter ${} is no {declared}", at + 1);
-    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), "22P03".to_owned(), message)))
+/// One format for each parameter, or one for all; a client that says less means text.
+fn is_binary(format: &Format, at: usize) -> bool {
+    match format {
+        Format::UnifiedBinary => true,
+        Format::UnifiedText => false,
+        Format::Individual(formats) => formats.get(at) == Some(&1),
+    }
 }
 
-fn text(bytes: &[u8], target: &DataType) -> Option<ScalarValue> {
+fn bad(at: usize, declared: &Type, code: &str) -> PgWireError {
+    let message = format!("invalid input syntax for type {declared}: parameter ${}", at + 1);
+    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), code.to_owned(), message)))
+}
+
+pub fn text(bytes: &[u8], target: &DataType) -> Option<ScalarValue> {
     let text = std::str::from_utf8(bytes).ok()?;
     match target {
         DataType::Utf8 => Some(ScalarValue::Utf8(Some(text.to_owned()))),
-        DataType::Boolean => match text {
-            "t" | "true" | "1" | "on" | "yes" => Some(ScalarValue::Boolean(Some(true))),
-            "f" | "false" | "0" | "off" | "no" => Some(ScalarValue::Boolean(Some(false))),
+        DataType::Boolean => match text.trim().to_ascii_lowercase().as_str() {
+            "t" | "true" | "1" | "on" | "y" | "yes" => Some(ScalarValue::Boolean(Some(true))),
+            "f" | "false" | "0" | "off" | "n" | "no" => Some(ScalarValue::Boolean(Some(false))),
             _ => None,
         },
         DataType::Binary => {
@@ -93,11 +113,17 @@ fn text(bytes: &[u8], target: &DataType) -> Option<ScalarValue> {
             let bytes: Option<Vec<u8>> = (0..digits.len()).step_by(2).map(byte).collect();
             bytes.map(|bytes| ScalarValue::Binary(Some(bytes)))
         }
-        other => ScalarValue::Utf8(Some(text.to_owned())).cast_to(other).ok().filter(|v| !v.is_null()),
+        DataType::List(item) => arrays::from_text(text, item),
+        // Some send a time zone behind a day.
+        DataType::Date32 => {
+            let day = text.trim().split([' ', 'T']).next().unwrap_or_default();
+            ScalarValue::Utf8(Some(day.to_owned())).cast_to(target).ok().filter(|v| !v.is_null())
+        }
+        other => ScalarValue::Utf8(Some(text.trim().to_owned())).cast_to(other).ok().filter(|v| !v.is_null()),
     }
 }
 
-fn binary(declared: &Type, bytes: &[u8]) -> Option<ScalarValue> {
+pub fn binary(declared: &Type, bytes: &[u8]) -> Option<ScalarValue> {
     let utc = || Some("UTC".into());
     Some(match *declared {
         Type::BOOL => ScalarValue::Boolean(Some(*bytes.first()? != 0)),
@@ -118,11 +144,20 @@ fn binary(declared: &Type, bytes: &[u8]) -> Option<ScalarValue> {
             let zone = if *declared == Type::TIMESTAMPTZ { utc() } else { None };
             ScalarValue::TimestampMicrosecond(Some(us), zone)
         }
+        Type::TIME => ScalarValue::Time64Microsecond(Some(i64::from_be_bytes(bytes.try_into().ok()?))),
+        Type::INTERVAL => {
+            let us = i64::from_be_bytes(bytes.get(..8)?.try_into().ok()?);
+            let days = i32::from_be_bytes(bytes.get(8..12)?.try_into().ok()?);
+            let months = i32::from_be_bytes(bytes.get(12..)?.try_into().ok()?);
+            let value = IntervalMonthDayNano::new(months, days, us.checked_mul(1_000)?);
+            ScalarValue::IntervalMonthDayNano(Some(value))
+        }
         Type::UUID => {
             ScalarValue::Utf8(Some(uuid::Uuid::from_bytes(bytes.try_into().ok()?).hyphenated().to_string()))
         }
         // A version stands before it.
         Type::JSONB => ScalarValue::Utf8(Some(std::str::from_utf8(bytes.get(1..)?).ok()?.to_owned())),
+        _ if arrays::item_of(declared).is_some() => arrays::from_binary(bytes, declared)?,
         _ => ScalarValue::Utf8(Some(std::str::from_utf8(bytes).ok()?.to_owned())),
     })
 }

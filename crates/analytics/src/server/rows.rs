@@ -2,68 +2,142 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema};
-use arrow_pg::datatypes::into_pg_type;
-use arrow_pg::row_encoder::RowEncoder;
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field, Schema, UInt64Type,
+};
+use arrow_pg::datatypes::field_into_pg_type;
+use arrow_pg::encoder::encode_value;
 use datafusion::error::DataFusionError;
 use futures_util::{Stream, StreamExt as _, stream};
 use pgwire::api::Type;
 use pgwire::api::portal::Format;
-use pgwire::api::results::FieldInfo;
-use pgwire::error::{PgWireError, PgWireResult};
+use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo};
+use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::data::DataRow;
 
+use super::numeric::Numeric;
 use super::statements::pg_error;
+use super::text;
 use crate::error::SqlError;
+use crate::postgres::names;
 use crate::topic::layout::JSON_MARK;
+
+/// A `numeric` without precision and scale, as the engine plans it.
+const UNBOUND_NUMERIC: (u8, i8) = (38, 10);
 
 /// The columns of an answer.
 pub fn fields(schema: &Schema, format: &Format) -> PgWireResult<Arc<Vec<FieldInfo>>> {
-    let field = |(at, field): (usize, &Arc<arrow::datatypes::Field>)| {
-        let datatype = match field.metadata().contains_key(JSON_MARK) {
-            true => Type::JSON,
-            false => pg_type(field.data_type())?,
-        };
+    if let Format::Individual(formats) = format
+        && formats.len() != schema.fields().len()
+    {
+        let message = format!(
+            "bind message has {} result formats but query has {} columns",
+            formats.len(),
+            schema.fields().len()
+        );
+        let info = ErrorInfo::new("ERROR".to_owned(), "08P01".to_owned(), message);
+        return Err(PgWireError::UserError(Box::new(info)));
+    }
+    let field = |(at, field): (usize, &Arc<Field>)| {
+        let datatype = type_of(field)?;
         let size = size_of(&datatype);
-        let info = FieldInfo::new(field.name().clone(), None, None, datatype, format.format_for(at));
+        let name = names::shown(field.name()).to_owned();
+        let info = FieldInfo::new(name, None, None, datatype, format.format_for(at));
         Ok::<FieldInfo, PgWireError>(info.with_type_size(size))
     };
     Ok(Arc::new(schema.fields().iter().enumerate().map(field).collect::<Result<_, _>>()?))
 }
 
-/// The type of PostgreSQL that values of a type are given as.
-pub fn pg_type(data_type: &DataType) -> PgWireResult<Type> {
-    match data_type {
+fn type_of(field: &Arc<Field>) -> PgWireResult<Type> {
+    match field.data_type() {
+        _ if field.metadata().contains_key(JSON_MARK) => Ok(Type::JSON),
         // PostgreSQL gives a NULL without a type as text, too.
         DataType::Null => Ok(Type::TEXT),
-        other => into_pg_type(other),
+        // row_number() and its like.
+        DataType::UInt64 => Ok(Type::INT8),
+        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal256(..) => Ok(Type::NUMERIC),
+        _ => field_into_pg_type(field),
     }
+}
+
+/// The type of PostgreSQL that values of a type are given as.
+pub fn pg_type(data_type: &DataType) -> PgWireResult<Type> {
+    type_of(&Arc::new(Field::new("", data_type.clone(), true)))
 }
 
 fn size_of(datatype: &Type) -> i16 {
     match *datatype {
-        Type::BOOL => 1,
+        Type::BOOL | Type::CHAR => 1,
         Type::INT2 => 2,
         Type::INT4 | Type::FLOAT4 | Type::DATE | Type::OID => 4,
         Type::INT8 | Type::FLOAT8 | Type::TIMESTAMP | Type::TIMESTAMPTZ | Type::TIME => 8,
         Type::INTERVAL => 16,
+        Type::NAME => 64,
         _ => -1,
     }
 }
 
 /// The rows of batches, one by one, made when they are taken.
 pub fn encoded(
-    batches: impl Stream<Item = Result<arrow::array::RecordBatch, DataFusionError>> + Send + 'static,
+    batches: impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send + 'static,
     fields: Arc<Vec<FieldInfo>>,
 ) -> impl Stream<Item = PgWireResult<DataRow>> + Send {
     batches.flat_map(move |batch| match batch {
         Ok(batch) => {
-            let mut encoder = RowEncoder::new(batch, Arc::clone(&fields));
-            stream::iter(std::iter::from_fn(move || encoder.next_row())).left_stream()
+            let (mut encoder, fields) = (DataRowEncoder::new(Arc::clone(&fields)), Arc::clone(&fields));
+            let rows = (0..batch.num_rows()).map(move |row| {
+                for (at, field) in fields.iter().enumerate() {
+                    encode(&mut encoder, &batch, at, row, field)?;
+                }
+                Ok(encoder.take_row())
+            });
+            stream::iter(rows).left_stream()
         }
         Err(error) => {
             let error = pg_error(&SqlError::from(error));
             stream::once(async move { Err(error) }).right_stream()
         }
     })
+}
+
+/// One value.
+fn encode(
+    encoder: &mut DataRowEncoder,
+    batch: &RecordBatch,
+    at: usize,
+    row: usize,
+    field: &FieldInfo,
+) -> PgWireResult<()> {
+    let column = batch.column(at);
+    if column.is_null(row) {
+        return encoder.encode_field(&None::<i8>);
+    }
+    if field.format() == FieldFormat::Text
+        && let Some(text) = text::of(column, row)
+    {
+        return encoder.encode_field(&Numeric::new(text, false));
+    }
+    let numeric = |text: String, (precision, scale): (u8, i8)| {
+        Numeric::new(text, (precision, scale) == UNBOUND_NUMERIC)
+    };
+    match column.data_type() {
+        DataType::Decimal32(p, s) => encoder
+            .encode_field(&numeric(column.as_primitive::<Decimal32Type>().value_as_string(row), (*p, *s))),
+        DataType::Decimal64(p, s) => encoder
+            .encode_field(&numeric(column.as_primitive::<Decimal64Type>().value_as_string(row), (*p, *s))),
+        DataType::Decimal128(p, s) => encoder
+            .encode_field(&numeric(column.as_primitive::<Decimal128Type>().value_as_string(row), (*p, *s))),
+        DataType::Decimal256(p, s) => encoder
+            .encode_field(&numeric(column.as_primitive::<Decimal256Type>().value_as_string(row), (*p, *s))),
+        DataType::UInt64 => {
+            let value = column.as_primitive::<UInt64Type>().value(row);
+            let value = i64::try_from(value).map_err(|_| {
+                let message = format!("{value} is out of range for type bigint");
+                pg_error(&SqlError::State { code: "22003", message })
+            })?;
+            encoder.encode_field(&value)
+        }
+        _ => encode_value(encoder, column, row, batch.schema_ref().field(at), field),
+    }
 }

@@ -5,8 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use datafusion::common::ParamValues;
+use datafusion::logical_expr::LogicalPlan;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, stream};
 use parking_lot::Mutex;
 use pgwire::api::Type;
@@ -15,22 +18,53 @@ use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo, QueryResponse
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::response::TransactionStatus;
 use pgwire::messages::startup::ParameterStatus;
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::parameters;
+use super::copy::Writer;
+use super::cursors::{Cursors, Progress, taken};
 use super::rows::{encoded, fields, pg_type};
 use super::session::Session;
+use super::{inferred, parameters};
 use crate::audit::{Asker, Auditor};
 use crate::engine::{Engine, Planner};
 use crate::error::SqlError;
 use crate::query::Query;
 use crate::running::Running;
-use crate::statement::{QueryText, Statement, parse_all};
+use crate::statement::{Copy, Declare, Fetch, QueryText, Statement, parse_all};
 
 /// An error as clients take it.
 pub fn pg_error(error: &SqlError) -> PgWireError {
     let mut info = ErrorInfo::new("ERROR".to_owned(), error.code().to_owned(), error.to_string());
-    info.hint = error.hint().map(str::to_owned);
+    info.hint = error.hint();
+    info.position = error.position().map(|position| position.to_string());
     PgWireError::UserError(Box::new(info))
+}
+
+/// The same error, its place counted in the whole text that the client has sent. What was written out for the engine has no place there.
+pub fn placed(error: PgWireError, text: &str, statement: &Statement) -> PgWireError {
+    let PgWireError::UserError(mut info) = error else { return error };
+    let before = query_of(statement)
+        .and_then(|query| text.find(query.sql.trim()))
+        .map(|at| text[..at].chars().count());
+    let position = info.position.as_deref().and_then(|position| position.parse::<usize>().ok());
+    info.position = position.zip(before).map(|(position, before)| (position + before).to_string());
+    PgWireError::UserError(info)
+}
+
+fn query_of(statement: &Statement) -> Option<&QueryText> {
+    match statement {
+        Statement::Query(query) | Statement::Explain { query, .. } => Some(query),
+        Statement::Copy(copy) => Some(&copy.query),
+        Statement::Declare(declare) => Some(&declare.query),
+        Statement::Fetch(_)
+        | Statement::Close(_)
+        | Statement::Set(_)
+        | Statement::Show(_)
+        | Statement::Begin
+        | Statement::Commit
+        | Statement::Rollback
+        | Statement::Nothing(_) => None,
+    }
 }
 
 /// A statement that was parsed, with what its client is told of it before it runs.
@@ -45,10 +79,22 @@ pub struct Prepared {
 /// What a statement gives.
 pub enum Outcome {
     Rows(QueryResponse, Option<Arc<Query>>),
+    Copy(CopyOut),
     /// Nothing but a tag, and perhaps a setting that the client must be told of.
     Done(Tag, Option<ParameterStatus>),
     /// Another state of the transaction.
     Transaction(Tag, TransactionStatus),
+}
+
+/// The rows of a COPY, as they are written.
+pub struct CopyOut {
+    pub columns: usize,
+    pub is_binary: bool,
+    /// Before and behind all rows.
+    pub head: Option<Bytes>,
+    pub tail: Option<Bytes>,
+    pub rows: BoxStream<'static, PgWireResult<Bytes>>,
+    pub query: Arc<Query>,
 }
 
 /// Answers statements.
@@ -64,6 +110,13 @@ pub trait Answers: Send + Sync {
 
     /// Notes a statement that is not understood. Gives what its client is told.
     fn refused<'a>(&'a self, text: &'a str, error: SqlError) -> BoxFuture<'a, PgWireError>;
+
+    /// A place among the statements that run, for those that need one. It is held while rows are sent, and not while a client does
+    /// not ask for more of them.
+    fn place<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Option<OwnedSemaphorePermit>>;
+
+    /// The columns of a cursor.
+    fn cursor(&self, name: &str) -> Option<SchemaRef>;
 
     fn execute<'a>(
         &'a self,
@@ -94,6 +147,7 @@ pub struct Statements {
     session: Arc<Mutex<Session>>,
     auditor: Auditor,
     peer: SocketAddr,
+    cursors: Cursors,
 }
 
 impl Answers for Statements {
@@ -110,6 +164,23 @@ impl Answers for Statements {
 
     fn refused<'a>(&'a self, text: &'a str, error: SqlError) -> BoxFuture<'a, PgWireError> {
         Box::pin(async move { pg_error(&self.auditor.refused(self.asker(), text, error).await) })
+    }
+
+    fn place<'a>(&'a self, statement: &'a Statement) -> BoxFuture<'a, Option<OwnedSemaphorePermit>> {
+        Box::pin(async move {
+            match (statement, query_of(statement)) {
+                (_, Some(query)) => self.engine.place(query).await,
+                (Statement::Fetch(fetch), None) => {
+                    let cursor = self.cursors.find(&fetch.name).ok()?;
+                    self.engine.place(&cursor.declared.query).await
+                }
+                (_, None) => None,
+            }
+        })
+    }
+
+    fn cursor(&self, name: &str) -> Option<SchemaRef> {
+        self.cursors.find(name).ok().map(|cursor| Arc::clone(&cursor.schema))
     }
 
     fn execute<'a>(
@@ -133,12 +204,30 @@ impl Answers for Statements {
                 Statement::Begin => {
                     Ok(Outcome::Transaction(Tag::new("BEGIN"), status.to_in_transaction_state()))
                 }
+                Statement::Copy(copy) => self.copy(copy, values).await,
+                Statement::Declare(declared) => {
+                    if matches!(status, TransactionStatus::Idle) && !declared.hold {
+                        let message = "DECLARE CURSOR can only be used in transaction blocks".to_owned();
+                        return Err(pg_error(&SqlError::State { code: "25P01", message }));
+                    }
+                    self.declare(declared, values).await.map_err(|e| pg_error(&e))?;
+                    Ok(Outcome::Done(Tag::new("DECLARE CURSOR"), None))
+                }
+                Statement::Fetch(fetch) => self.fetch(fetch, format).await,
+                Statement::Close(name) => {
+                    self.cursors.close(name.as_deref()).map_err(|e| pg_error(&e))?;
+                    Ok(Outcome::Done(Tag::new("CLOSE CURSOR"), None))
+                }
                 // Of a transaction that failed, nothing is left to commit.
                 Statement::Commit => {
+                    self.cursors.end_transaction();
                     let tag = if matches!(status, TransactionStatus::Error) { "ROLLBACK" } else { "COMMIT" };
                     Ok(Outcome::Transaction(Tag::new(tag), status.to_idle_state()))
                 }
-                Statement::Rollback => Ok(Outcome::Transaction(Tag::new("ROLLBACK"), status.to_idle_state())),
+                Statement::Rollback => {
+                    self.cursors.end_transaction();
+                    Ok(Outcome::Transaction(Tag::new("ROLLBACK"), status.to_idle_state()))
+                }
                 Statement::Nothing(tag) => Ok(Outcome::Done(Tag::new(tag), None)),
             }
         })
@@ -173,7 +262,7 @@ impl Statements {
         auditor: Auditor,
         peer: SocketAddr,
     ) -> Statements {
-        Statements { engine, session, auditor, peer }
+        Statements { engine, session, auditor, peer, cursors: Cursors::default() }
     }
 
     fn asker(&self) -> Asker {
@@ -200,17 +289,50 @@ impl Statements {
         values: Option<ParamValues>,
         format: &Format,
     ) -> PgWireResult<Outcome> {
-        let place = self.engine.place(query).await;
         let running = self.start(query, values).await.map_err(|e| pg_error(&e))?;
         let Running { schema, rows, query, .. } = running;
         let fields = fields(&schema, format)?;
-        // The place is given back when the rows are at their end, or dropped.
-        let rows = rows.map(move |batch| {
-            let _ = &place;
-            batch
-        });
         let rows = encoded(rows, Arc::clone(&fields));
         Ok(Outcome::Rows(QueryResponse::new(fields, rows), Some(query)))
+    }
+
+    async fn copy(&self, copy: &Copy, values: Option<ParamValues>) -> PgWireResult<Outcome> {
+        let running = self.start(&copy.query, values).await.map_err(|e| pg_error(&e))?;
+        let Running { schema, rows, query, .. } = running;
+        let fields = fields(&schema, &Writer::row_format(&copy.format))?;
+        let writer = Writer::new(copy.format.clone(), &fields);
+        let (columns, is_binary) = (fields.len(), writer.is_binary());
+        let (head, tail) = (writer.head(&fields), writer.tail());
+        let rows = encoded(rows, fields).map(move |row| Ok(writer.row(&row?))).boxed();
+        Ok(Outcome::Copy(CopyOut { columns, is_binary, head, tail, rows, query }))
+    }
+
+    async fn declare(&self, declared: &Declare, values: Option<ParamValues>) -> Result<(), SqlError> {
+        self.cursors.check_new(&declared.name)?;
+        let running = self.start(&declared.query, values.clone()).await?;
+        self.cursors.add(declared, values, running)
+    }
+
+    async fn fetch(&self, fetch: &Fetch, format: &Format) -> PgWireResult<Outcome> {
+        let cursor = self.cursors.find(&fetch.name).map_err(|e| pg_error(&e))?;
+        let format = if cursor.declared.binary { &Format::UnifiedBinary } else { format };
+        let mut progress = cursor.progress().map_err(|e| pg_error(&e))?;
+        if fetch.rewind && !progress.is_at_start() {
+            let again = self.start(&cursor.declared.query, cursor.values.clone()).await;
+            *progress = Progress::of(again.map_err(|e| pg_error(&e))?);
+        }
+        let mut rows = Box::pin(taken(progress, fetch.rows));
+        if fetch.only_move {
+            let mut count = 0;
+            while let Some(batch) = rows.next().await {
+                count += batch.map_err(|e| pg_error(&SqlError::from(e)))?.num_rows();
+            }
+            return Ok(Outcome::Done(Tag::new("MOVE").with_rows(count), None));
+        }
+        let fields = fields(&cursor.schema, format)?;
+        let mut response = QueryResponse::new(Arc::clone(&fields), encoded(rows, fields));
+        response.set_command_tag("FETCH");
+        Ok(Outcome::Rows(response, None))
     }
 
     async fn start(&self, query: &QueryText, values: Option<ParamValues>) -> Result<Running, SqlError> {
@@ -236,7 +358,6 @@ impl Statements {
         values: Option<ParamValues>,
     ) -> PgWireResult<Outcome> {
         let failed = |e: SqlError| pg_error(&e);
-        let _place = self.engine.place(query).await;
         let lines = match analyze {
             true => {
                 let mut running = self.start(query, values).await.map_err(failed)?;
@@ -279,15 +400,24 @@ impl Statements {
                 return Err(pg_error(&SqlError::Syntax(why)));
             }
         };
+        let whole = statement.clone();
+        let prepared = self.prepare_statement(statement, declared).await;
+        prepared.map(Some).map_err(|error| placed(error, text, &whole))
+    }
+
+    async fn prepare_statement(
+        &self,
+        statement: Statement,
+        declared: &[Option<Type>],
+    ) -> PgWireResult<Prepared> {
         let one_column = |name: &str| {
             let field = arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Utf8, true);
             Some(Arc::new(arrow::datatypes::Schema::new(vec![field])))
         };
-        Ok(Some(match statement {
+        Ok(match statement {
             Statement::Query(query) => self.prepare_query(query, declared).await?,
             Statement::Explain { query, analyze } => {
-                let Prepared { statement, parameters, .. } = self.prepare_query(query, declared).await?;
-                let Statement::Query(query) = statement else { unreachable!("a query stays one") };
+                let (query, parameters) = self.prepare_inner(query, declared).await?;
                 let schema = one_column("QUERY PLAN");
                 Prepared { statement: Statement::Explain { query, analyze }, parameters, schema }
             }
@@ -295,24 +425,66 @@ impl Statements {
                 let schema = one_column(if name == "all" { "setting" } else { &name });
                 Prepared { statement: Statement::Show(name), parameters: Vec::new(), schema }
             }
+            Statement::Copy(copy) => {
+                let (query, parameters) = self.prepare_inner(copy.query, declared).await?;
+                let statement = Statement::Copy(Copy { query, ..copy });
+                Prepared { statement, parameters, schema: None }
+            }
+            Statement::Declare(declare) => {
+                let (query, parameters) = self.prepare_inner(declare.query, declared).await?;
+                let statement = Statement::Declare(Declare { query, ..declare });
+                Prepared { statement, parameters, schema: None }
+            }
+            Statement::Fetch(fetch) => {
+                let cursor = self.cursors.find(&fetch.name).map_err(|e| pg_error(&e))?;
+                let schema = (!fetch.only_move).then(|| Arc::clone(&cursor.schema));
+                Prepared { statement: Statement::Fetch(fetch), parameters: Vec::new(), schema }
+            }
             other @ (Statement::Set(_)
+            | Statement::Close(_)
             | Statement::Begin
             | Statement::Commit
             | Statement::Rollback
             | Statement::Nothing(_)) => Prepared { statement: other, parameters: Vec::new(), schema: None },
-        }))
+        })
+    }
+
+    /// A query that is part of a statement.
+    async fn prepare_inner(
+        &self,
+        query: QueryText,
+        declared: &[Option<Type>],
+    ) -> PgWireResult<(QueryText, Vec<Type>)> {
+        let Prepared { statement, parameters, .. } = self.prepare_query(query, declared).await?;
+        let Statement::Query(query) = statement else { unreachable!("a query stays one") };
+        Ok((query, parameters))
+    }
+
+    async fn planned(&self, query: &QueryText) -> PgWireResult<LogicalPlan> {
+        let planner: Planner = self.engine.begin(query);
+        match planner.plan().await {
+            Ok(plan) => Ok(plan),
+            Err(error) => Err(self.refused(&query.asked, error).await),
+        }
     }
 
     async fn prepare_query(&self, mut query: QueryText, declared: &[Option<Type>]) -> PgWireResult<Prepared> {
-        query.sql = with_casts(&query.sql, declared);
-        if let Some(first) = query.follow.as_mut().and_then(|follow| follow.first.as_mut()) {
-            *first = with_casts(first, declared);
+        // A client's own word, or what the statement itself casts to.
+        let mut declared = declared.to_vec();
+        for (at, found) in inferred::from_casts(&query.sql) {
+            inferred::note(&mut declared, at, found);
         }
-        let planner: Planner = self.engine.begin(&query);
-        let plan = match planner.plan().await {
-            Ok(plan) => plan,
-            Err(error) => return Err(self.refused(&query.asked, error).await),
-        };
+        let written = query.clone();
+        cast(&mut query, &written, &declared);
+        let mut plan = self.planned(&query).await?;
+        let lists = inferred::from_lists(&plan);
+        if !lists.is_empty() {
+            for (at, item) in lists {
+                inferred::note(&mut declared, at, pg_type(&item)?);
+            }
+            cast(&mut query, &written, &declared);
+            plan = self.planned(&query).await?;
+        }
         let inferred = plan.get_parameter_types().map_err(|e| pg_error(&SqlError::from(e)))?;
         let numbers = inferred.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok());
         let count = numbers.max().unwrap_or(0).max(declared.len());
@@ -327,6 +499,14 @@ impl Statements {
         }
         let schema = Arc::clone(plan.schema().inner());
         Ok(Prepared { statement: Statement::Query(query), parameters, schema: Some(schema) })
+    }
+}
+
+/// Writes the texts of a query with their parameters' types.
+fn cast(query: &mut QueryText, written: &QueryText, declared: &[Option<Type>]) {
+    query.sql = with_casts(&written.sql, declared);
+    if let (Some(follow), Some(written)) = (&mut query.follow, &written.follow) {
+        follow.first = written.first.as_ref().map(|first| with_casts(first, declared));
     }
 }
 

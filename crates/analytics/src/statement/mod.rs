@@ -4,12 +4,16 @@
 //! sets or shows something of the session is read here ([`session`]), and everything that would change something is refused.
 
 mod complexity;
+mod copy;
+mod cursor;
 mod session;
 mod short;
 mod table_ref;
 mod tokens;
 mod within;
 
+pub use copy::{Copy, CopyFormat, Force, TextFormat};
+pub use cursor::{Declare, Fetch};
 pub use session::Setting;
 
 use kafscale_storage::scan::Range;
@@ -26,6 +30,11 @@ pub enum Statement {
         /// Also runs it, and tells what that took.
         analyze: bool,
     },
+    Copy(Copy),
+    Declare(Declare),
+    Fetch(Fetch),
+    /// One cursor, or all.
+    Close(Option<String>),
     Set(Setting),
     Show(String),
     Begin,
@@ -38,7 +47,10 @@ pub enum Statement {
 impl Statement {
     /// Whether it goes on until its client ends it.
     pub fn is_endless(&self) -> bool {
-        matches!(self, Statement::Query(query) if query.follow.is_some())
+        match self {
+            Statement::Query(query) | Statement::Copy(Copy { query, .. }) => query.follow.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -99,9 +111,12 @@ fn parse(tokens: &Tokens) -> Result<Statement, SqlError> {
         "RELEASE" => Statement::Nothing("RELEASE"),
         "DISCARD" => Statement::Nothing("DISCARD ALL"),
         "DEALLOCATE" => Statement::Nothing("DEALLOCATE"),
-        "CLOSE" => Statement::Nothing("CLOSE CURSOR"),
+        "COPY" => copy::copy(tokens)?,
+        "DECLARE" => cursor::declare(tokens)?,
+        "FETCH" | "MOVE" => cursor::fetch(tokens)?,
+        "CLOSE" => cursor::close(tokens)?,
         "UNLISTEN" => Statement::Nothing("UNLISTEN"),
-        "PREPARE" | "EXECUTE" | "DECLARE" | "FETCH" | "MOVE" | "LISTEN" | "LOCK" => {
+        "PREPARE" | "EXECUTE" | "LISTEN" | "LOCK" => {
             return Err(SqlError::Unsupported(format!("{} is not supported", word(0))));
         }
         first if WRITES.contains(&first) => return Err(SqlError::ReadOnly(format!("{first} is refused"))),
@@ -110,13 +125,12 @@ fn parse(tokens: &Tokens) -> Result<Statement, SqlError> {
 }
 
 /// First words of statements that PostgreSQL knows and that change something or reach the server's files.
-const WRITES: [&str; 28] = [
+const WRITES: [&str; 27] = [
     "INSERT",
     "UPDATE",
     "DELETE",
     "MERGE",
     "TRUNCATE",
-    "COPY",
     "CREATE",
     "DROP",
     "ALTER",

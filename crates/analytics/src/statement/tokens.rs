@@ -24,7 +24,12 @@ impl Tokens {
         // Escapes stay as they are written, since the text is put together again.
         let tokenized = Tokenizer::new(&PostgreSqlDialect {}, text).with_unescape(false).tokenize();
         let all = tokenized.map_err(|e| SqlError::Syntax(e.to_string()))?;
-        Ok(Tokens { all })
+        // E'…' is the exception: what it stands for is written without escapes.
+        let plain = |token| match token {
+            Token::EscapedStringLiteral(text) => Token::SingleQuotedString(text.replace('\'', "''")),
+            other => other,
+        };
+        Ok(Tokens { all: all.into_iter().map(plain).collect() })
     }
 
     /// At semicolons; without statements that say nothing.
