@@ -16,7 +16,7 @@ const NESTING_MAX: usize = 100;
 const CHAIN_MAX: usize = 10_000;
 /// As in PostgreSQL.
 const COLUMNS_MAX: usize = 1_664;
-/// The planner looks at all columns of all tables for each of them.
+/// Or queries of a UNION. The planner looks at all of them for each of them.
 const TABLES_MAX: usize = 100;
 
 /// What WITH names may be named, by each other too: the planner writes each of them out.
@@ -145,7 +145,7 @@ impl Level {
                     self.list = List::Tables;
                     return 1;
                 }
-                "JOIN" => return 1,
+                "JOIN" | "UNION" | "EXCEPT" | "INTERSECT" => return 1,
                 "WHERE" | "GROUP" | "HAVING" | "ORDER" | "LIMIT" | "WINDOW" => self.list = List::Other,
                 _ => {}
             },
@@ -181,6 +181,7 @@ mod tests {
             format!("SELECT 1{}", " UNION SELECT 1".repeat(20_000)),
             format!("SELECT {}", "1,".repeat(400_000)),
             format!("SELECT {}1", "1,".repeat(2_000)),
+            format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(200)),
             format!("SELECT 1 FROM a{}", ", a".repeat(200)),
             format!("SELECT 1 FROM a{}", " JOIN a ON true".repeat(200)),
         ] {
