@@ -13,6 +13,8 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -83,6 +85,8 @@ impl Engine {
         config.options_mut().execution.time_zone = Some("UTC".to_owned());
         // As PostgreSQL has it.
         config.options_mut().sql_parser.default_null_ordering = "nulls_max".to_owned();
+        // The two plans may say differently whether a column of constants can be NULL. That is no reason to refuse.
+        config.options_mut().execution.skip_physical_aggregate_schema_check = true;
         let mut builder =
             SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
         let functions = builder.scalar_functions().get_or_insert_default();
@@ -95,6 +99,7 @@ impl Engine {
         let base = builder
             // Nothing reads or writes files.
             .with_file_formats(Vec::new())
+            .with_physical_optimizer_rules(optimizer_rules())
             .with_table_factories(Default::default())
             .build();
         let bytes = |limit: Limit<ByteSize>| match limit {
@@ -163,6 +168,14 @@ impl Engine {
             (None, false) => Some(place(&self.places.of_others).await),
         }
     }
+}
+
+/// The engine's own, without the late push-down of filters: it finds columns by their names alone, and has applied a
+/// condition on one side of a join to the column of the same name of the other. Topics, all of which have columns of
+/// the same names, take no filters this late.
+fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let rules = PhysicalOptimizer::new().rules.into_iter();
+    rules.filter(|rule| !rule.name().starts_with("FilterPushdown")).collect()
 }
 
 fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> {
