@@ -10,7 +10,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql analytics demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql analytics demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -72,6 +72,10 @@ bench: bench-build ## measure KafScale, rivals and the hardware for about an hou
 
 bench-quick: bench-build ## measure KafScale and the hardware, in under two minutes once it is built
 	@$(BENCH) --quick $(BENCH_ARGS)
+
+bench-sql: build analytics ## measure SQL over topics beside DuckDB, and write its section of docs/benchmarks.md
+	@tests/setup sql
+	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale KAFSCALE_ANALYTICS_BIN=$(abspath $(TARGET_DIR))/release/kafscale-analytics bench/sql --docs $(BENCH_ARGS)
 
 bench-micro: ## time the hot functions one by one, with what they allocate
 	cargo bench --locked -p kafscale-core --bench batches

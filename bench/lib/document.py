@@ -1,5 +1,7 @@
 """docs/benchmarks.md and its plots, written from the figures of a run; nothing in it is written by hand but what stands here."""
 
+import re
+
 import goals
 import plots
 from scenarios import SETS
@@ -45,9 +47,16 @@ def write(rows):
     figures = goals.Figures(rows)
     PLOTS.mkdir(parents=True, exist_ok=True)
     parts = [INTRODUCTION.format(put_ms=1000 * figures.machine.get("put_delay_s", 0)), machine(figures), goal_section(figures), plot_section(figures),
-             unpinned(figures), every_figure(figures), hardware(figures), changes(), commands(figures), missing(figures)]
+             unpinned(figures), every_figure(figures), hardware(figures), of_sql(), changes(), commands(figures), missing(figures)]
     DOCUMENT.write_text("\n".join(part for part in parts if part))
     return DOCUMENT
+
+
+def of_sql():
+    """The section that `bench/sql --docs` has written stays."""
+    text = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+    found = re.search(r"^## SQL over topics\n.*?(?=^## |\Z)", text, re.M | re.S)
+    return found and found[0]
 
 
 def table(headings, lines):
