@@ -10,7 +10,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql analytics demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -28,6 +28,9 @@ analytics: ## build the program that answers SQL; `kafscale sql` starts it
 	cargo build --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR)
 	@mkdir -p $(TARGET_DIR)/release
 	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
+
+analytics-test: ## the unit tests of the program that answers SQL
+	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --lib
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up

@@ -129,6 +129,8 @@ pub fn array_of(text: &str) -> Option<Expr> {
             '\\' => item.push(chars.next()?),
             '"' => (in_quotes, was_quoted) = (!in_quotes, true),
             ',' if !in_quotes => push(&mut item, &mut was_quoted, &mut items),
+            // Around quotes, blanks stand for nothing.
+            c if c.is_whitespace() && !in_quotes && (item.is_empty() || was_quoted) => {}
             c => item.push(c),
         }
     }
@@ -161,7 +163,7 @@ mod tests {
     #[test]
     fn literals_are_read_as_postgresql_reads_them() {
         assert_eq!(
-            array_of("{a, \"b,c\",NULL,\"NULL\"}").unwrap().to_string(),
+            array_of("{a, \"b,c\" ,NULL,\"NULL\"}").unwrap().to_string(),
             "ARRAY['a', 'b,c', NULL, 'NULL']"
         );
         assert_eq!(array_of("{}").unwrap().to_string(), "ARRAY[]");

@@ -99,6 +99,7 @@ fn constants() -> Vec<(String, ScalarValue)> {
         ("pg_is_in_recovery", no.clone()),
         ("pg_relation_is_publishable", no),
         ("pg_backend_pid", ScalarValue::Int32(Some(1))),
+        ("pg_my_temp_schema", ScalarValue::Int64(Some(0))),
         ("pg_postmaster_start_time", no_text.clone()),
         ("pg_export_snapshot", text("0")),
         ("pg_function_is_visible", yes.clone()),

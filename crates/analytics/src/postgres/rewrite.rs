@@ -64,6 +64,11 @@ impl VisitorMut for Words {
             Expr::Function(Function { args: FunctionArguments::Subquery(query), .. }) if is_empty(query) => {
                 *expr = null();
             }
+            Expr::Function(Function { args: FunctionArguments::Subquery(query), .. }) => {
+                if let Some(list) = list_of(query) {
+                    *expr = list;
+                }
+            }
             Expr::Function(function) => {
                 strip_catalog(&mut function.name);
                 synonym(&mut function.name);
@@ -118,6 +123,12 @@ impl VisitorMut for Words {
         // A function as a table.
         if let TableFactor::Table { name, args: Some(_), alias, .. } = factor {
             strip_catalog(name);
+            if only_name_of(name).is_some_and(|name| name == "pg_get_keywords") {
+                if let Some(words) = keywords(alias.as_ref()) {
+                    *factor = words;
+                }
+                return ControlFlow::Continue(());
+            }
             // Its only column is called as the function is.
             let called = match alias {
                 Some(alias) => Some(alias.name.clone()),
@@ -162,6 +173,38 @@ fn operator(name: &str) -> Option<BinaryOperator> {
     })
 }
 
+/// `ARRAY(SELECT x … ORDER BY y)`, which the engine does not know, as `(SELECT array_agg(x ORDER BY y) …)`.
+fn list_of(query: &Query) -> Option<Expr> {
+    let SetExpr::Select(select) = &*query.body else { return None };
+    let is_plain = matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty())
+        && select.having.is_none()
+        && select.distinct.is_none()
+        && query.limit_clause.is_none()
+        && query.with.is_none()
+        && !single::is_aggregate(select);
+    let [SelectItem::UnnamedExpr(item) | SelectItem::ExprWithAlias { expr: item, .. }] =
+        &select.projection[..]
+    else {
+        return None;
+    };
+    if !is_plain {
+        return None;
+    }
+    let order = match query.order_by.as_ref().map(ToString::to_string) {
+        // The only column by its number.
+        Some(order) => order.replace("ORDER BY 1", &format!("ORDER BY {item}")),
+        None => String::new(),
+    };
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &format!("SELECT array_agg({item} {order})"));
+    let Statement::Query(aggregate) = parsed.ok()?.pop()? else { return None };
+    let SetExpr::Select(mut aggregate) = *aggregate.body else { return None };
+    let mut made = query.clone();
+    made.order_by = None;
+    let SetExpr::Select(select) = &mut *made.body else { return None };
+    select.projection = std::mem::take(&mut aggregate.projection);
+    Some(Expr::Subquery(Box::new(made)))
+}
+
 /// `EXISTS` among the columns, which the engine only plans in conditions: whether there are rows is counted.
 fn exists(expr: &Expr) -> Option<Expr> {
     let Expr::Exists { subquery, negated } = expr else { return None };
@@ -192,6 +235,100 @@ fn exists(expr: &Expr) -> Option<Expr> {
     counted_select.selection.clone_from(&inner.selection);
     Some(Expr::Subquery(counted))
 }
+
+/// The words that PostgreSQL reserves (appendix C of its manual), with the columns of `pg_get_keywords()`.
+fn keywords(alias: Option<&TableAlias>) -> Option<TableFactor> {
+    let rows: Vec<String> = RESERVED.iter().map(|word| format!("('{word}', 'R', 'reserved')")).collect();
+    let sql = format!("SELECT 1 FROM (VALUES {}) AS k (word, catcode, catdesc)", rows.join(", "));
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?.pop()?;
+    let Statement::Query(query) = parsed else { return None };
+    let SetExpr::Select(mut select) = *query.body else { return None };
+    let mut made = select.from.pop()?.relation;
+    if let (TableFactor::Derived { alias: Some(made), .. }, Some(alias)) = (&mut made, alias) {
+        made.name.clone_from(&alias.name);
+    }
+    Some(made)
+}
+
+const RESERVED: [&str; 77] = [
+    "all",
+    "analyse",
+    "analyze",
+    "and",
+    "any",
+    "array",
+    "as",
+    "asc",
+    "asymmetric",
+    "both",
+    "case",
+    "cast",
+    "check",
+    "collate",
+    "column",
+    "constraint",
+    "create",
+    "current_catalog",
+    "current_date",
+    "current_role",
+    "current_time",
+    "current_timestamp",
+    "current_user",
+    "default",
+    "deferrable",
+    "desc",
+    "distinct",
+    "do",
+    "else",
+    "end",
+    "except",
+    "false",
+    "fetch",
+    "for",
+    "foreign",
+    "from",
+    "grant",
+    "group",
+    "having",
+    "in",
+    "initially",
+    "intersect",
+    "into",
+    "lateral",
+    "leading",
+    "limit",
+    "localtime",
+    "localtimestamp",
+    "not",
+    "null",
+    "offset",
+    "on",
+    "only",
+    "or",
+    "order",
+    "placing",
+    "primary",
+    "references",
+    "returning",
+    "select",
+    "session_user",
+    "some",
+    "symmetric",
+    "table",
+    "then",
+    "to",
+    "trailing",
+    "true",
+    "union",
+    "unique",
+    "user",
+    "using",
+    "variadic",
+    "when",
+    "where",
+    "window",
+    "with",
+];
 
 /// Another function as a table: a row with what it gives.
 fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
@@ -411,48 +548,76 @@ fn function_named(name: &str) -> Function {
 
 /// Whether a query cannot have rows, since it is about a table that has none.
 fn is_empty(query: &Query) -> bool {
-    query.with.is_none() && set_is_empty(&query.body)
+    query_is_empty(query, &mut Vec::new())
 }
 
-fn set_is_empty(set: &SetExpr) -> bool {
+/// `empty` are names of the queries before it (`WITH`) that have no rows.
+fn query_is_empty(query: &Query, empty: &mut Vec<String>) -> bool {
+    let known = empty.len();
+    for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+        if query_is_empty(&table.query, empty) {
+            empty.push(table.alias.name.value.to_lowercase());
+        }
+    }
+    let found = set_is_empty(&query.body, empty);
+    empty.truncate(known);
+    found
+}
+
+fn set_is_empty(set: &SetExpr, empty: &mut Vec<String>) -> bool {
     match set {
-        SetExpr::Select(select) => select_is_empty(select),
-        SetExpr::Query(query) => is_empty(query),
-        SetExpr::SetOperation { left, right, .. } => set_is_empty(left) && set_is_empty(right),
+        SetExpr::Select(select) => select_is_empty(select, empty),
+        SetExpr::Query(query) => query_is_empty(query, empty),
+        SetExpr::SetOperation { left, right, .. } => set_is_empty(left, empty) && set_is_empty(right, empty),
         _ => false,
     }
 }
 
-fn select_is_empty(select: &Select) -> bool {
+fn select_is_empty(select: &Select, empty: &mut Vec<String>) -> bool {
     // An aggregate has a row also of nothing, unless it is one for each group.
     let has_groups = !matches!(&select.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty());
-    (has_groups || !single::is_aggregate(select)) && select.from.iter().any(from_is_empty)
+    (has_groups || !single::is_aggregate(select)) && select.from.iter().any(|from| from_is_empty(from, empty))
 }
 
-fn from_is_empty(from: &TableWithJoins) -> bool {
-    factor_is_empty(&from.relation)
+fn from_is_empty(from: &TableWithJoins, empty: &mut Vec<String>) -> bool {
+    factor_is_empty(&from.relation, empty)
         || from.joins.iter().any(|join| {
             let inner = matches!(
                 join.join_operator,
                 JoinOperator::Join(_) | JoinOperator::Inner(_) | JoinOperator::CrossJoin(_)
             );
-            inner && factor_is_empty(&join.relation)
+            inner && factor_is_empty(&join.relation, empty)
         })
 }
 
-fn factor_is_empty(factor: &TableFactor) -> bool {
+/// Columns of PostgreSQL's catalogs that have lists there.
+const ALWAYS_NULL: [&str; 8] =
+    ["attacl", "attfdwoptions", "attoptions", "datacl", "nspacl", "relacl", "reloptions", "typacl"];
+
+fn factor_is_empty(factor: &TableFactor, empty: &mut Vec<String>) -> bool {
     match factor {
         TableFactor::Table { name, args: None, .. } => {
             let parts: Vec<String> =
                 name.0.iter().filter_map(|part| part.as_ident()).map(|i| i.value.to_lowercase()).collect();
             match parts.as_slice() {
-                [table] => tables::is_always_empty(table),
+                [table] => empty.contains(table) || tables::is_always_empty(table),
                 [schema, table] if schema == CATALOG => tables::is_always_empty(table),
                 _ => false,
             }
         }
-        TableFactor::Derived { subquery, .. } => is_empty(subquery),
-        TableFactor::NestedJoin { table_with_joins, .. } => from_is_empty(table_with_joins),
+        // What is in a column that is always NULL.
+        TableFactor::Table { name, args: Some(args), .. } => {
+            let function =
+                name.0.last().and_then(|part| part.as_ident()).map(|name| name.value.to_lowercase());
+            let is_null = |arg: &FunctionArg| {
+                let text = arg.to_string().to_lowercase();
+                text.rsplit('.').next().is_some_and(|column| ALWAYS_NULL.contains(&column))
+            };
+            matches!(function.as_deref(), Some("unnest" | "pg_options_to_table" | "aclexplode"))
+                && args.args.first().is_some_and(is_null)
+        }
+        TableFactor::Derived { subquery, .. } => query_is_empty(subquery, empty),
+        TableFactor::NestedJoin { table_with_joins, .. } => from_is_empty(table_with_joins, empty),
         _ => false,
     }
 }
@@ -494,7 +659,10 @@ mod tests {
                 "SELECT pg_catalog.version() WHERE a OPERATOR(pg_catalog.~) '^x$' COLLATE pg_catalog.default",
                 "SELECT version() AS \"version\" WHERE a ~ '^x$'",
             ),
-            ("SELECT c.oid::pg_catalog.regclass FROM t c", "SELECT c.oid::TEXT AS \"oid\" FROM t c"),
+            (
+                "SELECT ARRAY(SELECT a || 'x' FROM t ORDER BY 1)",
+                "SELECT (SELECT array_agg(a || 'x' ORDER BY a || 'x') FROM t) AS \"array\"",
+            ),
             ("SELECT x::pg_catalog.text FROM t", "SELECT x::TEXT AS \"x\" FROM t"),
             (
                 "SELECT (SELECT adbin FROM pg_catalog.pg_attrdef d WHERE d.adnum = a.attnum) FROM pg_attribute a",
@@ -514,6 +682,9 @@ mod tests {
             ("SELECT 1 FROM (SELECT conname FROM pg_constraint) x, pg_class", true),
             ("SELECT 1 FROM pg_policy UNION ALL SELECT 1 FROM pg_trigger", true),
             ("SELECT count(*) FROM pg_policy", false),
+            ("WITH a AS (SELECT conname FROM pg_constraint), b AS (SELECT * FROM a) SELECT * FROM b", true),
+            ("WITH a AS (SELECT 1 FROM pg_constraint) SELECT 1 FROM pg_class UNION SELECT * FROM a", false),
+            ("SELECT x FROM pg_class c, unnest(c.reloptions) x", true),
             ("SELECT polrelid, count(*) FROM pg_policy GROUP BY polrelid", true),
             ("SELECT 1 FROM pg_class c LEFT JOIN pg_description d ON true", false),
             ("SELECT 1 FROM pg_policy UNION ALL SELECT 1 FROM pg_class", false),

@@ -5,9 +5,12 @@ use std::ops::ControlFlow;
 use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
-use datafusion::sql::sqlparser::ast::{self, Value, visit_expressions};
+use datafusion::sql::sqlparser::ast::{
+    self, LimitClause, Value, VisitMut as _, VisitorMut, visit_expressions,
+};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use pgwire::api::Type;
 
 use super::arrays::list_of;
@@ -21,6 +24,16 @@ fn place(name: &str) -> Option<usize> {
     (1..=MOST_PARAMETERS).contains(&number).then(|| number - 1)
 }
 
+/// How many parameters a text has. What of it cannot have rows is not planned, and its parameters are not found there.
+pub fn count(sql: &str) -> usize {
+    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().unwrap_or_default();
+    let numbers = tokens.iter().filter_map(|token| match token {
+        Token::Placeholder(name) => place(name),
+        _ => None,
+    });
+    numbers.max().map_or(0, |at| at + 1)
+}
+
 /// Unless the client has said something else.
 pub fn note(declared: &mut Vec<Option<Type>>, at: usize, found: Type) {
     if declared.len() <= at {
@@ -29,10 +42,11 @@ pub fn note(declared: &mut Vec<Option<Type>>, at: usize, found: Type) {
     declared[at].get_or_insert(found);
 }
 
-/// What parameters are cast to, by their places, counted from 0.
+/// What parameters are cast to, by their places, counted from 0. Those of LIMIT and OFFSET are counts of rows.
 pub fn from_casts(sql: &str) -> Vec<(usize, Type)> {
     let mut found = Vec::new();
-    let Ok(statements) = Parser::parse_sql(&PostgreSqlDialect {}, sql) else { return found };
+    let Ok(mut statements) = Parser::parse_sql(&PostgreSqlDialect {}, sql) else { return found };
+    let _ = statements.visit(&mut RowCounts(&mut found));
     for statement in &statements {
         let _ = visit_expressions(statement, |expr| {
             if let ast::Expr::Cast { expr, data_type, .. } = expr
@@ -46,6 +60,31 @@ pub fn from_casts(sql: &str) -> Vec<(usize, Type)> {
         });
     }
     found
+}
+
+struct RowCounts<'a>(&'a mut Vec<(usize, Type)>);
+
+impl VisitorMut for RowCounts<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut ast::Query) -> ControlFlow<()> {
+        let counts = match &query.limit_clause {
+            Some(LimitClause::LimitOffset { limit, offset, .. }) => {
+                [limit.as_ref(), offset.as_ref().map(|offset| &offset.value)]
+            }
+            Some(LimitClause::OffsetCommaLimit { offset, limit }) => [Some(limit), Some(offset)],
+            None => [None, None],
+        };
+        for expr in counts.into_iter().flatten() {
+            if let ast::Expr::Value(value) = expr
+                && let Value::Placeholder(name) = &value.value
+                && let Some(at) = place(name)
+            {
+                self.0.push((at, Type::INT8));
+            }
+        }
+        ControlFlow::Continue(())
+    }
 }
 
 fn type_of(data_type: &ast::DataType) -> Option<Type> {
@@ -96,6 +135,8 @@ mod tests {
         let found = from_casts("SELECT $1::bigint, CAST($3 AS text[]), $2::timestamptz FROM t WHERE a = $4");
         let expected = [(0, Type::INT8), (2, Type::TEXT_ARRAY), (1, Type::TIMESTAMPTZ)];
         assert_eq!(found, expected);
+        let found = from_casts("SELECT * FROM (SELECT 1 LIMIT $2) x LIMIT $1 OFFSET $3");
+        assert_eq!(found, [(0, Type::INT8), (2, Type::INT8), (1, Type::INT8)]);
         assert_eq!(from_casts("SELECT $0::int, $99999999::int, $x::int"), []);
         let mut declared = vec![Some(Type::INT4)];
         note(&mut declared, 0, Type::INT8);

@@ -486,8 +486,7 @@ impl Statements {
             plan = self.planned(&query).await?;
         }
         let inferred = plan.get_parameter_types().map_err(|e| pg_error(&SqlError::from(e)))?;
-        let numbers = inferred.keys().filter_map(|name| name.strip_prefix('$')?.parse::<usize>().ok());
-        let count = numbers.max().unwrap_or(0).max(declared.len());
+        let count = inferred::count(&written.sql).max(declared.len());
         let mut parameters = Vec::with_capacity(count);
         for at in 0..count {
             let inferred = inferred.get(&format!("${}", at + 1)).cloned().flatten();
