@@ -594,6 +594,11 @@ fn from_is_empty(from: &TableWithJoins, empty: &mut Vec<String>) -> bool {
 const ALWAYS_NULL: [&str; 8] =
     ["attacl", "attfdwoptions", "attoptions", "datacl", "nspacl", "relacl", "reloptions", "typacl"];
 
+fn is_null_column(expr: &str) -> bool {
+    let column = expr.to_lowercase();
+    column.rsplit('.').next().is_some_and(|column| ALWAYS_NULL.contains(&column))
+}
+
 fn factor_is_empty(factor: &TableFactor, empty: &mut Vec<String>) -> bool {
     match factor {
         TableFactor::Table { name, args: None, .. } => {
@@ -609,12 +614,11 @@ fn factor_is_empty(factor: &TableFactor, empty: &mut Vec<String>) -> bool {
         TableFactor::Table { name, args: Some(args), .. } => {
             let function =
                 name.0.last().and_then(|part| part.as_ident()).map(|name| name.value.to_lowercase());
-            let is_null = |arg: &FunctionArg| {
-                let text = arg.to_string().to_lowercase();
-                text.rsplit('.').next().is_some_and(|column| ALWAYS_NULL.contains(&column))
-            };
             matches!(function.as_deref(), Some("unnest" | "pg_options_to_table" | "aclexplode"))
-                && args.args.first().is_some_and(is_null)
+                && args.args.first().is_some_and(|arg| is_null_column(&arg.to_string()))
+        }
+        TableFactor::UNNEST { array_exprs, .. } => {
+            array_exprs.first().is_some_and(|expr| is_null_column(&expr.to_string()))
         }
         TableFactor::Derived { subquery, .. } => query_is_empty(subquery, empty),
         TableFactor::NestedJoin { table_with_joins, .. } => from_is_empty(table_with_joins, empty),
@@ -661,14 +665,14 @@ mod tests {
             ),
             (
                 "SELECT ARRAY(SELECT a || 'x' FROM t ORDER BY 1)",
-                "SELECT (SELECT array_agg(a || 'x' ORDER BY a || 'x') FROM t) AS \"array\"",
+                "SELECT (SELECT array_agg(a || 'x' ORDER BY a || 'x') AS \"array_agg\" FROM t) AS \"array\"",
             ),
             ("SELECT x::pg_catalog.text FROM t", "SELECT x::TEXT AS \"x\" FROM t"),
             (
                 "SELECT (SELECT adbin FROM pg_catalog.pg_attrdef d WHERE d.adnum = a.attnum) FROM pg_attribute a",
                 "SELECT NULL AS \"adbin\" FROM pg_attribute a",
             ),
-            ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE NOT false"),
+            ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE true"),
         ] {
             assert_eq!(rewritten(sql), expected, "{sql}");
         }

@@ -21,6 +21,8 @@ const TABLES_MAX: usize = 100;
 
 /// What WITH names may be named, by each other too: the planner writes each of them out.
 const EXPANSIONS_MAX: u64 = 1_000;
+/// Of one GROUP BY, as in PostgreSQL.
+const GROUPING_SETS_MAX: u64 = 4_096;
 
 /// What a comma stands between.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +50,10 @@ pub fn check(tokens: &Tokens) -> Result<(), SqlError> {
     }
     if expansions(tokens) > EXPANSIONS_MAX {
         return refused("the queries of WITH name each other too often".to_owned());
+    }
+    let sets = grouping_sets(tokens);
+    if sets > GROUPING_SETS_MAX {
+        return refused(format!("{sets} grouping sets, and {GROUPING_SETS_MAX} are the most"));
     }
     let (mut levels, mut tables) = (vec![Level::default()], 0);
     for (at, token) in tokens.all.iter().enumerate() {
@@ -107,6 +113,44 @@ fn expansions(tokens: &Tokens) -> u64 {
         }
     }
     known.values().copied().fold(total, u64::max)
+}
+
+/// How many sets CUBE, ROLLUP and GROUPING SETS stand for together, in the GROUP BY that has most.
+fn grouping_sets(tokens: &Tokens) -> u64 {
+    let places = tokens.significant();
+    let (mut most, mut sets) = (1_u64, 1_u64);
+    for (at, place) in places.iter().enumerate() {
+        let opens = places.get(at + 1).is_some_and(|next| tokens.all[*next] == Token::LParen);
+        if tokens.is(*place, "GROUP") {
+            sets = 1;
+        } else if opens && tokens.is(*place, "CUBE") {
+            let items = u32::try_from(items(tokens, &places[at + 1..])).unwrap_or(u32::MAX);
+            sets = sets.saturating_mul(2_u64.saturating_pow(items));
+        } else if opens && tokens.is(*place, "ROLLUP") {
+            sets = sets.saturating_mul(items(tokens, &places[at + 1..]).saturating_add(1));
+        } else if opens && tokens.is(*place, "SETS") {
+            sets = sets.saturating_mul(items(tokens, &places[at + 1..]));
+        }
+        most = most.max(sets);
+    }
+    most
+}
+
+/// Of the list that begins with the parenthesis at the first place.
+fn items(tokens: &Tokens, places: &[usize]) -> u64 {
+    let (mut depth, mut count) = (0_usize, 1);
+    for place in places {
+        match tokens.all[*place] {
+            Token::LParen | Token::LBracket => depth += 1,
+            Token::RParen | Token::RBracket => depth = depth.saturating_sub(1),
+            Token::Comma if depth == 1 => count += 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    count
 }
 
 fn opens_table(tokens: &Tokens, place: usize) -> bool {
@@ -187,6 +231,21 @@ mod tests {
         ] {
             assert!(refusal(&text).is_some(), "{}", &text[..40]);
         }
+    }
+
+    #[test]
+    fn grouping_sets_are_counted_before_they_are_made() {
+        let sets =
+            |text: &str| grouping_sets(&Tokens::of(&format!("SELECT 1 FROM t GROUP BY {text}")).unwrap());
+        assert_eq!(sets("a, b"), 1);
+        assert_eq!(sets("CUBE (a, (b, c), f(d, e))"), 8);
+        assert_eq!(sets("CUBE (a, b), ROLLUP (a, b), GROUPING SETS ((a, b), (c), ())"), 4 * 3 * 3);
+        let cube = |columns: usize| format!("SELECT 1 FROM t GROUP BY CUBE (a{})", ", a".repeat(columns - 1));
+        assert_eq!(refusal(&cube(12)), None);
+        for text in [cube(13), cube(1_000), format!("{0}, CUBE (a, b)", cube(12)), cube(64)] {
+            assert!(refusal(&text).is_some(), "{text}");
+        }
+        assert_eq!(refusal(&format!("({0}) UNION ({0})", cube(12))), None);
     }
 
     #[test]
