@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 mod casts;
+mod empty;
 pub mod errors;
 pub mod functions;
 pub mod information_schema;
