@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::allowed;
 use crate::catalog::{Catalog, Cluster, DATABASE, Database, PUBLIC};
+use crate::charged::charged;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
@@ -290,7 +291,8 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        Ok(stoppable(self.state.create_physical_plan(plan).await?, &self.query)?)
+        let plan = self.state.create_physical_plan(plan).await?;
+        Ok(charged(stoppable(plan, &self.query)?)?)
     }
 }
 

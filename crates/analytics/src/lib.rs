@@ -8,6 +8,7 @@
 pub mod allowed;
 pub mod audit;
 pub mod catalog;
+mod charged;
 pub mod engine;
 pub mod error;
 pub mod follow;
