@@ -174,6 +174,14 @@ fn operator(name: &str) -> Option<BinaryOperator> {
     })
 }
 
+/// The one SELECT of a text of our own, whose parts take the place of others.
+fn select_of(sql: &str) -> Option<Box<Select>> {
+    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?.pop()?;
+    let Statement::Query(query) = parsed else { return None };
+    let SetExpr::Select(select) = *query.body else { return None };
+    Some(select)
+}
+
 /// `ARRAY(SELECT x … ORDER BY y)`, which the engine does not know, as `(SELECT array_agg(x ORDER BY y) …)`.
 fn list_of(query: &Query) -> Option<Expr> {
     let SetExpr::Select(select) = &*query.body else { return None };
@@ -196,9 +204,7 @@ fn list_of(query: &Query) -> Option<Expr> {
         Some(order) => order.replace("ORDER BY 1", &format!("ORDER BY {item}")),
         None => String::new(),
     };
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &format!("SELECT array_agg({item} {order})"));
-    let Statement::Query(aggregate) = parsed.ok()?.pop()? else { return None };
-    let SetExpr::Select(mut aggregate) = *aggregate.body else { return None };
+    let mut aggregate = select_of(&format!("SELECT array_agg({item} {order})"))?;
     let mut made = query.clone();
     made.order_by = None;
     let SetExpr::Select(select) = &mut *made.body else { return None };
@@ -214,9 +220,7 @@ fn exists(expr: &Expr) -> Option<Expr> {
     }
     let operator = if *negated { "=" } else { ">" };
     let plain = "SELECT (SELECT count(*) > 0 FROM x)".replace('>', operator);
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &plain).ok()?.pop()?;
-    let Statement::Query(outer) = parsed else { return None };
-    let SetExpr::Select(mut outer) = *outer.body else { return None };
+    let mut outer = select_of(&plain)?;
     let Some(SelectItem::UnnamedExpr(Expr::Subquery(mut counted))) = outer.projection.pop() else {
         return None;
     };
@@ -241,10 +245,7 @@ fn exists(expr: &Expr) -> Option<Expr> {
 fn keywords(alias: Option<&TableAlias>) -> Option<TableFactor> {
     let rows: Vec<String> = RESERVED.iter().map(|word| format!("('{word}', 'R', 'reserved')")).collect();
     let sql = format!("SELECT 1 FROM (VALUES {}) AS k (word, catcode, catdesc)", rows.join(", "));
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?.pop()?;
-    let Statement::Query(query) = parsed else { return None };
-    let SetExpr::Select(mut select) = *query.body else { return None };
-    let mut made = select.from.pop()?.relation;
+    let mut made = select_of(&sql)?.from.pop()?.relation;
     if let (TableFactor::Derived { alias: Some(made), .. }, Some(alias)) = (&mut made, alias) {
         made.name.clone_from(&alias.name);
     }
@@ -338,10 +339,7 @@ fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
     let called = alias.as_ref().map_or_else(|| Ident::new(name.clone()), |alias| alias.name.clone());
     let values: Vec<String> = args.args.iter().map(ToString::to_string).collect();
     let sql = format!("SELECT 1 FROM (SELECT {name}({}) AS {called}) AS {called}", values.join(", "));
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?.pop()?;
-    let Statement::Query(query) = parsed else { return None };
-    let SetExpr::Select(mut select) = *query.body else { return None };
-    let mut made = select.from.pop()?.relation;
+    let mut made = select_of(&sql)?.from.pop()?.relation;
     if let (TableFactor::Derived { alias: made, .. }, Some(alias)) = (&mut made, alias) {
         *made = Some(alias.clone());
     }
