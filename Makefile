@@ -25,12 +25,12 @@ demo-sql: build analytics ## the demo with SQL beside it, for psql on 127.0.0.1:
 
 # A workspace and a target directory of its own: docs/adr/0023.
 analytics: ## build the program that answers SQL; `kafscale sql` starts it
-	cargo build --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR)
+	cargo build --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace
 	@mkdir -p $(TARGET_DIR)/release
 	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
 
 analytics-test: ## the unit tests of the program that answers SQL
-	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --lib
+	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace --lib
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up

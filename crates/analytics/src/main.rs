@@ -20,5 +20,5 @@ fn dispatch() -> Result<(), Failure> {
         .after_help(EXAMPLES);
     let command = SqlArgs::augment_args(command).mut_args(|arg| arg.hide_env(true));
     let args = SqlArgs::from_arg_matches(&command.try_get_matches()?)?;
-    kafscale_analytics::run::run(&args)
+    kafscale_sql::run::run(&args)
 }

@@ -1,4 +1,4 @@
-//! SQL over topics, read from the store without a broker: the `kafscale-analytics` program, which `kafscale sql` starts.
+//! SQL over topics, read from the store without a broker: what `kafscale sql` starts in the program `kafscale-analytics`.
 //!
 //! A statement goes through [`statement`] (what is asked for, the short forms written out), [`engine`] (the plan, checked by
 //! [`allowed`], and its execution) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
