@@ -1,1 +1,11 @@
 //! The perimeter: agents work on data collections under rules, and only filtered, audited answers leave.
+//!
+//! One governed path for every request: [`rules`] decide what a [`caller`] gets of a table (a [`shape`]), [`governed`] puts that
+//! into the plan at the scan, below everything that the caller wrote, and the answer says which rules shaped it. [`collection`]
+//! is where the data is.
+//!
+//! Invariant: nothing reads a collection's table but through the shape that the rules gave for its caller.
+
+pub mod caller;
+pub mod collection;
+pub mod shape;

@@ -1,0 +1,74 @@
+//! Where data is: one file for each kind of collection. A collection gives tables of the query engine, which push down what the
+//! source can do, and reads only.
+//!
+//! Invariant: a secret of a collection is in no error, log line or answer; errors of drivers are told by [`CollectionError`],
+//! whose `Display` is fit for a caller, and whose source is for the operator's log alone.
+
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use datafusion::catalog::TableProvider;
+use serde_json::Value;
+
+use crate::caller::Caller;
+
+/// What is open of a collection that the configuration declares.
+#[async_trait]
+pub trait Collection: Debug + Send + Sync {
+    /// As the configuration writes it, such as `postgres`.
+    fn kind(&self) -> &'static str;
+
+    /// The names of its tables, as of now.
+    async fn tables(&self) -> Result<Vec<String>, CollectionError>;
+
+    /// A table as of now, for one statement of `caller`; None where there is none of that name.
+    async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError>;
+
+    /// Connects, and says what was found, such as the server's version, the role, and that it is read-only.
+    async fn check(&self) -> Result<Vec<String>, CollectionError>;
+}
+
+/// A table of a collection, with everything in it.
+#[derive(Debug, Clone)]
+pub struct SourceTable {
+    pub provider: Arc<dyn TableProvider>,
+    /// As of when it is read, for the answer: ranges of offsets, a snapshot of the database, versions of files with hashes.
+    pub provenance: Provenance,
+}
+
+/// Asked once the statement has run.
+#[derive(Clone)]
+pub struct Provenance(pub Arc<dyn Fn() -> Value + Send + Sync>);
+
+impl fmt::Debug for Provenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Provenance({})", (self.0)())
+    }
+}
+
+/// Why a collection cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum CollectionError {
+    /// Worth another try: it is down, slow, or overloaded.
+    #[error("the collection {collection} cannot be reached now; try again later")]
+    Unreachable { collection: String, source: Source },
+    #[error("the collection {collection} did not answer within {limit:?}")]
+    TimedOut { collection: String, limit: Duration },
+    /// The operator has to mend something: `kafscale perimeter check` says what.
+    #[error("the collection {collection} refuses the perimeter; its operator has to look at it")]
+    Refused { collection: String, source: Source },
+    /// What came does not have the form that it should have.
+    #[error("the collection {collection} answered something that cannot be used")]
+    Unusable { collection: String, source: Source },
+}
+
+/// The cause, for the operator.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+impl From<CollectionError> for datafusion::error::DataFusionError {
+    fn from(error: CollectionError) -> Self {
+        datafusion::error::DataFusionError::External(Box::new(error))
+    }
+}

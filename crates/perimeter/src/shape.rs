@@ -1,0 +1,113 @@
+//! What a caller gets of a table: the outcome of all rules, combined to the strictest, in the form in which [`crate::governed`]
+//! carries it out.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A table by its collection and its name in it, written `collection.table`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TableName {
+    pub collection: String,
+    pub table: String,
+}
+
+impl TableName {
+    pub fn new(collection: impl Into<String>, table: impl Into<String>) -> TableName {
+        TableName { collection: collection.into(), table: table.into() }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.collection, self.table)
+    }
+}
+
+/// What a caller gets of a table that it may read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableShape {
+    pub table: TableName,
+    /// One for each column of the source, in its order.
+    pub columns: Vec<ColumnShape>,
+    /// Conditions in SQL over the columns of the source, all of which a row must fulfil. Values of the caller are in them as
+    /// literals already.
+    pub row_filters: Vec<String>,
+    /// Rows leave only in groups of so many different entities.
+    pub min_group: Option<MinGroup>,
+    /// The most rows of one answer that this table is a part of.
+    pub max_rows: Option<u64>,
+    /// The most bytes of one answer.
+    pub max_bytes: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnShape {
+    pub name: String,
+    pub labels: Vec<String>,
+    pub shown: Shown,
+    /// What made it so, for `why_denied` and the audit log: the ids of rules.
+    pub rules: Vec<String>,
+}
+
+/// From the strictest to the least strict.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Shown {
+    /// The column is not there.
+    Hidden,
+    Masked(Mask),
+    AsIs,
+}
+
+/// From the strictest to the least strict. NULL stays NULL under each.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mask {
+    /// NULL, of the column's type.
+    Null,
+    /// Always the same text.
+    Fixed(String),
+    /// HMAC-SHA-256 of the value as text, the first 16 bytes in hex: equal values stay equal, and no value can be had back.
+    Hash(MaskKey),
+    /// Encrypted, equal values equally: who has the key gets the value back.
+    Tokenise(MaskKey),
+    /// Asterisks, and the last so many characters of the text. A text that is not longer is asterisks alone.
+    KeepLast(u32),
+    /// A date or a timestamp, at the beginning of its year, quarter, month or day.
+    Date(DatePart),
+    /// A number, rounded down to a multiple of this.
+    Bucket(f64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatePart {
+    Year,
+    Quarter,
+    Month,
+    Day,
+}
+
+/// The key of a mask. It is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MaskKey {
+    /// Its name in the rules.
+    pub name: String,
+    pub secret: Arc<[u8]>,
+}
+
+impl fmt::Debug for MaskKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MaskKey({})", self.name)
+    }
+}
+
+/// Rows of a table leave only in groups of at least `size` different values of the column `entity`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MinGroup {
+    /// A column of the source, which the caller need not see.
+    pub entity: String,
+    pub size: u32,
+    /// The ids of the rules.
+    pub rules: Vec<String>,
+}
