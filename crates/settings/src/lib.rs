@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod failure;
+pub mod perimeter;
 pub mod refusals;
 pub mod s3;
 pub mod sql;

@@ -77,32 +77,7 @@ impl Engine {
         limits: &QueryLimitArgs,
         threads: QueryHandle,
     ) -> Result<Engine, Failure> {
-        let runtime = runtime(limits).map_err(|e| Failure::runtime(e.to_string()))?;
-        let mut config = SessionConfig::new()
-            .with_default_catalog_and_schema(DATABASE, PUBLIC)
-            .with_create_default_catalog_and_schema(false)
-            .with_information_schema(false);
-        // What has a time zone is told in UTC.
-        config.options_mut().execution.time_zone = Some("UTC".to_owned());
-        // As PostgreSQL has it.
-        config.options_mut().sql_parser.default_null_ordering = "nulls_max".to_owned();
-        // The two plans may say differently whether a column of constants can be NULL. That is no reason to refuse.
-        config.options_mut().execution.skip_physical_aggregate_schema_check = true;
-        let mut builder =
-            SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
-        let functions = builder.scalar_functions().get_or_insert_default();
-        functions.extend(growth::bounded(functions));
-        functions.extend(postgres::functions::all());
-        functions.extend(postgres::json::all());
-        builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
-        // Before the engine's own, which take `->` for something else.
-        builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
-        let base = builder
-            // Nothing reads or writes files.
-            .with_file_formats(Vec::new())
-            .with_physical_optimizer_rules(optimizer_rules())
-            .with_table_factories(Default::default())
-            .build();
+        let base = session(limits)?.build();
         let bytes = |limit: Limit<ByteSize>| match limit {
             Limit::Unlimited => None,
             Limit::At(ByteSize(bytes)) => Some(bytes),
@@ -169,6 +144,35 @@ impl Engine {
             (None, false) => Some(place(&self.places.of_others).await),
         }
     }
+}
+
+/// The engine's session as every statement begins with it, before it has a catalog.
+pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> {
+    let runtime = runtime(limits).map_err(|e| Failure::runtime(e.to_string()))?;
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(DATABASE, PUBLIC)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    // What has a time zone is told in UTC.
+    config.options_mut().execution.time_zone = Some("UTC".to_owned());
+    // As PostgreSQL has it.
+    config.options_mut().sql_parser.default_null_ordering = "nulls_max".to_owned();
+    // The two plans may say differently whether a column of constants can be NULL. That is no reason to refuse.
+    config.options_mut().execution.skip_physical_aggregate_schema_check = true;
+    let mut builder =
+        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+    let functions = builder.scalar_functions().get_or_insert_default();
+    functions.extend(growth::bounded(functions));
+    functions.extend(postgres::functions::all());
+    functions.extend(postgres::json::all());
+    builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
+    // Before the engine's own, which take `->` for something else.
+    builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
+    Ok(builder
+        // Nothing reads or writes files.
+        .with_file_formats(Vec::new())
+        .with_physical_optimizer_rules(optimizer_rules())
+        .with_table_factories(Default::default()))
 }
 
 /// The engine's own, without the late push-down of filters: it finds columns by their names alone, and has applied a
@@ -291,9 +295,18 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        let plan = self.state.create_physical_plan(plan).await?;
-        Ok(charged(stoppable(plan, &self.query)?)?)
+        physical(&self.state, plan, &self.query).await
     }
+}
+
+/// A plan as it is executed for a statement: it ends with it, and its memory is charged.
+pub async fn physical(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    query: &Arc<Query>,
+) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
+    let plan = state.create_physical_plan(plan).await?;
+    Ok(charged(stoppable(plan, query)?)?)
 }
 
 fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<LogicalPlan, SqlError> {
@@ -311,7 +324,7 @@ fn not_understood(sql: &str, error: DataFusionError) -> SqlError {
 }
 
 /// The one query of a text.
-fn parse(sql: &str) -> Result<Statement, SqlError> {
+pub fn parse(sql: &str) -> Result<Statement, SqlError> {
     let parsed = DFParserBuilder::new(sql)
         .with_dialect(&PostgreSqlDialect {})
         .with_recursion_limit(RECURSION_LIMIT)
