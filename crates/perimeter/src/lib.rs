@@ -7,5 +7,12 @@
 //! Invariant: nothing reads a collection's table but through the shape that the rules gave for its caller.
 
 pub mod caller;
+pub mod catalog;
 pub mod collection;
+pub mod deciding;
+pub mod detect;
+pub mod engine;
+pub mod governed;
+pub mod handles;
+pub mod rules;
 pub mod shape;

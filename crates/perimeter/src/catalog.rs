@@ -1,0 +1,178 @@
+//! What names mean in a statement: collections are schemas, and each of their tables is the part of it that the rules give to the
+//! caller. One catalog is made for each statement, so that a statement sees each table as of one moment and one decision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use kafscale_sql::catalog::DATABASE;
+use tokio::sync::Mutex;
+
+use crate::caller::Caller;
+use crate::collection::{Collection, Provenance};
+use crate::deciding::{Decide, Ruling, columns_of};
+use crate::governed::table::GovernedTable;
+use crate::rules::{Action, ColumnInfo};
+use crate::shape::{TableName, TableShape};
+
+/// All collections, by name.
+pub type Collections = BTreeMap<String, Arc<dyn Collection>>;
+
+/// Tables with the results that a caller has kept, as a schema of their own.
+pub const HANDLES: &str = "handles";
+
+/// What a statement has used of a table.
+#[derive(Debug, Clone)]
+pub struct Used {
+    pub table: TableName,
+    pub shape: Arc<TableShape>,
+    /// Of the source.
+    pub columns: Vec<ColumnInfo>,
+    pub provenance: Provenance,
+}
+
+/// One statement's view of the collections.
+#[derive(Debug)]
+pub struct View {
+    pub collections: Arc<Collections>,
+    pub decide: Arc<dyn Decide>,
+    pub caller: Caller,
+    /// For row filters; it has no catalog.
+    pub state: SessionState,
+    /// Results that the caller has kept.
+    pub handles: Arc<dyn SchemaProvider>,
+    pub found: Mutex<BTreeMap<TableName, Found>>,
+}
+
+/// What became of a name.
+#[derive(Debug, Clone)]
+pub enum Found {
+    Nothing,
+    Denied(Denied),
+    Table { table: Arc<GovernedTable>, used: Used },
+}
+
+/// The caller may know of the table, and not read it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{table} is not for this caller and purpose: {why}")]
+pub struct Denied {
+    pub table: TableName,
+    pub why: String,
+    /// For the auditor.
+    pub rules: Vec<String>,
+}
+
+impl View {
+    /// The tables that were named, and what the rules gave of them.
+    pub async fn used(&self) -> Vec<Used> {
+        let found = self.found.lock().await;
+        let used = found.values().filter_map(|found| match found {
+            Found::Table { used, .. } => Some(used.clone()),
+            Found::Nothing | Found::Denied(_) => None,
+        });
+        used.collect()
+    }
+
+    pub async fn denied(&self) -> Vec<Denied> {
+        let found = self.found.lock().await;
+        let denied = found.values().filter_map(|found| match found {
+            Found::Denied(denied) => Some(denied.clone()),
+            Found::Nothing | Found::Table { .. } => None,
+        });
+        denied.collect()
+    }
+
+    async fn table(&self, collection: &str, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let named = TableName::new(collection, name);
+        let mut found = self.found.lock().await;
+        if !found.contains_key(&named) {
+            found.insert(named.clone(), self.find(&named).await?);
+        }
+        match &found[&named] {
+            Found::Nothing => Ok(None),
+            Found::Denied(denied) => Err(DataFusionError::External(Box::new(denied.clone()))),
+            Found::Table { table, .. } => Ok(Some(Arc::clone(table) as Arc<dyn TableProvider>)),
+        }
+    }
+
+    async fn find(&self, named: &TableName) -> Result<Found> {
+        let Some(collection) = self.collections.get(&named.collection) else { return Ok(Found::Nothing) };
+        // What is asked of a topic beside its rows stands behind an @ (`kafscale_sql::catalog`).
+        let plain = named.table.split('@').next().unwrap_or(&named.table);
+        let decided_on = TableName::new(&named.collection, plain);
+        // Nothing is asked of a source for somebody who may not know of the table.
+        if !self.decide.knows(&self.caller, &decided_on) {
+            return Ok(Found::Nothing);
+        }
+        let Some(source) = collection.table(&named.table, &self.caller).await? else {
+            return Ok(Found::Nothing);
+        };
+        let columns = columns_of(&source.provider.schema());
+        match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
+            Ruling::Denied { why, rules } => Ok(Found::Denied(Denied { table: decided_on, why, rules })),
+            Ruling::Allowed(shape) => {
+                let shape = Arc::new(shape);
+                let table = GovernedTable::try_new(&self.state, source.provider, Arc::clone(&shape))?;
+                let used = Used { table: decided_on, shape, columns, provenance: source.provenance };
+                Ok(Found::Table { table: Arc::new(table), used })
+            }
+        }
+    }
+}
+
+/// The one database.
+#[derive(Debug, Clone)]
+pub struct Database(pub Arc<View>);
+
+impl CatalogProviderList for Database {
+    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![DATABASE.to_owned()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == DATABASE).then(|| Arc::new(self.clone()) as Arc<dyn CatalogProvider>)
+    }
+}
+
+impl CatalogProvider for Database {
+    /// Nothing that the engine does with this needs the names.
+    fn schema_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if name == HANDLES {
+            return Some(Arc::clone(&self.0.handles));
+        }
+        let schema = CollectionSchema { name: name.to_owned(), view: Arc::clone(&self.0) };
+        self.0.collections.contains_key(name).then(|| Arc::new(schema) as Arc<dyn SchemaProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct CollectionSchema {
+    name: String,
+    view: Arc<View>,
+}
+
+#[async_trait]
+impl SchemaProvider for CollectionSchema {
+    fn table_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.view.table(&self.name, name).await
+    }
+
+    fn table_exist(&self, _: &str) -> bool {
+        false
+    }
+}

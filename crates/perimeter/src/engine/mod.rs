@@ -1,0 +1,445 @@
+//! From a statement of a caller to an answer: the plan, shaped by the rules, and its execution within limits.
+//!
+//! Invariant: [`Engine::plan`] gives nothing that was not through [`crate::governed`], and [`Planned::run`] runs nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility};
+use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner as _};
+use futures_util::StreamExt as _;
+use kafscale_settings::failure::Failure;
+use kafscale_settings::sql::QueryLimitArgs;
+use kafscale_sql::error::SqlError;
+use kafscale_sql::query::{Query, QueryLimits};
+use kafscale_sql::running::batch_bytes;
+use kafscale_sql::statement::{self, Statement};
+use kafscale_sql::threads::QueryHandle;
+use kafscale_sql::{allowed, engine};
+use tokio::sync::Semaphore;
+
+use crate::caller::Caller;
+use crate::catalog::{Collections, Database, Denied, Used, View};
+use crate::collection::CollectionError;
+use crate::deciding::{Decide, Ruling, columns_of};
+use crate::governed::Refused;
+use crate::governed::groups::{RESERVED, in_groups};
+use crate::governed::guard::GuardPlanner;
+use crate::governed::lineage::{Labels, labels};
+use crate::governed::releases::{Released, Releases};
+use crate::handles::Handles;
+use crate::rules::{Action, ColumnInfo};
+use crate::shape::{TableName, TableShape};
+
+/// A statement is told to be too long before it is read.
+const STATEMENT_BYTES_MAX: usize = 64 << 10;
+
+/// Plans and runs the statements of all callers.
+#[derive(Debug)]
+pub struct Engine {
+    base: SessionState,
+    threads: QueryHandle,
+    collections: Arc<Collections>,
+    pub handles: Arc<Handles>,
+    releases: Arc<Releases>,
+    running: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+/// Why a statement has no answer. Its text is fit for the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    #[error("{0}")]
+    Sql(SqlError),
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("{0}")]
+    Collection(Arc<DataFusionError>),
+    /// What went wrong would tell of rows that are shown in groups only.
+    #[error(
+        "the statement failed on rows that are shown in groups only; what failed would tell of one of them"
+    )]
+    Withheld(SqlError),
+    #[error("the statement took longer than {0:?}")]
+    TimedOut(Duration),
+}
+
+impl QueryError {
+    /// What the caller may do instead.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            QueryError::Refused(refused) => Some(refused.hint.clone()),
+            QueryError::Denied(_) => Some("ask why_denied what would have to change".to_owned()),
+            QueryError::TimedOut(_) => Some("ask for less: fewer rows, a condition, an aggregate".to_owned()),
+            QueryError::Sql(_) | QueryError::Collection(_) | QueryError::Withheld(_) => None,
+        }
+    }
+}
+
+impl From<DataFusionError> for QueryError {
+    fn from(error: DataFusionError) -> Self {
+        let root = error.find_root();
+        if let DataFusionError::External(inner) = root {
+            if let Some(denied) = inner.downcast_ref::<Denied>() {
+                return QueryError::Denied(denied.clone());
+            }
+            if let Some(refused) = inner.downcast_ref::<Refused>() {
+                return QueryError::Refused(refused.clone());
+            }
+            if inner.is::<CollectionError>() {
+                tracing::warn!(error = ?inner, "a collection failed");
+                return QueryError::Collection(Arc::new(error));
+            }
+        }
+        QueryError::Sql(error.into())
+    }
+}
+
+impl From<SqlError> for QueryError {
+    fn from(error: SqlError) -> Self {
+        match error {
+            SqlError::Engine(error) => match Arc::try_unwrap(error) {
+                Ok(error) => error.into(),
+                Err(error) => QueryError::Sql(SqlError::Engine(error)),
+            },
+            error => QueryError::Sql(error),
+        }
+    }
+}
+
+/// Plans steps that the engine does not know.
+#[derive(Debug)]
+struct Planner;
+
+#[async_trait::async_trait]
+impl QueryPlanner for Planner {
+    async fn create_physical_plan(
+        &self,
+        plan: &LogicalPlan,
+        state: &dyn Session,
+    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(GuardPlanner)]);
+        planner.create_physical_plan(plan, state).await
+    }
+}
+
+impl Engine {
+    pub fn new(
+        collections: Collections,
+        limits: &QueryLimitArgs,
+        threads: QueryHandle,
+        handles: Arc<Handles>,
+    ) -> Result<Engine, Failure> {
+        let base = engine::session(limits)?.with_query_planner(Arc::new(Planner)).build();
+        let at_once = usize::try_from(limits.max_queries).unwrap_or(Semaphore::MAX_PERMITS);
+        Ok(Engine {
+            base,
+            threads,
+            collections: Arc::new(collections),
+            handles,
+            releases: Arc::default(),
+            running: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
+            timeout: limits.statement_timeout.0,
+        })
+    }
+
+    pub fn collections(&self) -> &Arc<Collections> {
+        &self.collections
+    }
+
+    /// Plans one query for a caller, under the rules as they are now.
+    pub async fn plan(
+        &self,
+        caller: Caller,
+        decide: Arc<dyn Decide>,
+        sql: &str,
+        now_ms: i64,
+    ) -> Result<Planned, QueryError> {
+        let text = one_query(sql)?;
+        let mut state = self.base.clone();
+        let view = Arc::new(View {
+            collections: Arc::clone(&self.collections),
+            decide,
+            handles: self.handles.of(&caller),
+            caller,
+            state: self.base.clone(),
+            found: Default::default(),
+        });
+        state.register_catalog_list(Arc::new(Database(Arc::clone(&view))));
+        state.mark_start_execution();
+        let query = Query::new(QueryLimits { scan_bytes: None, result_bytes: None });
+        let released =
+            Released { all: Arc::clone(&self.releases), principal: view.caller.principal.clone(), now_ms };
+        let (sql, inner) = (text, state.clone());
+        let origin = hash(&sql);
+        let planned = self.threads.run(async move {
+            let plan = inner.statement_to_plan(engine::parse(&sql)?).await?;
+            allowed::check(&plan)?;
+            let labels = labels(&plan);
+            let origin = if is_repeatable(&plan) { origin } else { uuid::Uuid::new_v4().as_u64_pair().0 };
+            let governed = in_groups(&plan, &released, origin)?;
+            Ok((governed, labels))
+        });
+        let (plan, labels) = planned.await?;
+        let used = view.used().await;
+        Ok(Planned {
+            is_in_groups: used.iter().any(|used| used.shape.min_group.is_some()),
+            rules_hash: view.decide.hash().to_owned(),
+            state,
+            plan,
+            labels,
+            used,
+            query,
+            threads: self.threads.clone(),
+            timeout: self.timeout,
+            running: Arc::clone(&self.running),
+        })
+    }
+
+    /// The tables of a collection that a caller may know of.
+    pub async fn known_tables(
+        &self,
+        caller: &Caller,
+        decide: &dyn Decide,
+        collection: &str,
+    ) -> Result<Vec<String>, CollectionError> {
+        let Some(found) = self.collections.get(collection) else { return Ok(Vec::new()) };
+        let mut tables = found.tables().await?;
+        tables.retain(|table| decide.knows(caller, &TableName::new(collection, table)));
+        Ok(tables)
+    }
+
+    /// A table as a caller would get it.
+    pub async fn describe(
+        &self,
+        caller: &Caller,
+        decide: &dyn Decide,
+        collection: &str,
+        table: &str,
+    ) -> Result<Described, CollectionError> {
+        let named = TableName::new(collection, table);
+        let Some(found) = self.collections.get(collection) else { return Ok(Described::Nothing) };
+        if !decide.knows(caller, &named) {
+            return Ok(Described::Nothing);
+        }
+        let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
+        let columns = columns_of(&source.provider.schema());
+        Ok(match decide.decide(caller, Action::Query, &named, &columns) {
+            Ruling::Denied { why, .. } => Described::Denied(why),
+            Ruling::Allowed(shape) => Described::Table { shape, columns },
+        })
+    }
+
+    /// Whether the rules give a caller of these tables what they gave then.
+    pub fn still_holds(&self, caller: &Caller, decide: &dyn Decide, used: &[Used]) -> bool {
+        used.iter().all(|used| {
+            let decided = decide.decide(caller, Action::Query, &used.table, &used.columns);
+            decided == Ruling::Allowed(used.shape.as_ref().clone())
+        })
+    }
+}
+
+/// What a caller is told of a table.
+#[derive(Debug)]
+pub enum Described {
+    Nothing,
+    Denied(String),
+    Table { shape: TableShape, columns: Vec<ColumnInfo> },
+}
+
+/// A statement whose rules are in its plan.
+#[derive(Debug)]
+pub struct Planned {
+    state: SessionState,
+    plan: LogicalPlan,
+    /// Of each column of the answer.
+    pub labels: Vec<Labels>,
+    pub used: Vec<Used>,
+    query: Arc<Query>,
+    rules_hash: String,
+    is_in_groups: bool,
+    threads: QueryHandle,
+    timeout: Duration,
+    running: Arc<Semaphore>,
+}
+
+/// Bounds of one answer.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerLimits {
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The rows of an answer, all of them there.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    pub schema: SchemaRef,
+    pub batches: Vec<RecordBatch>,
+    pub rows: u64,
+    pub bytes: u64,
+    /// There are more rows than these.
+    pub cut_by: Option<&'static str>,
+}
+
+impl Planned {
+    pub fn rules_hash(&self) -> &str {
+        &self.rules_hash
+    }
+
+    pub fn column_names(&self) -> Vec<String> {
+        self.plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
+    /// The strictest bounds of the tables that are in it, and `asked`.
+    pub fn limits(&self, asked: AnswerLimits) -> AnswerLimits {
+        let least =
+            |of: fn(&Used) -> Option<u64>, asked: u64| self.used.iter().filter_map(of).fold(asked, u64::min);
+        AnswerLimits {
+            rows: least(|used| used.shape.max_rows, asked.rows),
+            bytes: least(|used| used.shape.max_bytes, asked.bytes),
+        }
+    }
+
+    fn guarded<T>(&self, done: Result<T, SqlError>) -> Result<T, QueryError> {
+        match done {
+            Ok(done) => Ok(done),
+            Err(error) => match QueryError::from(error) {
+                // An error of the engine has values in its text.
+                QueryError::Sql(error @ (SqlError::Engine(_) | SqlError::State { .. }))
+                    if self.is_in_groups =>
+                {
+                    Err(QueryError::Withheld(error))
+                }
+                error => Err(error),
+            },
+        }
+    }
+
+    /// The steps of the execution, without a value of any row.
+    pub async fn explain(&self) -> Result<String, QueryError> {
+        let (state, plan, query) = (self.state.clone(), self.plan.clone(), Arc::clone(&self.query));
+        let explained = self.threads.run(async move {
+            let physical = engine::physical(&state, &plan, &query).await?;
+            Ok(displayable(physical.as_ref()).indent(false).to_string())
+        });
+        let explained = explained.await;
+        self.guarded(explained)
+    }
+
+    /// Runs it, up to the limits.
+    pub async fn run(&self, limits: AnswerLimits) -> Result<Rows, QueryError> {
+        let limits = self.limits(limits);
+        let work = self.run_within(limits);
+        let ran = match tokio::time::timeout(self.timeout, work).await {
+            Ok(ran) => ran,
+            Err(_) => return Err(QueryError::TimedOut(self.timeout)),
+        };
+        self.query.stop();
+        self.guarded(ran)
+    }
+
+    async fn run_within(&self, limits: AnswerLimits) -> Result<Rows, SqlError> {
+        let _place = self.running.acquire().await.expect("it is never closed");
+        let (state, query) = (self.state.clone(), Arc::clone(&self.query));
+        let one_more = usize::try_from(limits.rows.saturating_add(1)).unwrap_or(usize::MAX);
+        let plan = LogicalPlanBuilder::from(self.plan.clone()).limit(0, Some(one_more))?.build()?;
+        self.threads
+            .run(async move {
+                let physical = engine::physical(&state, &plan, &query).await?;
+                let mut stream = execute_stream(physical, state.task_ctx())?;
+                let mut rows =
+                    Rows { schema: stream.schema(), batches: Vec::new(), rows: 0, bytes: 0, cut_by: None };
+                while let Some(batch) = stream.next().await {
+                    if !rows.take(batch?, limits) {
+                        break;
+                    }
+                }
+                Ok(rows)
+            })
+            .await
+    }
+}
+
+impl Rows {
+    /// Takes what fits of a batch. False: that is all that fits.
+    fn take(&mut self, batch: RecordBatch, limits: AnswerLimits) -> bool {
+        let room = usize::try_from(limits.rows - self.rows).unwrap_or(usize::MAX);
+        let batch = if batch.num_rows() > room {
+            self.cut_by = Some("rows");
+            batch.slice(0, room)
+        } else {
+            batch
+        };
+        let bytes = batch_bytes(&batch);
+        if self.bytes + bytes > limits.bytes {
+            self.cut_by = Some("bytes");
+            return false;
+        }
+        self.rows += u64::try_from(batch.num_rows()).unwrap_or(0);
+        self.bytes += bytes;
+        self.batches.push(batch);
+        self.cut_by.is_none()
+    }
+}
+
+fn one_query(sql: &str) -> Result<String, QueryError> {
+    if sql.len() > STATEMENT_BYTES_MAX {
+        let why =
+            format!("the statement has {} bytes, and at most {STATEMENT_BYTES_MAX} are read", sql.len());
+        return Err(SqlError::TooComplex(why).into());
+    }
+    let mut statements = statement::parse_all(sql)?;
+    let one = match (statements.pop(), statements.is_empty()) {
+        (Some(Statement::Query(query)), true) if query.follow.is_none() => query.sql,
+        (None, _) => return Err(SqlError::Syntax("the statement is empty".to_owned()).into()),
+        _ => return Err(SqlError::ReadOnly("one query at a time, and nothing but queries".to_owned()).into()),
+    };
+    match one.to_ascii_lowercase().contains(RESERVED) {
+        true => {
+            Err(SqlError::Syntax(format!("names that begin with {RESERVED} are kept for the perimeter"))
+                .into())
+        }
+        false => Ok(one),
+    }
+}
+
+fn hash(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Whether the same text asks for the same rows, as long as its one table does not change.
+fn is_repeatable(plan: &LogicalPlan) -> bool {
+    let (mut scans, mut volatile) = (0, false);
+    let walked = plan.apply_with_subqueries(|node| {
+        scans += usize::from(matches!(node, LogicalPlan::TableScan(_)));
+        for expression in node.expressions() {
+            expression.apply(|part| {
+                volatile |= match part {
+                    Expr::ScalarFunction(function) => {
+                        function.func.signature().volatility != Volatility::Immutable
+                    }
+                    _ => false,
+                };
+                Ok(TreeNodeRecursion::Continue)
+            })?;
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    walked.is_ok() && scans == 1 && !volatile
+}
+
+#[cfg(test)]
+mod tests;

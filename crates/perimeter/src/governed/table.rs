@@ -1,0 +1,196 @@
+//! A table as its caller may see it: the source behind it, the columns that are shown, masked or not, and the rows that are.
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::DFSchema;
+use datafusion::datasource::TableType;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
+use datafusion::physical_plan::ExecutionPlan;
+
+use super::exec::{GovernedExec, Output, Shaping};
+use super::leakproof::is_leakproof;
+use super::masks::masked_type;
+use crate::shape::{Mask, MinGroup, Shown, TableShape};
+
+/// See the file's comment.
+#[derive(Debug, Clone)]
+pub struct GovernedTable {
+    shape: Arc<TableShape>,
+    source: Arc<dyn TableProvider>,
+    /// The columns that are shown.
+    schema: SchemaRef,
+    outputs: Arc<[Output]>,
+    /// Over columns of the source.
+    row_filter: Option<Expr>,
+}
+
+impl GovernedTable {
+    /// Fails where a row filter of the rules does not fit the source.
+    pub fn try_new(
+        state: &SessionState,
+        source: Arc<dyn TableProvider>,
+        shape: Arc<TableShape>,
+    ) -> Result<Self> {
+        let of_source = source.schema();
+        let unqualified = DFSchema::try_from(of_source.as_ref().clone())?;
+        let filters = shape.row_filters.iter().map(|filter| state.create_logical_expr(filter, &unqualified));
+        let row_filter = conjunction(filters.collect::<Result<Vec<_>>>()?);
+        Ok(GovernedTable::new(source, shape, row_filter))
+    }
+
+    /// The table of rows that `row_filter` lets through, over columns of the source.
+    pub fn new(source: Arc<dyn TableProvider>, shape: Arc<TableShape>, row_filter: Option<Expr>) -> Self {
+        let of_source = source.schema();
+        let (mut fields, mut outputs) = (Vec::new(), Vec::new());
+        // A column that came after the decision is in no rule, and not shown.
+        for column in &shape.columns {
+            let Some((at, field)) = of_source.column_with_name(&column.name) else { continue };
+            let mask = match &column.shown {
+                Shown::Hidden => continue,
+                Shown::Masked(mask) => Some(mask.clone()),
+                Shown::AsIs => None,
+            };
+            fields.push(shown_field(field, mask.as_ref()));
+            outputs.push(Output { column: at, mask });
+        }
+        let schema = Arc::new(Schema::new(fields));
+        GovernedTable { shape, source, schema, outputs: outputs.into(), row_filter }
+    }
+
+    pub fn shape(&self) -> &TableShape {
+        &self.shape
+    }
+
+    pub fn min_group(&self) -> Option<&MinGroup> {
+        self.shape.min_group.as_ref()
+    }
+
+    /// The same table with one column more, at the end: the entity of the rule about groups, unmasked.
+    pub fn with_entity(&self, entity: &str, name: &str) -> Result<GovernedTable> {
+        let of_source = self.source.schema();
+        let Some((at, field)) = of_source.column_with_name(entity) else {
+            return Err(DataFusionError::External(Box::new(NoEntity {
+                table: self.shape.table.to_string(),
+            })));
+        };
+        let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
+        let mut outputs = self.outputs.to_vec();
+        outputs.push(Output { column: at, mask: None });
+        Ok(GovernedTable { schema: Arc::new(Schema::new(fields)), outputs: outputs.into(), ..self.clone() })
+    }
+
+    fn is_shown_as_it_is(&self, name: &str) -> bool {
+        let at = self.schema.index_of(name);
+        at.is_ok_and(|at| self.outputs[at].mask.is_none())
+    }
+
+    /// Whether the source may evaluate a condition of the caller.
+    fn may_see(&self, condition: &Expr) -> bool {
+        is_leakproof(condition)
+            && condition.column_refs().iter().all(|column| self.is_shown_as_it_is(&column.name))
+    }
+
+    /// Parts of the row filter that the source can evaluate too. They are evaluated here in any case.
+    fn filters_for_source(&self) -> Vec<Expr> {
+        let Some(filter) = &self.row_filter else { return Vec::new() };
+        let parts = datafusion::logical_expr::utils::split_conjunction(filter);
+        let treated = self.source.supports_filters_pushdown(&parts).unwrap_or_default();
+        let able = parts.into_iter().zip(treated);
+        able.filter(|(_, treated)| *treated != TableProviderFilterPushDown::Unsupported)
+            .map(|(part, _)| part.clone())
+            .collect()
+    }
+}
+
+/// What a column is called stays; what the source knows about its values does not.
+fn shown_field(field: &Field, mask: Option<&Mask>) -> Field {
+    match mask {
+        Some(mask) => Field::new(field.name(), masked_type(mask, field.data_type()), true),
+        None => Field::new(field.name(), field.data_type().clone(), field.is_nullable()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the rules of {table} name an entity that it does not have: nothing of it is shown until its operator has mended them"
+)]
+pub struct NoEntity {
+    table: String,
+}
+
+#[async_trait]
+impl TableProvider for GovernedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let able: Vec<&Expr> = filters.iter().copied().filter(|filter| self.may_see(filter)).collect();
+        let mut treated = self.source.supports_filters_pushdown(&able)?.into_iter();
+        let of = |filter: &&Expr| match self.may_see(filter) {
+            true => treated.next().unwrap_or(TableProviderFilterPushDown::Unsupported),
+            false => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(of).collect())
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all: Vec<usize> = (0..self.outputs.len()).collect();
+        let wanted: Vec<&Output> = projection.unwrap_or(&all).iter().map(|at| &self.outputs[*at]).collect();
+        let of_source = self.source.schema();
+        let mut read: BTreeSet<usize> = wanted.iter().map(|output| output.column).collect();
+        for column in self.row_filter.iter().flat_map(Expr::column_refs) {
+            read.insert(of_source.index_of(&column.name)?);
+        }
+        let read: Vec<usize> = read.into_iter().collect();
+        let mut pushed = filters.to_vec();
+        pushed.extend(self.filters_for_source());
+        // Which rows are left is not known before the filter.
+        let limit = limit.filter(|_| self.row_filter.is_none());
+        let input = self.source.scan(state, Some(&read), &pushed, limit).await?;
+        let place = |column: usize| read.binary_search(&column).expect("it is read");
+        let outputs =
+            wanted.iter().map(|output| Output { column: place(output.column), mask: output.mask.clone() });
+        let filter = match &self.row_filter {
+            Some(filter) => {
+                let schema = DFSchema::try_from(input.schema().as_ref().clone())?;
+                Some(state.create_physical_expr(filter.clone(), &schema)?)
+            }
+            None => None,
+        };
+        let shaping = Shaping {
+            table: self.shape.table.to_string(),
+            filter,
+            outputs: outputs.collect(),
+            schema: Arc::new(self.schema.project(projection.unwrap_or(&all))?),
+        };
+        Ok(Arc::new(GovernedExec::new(input, Arc::new(shaping))))
+    }
+}
+
+/// The governed table of a scan.
+pub fn of_source(source: &dyn datafusion::logical_expr::TableSource) -> Option<&GovernedTable> {
+    let source: &dyn Any = source;
+    let provider = &source.downcast_ref::<datafusion::datasource::DefaultTableSource>()?.table_provider;
+    let provider: &dyn Any = provider.as_ref();
+    provider.downcast_ref::<GovernedTable>()
+}

@@ -1,0 +1,160 @@
+//! Results that stay inside: a caller has a name for what it may combine further without seeing it, or look at page by page.
+//!
+//! Invariant: a handle is found by the principal that made it, and by nobody else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::datasource::MemTable;
+use datafusion::error::Result;
+use parking_lot::Mutex;
+
+use crate::caller::Caller;
+use crate::catalog::{HANDLES, Used};
+use crate::engine::Rows;
+use crate::governed::lineage::Labels;
+use crate::governed::table::GovernedTable;
+use crate::shape::{ColumnShape, Shown, TableName, TableShape};
+
+/// A result that was kept.
+#[derive(Debug)]
+pub struct Handle {
+    pub name: String,
+    pub schema: SchemaRef,
+    pub batches: Vec<RecordBatch>,
+    pub rows: u64,
+    pub bytes: u64,
+    pub is_complete: bool,
+    /// Of each column.
+    pub labels: Vec<Labels>,
+    /// What it was computed from, and under which rules.
+    pub used: Vec<Used>,
+    pub rules_hash: String,
+    purpose: String,
+    made_at: Instant,
+}
+
+impl Handle {
+    /// Values are shaped already; their labels go on with them.
+    fn shape(&self) -> TableShape {
+        let columns = self.schema.fields().iter().zip(&self.labels).map(|(field, labels)| ColumnShape {
+            name: field.name().clone(),
+            labels: labels.iter().cloned().collect(),
+            shown: Shown::AsIs,
+            rules: Vec::new(),
+        });
+        TableShape {
+            table: TableName::new(HANDLES, &self.name),
+            columns: columns.collect(),
+            row_filters: Vec::new(),
+            min_group: None,
+            max_rows: None,
+            max_bytes: None,
+        }
+    }
+}
+
+/// All handles, bounded in number, bytes and age.
+#[derive(Debug)]
+pub struct Handles {
+    of: Mutex<HashMap<String, Vec<Arc<Handle>>>>,
+    limits: HandleLimits,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HandleLimits {
+    /// Of one principal.
+    pub count: usize,
+    /// Of one principal, together.
+    pub bytes: u64,
+    pub age: Duration,
+}
+
+impl Default for HandleLimits {
+    fn default() -> Self {
+        HandleLimits { count: 32, bytes: 256 << 20, age: Duration::from_secs(60 * 60) }
+    }
+}
+
+impl Handles {
+    pub fn new(limits: HandleLimits) -> Handles {
+        Handles { of: Mutex::default(), limits }
+    }
+
+    /// Keeps a result. The oldest of the same principal make room for it.
+    pub fn keep(
+        &self,
+        caller: &Caller,
+        rows: Rows,
+        labels: Vec<Labels>,
+        used: Vec<Used>,
+        rules_hash: String,
+    ) -> Arc<Handle> {
+        let name = format!("h_{}", uuid::Uuid::new_v4().simple());
+        let handle = Arc::new(Handle {
+            name,
+            schema: rows.schema,
+            batches: rows.batches,
+            rows: rows.rows,
+            bytes: rows.bytes,
+            is_complete: rows.cut_by.is_none(),
+            labels,
+            used,
+            rules_hash,
+            purpose: caller.purpose.clone(),
+            made_at: Instant::now(),
+        });
+        let mut all = self.of.lock();
+        let own = all.entry(caller.principal.clone()).or_default();
+        own.push(Arc::clone(&handle));
+        let too_old = |handle: &Handle| handle.made_at.elapsed() > self.limits.age;
+        own.retain(|handle| !too_old(handle));
+        while own.len() > self.limits.count
+            || (own.len() > 1 && own.iter().map(|handle| handle.bytes).sum::<u64>() > self.limits.bytes)
+        {
+            own.remove(0);
+        }
+        handle
+    }
+
+    /// A handle of this caller, for the purpose that it was made for.
+    pub fn find(&self, caller: &Caller, name: &str) -> Option<Arc<Handle>> {
+        let all = self.of.lock();
+        let own = all.get(&caller.principal)?;
+        let found = own.iter().find(|handle| handle.name == name && handle.purpose == caller.purpose)?;
+        (found.made_at.elapsed() <= self.limits.age).then(|| Arc::clone(found))
+    }
+
+    /// The handles of a caller, as tables.
+    pub fn of(self: &Arc<Self>, caller: &Caller) -> Arc<dyn SchemaProvider> {
+        Arc::new(HandleSchema { handles: Arc::clone(self), caller: caller.clone() })
+    }
+}
+
+#[derive(Debug)]
+struct HandleSchema {
+    handles: Arc<Handles>,
+    caller: Caller,
+}
+
+#[async_trait]
+impl SchemaProvider for HandleSchema {
+    fn table_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(handle) = self.handles.find(&self.caller, name) else { return Ok(None) };
+        let table = MemTable::try_new(Arc::clone(&handle.schema), vec![handle.batches.clone()])?;
+        Ok(Some(Arc::new(GovernedTable::new(Arc::new(table), Arc::new(handle.shape()), None))))
+    }
+
+    fn table_exist(&self, _: &str) -> bool {
+        false
+    }
+}
