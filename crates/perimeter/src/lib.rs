@@ -8,5 +8,6 @@
 
 pub mod caller;
 pub mod collection;
+pub mod config;
 pub mod secret;
 pub mod shape;

@@ -4,6 +4,10 @@
 //! Invariant: a secret of a collection is in no error, log line or answer; errors of drivers are told by [`CollectionError`],
 //! whose `Display` is fit for a caller, and whose source is for the operator's log alone.
 
+pub mod files;
+pub mod sqlite;
+pub mod topics;
+
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
