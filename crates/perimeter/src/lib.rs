@@ -9,10 +9,12 @@
 pub mod caller;
 pub mod catalog;
 pub mod collection;
+pub mod config;
 pub mod deciding;
 pub mod detect;
 pub mod engine;
 pub mod governed;
 pub mod handles;
 pub mod rules;
+pub mod secret;
 pub mod shape;

@@ -4,6 +4,14 @@
 //! Invariant: a secret of a collection is in no error, log line or answer; errors of drivers are told by [`CollectionError`],
 //! whose `Display` is fit for a caller, and whose source is for the operator's log alone.
 
+#[cfg(test)]
+pub mod conformance;
+pub mod exec;
+pub mod files;
+pub mod rows;
+pub mod sqlite;
+pub mod topics;
+
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +27,12 @@ use crate::caller::Caller;
 pub trait Collection: Debug + Send + Sync {
     /// As the configuration writes it, such as `postgres`.
     fn kind(&self) -> &'static str;
+
+    /// The collection as of now, for one statement of `caller`: all tables that are taken from it are seen as of the same moment,
+    /// as long as any of them is held. None: the source has no such moment, and each table is seen as of when it is taken.
+    async fn begin(&self, _caller: &Caller) -> Result<Option<Arc<dyn Collection>>, CollectionError> {
+        Ok(None)
+    }
 
     /// The names of its tables, as of now.
     async fn tables(&self) -> Result<Vec<String>, CollectionError>;
