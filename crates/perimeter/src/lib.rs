@@ -8,4 +8,5 @@
 
 pub mod caller;
 pub mod collection;
+pub mod rules;
 pub mod shape;
