@@ -13,9 +13,9 @@ use tokio::sync::Mutex;
 
 use crate::caller::Caller;
 use crate::collection::{Collection, Provenance};
-use crate::deciding::{Decide, Ruling, columns_of};
+use crate::deciding::{Allowed, Decide, Ruling, columns_of};
 use crate::governed::table::GovernedTable;
-use crate::rules::{Action, ColumnInfo};
+use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::{TableName, TableShape};
 
 /// All collections, by name.
@@ -29,6 +29,9 @@ pub const HANDLES: &str = "handles";
 pub struct Used {
     pub table: TableName,
     pub shape: Arc<TableShape>,
+    /// The ids of policies and obligations that had a part in it.
+    pub rules: Vec<String>,
+    pub budgets: Limits,
     /// Of the source.
     pub columns: Vec<ColumnInfo>,
     pub provenance: Provenance,
@@ -57,7 +60,7 @@ pub enum Found {
 
 /// The caller may know of the table, and not read it.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("{table} is not for this caller and purpose: {why}")]
+#[error("{why}")]
 pub struct Denied {
     pub table: TableName,
     pub why: String,
@@ -112,11 +115,13 @@ impl View {
         };
         let columns = columns_of(&source.provider.schema());
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
-            Ruling::Denied { why, rules } => Ok(Found::Denied(Denied { table: decided_on, why, rules })),
-            Ruling::Allowed(shape) => {
+            Ruling::Denied { why, rules, .. } => Ok(Found::Denied(Denied { table: decided_on, why, rules })),
+            Ruling::Allowed(allowed) => {
+                let Allowed { shape, rules, budgets } = *allowed;
                 let shape = Arc::new(shape);
                 let table = GovernedTable::try_new(&self.state, source.provider, Arc::clone(&shape))?;
-                let used = Used { table: decided_on, shape, columns, provenance: source.provenance };
+                let used =
+                    Used { table: decided_on, shape, rules, budgets, columns, provenance: source.provenance };
                 Ok(Found::Table { table: Arc::new(table), used })
             }
         }

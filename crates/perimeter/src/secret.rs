@@ -153,8 +153,8 @@ pub enum SecretError {
     NotRun { program: String, source: io::Error },
     #[error("the command {program}, which should print the secret, ended with {status}")]
     Failed { program: String, status: ExitStatus },
-    #[error("the command {program}, which should print the secret, did not end within {COMMAND_TIMEOUT:?}")]
-    Late { program: String },
+    #[error("the command {program}, which should print the secret, did not end within {limit:?}")]
+    Late { program: String, limit: Duration },
     #[error("{0} has more than {MAX_BYTES} bytes, which is no secret")]
     TooLong(SecretSource),
     #[error("{0} holds no text in UTF-8")]
@@ -178,7 +178,7 @@ impl SecretSource {
                     Err(SecretError::Unreadable { path: base.to_owned(), source: io::Error::other(e) })
                 })?
             }
-            SecretSource::Command(words) => of_command(words, base).await?,
+            SecretSource::Command(words) => of_command(words, base, COMMAND_TIMEOUT).await?,
         };
         if bytes.len() as u64 > MAX_BYTES {
             return Err(SecretError::TooLong(self.clone()));
@@ -209,7 +209,7 @@ fn of_file(path: &Path) -> Result<Vec<u8>, SecretError> {
     Ok(bytes)
 }
 
-async fn of_command(words: &[String], base: &Path) -> Result<Vec<u8>, SecretError> {
+async fn of_command(words: &[String], base: &Path, limit: Duration) -> Result<Vec<u8>, SecretError> {
     let Some((program, arguments)) = words.split_first() else { return Ok(Vec::new()) };
     let not_run = |source| SecretError::NotRun { program: program.clone(), source };
     let mut child = Command::new(program)
@@ -235,7 +235,7 @@ async fn of_command(words: &[String], base: &Path) -> Result<Vec<u8>, SecretErro
         }
         Ok::<_, io::Error>((bytes, Some(child.wait().await?)))
     };
-    let ended = tokio::time::timeout(COMMAND_TIMEOUT, run).await;
+    let ended = tokio::time::timeout(limit, run).await;
     let status = match &ended {
         Ok(Ok((_, status))) => *status,
         Ok(Err(_)) | Err(_) => None,
@@ -245,7 +245,7 @@ async fn of_command(words: &[String], base: &Path) -> Result<Vec<u8>, SecretErro
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
     let (bytes, status) =
-        ended.map_err(|_| SecretError::Late { program: program.clone() })?.map_err(not_run)?;
+        ended.map_err(|_| SecretError::Late { program: program.clone(), limit })?.map_err(not_run)?;
     match status {
         Some(status) if !status.success() => Err(SecretError::Failed { program: program.clone(), status }),
         _ => Ok(bytes),
@@ -374,11 +374,22 @@ mod tests {
         assert!(matches!(missing, Err(SecretError::NotRun { .. })));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_command_that_hangs_is_given_up() {
         let dir = tempfile::tempdir().unwrap();
-        let command = SecretSource::Command(vec!["sleep".into(), "1000".into()]);
-        assert!(matches!(command.read(dir.path()).await, Err(SecretError::Late { .. })));
+        let command = ["sh", "-c", "sleep 1000 & echo $! > child; wait"].map(str::to_owned);
+        let given_up = of_command(&command, dir.path(), Duration::from_millis(500)).await;
+        assert!(matches!(given_up, Err(SecretError::Late { .. })));
+        // Nor does its child go on.
+        let child = fs::read_to_string(dir.path().join("child")).unwrap();
+        let gone = || !Path::new("/proc").join(child.trim()).join("exe").exists();
+        for _ in 0..100 {
+            if gone() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the child {child} goes on");
     }
 
     #[tokio::test]

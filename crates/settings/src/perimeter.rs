@@ -101,7 +101,13 @@ pub struct ExplainArgs {
 #[command(next_help_heading = "Collections and rules")]
 pub struct PerimeterFiles {
     /// File that declares the collections
-    #[arg(long, global = true, env = "KAFSCALE_PERIMETER_CONFIG", value_name = "FILE", default_value = "perimeter.toml")]
+    #[arg(
+        long,
+        global = true,
+        env = "KAFSCALE_PERIMETER_CONFIG",
+        value_name = "FILE",
+        default_value = "perimeter.toml"
+    )]
     pub config: PathBuf,
 
     /// Policies: a file or a directory of *.cedar [default: policies, beside the file of --config]
@@ -169,7 +175,12 @@ pub struct PerimeterEdge {
     pub allowed_origins: Vec<String>,
 
     /// File for the audit log: no answer without its lines; check it with `kafscale audit verify`
-    #[arg(long, env = "KAFSCALE_PERIMETER_AUDIT_LOG", value_name = "FILE", default_value = "perimeter-audit.jsonl")]
+    #[arg(
+        long,
+        env = "KAFSCALE_PERIMETER_AUDIT_LOG",
+        value_name = "FILE",
+        default_value = "perimeter-audit.jsonl"
+    )]
     pub audit_log: PathBuf,
 
     /// File, best on another disk or host, that keeps where the audit log ends [default: beside it, which shows less]

@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 use crate::caller::Caller;
 use crate::catalog::{Collections, Database, Denied, Used, View};
 use crate::collection::CollectionError;
-use crate::deciding::{Decide, Ruling, columns_of};
+use crate::deciding::{Allowed, Decide, Ruling, columns_of};
 use crate::governed::Refused;
 use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
@@ -37,7 +37,7 @@ use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
 use crate::handles::Handles;
 use crate::rules::{Action, ColumnInfo};
-use crate::shape::{TableName, TableShape};
+use crate::shape::TableName;
 
 /// A statement is told to be too long before it is read.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -229,22 +229,22 @@ impl Engine {
     ) -> Result<Described, CollectionError> {
         let named = TableName::new(collection, table);
         let Some(found) = self.collections.get(collection) else { return Ok(Described::Nothing) };
-        if !decide.knows(caller, &named) {
+        if !decide.knows_collection(caller, collection) {
             return Ok(Described::Nothing);
         }
         let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
         let columns = columns_of(&source.provider.schema());
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
-            Ruling::Allowed(shape) => Described::Table { shape, columns },
+            Ruling::Allowed(allowed) => Described::Table { allowed, columns },
         })
     }
 
     /// Whether the rules give a caller of these tables what they gave then.
     pub fn still_holds(&self, caller: &Caller, decide: &dyn Decide, used: &[Used]) -> bool {
-        used.iter().all(|used| {
-            let decided = decide.decide(caller, Action::Query, &used.table, &used.columns);
-            decided == Ruling::Allowed(used.shape.as_ref().clone())
+        used.iter().all(|used| match decide.decide(caller, Action::Query, &used.table, &used.columns) {
+            Ruling::Allowed(allowed) => allowed.shape == *used.shape,
+            Ruling::Denied { .. } => false,
         })
     }
 }
@@ -254,7 +254,7 @@ impl Engine {
 pub enum Described {
     Nothing,
     Denied(String),
-    Table { shape: TableShape, columns: Vec<ColumnInfo> },
+    Table { allowed: Box<Allowed>, columns: Vec<ColumnInfo> },
 }
 
 /// A statement whose rules are in its plan.

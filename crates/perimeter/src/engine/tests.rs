@@ -14,13 +14,13 @@ use serde_json::json;
 use super::*;
 use crate::collection::{Collection, Provenance, SourceTable};
 use crate::handles::HandleLimits;
-use crate::shape::{ColumnShape, DatePart, Mask, MaskKey, MinGroup, Shown};
+use crate::shape::{ColumnShape, DatePart, Mask, MaskKey, MinGroup, Shown, TableShape};
 
 const SECRET_NAME: &str = "Zebedee";
 const SECRET_SSN: &str = "987-65-4320";
 
 #[derive(Debug, clap::Parser)]
-struct Limits {
+struct Arguments {
     #[command(flatten)]
     limits: PerimeterLimitArgs,
 }
@@ -116,7 +116,7 @@ impl Decide for Given {
             shown: shown(&column.name),
             rules: Vec::new(),
         });
-        Ruling::Allowed(TableShape {
+        Allowed::of(TableShape {
             table: table.clone(),
             columns: columns.collect(),
             row_filters: if is_patients { self.row_filters.clone() } else { Vec::new() },
@@ -140,7 +140,7 @@ struct Clinical {
 
 impl Clinical {
     fn new(given: Given) -> Clinical {
-        let limits = Limits::parse_from(["test"]).limits.of_queries();
+        let limits = Arguments::parse_from(["test"]).limits.of_queries();
         let threads = QueryThreads::start(2).expect("threads");
         let collections = Collections::from([("clinic".to_owned(), Arc::new(Clinic) as Arc<dyn Collection>)]);
         let handles = Arc::new(Handles::new(HandleLimits::default()));

@@ -62,14 +62,15 @@ impl Rulebook {
     }
 
     fn prepare(&self, table: &TableName, columns: &[ColumnInfo]) -> Prepared {
-        let folded_table = fold(&table.to_string());
+        let folded = fold(&table.to_string());
+        let folded_table = folded.as_slice();
         let collection_labels = self.labels_of_collection(&table.collection);
         let of_table = |column: bool| {
             let rules = self.obligations.labels.iter().map(|(_, rule)| rule);
             rules.filter(move |rule| {
                 !rule.table.0.is_empty()
                     && rule.column.0.is_empty() != column
-                    && rule.table.all_or_any(&folded_table)
+                    && rule.table.all_or_any(folded_table)
             })
         };
         let mut table_labels = collection_labels.clone();
@@ -77,10 +78,9 @@ impl Rulebook {
         sort(&mut table_labels);
         let of_columns: Vec<_> = of_table(true).collect();
         let is_closed = self.obligations.is_closed(table);
-        let folded_table = fold(&table.to_string());
         let obligations: Vec<(usize, &Obligation)> = {
             let all = self.obligations.list.iter().enumerate();
-            all.filter(|(_, obligation)| obligation.is_of_table(&folded_table)).collect()
+            all.filter(|(_, obligation)| obligation.is_of_table(folded_table)).collect()
         };
         let mut prepared = Prepared {
             collection_labels,

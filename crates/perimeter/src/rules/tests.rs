@@ -134,7 +134,14 @@ fn policies_and_obligations_make_a_shape() {
     let decision = decide(&book, &caller("alice", &["analysts"], "research"), Action::Query);
     assert_eq!(
         shown(&decision),
-        ["id=shown", "name=masked:fixed", "ssn=masked:hash(ssn)", "hiv=hidden", "born=masked:date(year)", "ward=shown"]
+        [
+            "id=shown",
+            "name=masked:fixed",
+            "ssn=masked:hash(ssn)",
+            "hiv=hidden",
+            "born=masked:date(year)",
+            "ward=shown"
+        ]
     );
     let shape = decision.shape().unwrap();
     let group = shape.min_group.as_ref().unwrap();
@@ -153,7 +160,10 @@ fn policies_and_obligations_make_a_shape() {
         ["id=shown", "name=shown", "ssn=masked:hash(ssn)", "hiv=hidden", "born=shown", "ward=shown"]
     );
     let shape = decision.shape().unwrap();
-    assert_eq!((shape.row_filters.as_slice(), shape.min_group.as_ref()), (&["ward = 'W''3'".to_owned()][..], None));
+    assert_eq!(
+        (shape.row_filters.as_slice(), shape.min_group.as_ref()),
+        (&["ward = 'W''3'".to_owned()][..], None)
+    );
     // Of another ward, or of none that the token says.
     nurse.claims.clear();
     assert_eq!(decide(&book, &nurse, Action::Query).shape().unwrap().row_filters, ["FALSE"]);
@@ -178,7 +188,9 @@ fn what_nothing_permits_is_denied() {
         assert_eq!(decision.outcome, Outcome::Deny, "{principal} {groups:?} {purpose} {action:?}");
     }
     let alice = caller("alice", &["analysts"], "");
-    for (collection, table) in [("hospital2", "patients"), ("hospital.patients", "x"), ("Hospital", "patients")] {
+    for (collection, table) in
+        [("hospital2", "patients"), ("hospital.patients", "x"), ("Hospital", "patients")]
+    {
         let decision = decide_on(&book, &alice, Action::Query, &TableName::new(collection, table));
         assert_eq!(decision.outcome, Outcome::Deny, "{collection}.{table}");
     }
@@ -211,7 +223,9 @@ fn a_caller_reads_nothing_of_hidden_columns_nor_ids() {
     for hidden in ["hiv", "secret", "no-secrets"] {
         assert!(!told.contains(hidden), "{told}");
     }
-    for expected in ["3 columns masked: name, ssn, born", "some columns are held back", "Names are for the ward"] {
+    for expected in
+        ["3 columns masked: name, ssn, born", "some columns are held back", "Names are for the ward"]
+    {
         assert!(told.contains(expected), "{told}");
     }
     let audited = decision.reasons.for_auditor.join("\n");
@@ -380,7 +394,11 @@ fn masks_of_a_date_keep_their_part() {
 fn rules_that_cannot_be_meant_are_refused_with_their_line() {
     let good = "permit (principal, action, resource);";
     for (policies, rules, expected) in [
-        (good, "[[obligation]]\ntable = \"*\"", "rules.toml, line 1: the obligation `obligation1` owes nothing"),
+        (
+            good,
+            "[[obligation]]\ntable = \"*\"",
+            "rules.toml, line 1: the obligation `obligation1` owes nothing",
+        ),
         (good, "\n[[obligation]]\nhide = true", "line 2: the obligation `obligation1` names neither"),
         (good, "[[obligation]]\ntable = \"*\"\nhide = true\nmask = \"null\"", "hides and masks"),
         (good, "[[obligation]]\ntable = \"*\"\nrow_filter = \"x = \"", "is no condition in SQL"),
@@ -394,9 +412,17 @@ fn rules_that_cannot_be_meant_are_refused_with_their_line() {
         (good, "[[obligation]]\ntable = \"*\"\nmax_rows = 0", "lets nothing out"),
         (good, "[[obligation]]\ntable = \"*\"\nbudgets = {}", "budgets without a number"),
         (good, "[[obligation]]\ntable = \"*\"\nhide = true\nunless = {}", "always holds"),
-        (good, "[[obligation]]\ntable = \"*\"\nhide = true\nwhen = { actions = \"read\" }", "`read` is no action"),
+        (
+            good,
+            "[[obligation]]\ntable = \"*\"\nhide = true\nwhen = { actions = \"read\" }",
+            "`read` is no action",
+        ),
         (good, "[[obligation]]\ntable = \"*\"\ncolumn = \"a\"\nmax_rows = 5", "make two of it"),
-        (good, "[[obligation]]\nid = \"a\"\ntable = \"*\"\nhide = true\n[[obligation]]\nid = \"a\"\ntable = \"*\"\nhide = true", "the id `a`"),
+        (
+            good,
+            "[[obligation]]\nid = \"a\"\ntable = \"*\"\nhide = true\n[[obligation]]\nid = \"a\"\ntable = \"*\"\nhide = true",
+            "the id `a`",
+        ),
         (good, "[[label]]\nlabels = \"a\"", "to a `collection` or to a `table`"),
         (good, "[[label]]\ntable = \"*\"\nlabels = \"PII\"", "lower-case"),
         (good, "[[labels]]\n", "labels"),
@@ -408,7 +434,11 @@ fn rules_that_cannot_be_meant_are_refused_with_their_line() {
         ("permit (principal == ?principal, action, resource);", "", "a template"),
         ("@shadow permit (principal, action, resource);", "", "only a forbid"),
         ("@advice(\"x\") permit (principal, action, resource);", "", "the annotations"),
-        ("@id(\"a\") permit (principal, action, resource); @id(\"a\") forbid (principal, action, resource);", "", "two policies"),
+        (
+            "@id(\"a\") permit (principal, action, resource); @id(\"a\") forbid (principal, action, resource);",
+            "",
+            "two policies",
+        ),
         ("permit (principal in Group::\"\u{430}nalysts\", action, resource);", "", "several scripts"),
         ("permit (principal, action, resource) when { context.agent == \"x\" };", "", "agent"),
         ("permit (principal, action, resource) when { principal.getTag(\"a\").contains(\"b\") };", "", "tag"),
@@ -429,7 +459,11 @@ fn rules_that_are_odd_are_told() {
         ("", "[[obligation]]\nlabels = \"pii.*\"\nhide = true", "which no [[label]] gives"),
         ("", "[[obligation]]\ntable = \"*\"\nhide = true\nwhen = { purposes = \"x\" }", "write `unless`"),
         ("", "[[obligation]]\ntable = \"*\"\nhide = true\nwhen = { agents = \"x\" }", "write `unless`"),
-        ("", "purposes = \"a\"\n[[obligation]]\ntable = \"*\"\nhide = true\nunless = { purposes = \"b\" }", "`b`"),
+        (
+            "",
+            "purposes = \"a\"\n[[obligation]]\ntable = \"*\"\nhide = true\nunless = { purposes = \"b\" }",
+            "`b`",
+        ),
         ("", "[keys.k]\nenv = \"K\"", "no mask uses the key `k`"),
         ("permit (principal, action, resource == Table::\"a.b\");", "", "write `resource in"),
         ("forbid (principal, action, resource) when { false };", "", "policies.cedar, line 1"),

@@ -44,11 +44,12 @@ fn condition() -> impl Strategy<Value = String> {
 /// An obligation without its id.
 fn obligation() -> impl Strategy<Value = String> {
     let selection = "table = \"\\*\"|labels = \"l\\.\\*\"|labels = \"l\\.[ab]\"";
-    let of_column = (selection, condition(), mask(), prop::option::of("id|name|b\\*"))
-        .prop_map(|(selection, condition, mask, column)| {
+    let of_column = (selection, condition(), mask(), prop::option::of("id|name|b\\*")).prop_map(
+        |(selection, condition, mask, column)| {
             let column = column.map(|column| format!("column = \"{column}\"\n")).unwrap_or_default();
             format!("{selection}\n{column}{condition}{mask}\n")
-        });
+        },
+    );
     let of_table = (selection, condition(), of_table())
         .prop_map(|(selection, condition, owed)| format!("{selection}\n{condition}{owed}\n"));
     prop_oneof![of_column, of_table]
@@ -86,7 +87,8 @@ fn is_as_strict(decision: &Decision, as_other: &Decision) -> bool {
         (Some(shape), Some(other)) => (shape, other),
     };
     let columns = shape.columns.iter().zip(&other.columns);
-    let limit = |one: Option<u64>, other: Option<u64>| other.is_none() || one.is_some_and(|one| Some(one) <= other);
+    let limit =
+        |one: Option<u64>, other: Option<u64>| other.is_none() || one.is_some_and(|one| Some(one) <= other);
     let group = |shape: &TableShape| shape.min_group.as_ref().map(|group| (group.entity.clone(), group.size));
     columns.into_iter().all(|(one, other)| compare(&one.shown, &other.shown) != Ordering::Greater)
         && other.row_filters.iter().all(|filter| shape.row_filters.contains(filter))
