@@ -1,7 +1,7 @@
 //! Metadata that does not belong to the store: it was lost, is that of another cluster, or an old copy. Processes that are started with
 //! it must refuse, and leave everything as it is, however often they are started.
 
-use kafscale_meta::records::{Keyspace, Record, StoreRecord};
+use kafscale_meta::records::{Keyspace, Record, StoreRecord, TraceRecord};
 use kafscale_meta::{EmbeddedStore, MetaStore, Op, Revision, Txn};
 use object_store::path::Path;
 use tokio::time::sleep;
@@ -22,10 +22,9 @@ pub async fn run(around: &Surroundings, mut rng: Rng) {
             0 => ("lost", EmbeddedStore::memory()),
             1 => ("that of another cluster", of_another().await),
             _ => {
-                let (copy, revision) = copy(around.metadata.right()).await;
+                let copy = copy(around.metadata.right(), &mut rng).await;
                 sleep(rng.ms(2000, 9000)).await;
-                // What tells it from the newest is that it cannot have given out a number that the store has seen.
-                if newest_incarnation(around) <= revision.0 {
+                if !is_shown_to_be_old(around, &copy).await {
                     continue;
                 }
                 ("an old copy", copy)
@@ -66,8 +65,10 @@ async fn write(store: &EmbeddedStore, then: Vec<Op>) -> Revision {
     outcome.expect("a store in memory takes everything").revision
 }
 
-/// What a backup holds, which has no leases. It counts on from where the original was.
-async fn copy(of: &EmbeddedStore) -> (EmbeddedStore, Revision) {
+/// What a backup holds, which has no leases. It counts on from where the original was, or from
+/// further on: others have written to the same etcd meanwhile, or whoever restored it has raised
+/// its revision.
+async fn copy(of: &EmbeddedStore, rng: &mut Rng) -> EmbeddedStore {
     let listed = of.range_all("/").await.expect("a store in memory gives everything");
     let copy = EmbeddedStore::memory();
     let lasting = listed.kvs.into_iter().filter(|kv| kv.lease.is_none());
@@ -76,15 +77,38 @@ async fn copy(of: &EmbeddedStore) -> (EmbeddedStore, Revision) {
     for some in puts.chunks(OPS) {
         revision = write(&copy, some.to_vec()).await;
     }
-    while revision < listed.revision {
+    let counts_to = listed.revision.0 + *rng.pick(&[0, 0, 20, 200]);
+    while revision.0 < counts_to {
         revision = write(&copy, vec![Op::put("/padding", "")]).await;
     }
-    (copy, revision)
+    copy
 }
 
-/// The highest incarnation that has marked the store.
-fn newest_incarnation(around: &Surroundings) -> u64 {
-    let marks = around.bucket.list(Some(&Path::from("incarnations"))).expect("the store in memory lists");
-    let number = |path: &Path| path.as_ref().rsplit_once('-')?.1.parse().ok();
-    marks.iter().filter_map(|mark| number(&mark.location)).max().unwrap_or(0)
+/// Whether the store has what a copy of its metadata does not know: the mark of an incarnation, or
+/// a snapshot.
+async fn is_shown_to_be_old(around: &Surroundings, copy: &EmbeddedStore) -> bool {
+    let keys = Keyspace::new(CLUSTER).expect("the name is a name");
+    for (directory, number) in [("incarnations", mark as fn(&str) -> _), ("snapshots", snapshot)] {
+        let listed = around.bucket.list(Some(&Path::from(directory))).expect("the store in memory lists");
+        for name in listed.iter().filter_map(|object| object.location.filename()) {
+            let Some((node_id, number)) = number(name) else { continue };
+            let key = node_id.map_or_else(|| keys.snapshot_trace(), |id| keys.writer_trace(id));
+            let noted = copy.get(&key).await.expect("a store in memory gives everything");
+            let noted = noted.map(|kv| TraceRecord::decode(&key, &kv.value).expect("it is a note"));
+            if noted.is_none_or(|noted| noted.number < number) {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The broker and the number that the name of a mark states.
+fn mark(name: &str) -> Option<(Option<i32>, u64)> {
+    let (node_id, number) = name.split_once('-')?;
+    Some((Some(node_id.parse().ok()?), number.parse().ok()?))
+}
+
+fn snapshot(name: &str) -> Option<(Option<i32>, u64)> {
+    Some((None, name.strip_suffix(".json")?.parse().ok()?))
 }

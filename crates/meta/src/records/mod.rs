@@ -26,6 +26,7 @@ mod producer_ids;
 mod producers;
 mod store_identity;
 mod topic;
+mod trace;
 mod wal_end;
 
 pub use assignment::{AssignmentRecord, PartitionAssignment};
@@ -48,4 +49,5 @@ pub use producer_ids::{PRODUCER_ID_BLOCK, ProducerIdsRecord};
 pub use producers::{ProducerBatch, ProducerEntry, ProducersRecord};
 pub use store_identity::StoreRecord;
 pub use topic::TopicRecord;
+pub use trace::TraceRecord;
 pub use wal_end::WalEndRecord;

@@ -1,6 +1,7 @@
-//! `outdated`: this metadata was restored from a copy that is older than the store it describes. Written by the first start that finds
-//! it, and there until the metadata is rebuilt: what shows it is that the store knows an incarnation with a higher number than any that
-//! this metadata has given out, or a snapshot of a later revision, and each further start takes a number.
+//! `outdated`: this metadata was restored from a copy that is older than the store it describes.
+//! Written by the first start that finds it, and there until the metadata is rebuilt: what shows it
+//! is that the store has an incarnation or a snapshot that this metadata does not know, and each
+//! further start takes a number.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ pub struct OutdatedRecord {
     /// The incarnation that has written to the store. In another store, which does not know it, the metadata may be in its place.
     pub node_id: i32,
     pub incarnation: u64,
-    /// The highest number that the metadata could have given out when this was found.
+    /// The highest number that the metadata knew when this was found.
     pub known: u64,
     /// The snapshot in the store that shows it, where no incarnation does.
     #[serde(default, skip_serializing_if = "Option::is_none")]

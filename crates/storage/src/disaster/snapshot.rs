@@ -16,6 +16,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
 use crate::compute::compute;
+use crate::log::identity::trace;
 
 const DIRECTORY: &str = "snapshots";
 const VERSION: u32 = 1;
@@ -27,14 +28,18 @@ pub struct Snapshot {
     pub v: u32,
     pub number: u64,
     pub taken_ms: i64,
+    /// Whether the metadata had a note of it before it was written. Earlier releases made none.
+    #[serde(default)]
+    pub noted: bool,
     pub records: BTreeMap<String, String>,
 }
 
-/// What is bound to processes that live now is of no use later. Chains tell which processes there were, and metadata that is rebuilt is made of
-/// the write-ahead log that there is.
+/// What is bound to processes that live now is of no use later. Chains tell which processes there
+/// were, and metadata that is rebuilt is made of the write-ahead log that there is, and counts from
+/// above everything that the store has.
 fn is_kept(key: &str) -> bool {
     let kind = key.split('/').next().unwrap_or(key);
-    !matches!(kind, "brokers" | "controller" | "coordinators" | "incarnations" | "wal-ends")
+    !matches!(kind, "brokers" | "controller" | "coordinators" | "incarnations" | "traces" | "wal-ends")
 }
 
 /// A snapshot that was taken, and its bytes.
@@ -70,13 +75,12 @@ fn snapshot_of(listed: Listing, keys: &Keyspace, taken_ms: i64) -> Result<Snapsh
         let value = std::str::from_utf8(&kv.value).map_err(|e| format!("{}: {e}", kv.key))?;
         records.insert(key.to_owned(), value.to_owned());
     }
-    Ok(Snapshot { v: VERSION, number: base + listed.revision.0, taken_ms, records })
+    Ok(Snapshot { v: VERSION, number: base + listed.revision.0, taken_ms, noted: true, records })
 }
 
 /// Puts a snapshot into the store, and lets go of those that it makes superfluous.
 async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(), String> {
-    let path = Path::from(format!("{DIRECTORY}/{number:020}.json"));
-    store.put(&path, bytes.into()).await.map_err(|e| e.to_string())?;
+    store.put(&path(number), bytes.into()).await.map_err(|e| e.to_string())?;
     let mut all = list(store).await.map_err(|e| e.to_string())?;
     all.truncate(all.len().saturating_sub(KEPT));
     let old: Vec<_> = all.into_iter().map(Ok).collect();
@@ -116,6 +120,21 @@ pub async fn numbers(store: &dyn ObjectStore) -> object_store::Result<Vec<u64>> 
     Ok(list(store).await?.iter().filter_map(number).collect())
 }
 
+/// Whether the metadata had a note of a snapshot before it was written. One that is gone or damaged
+/// does not say so.
+pub async fn is_noted(store: &dyn ObjectStore, number: u64) -> object_store::Result<bool> {
+    let read = async { store.get(&path(number)).await?.bytes().await };
+    match read.await {
+        Ok(bytes) => Ok(serde_json::from_slice::<Snapshot>(&bytes).is_ok_and(|snapshot| snapshot.noted)),
+        Err(object_store::Error::NotFound { .. }) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+fn path(number: u64) -> Path {
+    Path::from(format!("{DIRECTORY}/{number:020}.json"))
+}
+
 /// The snapshots in the order of their numbers.
 async fn list(store: &dyn ObjectStore) -> object_store::Result<Vec<Path>> {
     let listed: Vec<_> = store.list(Some(&Path::from(DIRECTORY))).try_collect().await?;
@@ -152,10 +171,16 @@ pub async fn renew(
             "the metadata is not what this broker began with; the snapshots are kept as they are".into()
         );
     }
+    let mut mark = Mark { revision, hash };
     if last.is_none_or(|last| last.hash != hash) {
+        let noted = trace::note(meta, &keys.snapshot_trace(), snapshot.number).await;
+        let noted = noted.map_err(|e| e.to_string())?;
         write(store, snapshot.number, bytes).await?;
+        if noted == revision.next() {
+            mark.revision = noted;
+        }
     }
-    Ok(Mark { revision, hash })
+    Ok(mark)
 }
 
 /// Whether a snapshot is of the metadata of this store. Somebody may have emptied the metadata store, and the snapshots before are what

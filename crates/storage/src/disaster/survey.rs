@@ -1,6 +1,6 @@
 //! What is in a bucket: the segments of each partition, the chains, and the incarnations that there were.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use futures_util::TryStreamExt;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
@@ -78,8 +78,8 @@ pub type ChainObjects = BTreeMap<u64, u64>;
 
 /// All chains of which there is anything, and those of incarnations that were born and wrote nothing yet.
 pub async fn chains(store: &dyn ObjectStore) -> object_store::Result<BTreeMap<ChainId, ChainObjects>> {
-    let born: BTreeSet<ChainId> = birth::list(store).await?;
-    let mut found: BTreeMap<_, _> = born.into_iter().map(|id| (id, ChainObjects::new())).collect();
+    let born = birth::list(store).await?;
+    let mut found: BTreeMap<_, _> = born.into_keys().map(|id| (id, ChainObjects::new())).collect();
     let mut listed = store.list(Some(&Path::from(CHAINS)));
     while let Some(object) = listed.try_next().await? {
         if let Some((id, seq)) = ChainId::parse(&object.location) {

@@ -11,6 +11,7 @@
 mod age;
 mod evidence;
 mod set_store;
+pub mod trace;
 mod wal_end;
 
 use std::time::Duration;
@@ -20,15 +21,15 @@ use futures_util::TryStreamExt;
 use futures_util::future::BoxFuture;
 use kafscale_core::crc;
 use kafscale_core::ids::Offset;
-use kafscale_meta::records::{ClusterRecord, IncarnationBaseRecord, Keyspace, Record, StoreRecord};
+use kafscale_meta::records::{ClusterRecord, Keyspace, Record, StoreRecord};
 use kafscale_meta::{Compare, KeyValue, MetaStore, Op, RangeRequest, Txn};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use age::Trace;
 pub use set_store::set_store;
+pub use trace::Trace;
 pub use wal_end::{end_of, note_wal_end};
 
 use super::shared::Shared;
@@ -63,8 +64,8 @@ pub enum IdentityError {
     )]
     OtherData { place: String },
     #[error(
-        "the metadata is older than the store {place}: {found}, and the metadata has counted to {known} only. It was restored from \
-         an old copy. `kafscale restore --replace` rebuilds it from the store. Nothing was changed"
+        "the metadata is older than the store {place}: {found}, and the metadata knows none above {known}. It was restored from an \
+         old copy. `kafscale restore --replace` rebuilds it from the store. Nothing was changed"
     )]
     OldMetadata { place: String, found: Trace, known: u64 },
     #[error(
@@ -157,6 +158,8 @@ pub async fn bind(binding: &Binding<'_>) -> Result<String, IdentityError> {
             Err(error) => return Err(error),
         };
         if binding.record(&id).await? && binding.mark(&id).await? {
+            let LogConfig { node_id, incarnation, .. } = *binding.config;
+            trace::note(binding.meta, &binding.keys.writer_trace(node_id), incarnation).await?;
             return Ok(id);
         }
     }
@@ -194,6 +197,7 @@ impl Binding<'_> {
 
     /// The id that both are to have.
     async fn decide(&self, recorded: Option<String>) -> Result<String, IdentityError> {
+        let is_new = recorded.is_none();
         let id = match (recorded, self.found().await?) {
             (Some(recorded), Found::Id(found)) if recorded == found => found,
             (Some(recorded), Found::Id(found)) => {
@@ -213,7 +217,9 @@ impl Binding<'_> {
             }
         };
         check_files(self.recovered, &id)?;
-        self.check_age().await?;
+        if !is_new || self.holds_data().await? {
+            self.check_age().await?;
+        }
         self.check_wal_end().await?;
         self.check_log_ends().await?;
         Ok(id)
@@ -413,11 +419,7 @@ pub async fn check_same(
 
 /// The highest epoch that metadata can have given to an incarnation by now.
 pub async fn last_epoch(meta: &dyn MetaStore, keys: &Keyspace) -> Result<u64, kafscale_meta::Error> {
-    let base_key = keys.incarnation_base();
-    let base = match meta.get(&base_key).await? {
-        Some(kv) => IncarnationBaseRecord::decode(&base_key, &kv.value)?.base,
-        None => 0,
-    };
+    let base = trace::base(meta, keys).await?;
     let page = meta.range(one(keys.root())).await?;
     Ok(base + page.revision.0)
 }

@@ -228,6 +228,7 @@ impl LocalChain {
             first_seq: self.next_seq,
             previous: self.previous,
             store_id: self.config.store_id,
+            noted: true,
         };
         let path = file::install(&prepared, &file, &header, &self.dir)?;
         let direct = self.direct.as_mut().and_then(|writer| {

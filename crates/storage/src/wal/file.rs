@@ -17,6 +17,8 @@ use uuid::Uuid;
 pub const FILE_HEADER_BYTES: u64 = 4096;
 const MAGIC: [u8; 8] = *b"KAFWFILE";
 const VERSION: u16 = 1;
+/// The flag [`FileHeader::noted`].
+const NOTED: u16 = 1;
 const USED_BYTES: usize = 80;
 /// Behind those: the id of the store and its CRC, where earlier versions have zeros, which are no CRC of zeros.
 const STORE_ID_BYTES: usize = 20;
@@ -35,6 +37,9 @@ pub struct FileHeader {
     pub previous: Option<(u64, u64)>,
     /// The store that it belongs to. Earlier versions did not say.
     pub store_id: Option<Uuid>,
+    /// Whether the metadata had a note of the incarnation before there was this file. Earlier
+    /// versions made none.
+    pub noted: bool,
 }
 
 /// Why a file header cannot be used.
@@ -51,7 +56,7 @@ impl FileHeader {
         let mut out = Vec::with_capacity(FILE_HEADER_BYTES as usize);
         out.put_slice(&MAGIC);
         out.put_u16(VERSION);
-        out.put_u16(0);
+        out.put_u16(if self.noted { NOTED } else { 0 });
         out.put_i32(self.node_id);
         out.put_u64(self.file_no);
         out.put_u64(self.incarnation);
@@ -82,12 +87,12 @@ impl FileHeader {
         if version > VERSION {
             return Err(FileHeaderError::NewerVersion(version));
         }
-        b.advance(2);
+        let noted = b.get_u16() & NOTED != 0;
         let node_id = b.get_i32();
         let (file_no, incarnation, salt, first_seq) = (b.get_u64(), b.get_u64(), b.get_u64(), b.get_u64());
         let previous = Some((b.get_u64(), b.get_u64())).filter(|p| p.0 != u64::MAX);
         let store_id = bytes.get(USED_BYTES..READ_BYTES).and_then(decode_store_id);
-        Ok(FileHeader { file_no, node_id, incarnation, salt, first_seq, previous, store_id })
+        Ok(FileHeader { file_no, node_id, incarnation, salt, first_seq, previous, store_id, noted })
     }
 
     /// Reads the header of an open file.

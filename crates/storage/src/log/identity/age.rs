@@ -1,17 +1,15 @@
-//! Metadata that was restored from a copy that is older than the store. Incarnations would come again, and what was written since would
-//! count as left over.
-//!
-//! Numbers of incarnations and of snapshots are revisions of the metadata: what the store has of one shows how far the metadata had counted
-//! at least.
+//! Metadata that was restored from a copy that is older than the store. Incarnations would come
+//! again, and what was written since would count as left over. What the store has of later metadata
+//! shows it ([`trace`](super::trace)).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::future::BoxFuture;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use kafscale_meta::records::{OutdatedRecord, Record};
 use kafscale_meta::{Op, Txn};
 
+use super::trace::{Known, Trace};
 use super::{Binding, IdentityError, PATIENCE, last_epoch};
 use crate::disaster::snapshot;
 use crate::disaster::survey::Segments;
@@ -19,55 +17,55 @@ use crate::log::objects::birth;
 use crate::store::backoff::persist;
 use crate::wal::chain_id::ChainId;
 
-/// What a store has of some revision of the metadata.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trace {
-    Writer(ChainId),
-    Snapshot(u64),
-}
-
-impl Trace {
-    fn number(self) -> u64 {
-        match self {
-            Trace::Writer(id) => id.incarnation,
-            Trace::Snapshot(number) => number,
-        }
-    }
-}
-
-impl fmt::Display for Trace {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trace::Writer(id) => write!(f, "the incarnation {} has written to the store", id.incarnation),
-            Trace::Snapshot(number) => write!(f, "the store has the snapshot {number} of it"),
-        }
-    }
-}
-
 impl Binding<'_> {
-    /// Refuses metadata that cannot have counted as far as the store shows.
+    /// Refuses metadata that does not know what the store has of it.
     pub(super) async fn check_age(&self) -> Result<(), IdentityError> {
-        // Before it is asked how far the metadata has counted, as others go on.
+        // Before the metadata is read, which has a note of each before it is in the store.
         let traces = self.traces().await?;
         let refused = |found, known| Err(IdentityError::OldMetadata { place: self.place(), found, known });
-        // What an earlier start has found stays true, although each start takes a number, and comes to higher ones than the store knows.
+        // What an earlier start has found stays true, although the metadata counts on.
         if let Some((found, known)) = self.outdated().await?
-            && traces.contains(&found)
+            && traces.contains_key(&found)
         {
             return refused(found, known);
         }
-        let (own, shared) = (self.config.incarnation, self.config.store.is_shared());
-        // In a bucket, a broker that joined after this one has a higher number too, but none that metadata has not given out.
-        let known = if shared { own.max(last_epoch(self.meta, self.keys).await?) } else { own };
-        let is_newer = |trace: &Trace| match trace {
-            // On a local disk every snapshot is of an earlier process.
-            Trace::Snapshot(number) if !shared => *number >= own,
-            trace => trace.number() > known,
-        };
-        let newer = traces.into_iter().filter(is_newer).max_by_key(|trace| trace.number());
-        let Some(found) = newer else { return Ok(()) };
+        let known = Known::load(self.meta, self.keys).await?;
+        let counted = self.counted().await?;
+        let mut newest: Option<(Trace, u64)> = None;
+        for (trace, noted) in traces {
+            let known = known.newest_like(trace);
+            let (number, counted) = (trace.number(), counted.like(trace));
+            if number <= known || newest.is_some_and(|(newest, _)| number <= newest.number()) {
+                continue;
+            }
+            if number > counted || noted || self.is_noted(trace).await? {
+                newest = Some((trace, known));
+            }
+        }
+        let Some((found, known)) = newest else { return Ok(()) };
         self.remember_outdated(found, known).await?;
         refused(found, known)
+    }
+
+    /// How far the metadata has counted: all that shows of what earlier releases have written,
+    /// which made no notes.
+    async fn counted(&self) -> Result<Counted, IdentityError> {
+        let own = self.config.incarnation;
+        if !self.config.store.is_shared() {
+            // Every file and every snapshot is of an earlier process.
+            return Ok(Counted { writers: own, snapshots: own.saturating_sub(1) });
+        }
+        // A broker that joined after this one has a higher number too, but none that metadata has
+        // not given out.
+        let known = own.max(last_epoch(self.meta, self.keys).await?);
+        Ok(Counted { writers: known, snapshots: known })
+    }
+
+    async fn is_noted(&self, trace: Trace) -> Result<bool, IdentityError> {
+        let Trace::Snapshot(number) = trace else { return Ok(false) };
+        let read =
+            || Box::pin(snapshot::is_noted(self.store, number)) as BoxFuture<'_, object_store::Result<_>>;
+        persist(PATIENCE, self.config.incarnation, read).await.map_err(|e| self.store_error(e))
     }
 
     /// Refuses metadata that does not know of records which nothing else knows of either: they are in a segment, and their write-ahead
@@ -99,23 +97,25 @@ impl Binding<'_> {
         Ok(())
     }
 
-    async fn traces(&self) -> Result<BTreeSet<Trace>, IdentityError> {
+    /// What the store has of its metadata, and whether it says itself that the metadata had a note
+    /// of it. A snapshot says so inside.
+    async fn traces(&self) -> Result<BTreeMap<Trace, bool>, IdentityError> {
         let list = || Box::pin(snapshot::numbers(self.store)) as BoxFuture<'_, object_store::Result<_>>;
         let snapshots: Vec<u64> =
             persist(PATIENCE, self.config.incarnation, list).await.map_err(|e| self.store_error(e))?;
         let writers = self.writers().await?;
-        let snapshots = snapshots.into_iter().map(Trace::Snapshot);
-        Ok(writers.into_iter().map(Trace::Writer).chain(snapshots).collect())
+        let snapshots = snapshots.into_iter().map(|number| (Trace::Snapshot(number), false));
+        Ok(writers.into_iter().map(|(id, noted)| (Trace::Writer(id), noted)).chain(snapshots).collect())
     }
 
     /// The incarnations that have written to the store.
-    async fn writers(&self) -> Result<BTreeSet<ChainId>, IdentityError> {
+    async fn writers(&self) -> Result<BTreeMap<ChainId, bool>, IdentityError> {
         if self.config.store.is_shared() {
             let list = || Box::pin(birth::list(self.store)) as BoxFuture<'_, object_store::Result<_>>;
             return persist(PATIENCE, self.config.incarnation, list).await.map_err(|e| self.store_error(e));
         }
         let headers = self.recovered.iter().map(|file| &file.header);
-        Ok(headers.map(|h| ChainId { node_id: h.node_id, incarnation: h.incarnation }).collect())
+        Ok(headers.map(|h| (ChainId { node_id: h.node_id, incarnation: h.incarnation }, h.noted)).collect())
     }
 
     async fn outdated(&self) -> Result<Option<(Trace, u64)>, IdentityError> {
@@ -140,5 +140,20 @@ impl Binding<'_> {
         // Where there is one, it is of another store.
         let _ = self.meta.txn(Txn::new().and_then(Op::put(self.keys.outdated(), record.encode()))).await?;
         Ok(())
+    }
+}
+
+/// The highest numbers that there can be by now.
+struct Counted {
+    writers: u64,
+    snapshots: u64,
+}
+
+impl Counted {
+    fn like(&self, trace: Trace) -> u64 {
+        match trace {
+            Trace::Writer(_) => self.writers,
+            Trace::Snapshot(_) => self.snapshots,
+        }
     }
 }

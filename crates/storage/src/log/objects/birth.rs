@@ -1,7 +1,10 @@
 //! The mark of an incarnation in the bucket, made before its first object and never deleted. Who has lost the metadata finds by it the
 //! chains of all incarnations, also of those that have written nothing yet, and can seal them.
+//!
+//! The metadata has a note of the incarnation before there is the mark. Marks of earlier releases,
+//! which made none, are empty.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -11,19 +14,20 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use crate::wal::chain_id::ChainId;
 
 const DIRECTORY: &str = "incarnations";
+const NOTED: &[u8] = br#"{"v":1,"noted":true}"#;
 
 fn path(id: ChainId) -> Path {
     Path::from(format!("{DIRECTORY}/{:020}-{:020}", id.node_id, id.incarnation))
 }
 
 pub async fn mark(store: &dyn ObjectStore, id: ChainId) -> object_store::Result<()> {
-    store.put(&path(id), Bytes::new().into()).await.map(drop)
+    store.put(&path(id), Bytes::from_static(NOTED).into()).await.map(drop)
 }
 
-/// All incarnations that were marked.
-pub async fn list(store: &dyn ObjectStore) -> object_store::Result<BTreeSet<ChainId>> {
+/// All incarnations that were marked, and whether the metadata had a note of each.
+pub async fn list(store: &dyn ObjectStore) -> object_store::Result<BTreeMap<ChainId, bool>> {
     let listed: Vec<_> = store.list(Some(&Path::from(DIRECTORY))).try_collect().await?;
-    Ok(listed.iter().filter_map(|object| parse(&object.location)).collect())
+    Ok(listed.iter().filter_map(|object| Some((parse(&object.location)?, object.size > 0))).collect())
 }
 
 fn parse(marked: &Path) -> Option<ChainId> {

@@ -232,7 +232,17 @@ async fn an_old_copy_of_the_metadata_is_refused() {
     for _ in 0..3 {
         check_served(&mut fixture, &wrote).await;
     }
-    let right = std::mem::replace(&mut fixture.meta, old);
+    // Where brokers with a disk each share an etcd, others have counted it up before this one
+    // starts.
+    let counted_up = copy(&*old).await;
+    for _ in 0..1000 {
+        counted_up.put("/padding", "".into()).await.unwrap();
+    }
+    let right = std::mem::replace(&mut fixture.meta, counted_up);
+    fixture.config.incarnation = 0;
+    let error = refusal(&mut fixture).await;
+    assert!(matches!(error, IdentityError::OldMetadata { .. }), "{error}");
+    fixture.meta = old;
     fixture.config.incarnation = 0;
     // Each start takes a number, and the last ones here higher ones than the store knows.
     for attempt in 0..12 {
@@ -242,6 +252,25 @@ async fn an_old_copy_of_the_metadata_is_refused() {
     // In the place of that copy, the metadata of before.
     fixture.meta = right;
     check_served(&mut fixture, &wrote).await;
+}
+
+/// A backup from between a clean stop and the next start: that start had the number that the first
+/// one on the copy is given.
+#[tokio::test]
+async fn a_copy_from_just_before_the_last_start_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut fixture, _) = written(dir.path(), 30).await;
+    let old = copy(&*fixture.meta).await;
+    let log = fixture.open().await;
+    let last = fixture.config.incarnation;
+    append(&partition(&log, 0), 10, 200).await;
+    // Killed: without a snapshot.
+    log.shutdown().await;
+    fixture.meta = old;
+    fixture.config.incarnation = last - 1;
+    let error = refusal(&mut fixture).await;
+    assert_eq!(fixture.config.incarnation, last);
+    assert!(matches!(error, IdentityError::OldMetadata { found: Trace::Writer(_), .. }), "{error}");
 }
 
 #[tokio::test]

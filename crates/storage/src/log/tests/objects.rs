@@ -5,6 +5,7 @@ mod chains;
 mod damage;
 mod disaster;
 mod faults;
+mod old_metadata;
 mod orphans;
 mod scan;
 mod server;
