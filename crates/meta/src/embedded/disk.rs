@@ -5,7 +5,7 @@
 //! `{dir}/meta/LOCK` is locked while the store is open. A new database is made under another name first, so that a crash
 //! leaves either none or a complete one.
 //!
-//! [`Journal`] stands beside it.
+//! [`Journal`] stands beside it; [`Tandem`] writes both.
 //!
 //! redb refuses everything after an IO error until it is opened again; that is [`Disk::reopen`].
 
@@ -15,15 +15,18 @@ use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use bytes::Bytes;
-use redb::backends::InMemoryBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use parking_lot::Mutex;
+use redb::backends::{FileBackend, InMemoryBackend};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use uuid::Uuid;
 
 use super::image::{Entry, Image};
 use super::journal::{self, Journal, Record};
+use super::tandem::{SharedJournal, Tandem};
 use crate::{Error, ErrorKind, LeaseId, Result, Revision};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -38,30 +41,34 @@ const HEADER_BYTES: usize = 24;
 /// Reads are served from the image, so redb needs only the pages that commits touch.
 const CACHE_BYTES: usize = 32 << 20;
 
-/// Opens a database file, making it if it does not exist.
-type Opener = Box<dyn Fn(&Path) -> Result<Database, redb::DatabaseError> + Send>;
+/// Opens a file for redb, making it if it does not exist.
+type Opener = Box<dyn Fn(&Path) -> Result<Box<dyn StorageBackend>, DatabaseError> + Send>;
 
 /// The open file.
 pub(super) struct Disk {
     path: PathBuf,
     opener: Opener,
     /// None while it could not be opened again after a failure.
-    db: Option<Database>,
+    db: Option<(Database, Tandem)>,
     /// What the file holds.
     revision: Revision,
-    /// Absent only where a full disk has no room for it.
-    journal: Option<Journal>,
+    journal: SharedJournal,
     _lock: File,
 }
 
 /// Opens or creates the store under a directory. Blocks.
 pub(super) fn open(dir: &Path) -> Result<(Disk, Image)> {
-    open_with(dir, Box::new(|path| builder().create(path)))
+    open_with(dir, Box::new(open_file))
+}
+
+fn open_file(path: &Path) -> Result<Box<dyn StorageBackend>, DatabaseError> {
+    let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+    Ok(Box::new(FileBackend::new(file)?))
 }
 
 /// Checksums are verified at every opening: everything is read then anyway, and without it redb trusts a file that was
 /// closed cleanly, so that damage would be served as metadata.
-pub(super) fn builder() -> redb::Builder {
+fn builder() -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
@@ -72,18 +79,25 @@ pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {
     fs::create_dir_all(&meta).map_err(|e| io_error(&meta, "cannot create the directory", &e))?;
     let lock = lock(dir, &meta)?;
     let path = file_in(dir);
-    if !path.exists() {
+    let is_new = !path.exists();
+    if is_new {
         journal::put_aside(&meta)
             .map_err(|e| io_error(&meta, "cannot rename the journal of commits in", &e))?;
         create(&meta, &path, &opener)?;
+    }
+    let has_journal = journal::exists(&meta);
+    let (journal, records) = open_journal(&meta)?;
+    if is_new || !has_journal {
+        sync_directory(&meta)?;
         sync_directory(dir)?;
     }
-    let (journal, records) = open_journal(&meta)?;
+    let journal = Arc::new(Mutex::new(journal));
     let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
     disk.reopen()?;
     disk.identify(&records)?;
     disk.catch_up(&records)?;
     let image = disk.load()?;
+    disk.sync_opened()?;
     Ok((disk, image))
 }
 
@@ -133,7 +147,9 @@ fn create(meta: &Path, path: &Path, opener: &Opener) -> Result<()> {
         Err(e) => return Err(io_error(&unfinished, "cannot remove", &e)),
     }
     let made: Result<(), redb::Error> = (|| {
-        let db = opener(&unfinished)?;
+        // All of it is synced at once: nobody opens a file of this name.
+        let tandem = Tandem::made(opener(&unfinished)?, &unfinished)?;
+        let db = builder().create_with_backend(tandem.clone())?;
         let txn = db.begin_write()?;
         {
             txn.open_table(KV)?;
@@ -144,11 +160,10 @@ fn create(meta: &Path, path: &Path, opener: &Opener) -> Result<()> {
         }
         txn.commit()?;
         db.close()?;
-        Ok(())
+        Ok(tandem.sync()?)
     })();
     made.map_err(|e| redb_error(&unfinished, e))?;
-    fs::rename(&unfinished, path).map_err(|e| io_error(path, "cannot create", &e))?;
-    sync_directory(meta)
+    fs::rename(&unfinished, path).map_err(|e| io_error(path, "cannot create", &e))
 }
 
 fn sync_directory(dir: &Path) -> Result<()> {
@@ -164,22 +179,13 @@ impl Disk {
         revision: Revision,
         changes: &BTreeMap<String, Option<Entry>>,
     ) -> Result<()> {
-        let Some(db) = &self.db else {
+        let Some((db, _)) = &self.db else {
             return Err(Error::new(ErrorKind::Retry, format!("{} is not open", self.path.display())));
         };
-        let noted = match &mut self.journal {
-            Some(journal) => {
-                let noted = journal.note_before(self.revision, revision, changes);
-                noted.map_err(|e| io_error(journal.path(), "cannot write", &e))
-            }
-            None => Ok(true),
-        };
-        let done = noted.and_then(|noted| {
-            guarded(&self.path, || write(db, revision, changes))?;
-            Ok(noted)
-        });
-        match done {
-            Ok(noted) => {
+        let prepare = |journal: &mut Journal| journal.prepare_commit(self.revision, revision, changes);
+        let noted = self.journal.lock().as_mut().is_none_or(prepare);
+        match guarded(&self.path, || write(db, revision, changes)) {
+            Ok(()) => {
                 self.revision = revision;
                 if !noted && let Err(error) = self.note_reached() {
                     tracing::warn!(%error, "until the next commit, damage of the newest metadata may go unnoticed");
@@ -193,16 +199,35 @@ impl Disk {
         }
     }
 
-    /// Says in the journal what the file holds: after a commit that did not happen, before anything is answered.
+    #[cfg(test)]
+    pub(super) fn journal(&self) -> SharedJournal {
+        Arc::clone(&self.journal)
+    }
+
+    /// Makes durable what the file holds, and says in the journal what that is: after a commit of unknown outcome, before anything is
+    /// answered.
     pub(super) fn note_reached(&mut self) -> Result<()> {
-        let Some(journal) = &mut self.journal else { return Ok(()) };
-        let noted = journal.note_reached(self.revision);
-        noted.map_err(|e| io_error(journal.path(), "cannot write", &e))
+        if let Some(journal) = &mut *self.journal.lock() {
+            journal.prepare_reached(self.revision);
+        }
+        self.sync(Tandem::sync)
+    }
+
+    fn sync_opened(&mut self) -> Result<()> {
+        self.sync(Tandem::sync_opened)
+    }
+
+    fn sync(&mut self, sync: impl Fn(&Tandem) -> io::Result<()>) -> Result<()> {
+        let (_, tandem) = self.db.as_ref().expect("what is synced is open");
+        sync(tandem).map_err(|e| {
+            self.journal.lock().as_mut().map(Journal::forget_ready);
+            io_error(&self.path, "cannot sync", &e)
+        })
     }
 
     /// Makes sure that the journal is of this database. One that has no id yet gets one.
     fn identify(&mut self, records: &[Record]) -> Result<()> {
-        let db = self.db.as_ref().expect("identify follows a successful reopen");
+        let (db, _) = self.db.as_ref().expect("identify follows a successful reopen");
         let known = check_same(&self.path, db, records)?;
         let id = match known {
             Some(id) => id,
@@ -217,7 +242,7 @@ impl Disk {
                 id
             }
         };
-        if let Some(journal) = &mut self.journal {
+        if let Some(journal) = &mut *self.journal.lock() {
             journal.database = id;
         }
         Ok(())
@@ -238,26 +263,31 @@ impl Disk {
                         "the metadata store had lost its newest commits; they were brought back from the journal"
                     );
                 }
-                self.note_reached()
+                let said = records.last().map_or(Revision(0), |last| last.after);
+                if said < from { self.note_reached() } else { Ok(()) }
             }
             Err(reached) => Err(not_reached(&self.path, from, reached)),
         }
     }
 
-    /// Opens the file again after a failure, and returns the revision that is durable.
+    /// Opens the file again after a failure, and returns the revision that it holds: durable when [`Disk::note_reached`] has said so.
     pub(super) fn reopen(&mut self) -> Result<Revision> {
         self.close();
         let (path, opener) = (&self.path, &self.opener);
-        let db = guarded(path, || Ok(opener(path)?))?;
+        let (db, tandem) = guarded(path, || {
+            let tandem = Tandem::found(opener(path)?, path, Arc::clone(&self.journal))?;
+            Ok((builder().create_with_backend(tandem.clone())?, tandem))
+        })?;
+        tandem.opened();
         self.revision = checked_revision(path, &db)?;
-        self.db = Some(db);
+        self.db = Some((db, tandem));
         Ok(self.revision)
     }
 
     /// Reads everything, after removing what was bound to a lease: its holder is gone.
     fn load(&mut self) -> Result<Image> {
         let path = self.path.clone();
-        let db = self.db.as_ref().expect("load follows a successful reopen");
+        let (db, _) = self.db.as_ref().expect("load follows a successful reopen");
         let (mut revision, stored) = entries(&path, db)?;
         let (bound, entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
             stored.into_iter().partition(|(_, entry)| entry.lease.is_some());
@@ -271,7 +301,10 @@ impl Disk {
 
     /// Releases the file. Never fails: whatever was acknowledged is durable already.
     pub(super) fn close(&mut self) {
-        if let Some(db) = self.db.take() {
+        if let Some(journal) = &mut *self.journal.lock() {
+            journal.forget_ready();
+        }
+        if let Some((db, _)) = self.db.take() {
             let closed = guarded(&self.path, || Ok(db.close()?));
             if let Err(error) = closed {
                 tracing::debug!(%error, "closing the metadata store");

@@ -5,10 +5,10 @@
 //! `{dir}/meta/kafscale.commits` therefore says which revision was reached, and holds the changes themselves where they are small:
 //! a database that stands below its journal is brought up to it, or refused.
 //!
-//! The file is a ring of [`SLOTS`] slots of [`SLOT_BYTES`], preallocated. A record is written to the next slot, past the page cache
-//! where the file system allows that, before the commit that it describes: the sync of that commit makes the device keep both, so that
-//! a commit has one sync as before. Changes that do not fit in a slot are not kept; a record that says only which revision was
-//! reached follows their commit, and is synced by itself.
+//! The file is a ring of [`SLOTS`] slots of [`SLOT_BYTES`], preallocated. A record is made ready before the commit that it describes, and
+//! written to the next slot with the sync of that commit ([`super::tandem`]): past the page cache where the file system allows that, so
+//! that the one flush makes the device keep both. Changes that do not fit in a slot are not kept; a record that says only which
+//! revision was reached follows their commit, with a sync of its own.
 //!
 //! Integers are little-endian:
 //!
@@ -29,7 +29,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io,
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -46,6 +46,7 @@ use crate::Revision;
 const NAME: &str = "kafscale.commits";
 const SLOTS: u64 = 4;
 const SLOT_BYTES: usize = 64 << 10;
+const SIZE_BYTES: u64 = SLOTS * SLOT_BYTES as u64;
 const MAGIC: [u8; 4] = *b"KFSJ";
 const VERSION: u32 = 2;
 const HEADER_BYTES: usize = 48;
@@ -81,54 +82,46 @@ pub(super) struct Journal {
     next_number: u64,
     /// The database that it is written for.
     pub database: u64,
-    /// Room for a slot, and for moving its beginning to where it is aligned.
-    buffer: Vec<u8>,
+    /// The record that is ready to be written, or was written last.
     content: Vec<u8>,
+    is_ready: bool,
+    /// Room for that record, and for moving its beginning to where it is aligned.
+    buffer: Vec<u8>,
 }
 
 impl Journal {
-    /// Opens the journal of a directory, or makes an empty one. Gives the records in their order.
+    /// Opens the journal of a directory, or makes an empty one, which is there for good when the directory has been synced. Gives the
+    /// records in their order.
     pub(super) fn open(meta: &Path) -> io::Result<(Journal, Vec<Record>)> {
         let path = meta.join(NAME);
         if !path.exists() {
             create(meta, &path)?;
         }
-        let mut slots = fs::read(&path)?;
-        let size_bytes = SLOTS as usize * SLOT_BYTES;
-        if slots.len() < size_bytes {
+        let bytes = fs::metadata(&path)?.len();
+        if bytes < SIZE_BYTES {
             // Cut short. What it says is of use; what is missing is written anew.
             let file = File::options().write(true).open(&path)?;
-            file.write_all_at(&vec![0; size_bytes - slots.len()], slots.len() as u64)?;
+            let missing = usize::try_from(SIZE_BYTES - bytes).expect("a journal is small");
+            file.write_all_at(&vec![0; missing], bytes)?;
             file.sync_all()?;
-            slots.resize(size_bytes, 0);
         }
-        let records = records_in(&slots);
+        let records = read(meta)?;
         let next_number = records.last().map_or(1, |last| last.number + 1);
         let (file, direct) = open_file(&path)?;
-        let (buffer, content) = (vec![0; SLOT_BYTES + ALIGN], Vec::new());
-        Ok((Journal { path, file, direct, next_number, database: 0, buffer, content }, records))
+        let (content, buffer, is_ready) = (Vec::new(), Vec::new(), false);
+        Ok((Journal { path, file, direct, next_number, database: 0, content, is_ready, buffer }, records))
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Notes a commit that is about to be made; `false` when it is too large to be noted before it happened.
-    pub(super) fn note_before(
-        &mut self,
-        before: Revision,
-        after: Revision,
-        changes: &Changes,
-    ) -> io::Result<bool> {
-        self.content.clear();
-        self.content.resize(HEADER_BYTES, 0);
+    /// Makes ready what says which commit is about to be made; `false` when it is too large to be noted before it happened.
+    pub(super) fn prepare_commit(&mut self, before: Revision, after: Revision, changes: &Changes) -> bool {
+        self.begin();
         for (key, change) in changes {
             let mut entry = Vec::new();
             if let Some(change) = change {
                 encode_entry(change, &mut entry);
             }
             if self.content.len() + 8 + key.len() + entry.len() > SLOT_BYTES {
-                return Ok(false);
+                return false;
             }
             let entry_bytes = if change.is_some() { size(entry.len()) } else { NONE };
             self.content.extend_from_slice(&size(key.len()).to_le_bytes());
@@ -137,40 +130,64 @@ impl Journal {
             self.content.extend_from_slice(&entry);
         }
         let changes_bytes = size(self.content.len() - HEADER_BYTES);
-        self.write(changes_bytes, before, after)?;
-        if !self.direct {
-            self.file.sync_data()?;
-        }
-        Ok(true)
+        self.finish(changes_bytes, before, after);
+        true
     }
 
-    /// Says which revision is reached, and makes that durable.
-    pub(super) fn note_reached(&mut self, revision: Revision) -> io::Result<()> {
+    /// Makes ready what says which revision is reached.
+    pub(super) fn prepare_reached(&mut self, revision: Revision) {
+        self.begin();
+        self.finish(NONE, revision, revision);
+    }
+
+    /// Whether there is a record to be written with the next sync.
+    pub(super) fn has_ready(&self) -> bool {
+        self.is_ready
+    }
+
+    /// The commit was given up: its record, if it has not been written, is not to be written with another sync.
+    pub(super) fn forget_ready(&mut self) {
+        self.is_ready = false;
+    }
+
+    /// Writes to another file from now on, not past the page cache.
+    #[cfg(test)]
+    pub(super) fn write_to(&mut self, file: File) {
+        (self.file, self.direct) = (file, false);
+    }
+
+    fn begin(&mut self) {
+        self.is_ready = false;
         self.content.clear();
         self.content.resize(HEADER_BYTES, 0);
-        self.write(NONE, revision, revision)?;
-        self.file.sync_data()
     }
 
-    /// Puts the record, whose changes are in `content`, into the next slot.
-    fn write(&mut self, changes_bytes: u32, before: Revision, after: Revision) -> io::Result<()> {
-        let number = self.next_number;
+    /// Completes the record, whose changes are in `content`.
+    fn finish(&mut self, changes_bytes: u32, before: Revision, after: Revision) {
         let header = &mut self.content[..HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
         header[12..16].copy_from_slice(&changes_bytes.to_le_bytes());
-        header[16..24].copy_from_slice(&number.to_le_bytes());
+        header[16..24].copy_from_slice(&self.next_number.to_le_bytes());
         header[24..32].copy_from_slice(&before.0.to_le_bytes());
         header[32..40].copy_from_slice(&after.0.to_le_bytes());
         header[40..48].copy_from_slice(&self.database.to_le_bytes());
         let crc = crc32c(&self.content[8..]);
         self.content[4..8].copy_from_slice(&crc.to_le_bytes());
-        let at = self.buffer.as_ptr().align_offset(ALIGN);
+        self.is_ready = true;
+    }
+
+    /// Writes the record that is ready into the next slot. When this returns, the device has it, but may lose it before its next flush.
+    pub(super) fn write_ready(&mut self) -> io::Result<()> {
         let size_bytes = self.content.len().next_multiple_of(ALIGN);
+        if self.buffer.len() < size_bytes + ALIGN {
+            self.buffer.resize(size_bytes + ALIGN, 0);
+        }
+        let at = self.buffer.as_ptr().align_offset(ALIGN);
         let aligned = &mut self.buffer[at..at + size_bytes];
         aligned[..self.content.len()].copy_from_slice(&self.content);
         aligned[self.content.len()..].fill(0);
-        let slot = number % SLOTS * SLOT_BYTES as u64;
+        let slot = self.next_number % SLOTS * SLOT_BYTES as u64;
         match self.file.write_all_at(aligned, slot) {
             // A file system that says so only now.
             Err(e) if e.kind() == io::ErrorKind::InvalidInput && self.direct => {
@@ -180,24 +197,48 @@ impl Journal {
             }
             written => written?,
         }
+        if !self.direct {
+            self.file.sync_data()?;
+        }
         self.next_number += 1;
+        self.is_ready = false;
         Ok(())
     }
 }
 
-/// The records of a journal that is only looked at, in their order. One that is not there has none.
+/// The records of the journal of a directory, in their order. One that is not there has none.
 pub(super) fn read(meta: &Path) -> io::Result<Vec<Record>> {
-    match fs::read(meta.join(NAME)) {
-        Ok(slots) => Ok(records_in(&slots)),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
+    let file = match File::open(meta.join(NAME)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let slots: io::Result<Vec<_>> = (0..SLOTS).map(|slot| read_slot(&file, slot)).collect();
+    let mut records: Vec<_> = slots?.iter().filter_map(|slot| decode(slot)).collect();
+    records.sort_unstable_by_key(|record| record.number);
+    Ok(records)
+}
+
+/// As much of a slot as its record takes.
+fn read_slot(file: &File, slot: u64) -> io::Result<Vec<u8>> {
+    let read = |bytes: usize| {
+        let mut content = Vec::with_capacity(bytes);
+        let mut from = file;
+        from.seek(SeekFrom::Start(slot * SLOT_BYTES as u64))?;
+        from.take(bytes as u64).read_to_end(&mut content)?;
+        Ok::<_, io::Error>(content)
+    };
+    let begin = read(ALIGN)?;
+    let changes_bytes = word(&begin, 12).filter(|bytes| *bytes != NONE).unwrap_or(0) as usize;
+    match HEADER_BYTES.saturating_add(changes_bytes).min(SLOT_BYTES) {
+        few if few <= ALIGN => Ok(begin),
+        many => read(many),
     }
 }
 
-fn records_in(slots: &[u8]) -> Vec<Record> {
-    let mut records: Vec<_> = slots.chunks(SLOT_BYTES).filter_map(decode).collect();
-    records.sort_unstable_by_key(|record| record.number);
-    records
+/// Whether a directory has one.
+pub(super) fn exists(meta: &Path) -> bool {
+    meta.join(NAME).exists()
 }
 
 /// Puts the journal of a database that is gone aside.
@@ -232,10 +273,12 @@ pub(super) fn path_from(revision: Revision, records: &[Record]) -> Result<Vec<&R
 /// Whole or not at all: made under another name first.
 fn create(meta: &Path, path: &Path) -> io::Result<()> {
     let unfinished = meta.join(format!("{NAME}.new"));
-    fs::write(&unfinished, vec![0; SLOTS as usize * SLOT_BYTES])?;
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, path)?;
-    File::open(meta)?.sync_all()
+    let mut file = File::create(&unfinished)?;
+    for _ in 0..SLOTS {
+        file.write_all(&[0; SLOT_BYTES])?;
+    }
+    file.sync_data()?;
+    fs::rename(&unfinished, path)
 }
 
 /// Past the page cache where the file system allows it.
@@ -254,8 +297,12 @@ fn size(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("a transaction is far smaller than 4 GiB")
 }
 
+fn word(slot: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(slot.get(at..at + 4)?.try_into().ok()?))
+}
+
 fn decode(slot: &[u8]) -> Option<Record> {
-    let word = |at: usize| Some(u32::from_le_bytes(slot.get(at..at + 4)?.try_into().ok()?));
+    let word = |at| word(slot, at);
     let long = |at: usize| Some(u64::from_le_bytes(slot.get(at..at + 8)?.try_into().ok()?));
     let changes_bytes = word(12)?;
     let kept = if changes_bytes == NONE { 0 } else { changes_bytes as usize };
@@ -301,6 +348,14 @@ mod tests {
     use super::*;
     use crate::LeaseId;
 
+    fn note(journal: &mut Journal, before: u64, after: u64, changes: &Changes) -> bool {
+        let fits = journal.prepare_commit(Revision(before), Revision(after), changes);
+        if fits {
+            journal.write_ready().unwrap();
+        }
+        fits
+    }
+
     fn entries() -> impl Strategy<Value = Option<Entry>> {
         let entry = (any::<Vec<u8>>(), 1..99u64, 1..99u64, 0..3i64);
         proptest::option::of(entry.prop_map(|(value, created, modified, lease)| Entry {
@@ -320,9 +375,10 @@ mod tests {
             let (mut journal, none) = Journal::open(dir.path()).unwrap();
             prop_assert!(none.is_empty());
             for revision in 1..10 {
-                prop_assert!(journal.note_before(Revision(revision), Revision(revision + 1), &changes).unwrap());
+                prop_assert!(note(&mut journal, revision, revision + 1, &changes));
             }
-            journal.note_reached(Revision(77)).unwrap();
+            journal.prepare_reached(Revision(77));
+            journal.write_ready().unwrap();
             let (_, records) = Journal::open(dir.path()).unwrap();
             let numbers: Vec<_> = records.iter().map(|r| r.number).collect();
             prop_assert_eq!(numbers, vec![7, 8, 9, 10]);
@@ -335,7 +391,7 @@ mod tests {
         fn no_bytes_make_reading_fail(bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0..260_000usize) {
             let dir = tempfile::tempdir().unwrap();
             let (mut journal, _) = Journal::open(dir.path()).unwrap();
-            journal.note_before(Revision(1), Revision(2), &Changes::new()).unwrap();
+            note(&mut journal, 1, 2, &Changes::new());
             let file = File::options().write(true).open(dir.path().join("kafscale.commits")).unwrap();
             file.write_all_at(&bytes, at as u64).unwrap();
             let (_, records) = Journal::open(dir.path()).unwrap();
@@ -374,7 +430,7 @@ mod tests {
         let (mut journal, _) = Journal::open(dir.path()).unwrap();
         journal.database = 77;
         let changes = Changes::from([("k".to_owned(), None)]);
-        journal.note_before(Revision(1), Revision(2), &changes).unwrap();
+        note(&mut journal, 1, 2, &changes);
         let path = dir.path().join(NAME);
         let slot = fs::read(&path).unwrap()[SLOT_BYTES..].to_vec();
         let (changes_bytes, now) = (9, decode(&slot).unwrap());
@@ -399,8 +455,8 @@ mod tests {
         };
         let one = |bytes| Changes::from([("k".to_owned(), Some(entry(bytes)))]);
         let most = SLOT_BYTES - HEADER_BYTES - 8 - 1 - 24;
-        assert!(journal.note_before(Revision(1), Revision(2), &one(most)).unwrap());
-        assert!(!journal.note_before(Revision(2), Revision(3), &one(most + 1)).unwrap());
+        assert!(note(&mut journal, 1, 2, &one(most)));
+        assert!(!note(&mut journal, 2, 3, &one(most + 1)));
         let (_, records) = Journal::open(dir.path()).unwrap();
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].changes, Some(one(most)));

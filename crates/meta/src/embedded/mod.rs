@@ -12,6 +12,7 @@
 mod disk;
 mod image;
 mod journal;
+mod tandem;
 mod writer;
 
 #[cfg(test)]

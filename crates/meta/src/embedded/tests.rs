@@ -1,5 +1,6 @@
 //! The conformance suite on both forms of the embedded store, and what only they promise.
 
+mod cuts;
 mod faults;
 mod files;
 mod memory;

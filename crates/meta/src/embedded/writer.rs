@@ -218,27 +218,23 @@ impl Writer {
                 return Err(error);
             }
         };
-        let staged = self.doubt.take().expect("checked above");
         let before = self.shared.image.read().revision();
-        if on_disk == before
-            && let Err(error) = self.disk.note_reached()
-        {
-            // The journal still has the commit that did not happen.
-            self.doubt = Some(staged);
+        let tried = self.doubt.as_ref().map(Staged::revision);
+        let known = if on_disk == before || Some(on_disk) == tried {
+            // Only now it is durable, and the journal does not say what did not happen.
+            self.disk.note_reached()
+        } else {
+            Err(Error::corrupt(format!(
+                "the metadata store is at revision {on_disk}, where {before} or a little more was written"
+            )))
+        };
+        if let Err(error) = known {
             self.broken = Some((Instant::now(), error.clone()));
             return Err(error);
         }
+        let staged = self.doubt.take().expect("checked above");
         if on_disk == staged.revision() {
             self.shared.apply(staged);
-        } else if on_disk != before {
-            let message = format!(
-                "the metadata store is at revision {on_disk}, where {before} or {} was written",
-                staged.revision()
-            );
-            self.doubt = Some(staged);
-            let error = Error::corrupt(message);
-            self.broken = Some((Instant::now(), error.clone()));
-            return Err(error);
         }
         self.broken = None;
         tracing::info!(revision = %on_disk, "the metadata store is writable again");

@@ -102,7 +102,7 @@ fn open(dir: &Path, faults: &Faults) -> Result<EmbeddedStore> {
         faults.read()?;
         let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         let inner = FileBackend::new(file)?;
-        disk::builder().create_with_backend(FaultyFile { inner, faults: faults.clone() })
+        Ok(Box::new(FaultyFile { inner, faults: faults.clone() }) as Box<dyn StorageBackend>)
     };
     let (disk, image) = disk::open_with(dir, Box::new(opener))?;
     EmbeddedStore::with_disk(disk, image)
@@ -189,4 +189,25 @@ async fn a_disk_that_comes_back_is_used_again() {
     assert_eq!(watch.next().await.unwrap().revision, Revision(1));
     assert!(revision >= Revision(1));
     store.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_commit_whose_record_cannot_be_written_is_not_answered_before_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, image) = disk::open(dir.path()).unwrap();
+    let journal = disk.journal();
+    let to = |path: &Path| std::fs::File::options().write(true).open(path).unwrap();
+    let store = EmbeddedStore::with_disk(disk, image).unwrap();
+    let before = store.put("/before", Bytes::new()).await.unwrap();
+    journal.lock().as_mut().unwrap().write_to(to(Path::new("/dev/full")));
+    for _ in 0..2 {
+        assert!(store.put("/k", Bytes::new()).await.unwrap_err().kind().is_retriable());
+        assert!(store.get("/k").await.unwrap().is_none(), "nobody may know of it yet");
+    }
+    journal.lock().as_mut().unwrap().write_to(to(&dir.path().join("meta/kafscale.commits")));
+    let revision = put_until_it_works(&store, "/k").await;
+    assert!(revision > before);
+    drop(store);
+    let records = super::super::journal::read(&dir.path().join("meta")).unwrap();
+    assert_eq!(records.last().unwrap().after, revision);
 }

@@ -1,0 +1,160 @@
+//! The database file and the journal beside it, written at the same time and synced as one.
+//!
+//! A commit of redb is many writes and then a sync. [`Tandem`] stands between redb and its file, and puts the record that the journal
+//! has ready into that sync: the pages of the database are on their way to the device while the record is written, and one flush makes
+//! the device keep both. So the second copy of a commit costs hardly any time.
+//!
+//! The two writes have no order. After a crash the journal may be ahead of the database, and then the commit is completed from it, or
+//! behind it, and then the commit stands. Neither was answered.
+//!
+//! While redb opens a file, it changes nothing but the header, and syncs it again and again. The first sync is needed: a process that
+//! was killed may have left pages in the page cache only, and later headers vouch for them. All headers after that name the same pages,
+//! so that any of them may be the one that a crash leaves: their syncs are left out until [`Tandem::opened`].
+
+use std::{fs::File, io, ops::Bound, path::Path, sync::Arc};
+
+use parking_lot::Mutex;
+use redb::{BackendError, StorageBackend};
+use rustix::fs::{Advice, fadvise};
+
+use super::journal::Journal;
+
+/// The journal, which outlives the opened database. Absent only where a full disk has no room for it.
+pub(super) type SharedJournal = Arc<Mutex<Option<Journal>>>;
+
+/// What redb reads and writes. Several have one in common: redb owns one of them.
+#[derive(Debug, Clone)]
+pub(super) struct Tandem(Arc<Files>);
+
+#[derive(Debug)]
+struct Files {
+    database: Box<dyn StorageBackend>,
+    /// The same file, to start its writes with.
+    file: File,
+    journal: SharedJournal,
+    phase: Mutex<Phase>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Made under a name that nobody opens, and synced when it is complete.
+    Made,
+    /// Found on the disk, and not synced yet.
+    Found,
+    /// It has been synced once, as it was found.
+    Opening,
+    /// Open, but for the last sync of its header.
+    Unsynced,
+    Open,
+}
+
+impl Tandem {
+    /// Around a new file that redb is about to fill.
+    pub(super) fn made(database: Box<dyn StorageBackend>, path: &Path) -> io::Result<Self> {
+        Self::new(database, path, SharedJournal::default(), Phase::Made)
+    }
+
+    /// Around a file that redb is about to open.
+    pub(super) fn found(
+        database: Box<dyn StorageBackend>,
+        path: &Path,
+        journal: SharedJournal,
+    ) -> io::Result<Self> {
+        Self::new(database, path, journal, Phase::Found)
+    }
+
+    fn new(
+        database: Box<dyn StorageBackend>,
+        path: &Path,
+        journal: SharedJournal,
+        phase: Phase,
+    ) -> io::Result<Self> {
+        let (file, phase) = (File::open(path)?, Mutex::new(phase));
+        Ok(Self(Arc::new(Files { database, file, journal, phase })))
+    }
+
+    /// redb has opened the file: from now on it is synced when redb says so.
+    pub(super) fn opened(&self) {
+        *self.0.phase.lock() = Phase::Unsynced;
+    }
+
+    /// Makes durable what was left out while the file was opened, if no commit has done so.
+    pub(super) fn sync_opened(&self) -> io::Result<()> {
+        let phase = *self.0.phase.lock();
+        if phase == Phase::Unsynced { self.sync() } else { Ok(()) }
+    }
+
+    /// Makes the database durable, and the record that the journal has ready.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let files = &*self.0;
+        if let Some(journal) = &mut *files.journal.lock()
+            && journal.has_ready()
+        {
+            // Starts to write what is dirty, and waits for nothing. It is advice, so that failing does not matter.
+            let _ = fadvise(&files.file, 0, None, Advice::DontNeed);
+            journal.write_ready()?;
+        }
+        files.database.sync_data()?;
+        let phase = &mut *files.phase.lock();
+        *phase = match *phase {
+            Phase::Found => Phase::Opening,
+            Phase::Unsynced => Phase::Open,
+            same => same,
+        };
+        Ok(())
+    }
+}
+
+impl StorageBackend for Tandem {
+    fn len(&self) -> io::Result<u64> {
+        self.0.database.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.database.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.database.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let phase = *self.0.phase.lock();
+        match phase {
+            Phase::Made | Phase::Opening => Ok(()),
+            Phase::Found | Phase::Unsynced | Phase::Open => self.sync(),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.database.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.0.database.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.database.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.database.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.database.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.database.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.database.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.database.query_lock_range(start, end)
+    }
+}
