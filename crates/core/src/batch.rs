@@ -11,6 +11,7 @@ use crate::crc;
 use crate::ids::{LeaderEpoch, Offset, ProducerId};
 use crate::producer::{Sequence, sequence_after};
 use crate::records::{self, RecordSummary, RecordsError, WalkLimit};
+use crate::times::Times;
 
 const LENGTH_AT: usize = 8;
 const EPOCH_AT: usize = 12;
@@ -354,7 +355,7 @@ pub struct ValidBatch {
     bytes: BytesMut,
     header: BatchHeader,
     timestamp_type: TimestampType,
-    max_timestamp_ms: i64,
+    times: Times,
     inflated_bytes: u64,
 }
 
@@ -377,6 +378,8 @@ pub struct PlacedBatch {
     pub last_offset: Offset,
     pub leader_epoch: LeaderEpoch,
     pub max_timestamp_ms: i64,
+    /// `None` where the records were not looked at.
+    pub times: Option<Times>,
     pub records_count: i32,
     pub sequence: Option<Sequence>,
 }
@@ -427,18 +430,12 @@ impl ValidBatch {
         rules: &BatchRules,
         records: CheckedRecords,
     ) -> Result<ValidBatch, BatchRejection> {
-        let CheckedRecords { max_timestamp_ms, inflated_bytes } = records;
+        let CheckedRecords { times, inflated_bytes } = records;
         let (bytes, header) = match rules.recompression(&header) {
             None => (bytes, header),
             Some(compression) => recompress(&header, &bytes, compression, rules.max_message_bytes)?,
         };
-        Ok(ValidBatch {
-            bytes,
-            header,
-            timestamp_type: rules.timestamp_type,
-            max_timestamp_ms,
-            inflated_bytes,
-        })
+        Ok(ValidBatch { bytes, header, timestamp_type: rules.timestamp_type, times, inflated_bytes })
     }
 
     /// The bytes of the records, decompressed.
@@ -471,10 +468,11 @@ impl ValidBatch {
     pub fn place(mut self, base_offset: Offset, leader_epoch: LeaderEpoch, now_ms: i64) -> PlacedBatch {
         self.bytes[0..8].copy_from_slice(&base_offset.0.to_be_bytes());
         self.bytes[EPOCH_AT..EPOCH_AT + 4].copy_from_slice(&leader_epoch.0.to_be_bytes());
-        let (attributes, max_timestamp_ms) = match self.timestamp_type {
-            TimestampType::CreateTime => (self.header.attributes, self.max_timestamp_ms),
-            TimestampType::LogAppendTime => (self.header.attributes | LOG_APPEND_TIME, now_ms),
+        let (attributes, times) = match self.timestamp_type {
+            TimestampType::CreateTime => (self.header.attributes, self.times),
+            TimestampType::LogAppendTime => (self.header.attributes | LOG_APPEND_TIME, Times::one(now_ms)),
         };
+        let max_timestamp_ms = times.max_ms;
         if (attributes, max_timestamp_ms) != (self.header.attributes, self.header.max_timestamp_ms) {
             self.bytes[ATTRIBUTES_AT..ATTRIBUTES_AT + 2].copy_from_slice(&attributes.to_be_bytes());
             self.bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8]
@@ -488,6 +486,7 @@ impl ValidBatch {
             last_offset: base_offset.plus(i64::from(self.header.last_offset_delta)),
             leader_epoch,
             max_timestamp_ms,
+            times: Some(times),
             records_count: self.header.records_count,
             sequence: self.header.sequence(),
         }
@@ -504,6 +503,7 @@ impl PlacedBatch {
             last_offset: header.last_offset(),
             leader_epoch: header.leader_epoch,
             max_timestamp_ms: header.max_timestamp_ms,
+            times: None,
             records_count: header.records_count,
             sequence: header.sequence(),
         })
@@ -615,7 +615,7 @@ impl From<NotWithin> for BatchRejection {
 
 /// What the records told.
 struct CheckedRecords {
-    max_timestamp_ms: i64,
+    times: Times,
     inflated_bytes: u64,
 }
 
@@ -641,17 +641,21 @@ fn check_records(
     now_ms: i64,
     limit_bytes: u64,
 ) -> Result<Result<CheckedRecords, NotWithin>, BatchRejection> {
-    let (mut max_timestamp_ms, mut bad) = (NO_TIMESTAMP, BadRecords::new());
+    let (mut times, mut bad) = (None, BadRecords::new());
     let walked = records::walk_within(header, batch, limit_bytes, |index, record| {
         let timestamp_ms = header.base_timestamp_ms.saturating_add(record.timestamp_delta);
-        max_timestamp_ms = max_timestamp_ms.max(timestamp_ms);
+        let one = Times::one(timestamp_ms);
+        times = Some(times.map_or(one, |before: Times| before.then(one)));
         if let Err(fault) = check_record(index, record, timestamp_ms, rules, now_ms) {
             bad.add(index, fault, batch.len());
         }
         true
     });
     match walked {
-        Ok(inflated_bytes) if bad.count == 0 => Ok(Ok(CheckedRecords { max_timestamp_ms, inflated_bytes })),
+        Ok(inflated_bytes) if bad.count == 0 => {
+            let times = times.unwrap_or(Times::one(NO_TIMESTAMP)).stated(NO_TIMESTAMP);
+            Ok(Ok(CheckedRecords { times, inflated_bytes }))
+        }
         Ok(_) => Err(BatchRejection::InvalidRecords(bad)),
         // What stands behind it cannot be looked at.
         Err(RecordsError::Malformed { index, why }) => {

@@ -19,5 +19,6 @@ pub mod producer;
 pub mod record_view;
 pub mod records;
 pub mod sql_schema;
+pub mod times;
 pub mod topic_config;
 pub mod utc;

@@ -107,6 +107,18 @@ pub enum Format {
     Ndjson,
     /// A stream of Apache Arrow's IPC format.
     Arrow,
+    /// A file of Apache Parquet.
+    Parquet,
+}
+
+impl Format {
+    /// Whether it is nothing that a terminal could show, and one answer is one file.
+    pub fn is_binary(self) -> bool {
+        match self {
+            Format::Table | Format::Csv | Format::Json | Format::Ndjson => false,
+            Format::Arrow | Format::Parquet => true,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

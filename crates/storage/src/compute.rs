@@ -20,6 +20,7 @@ use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
 use kafscale_core::ids::Offset;
 use kafscale_core::records::{self, RecordsError, WalkLimit};
+use kafscale_core::times::Times;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, spawn_blocking};
 
@@ -147,6 +148,23 @@ pub async fn first_at_or_after(
         }
     };
     compute_for(requester, work).await
+}
+
+/// The timestamps of a batch's records, as [`Times::of_batch`].
+pub async fn times_of_batch(
+    header: BatchHeader,
+    batch: Bytes,
+) -> Result<Result<Times, RecordsError>, ComputeEnded> {
+    let work = move |limit: WalkLimit| {
+        if limit != WalkLimit::FULL && limit.is_exceeded_by(&header) {
+            return None;
+        }
+        match Times::of_batch(&header, &batch, limit.inflated_bytes) {
+            Err(RecordsError::TooLarge { .. }) if limit != WalkLimit::FULL => None,
+            found => Some(found),
+        }
+    };
+    compute_for(Requester::Broker, work).await
 }
 
 /// Waits until this requester may look something up that takes a batch into memory. `None` where nothing is limited.

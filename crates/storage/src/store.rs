@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod counted;
 mod deletes;
 mod durable;
+mod looking;
 mod memory;
 pub mod patient;
 pub mod s3;
@@ -17,11 +18,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 
 use crate::StoreUrl;
 use crate::log::pace::Pace;
 pub use durable::DurableLocal;
+pub use looking::LookingLocal;
 
 /// What a caller can do about an error of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +147,7 @@ fn kind_of_io(kind: io::ErrorKind) -> StoreErrorKind {
 
 /// A local store for one who only reads: nothing is made there.
 pub fn open_to_look(directory: &Path) -> Result<Arc<dyn ObjectStore>, StoreError> {
-    Ok(Arc::new(LocalFileSystem::new_with_prefix(directory)?))
+    Ok(Arc::new(LookingLocal::open(directory)?))
 }
 
 /// Opens the store; creates the directory of a local one, which leaves the disk to appends as `pace` says. The caller holds the

@@ -40,12 +40,18 @@ pub type KeyValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// A checked batch of these records.
 pub fn batch_of(pairs: &[KeyValue<'_>], timestamp_ms: i64, producer: Producer) -> ValidBatch {
+    timed_batch(pairs, &vec![timestamp_ms; pairs.len()], producer)
+}
+
+/// A checked batch of records with these timestamps.
+pub fn timed_batch(pairs: &[KeyValue<'_>], times_ms: &[i64], producer: Producer) -> ValidBatch {
+    let timestamp_ms = times_ms[0];
     let records = i32::try_from(pairs.len()).unwrap();
     let mut body = BytesMut::new();
-    for (i, (key, value)) in (0i64..).zip(pairs) {
+    for (i, ((key, value), time_ms)) in (0i64..).zip(pairs.iter().zip(times_ms)) {
         let mut record = BytesMut::new();
         record.put_u8(0);
-        varint(&mut record, 0);
+        varint(&mut record, time_ms - timestamp_ms);
         varint(&mut record, i);
         for field in [key, value] {
             varint(&mut record, field.map_or(-1, |f| f.len() as i64));
@@ -76,9 +82,9 @@ pub fn batch_of(pairs: &[KeyValue<'_>], timestamp_ms: i64, producer: Producer) -
     ValidBatch::check(b, &RULES, timestamp_ms).expect("the batch is valid")
 }
 
-/// The same, compressed.
-pub fn compressed_batch(pairs: &[KeyValue<'_>], timestamp_ms: i64, codec: Codec) -> ValidBatch {
-    let plain = batch_of(pairs, timestamp_ms, None).place(Offset(0), LeaderEpoch(-1), timestamp_ms).bytes;
+/// The same batch, compressed.
+pub fn compressed(batch: ValidBatch, codec: Codec) -> ValidBatch {
+    let (timestamp_ms, plain) = (NOW_MS, batch.place(Offset(0), LeaderEpoch(-1), NOW_MS).bytes);
     let compression = Some(Compression::default_of(codec));
     let rules = BatchRules { compression, ..RULES };
     ValidBatch::check(BytesMut::from(&plain[..]), &rules, timestamp_ms).expect("the batch is valid")

@@ -386,10 +386,10 @@ proptest! {
             bytes[at] ^= 0x55;
             recrc(&mut bytes);
         }
-        let whole = check(bytes.clone()).map(|b| b.max_timestamp_ms).map_err(|e| e.to_string());
+        let whole = check(bytes.clone()).map(|b| b.times.max_ms).map_err(|e| e.to_string());
         match ValidBatch::check_within(bytes.clone(), &RULES, NOW, limit(inflated)) {
             Ok(Checked::NotWithin(same)) => prop_assert_eq!(same, bytes),
-            Ok(Checked::Valid(batch)) => prop_assert_eq!(Ok(batch.max_timestamp_ms), whole),
+            Ok(Checked::Valid(batch)) => prop_assert_eq!(Ok(batch.times.max_ms), whole),
             Err(e) => prop_assert_eq!(Err(e.to_string()), whole),
         }
     }

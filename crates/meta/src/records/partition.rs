@@ -30,6 +30,12 @@ pub struct SegmentRecord {
     pub last_offset: i64,
     pub size_bytes: u64,
     pub max_timestamp_ms: i64,
+    /// The smallest timestamp of its records. Absent where nobody looked at them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_timestamp_ms: Option<i64>,
+    /// No record of it is older by more than this than one before it in the segment. Absent as the smallest timestamp is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disorder_ms: Option<i64>,
     pub records: u64,
     /// The name of the object that holds it.
     pub object: String,
@@ -70,13 +76,19 @@ mod tests {
     use crate::records::codec::tests::{any_name, any_uuid, check_bytes, check_encoding, keyspace};
 
     fn any_segment() -> impl Strategy<Value = SegmentRecord> {
-        (any::<(i64, i64, u64, i64, u64, bool)>(), any_name()).prop_map(
-            |((base_offset, last_offset, size_bytes, max_timestamp_ms, records, compacted), object)| {
+        (any::<(i64, i64, u64, i64, u64, bool)>(), any::<Option<(i64, i64)>>(), any_name()).prop_map(
+            |(
+                (base_offset, last_offset, size_bytes, max_timestamp_ms, records, compacted),
+                times,
+                object,
+            )| {
                 SegmentRecord {
                     base_offset,
                     last_offset,
                     size_bytes,
                     max_timestamp_ms,
+                    min_timestamp_ms: times.map(|(min, _)| min),
+                    disorder_ms: times.map(|(_, disorder)| disorder),
                     records,
                     object,
                     compacted,
@@ -109,6 +121,8 @@ mod tests {
                 last_offset: 9,
                 size_bytes: 1000,
                 max_timestamp_ms: 2,
+                min_timestamp_ms: None,
+                disorder_ms: None,
                 records: 5,
                 object: "a/segment-5.kfs".into(),
                 compacted: false,

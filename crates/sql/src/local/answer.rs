@@ -1,13 +1,13 @@
-//! Answers of `--command` and of the prompt: as a table, CSV, JSON or Arrow, on standard output or
-//! in a file. But for the table, rows are written as they come.
+//! Answers of `--command` and of the prompt: as a table, CSV, JSON, Arrow or Parquet, on standard
+//! output or in a file. But for the table, rows are written as they come; those of Parquet when a
+//! group of them is large enough.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::compute::cast;
 use arrow::csv::WriterBuilder as CsvBuilder;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow::json::writer::{
     JsonArray, JsonFormat, LineDelimited, Writer as JsonWriter, WriterBuilder as JsonBuilder,
@@ -16,9 +16,17 @@ use arrow::util::pretty::pretty_format_batches_with_schema;
 use arrow_ipc::writer::StreamWriter;
 use futures_util::StreamExt as _;
 use kafscale_settings::sql::Format;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
 
+use super::plain::{Plain, each_slice};
 use crate::error::SqlError;
 use crate::running::Running;
+
+/// A group of rows is written when it takes so much memory, or has so many bytes in the file.
+const GROUP_BYTES: usize = 64 << 20;
 
 /// Why an answer could not be given.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +35,8 @@ pub enum AnswerError {
     Sql(#[from] SqlError),
     #[error("the answer cannot be written: {0}")]
     Write(#[from] ArrowError),
+    #[error("the answer cannot be written: {0}")]
+    Parquet(#[from] ParquetError),
     #[error("the answer cannot be written: {0}")]
     Io(#[from] io::Error),
 }
@@ -37,12 +47,13 @@ impl AnswerError {
         let is_pipe = |e: &io::Error| e.kind() == io::ErrorKind::BrokenPipe;
         match self {
             AnswerError::Io(e) | AnswerError::Write(ArrowError::IoError(_, e)) => is_pipe(e),
-            AnswerError::Write(ArrowError::ExternalError(e)) => {
+            AnswerError::Write(ArrowError::ExternalError(e))
+            | AnswerError::Parquet(ParquetError::External(e)) => {
                 e.downcast_ref::<io::Error>().is_some_and(is_pipe)
             }
             // These writers keep the text only.
             AnswerError::Write(e) => e.to_string().contains("Broken pipe"),
-            AnswerError::Sql(_) => false,
+            AnswerError::Sql(_) | AnswerError::Parquet(_) => false,
         }
     }
 }
@@ -57,11 +68,11 @@ pub async fn write(
 ) -> Result<usize, AnswerError> {
     match format {
         Format::Table if at_once => {
-            each(running, false, |batch| write_table(&batch.schema(), &[batch], &mut out)).await
+            each(running, |batch| write_table(&batch.schema(), &[batch], &mut out)).await
         }
         Format::Table => {
             let (schema, mut batches) = (Arc::clone(&running.schema), Vec::new());
-            let count = each(running, false, |batch| {
+            let count = each(running, |batch| {
                 batches.push(batch.clone());
                 Ok(())
             })
@@ -75,7 +86,7 @@ pub async fn write(
             // The header stands also over nothing.
             let empty = RecordBatch::new_empty(Arc::clone(&running.schema));
             CsvBuilder::new().with_header(true).build(&mut out).write(&empty)?;
-            each(running, false, |batch| {
+            each(running, |batch| {
                 CsvBuilder::new().with_header(false).build(&mut out).write(batch)?;
                 flush_if(&mut out, at_once)
             })
@@ -84,6 +95,7 @@ pub async fn write(
         Format::Json => write_json::<JsonArray>(running, out, at_once).await,
         Format::Ndjson => write_json::<LineDelimited>(running, out, at_once).await,
         Format::Arrow => write_arrow(running, out, at_once).await,
+        Format::Parquet => write_parquet(running, out).await,
     }
 }
 
@@ -94,43 +106,17 @@ fn flush_if(out: &mut impl Write, at_once: bool) -> Result<(), AnswerError> {
     Ok(())
 }
 
-/// Rows as they are, or `plain`: in the types that every reader knows.
 async fn each(
     running: Running,
-    plain: bool,
     mut write: impl FnMut(&RecordBatch) -> Result<(), AnswerError>,
 ) -> Result<usize, AnswerError> {
-    let schema = plain.then(|| plain_schema(&running.schema));
     let (mut rows, mut count) = (running.rows, 0);
     while let Some(batch) = rows.next().await {
         let batch = batch.map_err(SqlError::from)?;
         count += batch.num_rows();
-        match &schema {
-            Some(schema) => write(&plain_batch(&batch, schema)?)?,
-            None => write(&batch)?,
-        }
+        write(&batch)?;
     }
     Ok(count)
-}
-
-/// Views of text and bytes are younger than many programs that read these formats.
-fn plain_schema(schema: &Schema) -> SchemaRef {
-    let plain = |field: &Arc<Field>| {
-        let data_type = match field.data_type() {
-            DataType::Utf8View => DataType::Utf8,
-            DataType::BinaryView => DataType::Binary,
-            other => other.clone(),
-        };
-        field.as_ref().clone().with_data_type(data_type)
-    };
-    Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()))
-}
-
-fn plain_batch(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let columns = batch.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| cast(column, field.data_type())).collect::<Result<_, _>>()?;
-    let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 async fn write_json<F: JsonFormat>(
@@ -139,7 +125,7 @@ async fn write_json<F: JsonFormat>(
     at_once: bool,
 ) -> Result<usize, AnswerError> {
     let mut writer: JsonWriter<_, F> = JsonBuilder::new().with_explicit_nulls(true).build(out);
-    let count = each(running, false, |batch| {
+    let count = each(running, |batch| {
         writer.write(batch)?;
         flush_if(writer.get_mut(), at_once)
     })
@@ -160,13 +146,41 @@ fn write_table(
 }
 
 async fn write_arrow(running: Running, out: impl Write, at_once: bool) -> Result<usize, AnswerError> {
-    let mut writer = StreamWriter::try_new(out, &plain_schema(&running.schema))?;
-    let count = each(running, true, |batch| {
-        writer.write(batch)?;
+    let schema = Plain::Arrow.schema(&running.schema);
+    let mut writer = StreamWriter::try_new(out, &schema)?;
+    let count = each(running, |batch| {
+        each_slice(batch, &schema, |slice| writer.write(slice))?;
         flush_if(writer.get_mut(), at_once)
     })
     .await?;
     writer.finish()?;
     writer.get_mut().flush()?;
     Ok(count)
+}
+
+async fn write_parquet(running: Running, out: impl Write + Send) -> Result<usize, AnswerError> {
+    let schema = Plain::Parquet.schema(&running.schema);
+    let mut writer = ArrowWriter::try_new(out, Arc::clone(&schema), Some(parquet_properties()))?;
+    let count = each(running, |batch| {
+        each_slice(batch, &schema, |slice| {
+            writer.write(slice)?;
+            // What is not in the file yet takes more than it will there.
+            if writer.memory_size() >= GROUP_BYTES {
+                writer.flush()?;
+            }
+            Ok(())
+        })
+    })
+    .await?;
+    writer.finish()?;
+    writer.inner_mut().flush()?;
+    Ok(count)
+}
+
+fn parquet_properties() -> WriterProperties {
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(Default::default()))
+        .set_created_by(concat!("KafScale ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_max_row_group_bytes(Some(GROUP_BYTES))
+        .build()
 }

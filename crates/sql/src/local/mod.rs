@@ -2,6 +2,7 @@
 
 pub mod answer;
 mod output;
+mod plain;
 mod progress;
 pub mod prompt;
 
@@ -47,17 +48,23 @@ pub fn error_text(error: &SqlError) -> String {
 
 /// Refuses what cannot be written in one piece.
 fn check(statements: &[Statement], args: &AnswerArgs) -> Result<(), Failure> {
-    let is_binary = args.format == Format::Arrow;
+    let is_binary = args.format.is_binary();
     let has_rows =
         |statement: &&Statement| matches!(statement, Statement::Query(_) | Statement::Explain { .. });
     if (is_binary || args.output.is_some()) && statements.iter().filter(has_rows).count() > 1 {
-        return Err(Failure::usage("--command: one statement is answered in a file, or as Arrow"));
+        return Err(Failure::usage("--command: one statement is answered in a file, as Arrow or as Parquet"));
     }
-    if args.output.is_some() && statements.iter().any(Statement::is_endless) {
+    let is_endless = statements.iter().any(Statement::is_endless);
+    if args.output.is_some() && is_endless {
         return Err(Failure::usage("--output: FOLLOW has no end, and the file would never be there"));
     }
+    if args.format == Format::Parquet && is_endless {
+        return Err(Failure::usage(
+            "--format parquet: FOLLOW has no end, and without it nothing can be read",
+        ));
+    }
     if is_binary && args.output.is_none() && io::stdout().is_terminal() {
-        return Err(Failure::usage("--format arrow is not for a terminal; add --output FILE"));
+        return Err(Failure::usage("--format arrow and parquet are not for a terminal; add --output FILE"));
     }
     Ok(())
 }

@@ -35,7 +35,6 @@ use crate::query::Counters;
 
 /// Batches are decoded together up to this size, as they are stored.
 const CHUNK_BYTES: usize = 1 << 20;
-const CHUNK_RECORDS: i64 = 16 << 10;
 /// Of one stream, at the same time.
 const DECODING: usize = 2;
 /// Rows that wait to be taken.
@@ -190,7 +189,7 @@ impl ExecutionPlan for TopicExec {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut builder = RecordBatchReceiverStream::builder(Arc::clone(&self.scan.schema), WAITING);
         let reader = Reader {
             snapshot: self.scan.snapshot.clone(),
@@ -200,6 +199,7 @@ impl ExecutionPlan for TopicExec {
             rows: builder.tx(),
             left: AtomicUsize::new(self.scan.limit.unwrap_or(usize::MAX)),
             object: Mutex::default(),
+            chunk_records: i64::try_from(context.session_config().batch_size()).unwrap_or(i64::MAX),
         };
         let parts = self.streams[partition].clone();
         builder.spawn(async move {
@@ -255,6 +255,8 @@ struct Reader {
     left: AtomicUsize,
     /// The object that is being read.
     object: Mutex<Option<Arc<str>>>,
+    /// Batches are decoded together up to so many records. One of more of them is not taken apart.
+    chunk_records: i64,
 }
 
 impl Reader {
@@ -268,7 +270,7 @@ impl Reader {
 
     async fn read_range(&self, partition: i32, bounds: Bounds) -> Result<bool> {
         let offsets = bounds.offsets.clone();
-        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds)));
+        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds), self.chunk_records));
         let mut decoding = VecDeque::with_capacity(DECODING);
         loop {
             let chunk = if decoding.len() < DECODING { chunks.next().await } else { None };
@@ -293,8 +295,10 @@ impl Reader {
         loop {
             let start = whole.end.saturating_sub(span).max(whole.start);
             let offsets = start..whole.end;
-            let mut chunks =
-                std::pin::pin!(chunks(self.snapshot.read(part.partition, Bounds::offsets(offsets.clone()))));
+            let mut chunks = std::pin::pin!(chunks(
+                self.snapshot.read(part.partition, Bounds::offsets(offsets.clone())),
+                self.chunk_records
+            ));
             let (mut found, mut rows) = (VecDeque::new(), 0);
             while let Some(chunk) = chunks.next().await {
                 let decoded = joined(self.decode(chunk?, &offsets)).await?;
@@ -368,11 +372,12 @@ async fn joined(task: SpawnedTask<Result<Decoded>>) -> Result<Decoded> {
 /// Batches that are worth decoding together.
 fn chunks(
     batches: impl Stream<Item = std::result::Result<ScannedBatch, ScanError>> + Send,
+    most_records: i64,
 ) -> impl Stream<Item = Result<Vec<ScannedBatch>>> + Send {
     let batches = Box::pin(batches.fuse());
-    futures_util::stream::try_unfold(batches, |mut batches| async move {
+    futures_util::stream::try_unfold(batches, move |mut batches| async move {
         let (mut chunk, mut bytes, mut records) = (Vec::new(), 0, 0);
-        while bytes < CHUNK_BYTES && records < CHUNK_RECORDS {
+        while bytes < CHUNK_BYTES && records < most_records {
             match batches.next().await {
                 Some(Ok(batch)) => {
                     bytes += batch.data.len();

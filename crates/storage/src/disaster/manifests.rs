@@ -158,6 +158,8 @@ impl Rebuilder {
             last_offset: at.last_offset.0,
             size_bytes: at.size_bytes,
             max_timestamp_ms: statistics.as_ref().map_or(-1, |s| s.max_timestamp_ms),
+            min_timestamp_ms: None,
+            disorder_ms: None,
             records: statistics.as_ref().map_or(0, |s| s.records),
             object: at.path.rsplit('/').next().unwrap_or(&at.path).to_owned(),
             compacted: false,

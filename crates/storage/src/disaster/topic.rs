@@ -432,6 +432,8 @@ impl Copy<'_> {
             last_offset: encoded.last_offset.0,
             size_bytes: encoded.size_bytes,
             max_timestamp_ms: encoded.max_timestamp_ms,
+            min_timestamp_ms: None,
+            disorder_ms: None,
             records: encoded.records,
             object: path.rsplit('/').next().unwrap_or(&path).to_owned(),
             compacted: false,

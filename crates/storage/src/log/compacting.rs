@@ -15,6 +15,7 @@ use bytes::Bytes;
 use kafscale_core::batch::{PlacedBatch, batches};
 use kafscale_core::compaction::{CompactionError, Filtered, OffsetMap, filter};
 use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::times::Times;
 use kafscale_core::topic_config::TopicConfig;
 use tokio::time::Instant;
 
@@ -279,7 +280,9 @@ async fn compact_group(
             return Ok(false);
         }
     }
-    let mut output = Output::new(shared, partition, first, limit);
+    // What is left of the records is no older, and goes back no further.
+    let times = Times::of_all(group.iter().map(|s| s.times));
+    let mut output = Output { times, ..Output::new(shared, partition, first, limit) };
     let filtered = filter_into(shared, group, rules, &mut output).await;
     let damaged = group.iter().any(|s| shared.damages().is_damaged(&s.at.path));
     let changed = match filtered {
@@ -360,13 +363,15 @@ struct Output<'a> {
     /// Where the open segment's range begins.
     base: Offset,
     builder: SegmentBuilder,
+    /// Of all that is read.
+    times: Option<Times>,
     stored: Vec<StoredSegment>,
 }
 
 impl<'a> Output<'a> {
     fn new(shared: &'a Shared, partition: &'a PartitionInner, base: Offset, limit: u64) -> Output<'a> {
         let builder = new_builder(shared, partition);
-        Output { shared, partition, limit, base, builder, stored: Vec::new() }
+        Output { shared, partition, limit, base, builder, times: None, stored: Vec::new() }
     }
 
     /// Adds a batch; what is below `mapped` and what is not never share a segment.
@@ -388,7 +393,7 @@ impl<'a> Output<'a> {
         let builder = std::mem::replace(&mut self.builder, next).covering(self.base, last);
         let encoded = builder.finish().expect("it stands for a range");
         let stored = store_segment(self.shared, self.partition, encoded).await?;
-        self.stored.push(StoredSegment { compacted: last < mapped, ..stored });
+        self.stored.push(StoredSegment { compacted: last < mapped, times: self.times, ..stored });
         self.base = last.plus(1);
         Ok(())
     }
@@ -473,7 +478,8 @@ mod tests {
             let base = i as i64 * 10;
             let (base_offset, last_offset) = (Offset(base), Offset(base + 9));
             let at = SegmentRef { path: "x".into(), size_bytes: *size_bytes, base_offset, last_offset };
-            StoredSegment { at, max_timestamp_ms: *max_timestamp_ms, records: 1, compacted: *compacted }
+            let (max_timestamp_ms, compacted) = (*max_timestamp_ms, *compacted);
+            StoredSegment { at, max_timestamp_ms, times: None, records: 1, compacted }
         };
         of.iter().enumerate().map(segment).collect()
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use kafscale_core::epochs::EpochCache;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId};
 use kafscale_core::producer::{ProducerWindows, SeenBatch};
+use kafscale_core::times::Times;
 use kafscale_meta::records::{
     Keyspace, PartitionRecord, ProducerBatch, ProducerEntry, ProducersRecord, Record, SegmentRecord,
 };
@@ -19,6 +20,8 @@ use crate::segment::SegmentRef;
 pub struct StoredSegment {
     pub at: SegmentRef,
     pub max_timestamp_ms: i64,
+    /// `None` where nobody looked at all of its records.
+    pub times: Option<Times>,
     pub records: u64,
     /// Whether records that later ones supersede were taken out already.
     pub compacted: bool,
@@ -157,6 +160,11 @@ fn stored_segment(directory: &str, record: SegmentRecord) -> StoredSegment {
             last_offset: Offset(record.last_offset),
         },
         max_timestamp_ms: record.max_timestamp_ms,
+        times: record.min_timestamp_ms.zip(record.disorder_ms).map(|(min_ms, disorder_ms)| Times {
+            min_ms,
+            max_ms: record.max_timestamp_ms,
+            disorder_ms,
+        }),
         records: record.records,
         compacted: record.compacted,
     }
@@ -169,6 +177,8 @@ fn segment_record(segment: &StoredSegment) -> SegmentRecord {
         last_offset: segment.at.last_offset.0,
         size_bytes: segment.at.size_bytes,
         max_timestamp_ms: segment.max_timestamp_ms,
+        min_timestamp_ms: segment.times.map(|times| times.min_ms),
+        disorder_ms: segment.times.map(|times| times.disorder_ms),
         records: segment.records,
         compacted: segment.compacted,
         object: path.rsplit('/').next().unwrap_or(path).to_owned(),

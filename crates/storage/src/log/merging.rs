@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use kafscale_core::ids::Offset;
+use kafscale_core::times::Times;
 use kafscale_core::topic_config::TopicConfig;
 
 use super::deletion::delete_object;
@@ -88,7 +89,7 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
     let config = partition.config.read().clone();
     let limits = Limits::of(&config);
     loop {
-        let (run, compacted): (Vec<SegmentRef>, bool) = {
+        let (run, compacted, times): (Vec<SegmentRef>, bool, Option<Times>) = {
             let state = partition.state.lock();
             // A damaged one stays as it is: no run has room for it.
             let candidate = |s: &StoredSegment| Candidate {
@@ -109,7 +110,8 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
             if !whole {
                 return Ok(());
             }
-            (run.iter().map(|s| s.at.clone()).collect(), run.iter().all(|s| s.compacted))
+            let times = Times::of_all(run.iter().map(|s| s.times));
+            (run.iter().map(|s| s.at.clone()).collect(), run.iter().all(|s| s.compacted), times)
         };
         let builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
         let merged = match merge(&shared.segments, &run, builder).await {
@@ -122,7 +124,7 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
             continue;
         }
         let merged = store_segment(shared, partition, merged).await?;
-        let merged = StoredSegment { compacted, ..merged };
+        let merged = StoredSegment { compacted, times, ..merged };
         replace(shared, partition, run[0].base_offset, run.len(), vec![merged]).await?;
         for old in run {
             shared.segments.forget(&old);

@@ -13,6 +13,7 @@ use kafscale_core::batch::{BatchHeader, PlacedBatch, TimestampType, ValidBatch};
 use kafscale_core::epochs::EpochCache;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId};
 use kafscale_core::producer::{Admission, ProducerWindows, SeenBatch};
+use kafscale_core::times::Times;
 use kafscale_core::topic_config::TopicConfig;
 use kafscale_meta::Revision;
 use parking_lot::{Mutex, RwLock};
@@ -36,6 +37,8 @@ pub struct TailBatch {
     pub base_offset: Offset,
     pub last_offset: Offset,
     pub max_timestamp_ms: i64,
+    /// `None` where it was replayed: its records were not looked at.
+    pub times: Option<Times>,
     pub appended_ms: i64,
     pub size_bytes: u32,
     /// Bytes of the tail before it; the differences count, as batches leave the tail at its front.
@@ -422,6 +425,7 @@ impl Partition {
             base_offset: placed.base_offset,
             last_offset: placed.last_offset,
             max_timestamp_ms: placed.max_timestamp_ms,
+            times: placed.times,
             appended_ms: now_ms,
             size_bytes: placed.bytes.len() as u32,
             starts_at: state.tail_end(),

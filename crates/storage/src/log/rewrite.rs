@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use kafscale_core::batch::PlacedBatch;
+use kafscale_core::batch::{BatchHeader, PlacedBatch};
 use kafscale_core::ids::Offset;
+use kafscale_core::times::Times;
 use kafscale_core::topic_config::TopicConfig;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutPayload};
@@ -23,6 +24,7 @@ use super::pace;
 use super::partition::{PartitionInner, State, TailBatch};
 use super::shared::{Loaded, Shared};
 use super::{LogConfig, StoreUrl};
+use crate::compute::times_of_batch;
 use crate::damages::Damage;
 use crate::error::ReadError;
 use crate::segment::{DamagedBatch, EncodedSegment, MergeError, SegmentBuilder, SegmentRef, segment_path};
@@ -215,10 +217,12 @@ async fn rewrite_with(
             Haste::MakeWayUntil(until) => make_way(shared, Some(until)).await,
             Haste::Now => {}
         }
-        let Some((encoded, count)) = next_piece(shared, partition, end, haste).await? else { break };
+        let Some(Piece { encoded, times, batches }) = next_piece(shared, partition, end, haste).await? else {
+            break;
+        };
         shared.pace.rewrote(encoded.size_bytes);
-        let segment = store_segment(shared, partition, encoded).await?;
-        publish(shared, partition, segment, count).await?;
+        let segment = StoredSegment { times, ..store_segment(shared, partition, encoded).await? };
+        publish(shared, partition, segment, batches).await?;
     }
     merge_small(shared, partition).await
 }
@@ -261,13 +265,20 @@ fn can_be_put_off(shared: &Shared) -> bool {
     room
 }
 
-/// Builds the next segment from the front of the tail, up to `end`. Gives it with the number of its batches.
+/// A segment that is built, and the number of its batches.
+struct Piece {
+    encoded: EncodedSegment,
+    times: Option<Times>,
+    batches: usize,
+}
+
+/// Builds the next segment from the front of the tail, up to `end`.
 async fn next_piece(
     shared: &Shared,
     partition: &PartitionInner,
     end: Offset,
     haste: Haste,
-) -> Result<Option<(EncodedSegment, usize)>, RewriteError> {
+) -> Result<Option<Piece>, RewriteError> {
     let config = partition.config.read().clone();
     let limit = config.segment_bytes.min(PIECE_BYTES);
     let sources: Vec<_> = {
@@ -277,12 +288,13 @@ async fn next_piece(
             size += u64::from(b.size_bytes);
             b.last_offset < end && (size <= limit || size == u64::from(b.size_bytes))
         };
-        state.tail.range(..state.durable).take_while(fits).map(|b| b.source(&state.epochs)).collect()
+        let source = |batch: &TailBatch| (batch.source(&state.epochs), batch.times);
+        state.tail.range(..state.durable).take_while(fits).map(source).collect()
     };
     if sources.is_empty() {
         return Ok(None);
     }
-    let count = sources.len();
+    let mut times = Vec::with_capacity(sources.len());
     let mut builder = SegmentBuilder::new(partition.id, shared.clock.now_ms(), config.index_interval_bytes);
     let makes_way = haste != Haste::Now && uses_one_disk(shared);
     let mut sources = sources.into_iter().peekable();
@@ -290,18 +302,33 @@ async fn next_piece(
         let stretch_bytes = if makes_way { shared.pace.stretch_bytes() } else { usize::MAX };
         let began = Instant::now();
         let (mut stretch, mut size_bytes) = (Vec::new(), 0);
-        while let Some(source) = sources.next_if(|_| size_bytes < stretch_bytes) {
+        while let Some((source, known)) = sources.next_if(|_| size_bytes < stretch_bytes) {
             size_bytes += source.size_bytes();
             stretch.push(source);
+            times.push(known);
         }
-        for loaded in shared.load(stretch).await? {
+        let loaded = shared.load(stretch).await?;
+        let of_loaded = times.len() - loaded.len();
+        for (loaded, times) in loaded.into_iter().zip(&mut times[of_loaded..]) {
+            *times = times_of(&loaded, *times).await;
             append_loaded(shared, partition, &mut builder, loaded)?;
         }
         if makes_way {
             tokio::time::sleep(shared.pace.pause_after(began.elapsed())).await;
         }
     }
-    Ok(builder.finish().map(|encoded| (encoded, count)))
+    let batches = times.len();
+    Ok(builder.finish().map(|encoded| Piece { encoded, times: Times::of_all(times), batches }))
+}
+
+/// The timestamps of a batch. Of one that was replayed from the log they are not known yet; of a damaged one never.
+async fn times_of(loaded: &Loaded, known: Option<Times>) -> Option<Times> {
+    let Loaded::Sound(bytes) = loaded else { return None };
+    if known.is_some() {
+        return known;
+    }
+    let header = BatchHeader::parse(bytes).ok()?;
+    times_of_batch(header, bytes.clone()).await.ok()?.ok()
 }
 
 /// Adds a batch of the tail, whatever is left of it: a damaged one must neither hold up the others nor vanish without a trace.
@@ -351,6 +378,7 @@ pub async fn store_segment(
             last_offset: encoded.last_offset,
         },
         max_timestamp_ms: encoded.max_timestamp_ms,
+        times: None,
         records: encoded.records,
         compacted: false,
     };

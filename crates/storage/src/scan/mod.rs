@@ -29,7 +29,6 @@ use kafscale_core::ids::TopicId;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::TopicRecord;
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use uuid::Uuid;
 
 pub use error::{ScanError, ScanErrorKind};
@@ -41,7 +40,7 @@ use crate::StoreUrl;
 use crate::log::identity;
 use crate::segment::{ReadLimits, SegmentReader};
 use crate::store::patient::Patient;
-use crate::store::s3;
+use crate::store::{LookingLocal, s3};
 use wal::Wal;
 
 /// Settings of a [`Scanner`].
@@ -98,7 +97,7 @@ impl Scanner {
             |source: object_store::Error| ScanError::Store { place: place.clone(), source: source.into() };
         let store: Arc<dyn ObjectStore> = match url {
             StoreUrl::Memory => return Err(ScanError::Memory),
-            StoreUrl::File(dir) => Arc::new(LocalFileSystem::new_with_prefix(dir).map_err(failed)?),
+            StoreUrl::File(dir) => Arc::new(LookingLocal::open(dir).map_err(failed)?),
             StoreUrl::S3(config) => s3::open(config).map_err(failed)?,
             StoreUrl::Shared(store) => Arc::clone(store),
         };

@@ -122,6 +122,7 @@ impl TailBatch {
             last_offset,
             leader_epoch: LeaderEpoch(0),
             max_timestamp_ms: NO_TIMESTAMP,
+            min_timestamp_ms: None,
             records: 0,
             medium: Medium::GivenUp,
         }

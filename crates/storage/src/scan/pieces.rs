@@ -31,7 +31,7 @@ pub struct Piece {
     pub first_offset: i64,
     /// Inclusive.
     pub last_offset: i64,
-    /// Nothing that is stored gives the smallest timestamp of records exactly.
+    /// No record in the whole object's part of the partition has a smaller one. `None` where that is not known.
     pub min_timestamp: Option<i64>,
     /// The largest of the records in the whole object's part of the partition, which may have more records than the piece. Exact where
     /// `records` is given and the log was not cleaned.
@@ -73,12 +73,12 @@ async fn pieces(source: &Source, pinned: &Pinned, bounds: &Bounds) -> Result<Vec
     }
     for segment in pinned.segments.iter() {
         let overlaps = segment.last_offset() >= offsets.start && segment.at.base_offset < offsets.end;
-        if overlaps && bounds.min_timestamp.is_none_or(|min| segment.max_timestamp_ms >= min) {
+        if overlaps && bounds.reach(segment) {
             pieces.extend(of_segment(source, segment, &offsets, bounds).await?);
         }
     }
     for batch in pinned.tail_from(offsets.start).iter().take_while(|b| b.base_offset < offsets.end) {
-        if bounds.min_timestamp.is_none_or(|min| batch.max_timestamp_ms >= min) {
+        if bounds.reach_times(batch.max_timestamp_ms, batch.min_timestamp_ms) {
             add_tail(&mut pieces, batch, &offsets, bounds);
         }
     }
@@ -100,17 +100,18 @@ async fn of_segment(
         bytes: segment.at.size_bytes,
         first_offset: base.max(offsets.start).0,
         last_offset: last.0.min(offsets.end.0 - 1),
-        min_timestamp: None,
+        min_timestamp: segment.times.map(|times| times.min_ms),
         max_timestamp: known(segment.max_timestamp_ms),
         records: (!bounds.has_time() && is_whole).then_some(segment.records),
         compacted: segment.compacted,
     };
-    if is_whole && bounds.min_timestamp.is_none() {
+    if is_whole && !bounds.has_time() {
         return Ok(Some(piece));
     }
+    let times = bounds.times_in(segment);
     let (mut at, mut bytes, mut found) = (offsets.start.max(base), 0, None);
     while at < offsets.end {
-        let stretch = source.segments.next_stretch(&segment.at, at, offsets.end, bounds.min_timestamp).await;
+        let stretch = source.segments.next_stretch(&segment.at, at, offsets.end, times).await;
         let Some(stretch) = stretch.map_err(Step::of_segment)? else { break };
         let (first, _) = found.unwrap_or((stretch.from, stretch.until));
         found = Some((first, stretch.until));

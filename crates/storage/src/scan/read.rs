@@ -141,15 +141,13 @@ impl Reading {
 
     async fn fill_from_segment(&mut self, segment: &StoredSegment) -> Result<(), Step> {
         let behind = segment.last_offset().plus(1);
-        let min_timestamp = self.bounds.min_timestamp;
-        if segment.at.base_offset >= self.end
-            || min_timestamp.is_some_and(|min| segment.max_timestamp_ms < min)
-        {
+        if segment.at.base_offset >= self.end || !self.bounds.reach(segment) {
             self.next = behind;
             return Ok(());
         }
         let segments = &self.source.segments;
-        let stretch = segments.next_stretch(&segment.at, self.next, self.end, min_timestamp).await;
+        let times = self.bounds.times_in(segment);
+        let stretch = segments.next_stretch(&segment.at, self.next, self.end, times).await;
         let Some(Stretch { from, until, bytes }) = stretch.map_err(Step::of_segment)? else {
             self.next = behind;
             return Ok(());
@@ -184,7 +182,6 @@ impl Reading {
 
     async fn fill_from_tail(&mut self, pinned: &Pinned) -> Result<(), Step> {
         let (mut wanted, mut bytes) = (Vec::new(), 0);
-        let min = self.bounds.min_timestamp;
         let reaching = pinned.tail_from(self.next).iter().take_while(|batch| batch.base_offset < self.end);
         let mut behind = self.end;
         for batch in reaching {
@@ -192,7 +189,8 @@ impl Reading {
                 behind = batch.base_offset;
                 break;
             }
-            if min.is_none_or(|min| batch.max_timestamp_ms >= min) || batch.size_bytes == 0 {
+            let is_wanted = self.bounds.reach_times(batch.max_timestamp_ms, batch.min_timestamp_ms);
+            if is_wanted || batch.size_bytes == 0 {
                 bytes += batch.size_bytes as usize;
                 wanted.push(batch.clone());
             }

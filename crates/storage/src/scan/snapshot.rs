@@ -10,6 +10,8 @@ use super::error::Step;
 use super::partition::Pinned;
 use super::{ScanError, Source, TopicInfo};
 use crate::log::load::load_records;
+use crate::log::manifest::StoredSegment;
+use crate::segment::WantedTimes;
 
 /// Objects and files may be freed while they are looked at; then everything is looked at anew.
 const ATTEMPTS: usize = 5;
@@ -28,8 +30,8 @@ pub struct Bounds {
     pub offsets: std::ops::Range<i64>,
     /// Batches with only earlier records are left out.
     pub min_timestamp: Option<i64>,
-    /// Batches with only later records are left out, where that is known without looking into them: those with LogAppendTime. Nothing
-    /// that is stored gives the smallest timestamp of a batch whose producer has set the timestamps.
+    /// Batches with only later records are left out, where that is known without looking into them: by what is known of the timestamps
+    /// of a whole segment, and in batches with LogAppendTime.
     pub max_timestamp: Option<i64>,
 }
 
@@ -45,6 +47,22 @@ impl Bounds {
 
     pub(super) fn has_time(&self) -> bool {
         self.min_timestamp.is_some() || self.max_timestamp.is_some()
+    }
+
+    /// Whether there may be records with these times in a segment.
+    pub(super) fn reach(&self, segment: &StoredSegment) -> bool {
+        self.reach_times(segment.max_timestamp_ms, segment.times.map(|times| times.min_ms))
+    }
+
+    /// The same of anything with this largest timestamp and, where that is known, this smallest one.
+    pub(super) fn reach_times(&self, max_ms: i64, min_ms: Option<i64>) -> bool {
+        let is_too_old = self.min_timestamp.is_some_and(|min| max_ms < min);
+        let is_too_new = min_ms.zip(self.max_timestamp).is_some_and(|(first, max)| first > max);
+        !is_too_old && !is_too_new
+    }
+
+    pub(super) fn times_in(&self, segment: &StoredSegment) -> WantedTimes {
+        WantedTimes { min_ms: self.min_timestamp, max_ms: self.max_timestamp.zip(segment.times) }
     }
 }
 

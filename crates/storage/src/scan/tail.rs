@@ -42,6 +42,8 @@ pub(super) struct TailBatch {
     pub last_offset: Offset,
     pub leader_epoch: LeaderEpoch,
     pub max_timestamp_ms: i64,
+    /// A time that no record is before.
+    pub min_timestamp_ms: Option<i64>,
     pub records: u64,
     pub medium: Medium,
 }
@@ -56,6 +58,7 @@ impl TailBatch {
             last_offset: entry.last_offset,
             leader_epoch: entry.leader_epoch,
             max_timestamp_ms: entry.max_timestamp_ms,
+            min_timestamp_ms: entry.min_timestamp_ms(),
             records: u64::try_from(entry.records_count).unwrap_or_default(),
             medium,
         }

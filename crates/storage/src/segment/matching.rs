@@ -1,7 +1,10 @@
 //! Which parts of a segment a reader with bounds on offsets and time needs, by its index and its statistics.
 
 use kafscale_core::ids::Offset;
+use kafscale_core::times::Times;
 
+use super::format::IndexEntry;
+use super::loader::SegmentIndex;
 use super::reader::SegmentReader;
 use super::{SegmentError, SegmentRef, after};
 
@@ -15,21 +18,46 @@ pub struct Stretch {
     pub bytes: u64,
 }
 
+/// Which records are wanted, by their timestamps.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WantedTimes {
+    pub min_ms: Option<i64>,
+    /// With what is known of the segment's timestamps; without that, nothing tells where the last wanted record is.
+    pub max_ms: Option<(i64, Times)>,
+}
+
+impl WantedTimes {
+    /// The number of groups behind which nothing is wanted. An index that was made from a damaged object does not know what is
+    /// missing in it, which only lets the end be found later.
+    fn end(&self, index: &SegmentIndex) -> usize {
+        let Some((max_ms, times)) = self.max_ms else { return index.entries.len() };
+        let mut largest_ms = i64::MIN;
+        let may_follow = |entry: &&IndexEntry| {
+            let follows = !times.ends_behind(largest_ms, max_ms);
+            if !entry.is_lost() {
+                largest_ms = largest_ms.max(entry.max_timestamp_ms);
+            }
+            follows
+        };
+        index.entries.iter().take_while(may_follow).count()
+    }
+}
+
 impl SegmentReader {
-    /// The first stretch at or above `from` and below `before` whose groups may hold records with `min_timestamp_ms` or later.
+    /// The first stretch at or above `from` and below `before` whose groups may hold records with wanted times.
     pub async fn next_stretch(
         &self,
         segment: &SegmentRef,
         from: Offset,
         before: Offset,
-        min_timestamp_ms: Option<i64>,
+        times: WantedTimes,
     ) -> Result<Option<Stretch>, SegmentError> {
         let index = self.index(segment).await?;
         let is_wanted = |group: &usize| {
             let entry = &index.entries[*group];
-            entry.base_offset < before && min_timestamp_ms.is_none_or(|min| entry.max_timestamp_ms >= min)
+            entry.base_offset < before && times.min_ms.is_none_or(|min| entry.max_timestamp_ms >= min)
         };
-        let groups = index.entries.len();
+        let groups = times.end(&index);
         let Some(first) = (index.group_of(from)..groups).find(is_wanted) else { return Ok(None) };
         let end = (first..groups).find(|group| !is_wanted(group)).unwrap_or(groups);
         let behind = index.entries.get(end).map_or(after(segment.last_offset), |entry| entry.base_offset);

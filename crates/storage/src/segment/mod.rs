@@ -30,7 +30,7 @@ use crate::store::{StoreError, StoreErrorKind};
 
 pub use builder::{BuildError, DamagedBatch, EncodedSegment, SegmentBuilder};
 pub use format::{FormatError, Header};
-pub use matching::Stretch;
+pub use matching::{Stretch, WantedTimes};
 pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
 pub use reader::{ReadLimits, SegmentRead, SegmentReader};
 pub(crate) use repair::repair_checksums;

@@ -28,6 +28,7 @@ use object_store::{
 };
 use parking_lot::RwLock;
 
+use super::looking::read_ranges;
 use crate::buffers::Buffers;
 use crate::log::pace::Pace;
 use crate::unlinked::free_gradually;
@@ -62,7 +63,7 @@ impl std::fmt::Display for DurableLocal {
     }
 }
 
-fn io_error(source: io::Error, action: &'static str, path: &FsPath) -> Error {
+pub(super) fn io_error(source: io::Error, action: &'static str, path: &FsPath) -> Error {
     let kind = source.kind();
     let path = path.display().to_string();
     let source = Box::new(Failed { action, path: path.clone(), source });
@@ -186,7 +187,9 @@ fn create_dirs(directory: &FsPath) -> io::Result<()> {
     sync_directory(if parent.as_os_str().is_empty() { FsPath::new(".") } else { parent })
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await?
 }
 
@@ -219,17 +222,7 @@ impl ObjectStore for DurableLocal {
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let (path, ranges) = (self.inner.path_to_filesystem(location)?, ranges.to_vec());
-        let buffers = Arc::clone(&self.buffers);
-        blocking(move || {
-            let file = File::open(&path).map_err(|e| io_error(e, "open", &path))?;
-            let read_one = |range: Range<u64>| {
-                let size_bytes = range.end.saturating_sub(range.start) as usize;
-                buffers.read(&file, size_bytes, range.start).map_err(|e| io_error(e, "read", &path))
-            };
-            ranges.into_iter().map(read_one).collect()
-        })
-        .await
+        read_ranges(&self.inner, &self.buffers, location, ranges).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {

@@ -74,6 +74,8 @@ pub struct IndexEntry {
     pub size_bytes: u32,
     pub records_count: i32,
     pub max_timestamp_ms: i64,
+    /// How many bits the difference between the largest and the smallest timestamp has. `None` where it is not known.
+    pub span_bits: Option<u8>,
     pub appended_ms: i64,
     pub sequence: Option<Sequence>,
 }
@@ -167,6 +169,7 @@ impl IndexEntry {
             size_bytes: batch.bytes.len() as u32,
             records_count: batch.records_count,
             max_timestamp_ms: batch.max_timestamp_ms,
+            span_bits: batch.times.map(|times| span_bits(times.min_ms, batch.max_timestamp_ms)),
             appended_ms,
             sequence: batch.sequence,
         }
@@ -201,13 +204,22 @@ impl IndexEntry {
         debug_assert_eq!(out.len() - begin, ENTRY_CRC_AT);
         let crc = crc::crc32c(&out[begin..]);
         out.put_u32(crc);
-        out.put_bytes(0, 2);
+        out.put_u8(self.span_bits.map_or(0, |bits| bits + 1));
+        out.put_u8(0);
+    }
+
+    /// A time that no record of the batch is before.
+    pub fn min_timestamp_ms(&self) -> Option<i64> {
+        let span_ms = u64::MAX.checked_shr(64 - u32::from(self.span_bits?)).unwrap_or(0);
+        Some(self.max_timestamp_ms.saturating_sub_unsigned(span_ms))
     }
 
     /// Reads an entry that proves itself; those of earlier versions do not.
     pub fn decode_proven(entry: &[u8]) -> Option<IndexEntry> {
         let crc = entry.get(ENTRY_CRC_AT..ENTRY_CRC_AT + 4)?;
-        (crc::crc32c(&entry[..ENTRY_CRC_AT]).to_be_bytes() == crc).then(|| IndexEntry::decode(entry))
+        let proven = crc::crc32c(&entry[..ENTRY_CRC_AT]).to_be_bytes() == crc;
+        // What stands behind its CRC may be anything.
+        proven.then(|| IndexEntry { span_bits: None, ..IndexEntry::decode(entry) })
     }
 
     /// Whether it can be an entry of a body of so many bytes.
@@ -229,6 +241,7 @@ impl IndexEntry {
         let (producer_id, first, last, epoch) =
             (ProducerId(b.get_i64()), b.get_i32(), b.get_i32(), b.get_i16());
         let sequence = (producer_id.0 >= 0).then_some(Sequence { producer_id, epoch, first, last });
+        b.advance(4);
         IndexEntry {
             partition,
             leader_epoch,
@@ -238,10 +251,16 @@ impl IndexEntry {
             size_bytes,
             records_count,
             max_timestamp_ms,
+            span_bits: b.get_u8().checked_sub(1).filter(|bits| *bits <= 64),
             appended_ms,
             sequence,
         }
     }
+}
+
+fn span_bits(min_ms: i64, max_ms: i64) -> u8 {
+    let bits = u64::BITS - max_ms.abs_diff(min_ms).leading_zeros();
+    u8::try_from(bits).expect("at most 64")
 }
 
 /// The entries of an index, as they stand in front of the footer and, in an object store, in front of the batches.

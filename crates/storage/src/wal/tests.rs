@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafscale_core::batch::BatchHeader;
+use kafscale_core::batch::{BatchHeader, PlacedBatch};
 use kafscale_core::crc;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
+use kafscale_core::times::Times;
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -39,10 +40,34 @@ fn one(base: i64, records: i32) -> (Vec<IndexEntry>, Vec<Bytes>) {
         size_bytes: bytes.len() as u32,
         records_count: records,
         max_timestamp_ms: header.max_timestamp_ms,
+        span_bits: Some(0),
         appended_ms: 5,
         sequence: header.sequence(),
     };
     (vec![entry], vec![bytes])
+}
+
+#[test]
+fn an_entry_says_when_its_records_begin_in_powers_of_two() {
+    let (mut index, batches) = one(0, 1);
+    for (span_bits, min_ms) in [(None, None), (Some(0), Some(0)), (Some(1), Some(1)), (Some(10), Some(1023))]
+    {
+        index[0].span_bits = span_bits;
+        assert_eq!(index[0].min_timestamp_ms(), min_ms.map(|span| index[0].max_timestamp_ms - span));
+        let encoded = object::encode_index(&index);
+        assert_eq!(object::decode_index(&encoded, crc::crc32c(&encoded), 1 << 20).unwrap(), index);
+        let proven = IndexEntry::decode_proven(&encoded).unwrap();
+        assert_eq!(proven.span_bits, None, "its own CRC does not prove it");
+    }
+    index[0].span_bits = Some(64);
+    assert!(index[0].min_timestamp_ms().unwrap() < 0);
+    let times = |min_ms, max_ms| Times { min_ms, max_ms, disorder_ms: 0 };
+    for (min_ms, max_ms) in [(0, 0), (-1, 0), (7, 1000), (i64::MIN, i64::MAX), (i64::MAX, i64::MAX)] {
+        let mut batch = PlacedBatch::from_log(batches[0].clone()).unwrap();
+        (batch.max_timestamp_ms, batch.times) = (max_ms, Some(times(min_ms, max_ms)));
+        let entry = IndexEntry::of(PARTITION, &batch, 0, 0);
+        assert!(entry.min_timestamp_ms().unwrap() <= min_ms, "{min_ms} to {max_ms}");
+    }
 }
 
 /// A directory with `count` objects, each of one batch of ten records.

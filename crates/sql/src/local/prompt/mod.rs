@@ -33,6 +33,9 @@ Ctrl-C clears what is typed, and ends the statement that runs.";
 
 /// Answers until its user ends it.
 pub async fn run(engine: Arc<Engine>, args: &AnswerArgs) -> Result<(), Failure> {
+    if args.format.is_binary() {
+        return Err(Failure::usage("--format arrow and parquet are for --command; a prompt shows text"));
+    }
     let mut prompt = Prompt { engine: Arc::clone(&engine), format: args.format, pending: String::new() };
     if !io::stdin().is_terminal() {
         return prompt.run_lines().await;

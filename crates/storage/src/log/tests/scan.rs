@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kafscale_core::batch::Codec;
+use kafscale_core::times::Times;
 use kafscale_meta::records::{PartitionRecord, Record as _, SegmentRecord, TopicRecord};
 use kafscale_meta::{MetaStoreExt, Metadata};
 use rand::rngs::StdRng;
@@ -12,7 +13,7 @@ use super::super::compacting::compact;
 use super::super::rewrite::rewrite;
 use super::*;
 use crate::scan::{Bounds, PieceSource, Range, ScanError, ScanErrorKind, ScanOptions, Scanner, Snapshot};
-use crate::testing::{KeyValue, compressed_batch};
+use crate::testing::{KeyValue, compressed, timed_batch};
 
 /// Says in the metadata that there is a topic.
 pub async fn name_topic(meta: &dyn MetaStore, id: TopicId, partitions: i32) {
@@ -91,7 +92,26 @@ pub async fn check_same(scanner: &Scanner, owners: &[Partition], random: &mut St
             assert!(scan(&snapshot, index, bounds.clone()).await.unwrap() == wanted, "{bounds:?}");
             check_pieces(&snapshot, index, &wanted, bounds).await;
         }
+        check_old(&snapshot, index, &consumed, random).await;
     }
+}
+
+/// Nothing is missing of what is not newer than some time, whatever else there is.
+async fn check_old(snapshot: &Snapshot, index: i32, consumed: &[Bytes], random: &mut StdRng) {
+    let Some(batch) = consumed.get(random.random_range(0..consumed.len().max(1))) else { return };
+    let max = header(batch).max_timestamp_ms - random.random_range(0..3000);
+    let min = random.random_bool(0.5).then(|| max - random.random_range(0..3000));
+    let bounds = Bounds { min_timestamp: min, max_timestamp: Some(max), ..Bounds::all() };
+    let scanned = scan(snapshot, index, bounds.clone()).await.unwrap();
+    let mut rest = consumed.iter();
+    assert!(scanned.iter().all(|batch| rest.any(|other| other == batch)), "out of order, or of elsewhere");
+    let is_wanted = |batch: &&Bytes| {
+        let times = Times::of_batch(&header(batch), batch, u64::MAX).unwrap();
+        times.min_ms <= max && min.is_none_or(|min| times.max_ms >= min)
+    };
+    let wanted: Vec<_> = consumed.iter().filter(is_wanted).cloned().collect();
+    assert!(wanted.iter().all(|batch| scanned.contains(batch)), "{bounds:?}: records are missing");
+    check_pieces(snapshot, index, &scanned, bounds).await;
 }
 
 /// Pieces cover what is read, and count it right where they count.
@@ -104,7 +124,7 @@ async fn check_pieces(snapshot: &Snapshot, index: i32, batches: &[Bytes], bounds
         let (first, last) = (header(batch).base_offset.0, header(batch).last_offset().0);
         assert!(pieces.iter().any(|p| p.first_offset <= last && p.last_offset >= first), "{pieces:?}");
     }
-    if bounds.min_timestamp.is_some() {
+    if bounds.min_timestamp.is_some() || bounds.max_timestamp.is_some() {
         assert!(pieces.iter().all(|piece| piece.records.is_none()));
         return;
     }
@@ -132,7 +152,10 @@ fn any_batch(random: &mut StdRng, now_ms: i64) -> kafscale_core::batch::ValidBat
     let value_of = |key: &u8| (!key.is_multiple_of(5)).then_some(&value[..]);
     let pairs: Vec<KeyValue<'_>> =
         keys.iter().map(|k| (Some(std::slice::from_ref(k)), value_of(k))).collect();
-    compressed_batch(&pairs, now_ms + random.random_range(-5000..5000), codec)
+    let span_ms = [1, 100, 5000][random.random_range(0..3)];
+    let begin_ms = now_ms + random.random_range(-5000..5000);
+    let times: Vec<i64> = pairs.iter().map(|_| begin_ms + random.random_range(0..span_ms)).collect();
+    compressed(timed_batch(&pairs, &times, None), codec)
 }
 
 async fn put(p: &Partition, random: &mut StdRng) {
@@ -277,6 +300,69 @@ async fn thirty(dir: &Path) -> (Fixture, Log, Partition) {
         append(&p, 10, tag).await;
     }
     (fixture, log, p)
+}
+
+/// Appends 400 batches of ten records, one each second, each up to so much late. Makes segments of them now and then.
+async fn put_seconds(log: &Log, p: &Partition, late_ms: i64, rewrites: bool) {
+    for second in 0..400 {
+        let begin_ms = NOW_MS + second * 1000 - second * 7919 % (late_ms + 1);
+        let times: Vec<i64> = (0..10).map(|i| begin_ms + i * 100).collect();
+        let batch = timed_batch(&[(None, Some(&[b'v'; 20][..])); 10], &times, None);
+        let batch = if second % 3 == 0 { compressed(batch, Codec::Zstd) } else { batch };
+        p.append(batch).unwrap().durable.wait().await.unwrap();
+        if rewrites && second % 50 == 49 {
+            rewrite(&log.shared, &p.inner).await.unwrap();
+        }
+    }
+}
+
+/// How many batches are read for ten seconds in the middle.
+async fn read_for_ten_seconds(fixture: &Fixture) -> usize {
+    let scanner = scanner(&fixture.config.store, &fixture.meta).await;
+    let snapshot = scanner.snapshot("orders").await.unwrap();
+    let (min, max) = (NOW_MS + 222_000, NOW_MS + 231_999);
+    let bounds = Bounds { min_timestamp: Some(min), max_timestamp: Some(max), ..Bounds::all() };
+    let read = scan(&snapshot, 0, bounds.clone()).await.unwrap();
+    let wanted = |batch: &&Bytes| {
+        let times = Times::of_batch(&header(batch), batch, u64::MAX).unwrap();
+        times.min_ms <= max && times.max_ms >= min
+    };
+    let all = scan(&snapshot, 0, Bounds::all()).await.unwrap();
+    assert_eq!(read.iter().filter(wanted).count(), all.iter().filter(wanted).count());
+    let pieces = snapshot.pieces(0, &bounds).await.unwrap();
+    assert!(pieces.iter().map(|piece| piece.bytes).sum::<u64>() <= read.len() as u64 * 1000, "{pieces:?}");
+    read.len()
+}
+
+#[tokio::test]
+async fn a_reader_of_old_records_stops_behind_them() {
+    for (late_ms, most) in [(0, 16), (3000, 24)] {
+        for rewrites in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut fixture = Fixture::file(dir.path()).with_topic(&[("index.interval.bytes", "0")]);
+            fixture.partitions = 1;
+            fixture.config.wal_max_bytes = 1 << 30;
+            fixture.config.retention_check_interval = Duration::from_secs(3600);
+            name_topic(&*fixture.meta, TOPIC, 1).await;
+            let log = fixture.open().await;
+            // Segments that were merged, or one of batches that were replayed from the log.
+            put_seconds(&log, &partition(&log, 0), late_ms, rewrites).await;
+            let log = if rewrites { log } else { fixture.open_after(log).await };
+            if !rewrites {
+                let read = read_for_ten_seconds(&fixture).await;
+                assert!(
+                    (10..=most).contains(&read),
+                    "{read} of 400 batches of the log, up to {late_ms} ms late"
+                );
+            }
+            rewrite(&log.shared, &partition(&log, 0).inner).await.unwrap();
+            let segments = partition(&log, 0).inner.state.lock().segments.clone();
+            assert!(segments.iter().all(|s| s.times.is_some()), "{segments:?}");
+            let read = read_for_ten_seconds(&fixture).await;
+            assert!((10..=most).contains(&read), "{read} of 400 batches, up to {late_ms} ms late");
+            log.shutdown().await;
+        }
+    }
 }
 
 #[tokio::test]
@@ -436,6 +522,8 @@ async fn segments_of_version_1_are_read() {
         last_offset: 1012,
         size_bytes: bytes.len() as u64,
         max_timestamp_ms: NOW_MS + 1000,
+        min_timestamp_ms: None,
+        disorder_ms: None,
         records: 7,
         object: "old.kfs".into(),
         compacted: false,
