@@ -1,4 +1,4 @@
-//! The audit log: one line of JSON for each call of an agent (`kafscale-mcp`) and each statement of a client of SQL
+//! The audit log: one line of JSON for each call of an agent (`kafscale-agent`) and each statement of a client of SQL
 //! (`kafscale-analytics`), in one format, so that `kafscale audit verify` reads both.
 //!
 //! Each line carries the SHA-256 of the line before, so that a line that was changed, removed or moved breaks the chain.
@@ -61,6 +61,9 @@ pub struct Event {
     /// What a statement of SQL has read, by topic: ranges of offsets as `AS OF` takes them, records, bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub read: Option<Value>,
+    /// What a server's own rules have to say about the call.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub details: Option<Value>,
     /// SQLSTATE, of a statement of SQL that failed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_code: Option<String>,
@@ -95,6 +98,7 @@ impl Event {
             result_bytes: 0,
             result_rows: None,
             read: None,
+            details: None,
             error_code: None,
             refusals_left_out: 0,
         }

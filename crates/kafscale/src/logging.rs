@@ -83,7 +83,7 @@ impl<S: Subscriber> Layer<S> for AgentLines {
         let metadata = event.metadata();
         let line = match metadata.target().split("::").next() {
             Some("rmcp") => Line::AgentRequests,
-            Some("kafscale_mcp") => Line::AgentServer,
+            Some("kafscale_agent" | "kafscale_identity" | "kafscale_observe") => Line::AgentServer,
             Some(_) | None => return true,
         };
         *metadata.level() > Level::WARN || self.0.allow(line)
@@ -172,7 +172,7 @@ mod tests {
             for _ in 0..100 {
                 tracing::warn!(target: "rmcp::service", "response error");
             }
-            tracing::error!(target: "kafscale_mcp::audit", "no room");
+            tracing::error!(target: "kafscale_agent::call", "no room");
             for _ in 0..20 {
                 tracing::warn!(target: "kafscale_storage", "other");
                 tracing::info!(target: "rmcp::service", "told at the user's wish");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use kafscale_mcp::{McpConfig, McpError, McpServer, McpSettings, Prepared, audit};
 use kafscale_meta::{ErrorKind, EtcdOptions, MetaStore, MetaUrl, Metadata};
+use kafscale_observe::{EdgeError, ObserveConfig, ObserveSettings, Prepared, audit};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
@@ -138,60 +138,67 @@ pub enum AuditCommand {
 }
 
 impl McpArgs {
-    fn settings(&self) -> McpSettings {
+    fn settings(&self) -> ObserveSettings {
         let default: ListenAddr = DEFAULT_ADDRESS.parse().expect("the default is an address");
-        McpSettings {
-            listen: self.mcp_http_addr.unwrap_or(default).0,
-            auth_token: self.mcp_auth_token.clone(),
-            auth_token_file: self.mcp_auth_token_file.clone(),
-            oidc_issuer: self.mcp_oidc_issuer.clone(),
-            oidc_audiences: self.mcp_oidc_audience.clone(),
-            oidc_jwks_url: self.mcp_oidc_jwks_url.clone(),
-            public_url: self.mcp_public_url.clone(),
-            tls_cert_file: self.mcp_tls_cert_file.clone(),
-            tls_key_file: self.mcp_tls_key_file.clone(),
-            ca_file: self.mcp_ca_file.clone(),
+        let mut settings = ObserveSettings {
             broker_metrics_urls: self.mcp_broker_metrics_url.clone(),
-            session_timeout: self.mcp_session_timeout.0,
-            allowed_hosts: self.mcp_allowed_hosts.clone(),
-            allowed_origins: self.mcp_allowed_origins.clone(),
-            audit_log: self.mcp_audit_log.clone(),
-            audit_anchor: self.mcp_audit_anchor.clone(),
-            calls_per_second: self.mcp_calls_per_second,
-            calls_burst: self.mcp_calls_per_second.saturating_mul(2),
-            ..McpSettings::default()
-        }
+            ..ObserveSettings::default()
+        };
+        let edge = &mut settings.edge;
+        edge.listen = self.mcp_http_addr.unwrap_or(default).0;
+        edge.session_timeout = self.mcp_session_timeout.0;
+        edge.allowed_hosts.clone_from(&self.mcp_allowed_hosts);
+        edge.allowed_origins.clone_from(&self.mcp_allowed_origins);
+        edge.audit_log.clone_from(&self.mcp_audit_log);
+        edge.audit_anchor.clone_from(&self.mcp_audit_anchor);
+        edge.calls_per_second = self.mcp_calls_per_second;
+        edge.calls_burst = self.mcp_calls_per_second.saturating_mul(2);
+        let identity = &mut edge.identity;
+        identity.auth_token.clone_from(&self.mcp_auth_token);
+        identity.auth_token_file.clone_from(&self.mcp_auth_token_file);
+        identity.oidc_issuer.clone_from(&self.mcp_oidc_issuer);
+        identity.oidc_audiences.clone_from(&self.mcp_oidc_audience);
+        identity.oidc_jwks_url.clone_from(&self.mcp_oidc_jwks_url);
+        identity.public_url.clone_from(&self.mcp_public_url);
+        identity.tls_cert_file.clone_from(&self.mcp_tls_cert_file);
+        identity.tls_key_file.clone_from(&self.mcp_tls_key_file);
+        identity.ca_file.clone_from(&self.mcp_ca_file);
+        settings
     }
 
     /// The settings in a broker's process: none unless an address was given.
-    pub fn beside_a_broker(&self) -> Option<McpSettings> {
+    pub fn beside_a_broker(&self) -> Option<ObserveSettings> {
         self.mcp_http_addr.map(|_| self.settings())
     }
 
     /// The settings in the demo: on loopback there is a token that everybody knows.
-    pub fn beside_the_demo(&self) -> McpSettings {
+    pub fn beside_the_demo(&self) -> ObserveSettings {
         let mut settings = self.settings();
-        if settings.auth_token.is_none()
-            && settings.auth_token_file.is_none()
-            && settings.oidc_issuer.is_none()
-            && settings.listen.ip().is_loopback()
+        let loopback = settings.edge.listen.ip().is_loopback();
+        let identity = &mut settings.edge.identity;
+        if identity.auth_token.is_none()
+            && identity.auth_token_file.is_none()
+            && identity.oidc_issuer.is_none()
+            && loopback
         {
-            settings.auth_token = Some(DEMO_TOKEN.to_owned());
+            identity.auth_token = Some(DEMO_TOKEN.to_owned());
         }
         settings
     }
 }
 
 /// Checks all that the server needs, in the process that has the metadata open.
-pub async fn prepare(settings: McpSettings, metadata: Metadata) -> Result<Prepared, Failure> {
-    let config = McpConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))?;
-    Prepared::new(config, metadata, Arc::new(SystemClock)).await.map_err(start_failure)
+pub async fn prepare(settings: ObserveSettings, metadata: Metadata) -> Result<Prepared, Failure> {
+    let config = ObserveConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))?;
+    kafscale_observe::prepare(config, metadata, Arc::new(SystemClock), CancellationToken::new())
+        .await
+        .map_err(start_failure)
 }
 
-pub fn start_failure(error: McpError) -> Failure {
+pub fn start_failure(error: EdgeError) -> Failure {
     Failure::runtime(match error {
-        McpError::Listen { address, error } => cannot_listen(address, &error, "--mcp-http-addr"),
-        error @ (McpError::Audit(_) | McpError::Stdio(_)) => error.to_string(),
+        EdgeError::Listen { address, error } => cannot_listen(address, &error, "--mcp-http-addr"),
+        error @ (EdgeError::Audit(_) | EdgeError::Stdio(_)) => error.to_string(),
     })
 }
 
@@ -203,7 +210,7 @@ pub fn run(command: McpCommand, reread: Reread) -> Result<(), Failure> {
     let log = logging::init(&command.logging);
     let url = meta_url(&command)?;
     let etcd = command.etcd.options()?;
-    let config = McpConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
+    let config = ObserveConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
     let (cluster_name, stdio) = (command.cluster_name, command.stdio);
     runtime::block_on(Builder::new_multi_thread(), async move {
         let _hangups = Hangups::take(log, reread)?;
@@ -249,9 +256,10 @@ async fn open_metadata(
     }
 }
 
-async fn serve(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
+async fn serve(config: ObserveConfig, metadata: Metadata) -> Result<(), Failure> {
     let mut signals = StopSignals::listen()?;
-    let server = McpServer::start(config, metadata, Arc::new(SystemClock)).await.map_err(start_failure)?;
+    let server =
+        kafscale_observe::start(config, metadata, Arc::new(SystemClock)).await.map_err(start_failure)?;
     tracing::info!(mcp = %server.addr(), "ready");
     let signal = signals.next().await;
     tracing::info!(signal, "stopping");
@@ -261,10 +269,14 @@ async fn serve(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn serve_stdio(config: McpConfig, metadata: Metadata) -> Result<(), Failure> {
+async fn serve_stdio(config: ObserveConfig, metadata: Metadata) -> Result<(), Failure> {
     let mut signals = StopSignals::listen()?;
     let stop = CancellationToken::new();
-    let served = kafscale_mcp::serve_stdio(config, metadata, Arc::new(SystemClock), stop.clone());
+    let serving = stop.clone();
+    let served = async {
+        let clock = Arc::new(SystemClock);
+        kafscale_observe::prepare(config, metadata, clock, serving).await?.serve_stdio().await
+    };
     tokio::pin!(served);
     let ended = tokio::select! {
         ended = &mut served => ended,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use kafscale_mcp::{McpServer, McpSettings, Prepared};
+use kafscale_observe::{ObserveSettings, Prepared, Server};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -80,7 +80,7 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     node.all_serve();
     log_ready(&config, &node, started);
     let stop_workload = CancellationToken::new();
-    let mcp_addr = mcp.as_ref().map(McpServer::addr);
+    let mcp_addr = mcp.as_ref().map(Server::addr);
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
     let name = loop {
         let lost = tokio::select! {
@@ -138,7 +138,7 @@ fn log_ready(config: &Config, node: &RunningNode, started: Instant) {
 }
 
 /// None: there is no MCP server in this process.
-fn mcp_settings(beside: Beside, config: &Config) -> Option<McpSettings> {
+fn mcp_settings(beside: Beside, config: &Config) -> Option<ObserveSettings> {
     match beside {
         Beside::Nothing => config.mcp.beside_a_broker(),
         Beside::Demo { .. } => Some(config.mcp.beside_the_demo()),
@@ -159,7 +159,7 @@ async fn start(beside: Beside, config: &Config) -> Result<(RunningNode, Option<P
     Ok((open.serve(config).await?, prepared))
 }
 
-async fn start_mcp(config: &Config, prepared: Option<Prepared>) -> Result<Option<McpServer>, Failure> {
+async fn start_mcp(config: &Config, prepared: Option<Prepared>) -> Result<Option<Server>, Failure> {
     let Some(prepared) = prepared else { return Ok(None) };
     match prepared.serve().await.map_err(mcp::start_failure) {
         Ok(server) => Ok(Some(server)),
