@@ -32,9 +32,11 @@ use super::decode::{DecodeError, Decoded, Decoder};
 use super::layout::{Layout, MetaColumn};
 use crate::error::SqlError;
 use crate::query::Counters;
+use crate::sorting::SmallBatches;
 
 /// Batches are decoded together up to this size, as they are stored.
 const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_RECORDS: usize = 16 << 10;
 /// Of one stream, at the same time.
 const DECODING: usize = 2;
 /// Rows that wait to be taken.
@@ -199,7 +201,7 @@ impl ExecutionPlan for TopicExec {
             rows: builder.tx(),
             left: AtomicUsize::new(self.scan.limit.unwrap_or(usize::MAX)),
             object: Mutex::default(),
-            chunk_records: i64::try_from(context.session_config().batch_size()).unwrap_or(i64::MAX),
+            small: context.session_config().get_extension(),
         };
         let parts = self.streams[partition].clone();
         builder.spawn(async move {
@@ -255,8 +257,7 @@ struct Reader {
     left: AtomicUsize,
     /// The object that is being read.
     object: Mutex<Option<Arc<str>>>,
-    /// Batches are decoded together up to so many records. One of more of them is not taken apart.
-    chunk_records: i64,
+    small: Option<Arc<SmallBatches>>,
 }
 
 impl Reader {
@@ -268,9 +269,14 @@ impl Reader {
         }
     }
 
+    /// Batches are decoded together up to so many records.
+    fn chunk_records(&self) -> usize {
+        self.small.as_ref().map_or(CHUNK_RECORDS, |small| small.rows.min(CHUNK_RECORDS))
+    }
+
     async fn read_range(&self, partition: i32, bounds: Bounds) -> Result<bool> {
         let offsets = bounds.offsets.clone();
-        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds), self.chunk_records));
+        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds), self.chunk_records()));
         let mut decoding = VecDeque::with_capacity(DECODING);
         loop {
             let chunk = if decoding.len() < DECODING { chunks.next().await } else { None };
@@ -297,7 +303,7 @@ impl Reader {
             let offsets = start..whole.end;
             let mut chunks = std::pin::pin!(chunks(
                 self.snapshot.read(part.partition, Bounds::offsets(offsets.clone())),
-                self.chunk_records
+                self.chunk_records()
             ));
             let (mut found, mut rows) = (VecDeque::new(), 0);
             while let Some(chunk) = chunks.next().await {
@@ -358,8 +364,10 @@ impl Reader {
         let rows = if rows.num_rows() > left { rows.slice(0, left) } else { rows };
         self.left.store(left - rows.num_rows(), Ordering::Relaxed);
         self.metrics.record_output(rows.num_rows());
-        if rows.num_rows() > 0 && self.rows.send(Ok(rows)).await.is_err() {
-            return false;
+        for rows in self.small.as_ref().map_or_else(|| vec![rows.clone()], |small| small.parts(&rows)) {
+            if rows.num_rows() > 0 && self.rows.send(Ok(rows)).await.is_err() {
+                return false;
+            }
         }
         self.left.load(Ordering::Relaxed) > 0
     }
@@ -372,7 +380,7 @@ async fn joined(task: SpawnedTask<Result<Decoded>>) -> Result<Decoded> {
 /// Batches that are worth decoding together.
 fn chunks(
     batches: impl Stream<Item = std::result::Result<ScannedBatch, ScanError>> + Send,
-    most_records: i64,
+    most_records: usize,
 ) -> impl Stream<Item = Result<Vec<ScannedBatch>>> + Send {
     let batches = Box::pin(batches.fuse());
     futures_util::stream::try_unfold(batches, move |mut batches| async move {
@@ -381,7 +389,7 @@ fn chunks(
             match batches.next().await {
                 Some(Ok(batch)) => {
                     bytes += batch.data.len();
-                    records += i64::from(batch.header.records_count);
+                    records += usize::try_from(batch.header.records_count).unwrap_or_default();
                     chunk.push(batch);
                 }
                 Some(Err(error)) => return Err(SqlError::from(error).into()),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt;
 use kafscale_core::batch::Codec;
+use kafscale_core::records::DECOMPRESSED_MAX_BYTES;
 use kafscale_core::times::Times;
 use kafscale_meta::records::{PartitionRecord, Record as _, SegmentRecord, TopicRecord};
 use kafscale_meta::{MetaStoreExt, Metadata};
@@ -106,7 +107,7 @@ async fn check_old(snapshot: &Snapshot, index: i32, consumed: &[Bytes], random: 
     let mut rest = consumed.iter();
     assert!(scanned.iter().all(|batch| rest.any(|other| other == batch)), "out of order, or of elsewhere");
     let is_wanted = |batch: &&Bytes| {
-        let times = Times::of_batch(&header(batch), batch, u64::MAX).unwrap();
+        let times = Times::of_batch(&header(batch), batch, DECOMPRESSED_MAX_BYTES).unwrap();
         times.min_ms <= max && min.is_none_or(|min| times.max_ms >= min)
     };
     let wanted: Vec<_> = consumed.iter().filter(is_wanted).cloned().collect();
@@ -324,7 +325,7 @@ async fn read_for_ten_seconds(fixture: &Fixture) -> usize {
     let bounds = Bounds { min_timestamp: Some(min), max_timestamp: Some(max), ..Bounds::all() };
     let read = scan(&snapshot, 0, bounds.clone()).await.unwrap();
     let wanted = |batch: &&Bytes| {
-        let times = Times::of_batch(&header(batch), batch, u64::MAX).unwrap();
+        let times = Times::of_batch(&header(batch), batch, DECOMPRESSED_MAX_BYTES).unwrap();
         times.min_ms <= max && times.max_ms >= min
     };
     let all = scan(&snapshot, 0, Bounds::all()).await.unwrap();
