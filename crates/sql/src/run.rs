@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kafscale_meta::Metadata;
 use kafscale_settings::failure::Failure;
-use kafscale_settings::sql::{Source, SqlArgs};
+use kafscale_settings::sql::{SchemaArgs, Source, SqlArgs};
 use kafscale_storage::StoreUrl;
 use kafscale_storage::scan::{ScanOptions, Scanner};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +46,8 @@ pub fn run(args: &SqlArgs) -> Result<(), Failure> {
 
 async fn answer_or_serve(args: &SqlArgs, source: Source, threads: QueryHandle) -> Result<(), Failure> {
     let is_local = matches!(source.store, StoreUrl::File(_));
-    let cluster = open(source, args).await?;
+    let cache_bytes = usize::try_from(args.limits.cache_bytes.0).unwrap_or(usize::MAX);
+    let cluster = open_cluster(source, cache_bytes, &args.schemas).await?;
     let mut engine = Engine::new(Arc::new(cluster), &args.limits, threads)?;
     if is_local {
         engine.look_interval = LOOK_INTERVAL;
@@ -94,14 +95,18 @@ async fn open_audit(path: &Path, anchor: Option<&Path>) -> Result<Audit, Failure
     Audit::open(path, anchor).await.map_err(|e| Failure::runtime(e.to_string()))
 }
 
-async fn open(source: Source, args: &SqlArgs) -> Result<Cluster, Failure> {
+/// What is read of the store is kept up to `cache_bytes`.
+pub async fn open_cluster(
+    source: Source,
+    cache_bytes: usize,
+    schemas: &SchemaArgs,
+) -> Result<Cluster, Failure> {
     let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
     let store = kafscale_meta::open_for_reading(&source.meta, &source.etcd).await.map_err(failed)?;
     let metadata = Metadata::new(store, &source.cluster_name).map_err(failed)?;
-    let cache_bytes = usize::try_from(args.limits.cache_bytes.0).unwrap_or(usize::MAX);
     let options = ScanOptions { cache_bytes };
     let scanner = Scanner::open(&source.store, metadata, options).await;
     let scanner = scanner.map_err(|e| Failure::runtime(e.to_string()))?;
-    let layouts = Layouts::new(Schemas::open(&args.schemas)?);
+    let layouts = Layouts::new(Schemas::open(schemas)?);
     Ok(Cluster { scanner, layouts })
 }

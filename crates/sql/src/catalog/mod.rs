@@ -5,7 +5,7 @@
 pub mod kafscale;
 pub mod plain;
 pub mod relations;
-mod topics;
+pub mod topics;
 
 use std::sync::Arc;
 
