@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions};
+use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{SessionState, TaskContext};
@@ -67,9 +68,9 @@ pub fn task_context(state: &SessionState, plan: &Arc<dyn ExecutionPlan>) -> Arc<
     let mut config = context.session_config().clone();
     let share = memory as u64 / config.target_partitions().max(1) as u64;
     let options = config.options_mut();
-    let rows = (share / RUNS / row_bytes).clamp(ROWS_MIN, options.execution.batch_size as u64);
+    let rows = (share / RUNS / row_bytes).clamp(ROWS_MIN, options.execution.batch_size.get() as u64);
     let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-    options.execution.batch_size = rows;
+    options.execution.batch_size = ConfigNonZeroUsize::try_new(rows).unwrap_or(options.execution.batch_size);
     // What a sort keeps back for merging what it has in memory.
     let reserved = (share / 8).min(RESERVED_MAX);
     options.execution.sort_spill_reservation_bytes = usize::try_from(reserved).unwrap_or(usize::MAX);
