@@ -14,15 +14,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use kafscale_meta::files::read_small_text;
 use kafscale_sql::postgres::errors::nearest;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::collection::files::FilesConfig;
-use crate::collection::sqlite::SqliteConfig;
-use crate::collection::topics::TopicsConfig;
+use crate::collection::Collection;
+use crate::collection::files::{Files, FilesConfig};
+use crate::collection::sqlite::{Sqlite, SqliteConfig};
+use crate::collection::topics::{Topics, TopicsConfig};
 
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const MAX_NAME_BYTES: usize = 63;
@@ -61,7 +63,12 @@ pub enum ConfigError {
     /// `key` is the path of the key below the collection, or empty.
     #[error("{}: collection {collection}{}: {why}", path.display(), at(key))]
     Collection { path: PathBuf, collection: String, key: String, why: String },
+    #[error("{}: collection {collection}: {source}", path.display())]
+    Settings { path: PathBuf, collection: String, source: SettingsError },
 }
+
+/// What a kind says of its settings.
+pub type SettingsError = Box<dyn std::error::Error + Send + Sync>;
 
 fn at(key: &str) -> String {
     if key.is_empty() { String::new() } else { format!(", at {key}") }
@@ -98,6 +105,19 @@ impl Config {
         Ok(Config { path: path.to_owned(), collections })
     }
 
+    /// All collections, of which nothing is asked yet.
+    pub fn open(&self) -> Result<BTreeMap<String, Arc<dyn Collection>>, ConfigError> {
+        let open = |(name, config): (&String, &CollectionConfig)| {
+            let opened = config.open(name, self.base()).map_err(|source| ConfigError::Settings {
+                path: self.path.clone(),
+                collection: name.clone(),
+                source,
+            })?;
+            Ok((name.clone(), opened))
+        };
+        self.collections.iter().map(open).collect()
+    }
+
     /// Where relative paths begin.
     pub fn base(&self) -> &Path {
         match self.path.parent() {
@@ -125,6 +145,15 @@ pub fn is_identifier(name: &str) -> bool {
 }
 
 impl CollectionConfig {
+    /// `base` is where relative paths begin.
+    pub fn open(&self, name: &str, base: &Path) -> Result<Arc<dyn Collection>, SettingsError> {
+        Ok(match self {
+            CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
+            CollectionConfig::Sqlite(config) => Arc::new(Sqlite::new(name, config, base)),
+            CollectionConfig::Topics(config) => Arc::new(Topics::new(name, config, base)?),
+        })
+    }
+
     /// The error is the key's path, where it can be told, and what is wrong.
     fn parse(value: &Value) -> Result<CollectionConfig, (String, String)> {
         if !value.is_object() {

@@ -8,6 +8,7 @@
 
 pub mod caller;
 pub mod catalog;
+pub mod check;
 pub mod collection;
 pub mod config;
 pub mod deciding;

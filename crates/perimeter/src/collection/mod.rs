@@ -70,6 +70,9 @@ pub enum CollectionError {
     Unreachable { collection: String, source: Source },
     #[error("the collection {collection} did not answer within {limit:?}")]
     TimedOut { collection: String, limit: Duration },
+    /// Worth another try: what was read is not what was listed.
+    #[error("the collection {collection} changed while it was read; try again")]
+    Changed { collection: String, source: Source },
     /// The operator has to mend something: `kafscale perimeter check` says what.
     #[error("the collection {collection} refuses the perimeter; its operator has to look at it")]
     Refused { collection: String, source: Source },

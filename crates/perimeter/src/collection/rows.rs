@@ -78,6 +78,7 @@ impl Rows {
         }
     }
 
+    /// [`Cell::Misfit`] where the source has something that cannot be a value of the column.
     pub fn put(&mut self, column: usize, cell: &Cell<'_>) {
         self.bytes += match cell {
             Cell::Text(text) | Cell::Json(text) => text.len(),
@@ -86,11 +87,6 @@ impl Rows {
         };
         let fits = self.builders[column].append(cell);
         self.misfits[column] += u64::from(!fits);
-    }
-
-    /// A null, where the source has something that cannot be a value of the column.
-    pub fn put_misfit(&mut self, column: usize) {
-        self.put(column, &Cell::Misfit);
     }
 
     pub fn end_row(&mut self) {
