@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use kafscale_meta::MetaUrl;
+use kafscale_settings::perimeter::PerimeterArgs;
 use kafscale_settings::sql::SqlArgs;
 
 use crate::backend::{EtcdArgs, StoreUrl};
@@ -29,6 +30,7 @@ Examples:
       --listen 0.0.0.0:9092 --advertise kafka.example:9092
   kafscale broker --config kafscale.toml
   kafscale sql                    topics as tables, for psql on 127.0.0.1:5432
+  kafscale perimeter              data collections for agents under rules, on 127.0.0.1:8091/mcp
   kafscale mcp --meta etcd://etcd:2379   the cluster for AI agents, on http://127.0.0.1:8090/mcp
   kcat -b 127.0.0.1:9092 -L       ask a running broker for its topics
 
@@ -114,6 +116,7 @@ impl Command {
             | Command::Restore(_)
             | Command::SetStore(_)
             | Command::Sql(_)
+            | Command::Perimeter(_)
             | Command::Verify(_)
             | Command::Completions { .. }
             | Command::ConfigDocs => None,
@@ -154,6 +157,9 @@ pub enum Command {
     /// Query topics with SQL, from psql and other clients of PostgreSQL, without loading a broker
     #[command(after_help = kafscale_settings::sql::EXAMPLES)]
     Sql(Box<SqlArgs>),
+    /// Let agents work on data collections under rules, with filtered and audited answers
+    #[command(after_help = kafscale_settings::perimeter::EXAMPLES)]
+    Perimeter(Box<PerimeterArgs>),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  kafscale completions bash > /etc/bash_completion.d/kafscale")]
     Completions { shell: Shell },

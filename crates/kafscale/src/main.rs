@@ -68,6 +68,7 @@ fn dispatch() -> Result<(), Failure> {
         Command::Restore(args) => print_all(restore::run(&args)?.as_bytes()),
         Command::SetStore(args) => print_all(set_store::run(&args)?.as_bytes()),
         Command::Sql(args) => sql::run(&args, std::env::args_os()),
+        Command::Perimeter(_) => sql::run_perimeter(std::env::args_os()),
         Command::Verify(args) => print_all(verify::run(&args)?.as_bytes()),
         Command::Completions { shell } => {
             let mut script = Vec::new();

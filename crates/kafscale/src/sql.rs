@@ -1,4 +1,4 @@
-//! `kafscale sql`: starts `kafscale-analytics`, which has the query engine and is built by itself.
+//! `kafscale sql` and `kafscale perimeter`: start `kafscale-analytics`, which has the query engine and is built by itself.
 
 use std::env::consts::EXE_SUFFIX;
 use std::ffi::OsString;
@@ -17,9 +17,17 @@ const PROGRAM: &str = "kafscale-analytics";
 pub fn run(args: &SqlArgs, line: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     args.source()?;
     args.check()?;
-    let behind = line.skip_while(|word| word != "sql").skip(1);
+    become_analytics(line.skip_while(|word| word != "sql").skip(1))
+}
+
+/// The same for the perimeter, which checks its arguments itself.
+pub fn run_perimeter(line: impl Iterator<Item = OsString>) -> Result<(), Failure> {
+    become_analytics(line.skip_while(|word| word != "perimeter"))
+}
+
+fn become_analytics(arguments: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let program = beside_this_program().unwrap_or_else(|| PROGRAM.into());
-    let error = Command::new(&program).args(behind).exec();
+    let error = Command::new(&program).args(arguments).exec();
     Err(Failure::runtime(match error.kind() {
         ErrorKind::NotFound => format!(
             "there is no {PROGRAM} beside this program or on PATH; it is built by itself, with `make analytics`, or with its demo: \

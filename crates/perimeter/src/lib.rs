@@ -6,6 +6,8 @@
 //!
 //! Invariant: nothing reads a collection's table but through the shape that the rules gave for its caller.
 
+mod activity;
+pub mod answer;
 pub mod caller;
 pub mod catalog;
 pub mod check;
@@ -16,6 +18,11 @@ pub mod detect;
 pub mod engine;
 pub mod governed;
 pub mod handles;
+pub mod perimeter;
 pub mod rules;
+mod rules_live;
+pub mod run;
 pub mod secret;
+pub mod server;
 pub mod shape;
+mod tools;

@@ -1,0 +1,134 @@
+//! The perimeter as its tools use it: the engine, the rules as they are now, and the clock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use kafscale_agent::answer::ToolError;
+use kafscale_agent::audit::Decision as Verdict;
+use kafscale_agent::{Call, JsonObject};
+use kafscale_core::clock::Clock;
+use serde_json::{Value, json};
+
+use crate::answer::shaped_by;
+use crate::caller::Caller;
+use crate::catalog::Used;
+use crate::deciding::{Decide, Rules};
+use crate::engine::{Engine, Planned, QueryError};
+use crate::rules::Limits;
+
+#[derive(Debug)]
+pub struct Perimeter {
+    pub engine: Engine,
+    pub rules: Arc<dyn Rules>,
+    pub clock: Arc<dyn Clock>,
+    /// What the configuration says of each collection.
+    pub about: BTreeMap<String, String>,
+    pub audit_log: Option<Arc<Path>>,
+}
+
+/// The longest purpose.
+const PURPOSE_CHARS_MAX: usize = 200;
+
+/// The caller of a tool, as its token and its request say.
+pub fn caller_of(call: &Call, purpose: Option<&str>) -> Result<Caller, ToolError> {
+    let purpose = purpose.unwrap_or_default().trim();
+    if purpose.chars().count() > PURPOSE_CHARS_MAX || purpose.chars().any(char::is_control) {
+        return Err(ToolError::invalid(format!(
+            "a purpose is one line of at most {PURPOSE_CHARS_MAX} characters"
+        )));
+    }
+    let principal = &call.principal;
+    let mut claims = (*principal.claims).clone();
+    let on_behalf_of =
+        claims.get("act").and_then(|act| act.get("sub")).and_then(Value::as_str).map(str::to_owned);
+    claims.retain(|name, _| !matches!(name.as_str(), "exp" | "iat" | "nbf" | "jti"));
+    Ok(Caller {
+        principal: principal.name.to_string(),
+        groups: principal.groups().map(str::to_owned).collect(),
+        agent: principal.client.as_deref().map(str::to_owned),
+        on_behalf_of,
+        purpose: purpose.to_owned(),
+        claims,
+    })
+}
+
+impl Perimeter {
+    /// The rules as they are now.
+    pub fn decide(&self, tool: &'static str) -> Arc<dyn Decide> {
+        self.rules.now(tool, self.clock.now_ms())
+    }
+
+    /// Plans a statement, and writes the decision down: nothing is read before that.
+    pub async fn decided(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        tool: &'static str,
+        sql: &str,
+    ) -> Result<Planned, ToolError> {
+        let decide = self.decide(tool);
+        let hash = decide.hash().to_owned();
+        let planned = self.engine.plan(caller.clone(), decide, sql, self.clock.now_ms()).await;
+        let mut details = about(caller, &hash);
+        match planned {
+            Ok(planned) => {
+                details.extend(tables(&planned.used));
+                let budgets =
+                    planned.used.iter().fold(Limits::default(), |all, used| all.strictest(used.budgets));
+                if let Err(why) = self.rules.charge(caller, budgets, self.clock.now_ms()) {
+                    details.insert("why".to_owned(), json!(why));
+                    call.line.decide(Verdict::Deny, details).await?;
+                    return Err(ToolError::invalid(why));
+                }
+                call.line.decide(Verdict::Allow, details).await?;
+                Ok(planned)
+            }
+            Err(error) => {
+                if let QueryError::Denied(denied) = &error {
+                    details.insert("denied".to_owned(), json!(denied.table.to_string()));
+                    details.insert("rules".to_owned(), json!(denied.rules));
+                }
+                let refused = matches!(error, QueryError::Denied(_) | QueryError::Refused(_));
+                details.insert("why".to_owned(), json!(error.to_string()));
+                if refused {
+                    call.line.decide(Verdict::Deny, details).await?;
+                } else {
+                    call.line.add(details);
+                }
+                Err(told(&error))
+            }
+        }
+    }
+}
+
+/// What an audit line says of who asked and under which rules.
+pub fn about(caller: &Caller, rules_hash: &str) -> JsonObject {
+    let mut about = JsonObject::new();
+    about.insert("caller".to_owned(), json!(caller));
+    about.insert("rules_hash".to_owned(), json!(rules_hash));
+    about
+}
+
+/// What an audit line says of the tables of a statement.
+fn tables(used: &[Used]) -> JsonObject {
+    let names: Vec<String> = used.iter().map(|used| used.table.to_string()).collect();
+    let rules: BTreeSet<&String> = used.iter().flat_map(|used| &used.rules).collect();
+    let mut tables = JsonObject::new();
+    tables.insert("tables".to_owned(), json!(names));
+    tables.insert("shaped_by".to_owned(), json!(shaped_by(used)));
+    tables.insert("rules".to_owned(), json!(rules));
+    tables
+}
+
+/// An error as the agent is told of it: what went wrong, and what to do.
+pub fn told(error: &QueryError) -> ToolError {
+    let text = match error.hint() {
+        Some(hint) => format!("{error}. {hint}."),
+        None => error.to_string(),
+    };
+    match error {
+        QueryError::Collection(_) | QueryError::TimedOut(_) => ToolError::Unavailable(text),
+        _ => ToolError::Invalid(text),
+    }
+}

@@ -1,0 +1,131 @@
+//! Opens collections and rules, and serves agents until the process is told to stop; or carries out a command.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use kafscale_core::clock::Clock;
+use kafscale_settings::failure::Failure;
+use kafscale_settings::perimeter::{PerimeterArgs, PerimeterCommand, PerimeterFiles};
+use kafscale_sql::threads::{QueryThreads, STACK_BYTES};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::check;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::handles::{HandleLimits, Handles};
+use crate::perimeter::Perimeter;
+use crate::server;
+
+pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&args.logging.log_level)
+        .map_err(|e| Failure::usage(format!("--log-level {}: {e}", args.logging.log_level)))?;
+    // Only what goes wrong is of interest beside what a command prints.
+    let filter = if args.command.is_some() { EnvFilter::new("warn") } else { filter };
+    tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .map_err(|e| Failure::runtime(format!("the threads could not be started: {e}")))?;
+    let outcome = runtime.block_on(async {
+        match &args.command {
+            None => serve(args).await,
+            Some(PerimeterCommand::Check) => check(args).await,
+            Some(PerimeterCommand::Classify { .. }) | Some(PerimeterCommand::Policy { .. }) => {
+                Err(Failure::usage("this command is not there yet".to_owned()))
+            }
+        }
+    });
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Where policies and rules are.
+pub struct RuleFiles {
+    pub policies: PathBuf,
+    pub rules: PathBuf,
+}
+
+impl RuleFiles {
+    pub fn of(files: &PerimeterFiles, config: &Config) -> RuleFiles {
+        let beside =
+            |given: &Option<PathBuf>, name: &str| given.clone().unwrap_or_else(|| config.base().join(name));
+        RuleFiles { policies: beside(&files.policies, "policies"), rules: beside(&files.rules, "rules.toml") }
+    }
+}
+
+fn config(files: &PerimeterFiles) -> Result<Config, Failure> {
+    Config::load(&files.config).map_err(|e| Failure::usage(e.to_string()))
+}
+
+async fn check(args: &PerimeterArgs) -> Result<(), Failure> {
+    let config = config(&args.files)?;
+    let rows = check::run(&config).await.map_err(|e| Failure::usage(e.to_string()))?;
+    let (text, is_well) = check::print(&rows);
+    print(&text)?;
+    match is_well {
+        true => Ok(()),
+        false => Err(Failure::runtime("not every collection can be used".to_owned())),
+    }
+}
+
+/// A reader that is gone, as behind `| head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::runtime(error.to_string())),
+        _ => Ok(()),
+    }
+}
+
+/// The clock of the system.
+#[derive(Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+}
+
+async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::runtime(format!("signals cannot be received: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let edge = server::edge(&args.edge).map_err(|e| Failure::usage(e.to_string()))?;
+    let config = config(&args.files)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let rules = crate::rules_live::open(&RuleFiles::of(&args.files, &config), config.base())
+        .await
+        .map_err(|e| Failure::usage(e.to_string()))?;
+    let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
+    let limits = args.limits.of_queries();
+    let threads = QueryThreads::start(limits.max_queries)
+        .map_err(|e| Failure::runtime(format!("the threads of queries could not be started: {e}")))?;
+    let handles = Arc::new(Handles::new(HandleLimits::default()));
+    let engine = Engine::new(collections, &limits, threads.handle(), handles)?;
+    let perimeter = Arc::new(Perimeter {
+        engine,
+        rules,
+        clock: Arc::clone(&clock),
+        about: std::collections::BTreeMap::new(),
+        audit_log: Some(args.edge.audit_log.as_path().into()),
+    });
+    let stop = CancellationToken::new();
+    let prepared = server::prepare(edge, perimeter, args.limits.query_timeout.0, clock, stop.clone()).await;
+    let prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
+    let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
+    tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    server.shutdown().await;
+    drop(threads);
+    tracing::info!("stopped");
+    Ok(())
+}
