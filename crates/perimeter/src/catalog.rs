@@ -106,12 +106,17 @@ impl View {
         // What is asked of a topic beside its rows stands behind an @ (`kafscale_sql::catalog`).
         let plain = named.table.split('@').next().unwrap_or(&named.table);
         let decided_on = TableName::new(&named.collection, plain);
-        // Nothing is asked of a source for somebody who may not know of the table.
-        if !self.decide.knows(&self.caller, &decided_on) {
+        // Nothing is asked of a source for somebody who may not know of the collection.
+        if !self.decide.knows_collection(&self.caller, &named.collection) {
             return Ok(Found::Nothing);
         }
         let Some(source) = collection.table(&named.table, &self.caller).await? else {
-            return Ok(Found::Nothing);
+            // In the same words as one that is there and denied.
+            let ruling = self.decide.decide(&self.caller, Action::Query, &decided_on, &[]);
+            return Ok(match ruling {
+                Ruling::Denied { why, rules, .. } => Found::Denied(Denied { table: decided_on, why, rules }),
+                Ruling::Allowed(_) => Found::Nothing,
+            });
         };
         let columns = columns_of(&source.provider.schema());
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {

@@ -99,7 +99,8 @@ impl Decide for Ruled {
     }
 
     fn knows(&self, caller: &Caller, table: &TableName) -> bool {
-        self.decided(caller, Action::Describe, table, &[]).shape().is_some()
+        let request = Request { tool: self.tool, ..Request::new(caller, Action::Describe, self.time_ms) };
+        self.rulebook.sees_table(&request, table)
     }
 
     fn decide(&self, caller: &Caller, action: Action, table: &TableName, columns: &[ColumnInfo]) -> Ruling {
