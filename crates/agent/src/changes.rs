@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use tokio::sync::broadcast;
-use tokio_util::sync::CancellationToken;
 
 use crate::resources::Named;
 
@@ -22,19 +21,20 @@ pub enum Change {
     Everything,
 }
 
-/// Where changes are told. Clones tell the same clients.
+/// Where changes are told. Clones tell the same clients. When the last one is dropped, streams of those who follow end, and sessions
+/// follow anew.
 #[derive(Clone, Debug)]
 pub struct Changes {
     sender: broadcast::Sender<Change>,
-    /// Ends those who follow.
-    pub(crate) stop: CancellationToken,
+}
+
+impl Default for Changes {
+    fn default() -> Self {
+        Self { sender: broadcast::Sender::new(BACKLOG) }
+    }
 }
 
 impl Changes {
-    pub fn new(stop: CancellationToken) -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG), stop }
-    }
-
     /// Tells a change to whoever follows.
     pub fn tell(&self, change: Change) {
         // An error means that nobody follows.

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use kafscale_audit::{Decision, Event, hex};
 use kafscale_identity::{Principal, Scope};
@@ -50,15 +51,17 @@ pub struct Shared {
     /// What a token must allow.
     pub scope: Scope,
     pub auditor: Auditor,
+    /// Ends what would go on.
+    pub stop: CancellationToken,
     calls: Semaphore,
     streams: Semaphore,
 }
 
 impl Shared {
-    pub fn new(service: Service, scope: Scope, auditor: Auditor) -> Self {
+    pub fn new(service: Service, scope: Scope, auditor: Auditor, stop: CancellationToken) -> Self {
         let (calls, streams) =
             (Semaphore::new(service.limits.calls_at_once), Semaphore::new(STREAMS_AT_ONCE));
-        Self { service, scope, auditor, calls, streams }
+        Self { service, scope, auditor, stop, calls, streams }
     }
 
     pub fn resources(&self) -> Result<&Resources, ErrorData> {
@@ -406,13 +409,13 @@ impl ServerHandler for Handler {
         context: RequestContext<RoleServer>,
     ) -> Result<(), ErrorData> {
         let asked = json!({ "uri": request.uri });
-        let subscribe = async |_| {
+        let subscribe = async |call: Call| {
             let resources = self.shared.resources()?;
             if resources.find(&request.uri).is_none() {
                 let data = Some(asked.clone());
                 return Err(ErrorData::resource_not_found("no such resource", data));
             }
-            self.subscriptions.add(request.uri.clone(), &self.shared, &context.peer)?;
+            self.subscriptions.add(request.uri.clone(), &self.shared, &call.principal, &context.peer)?;
             Ok(((), 0))
         };
         self.audited(&context, "resources/subscribe", asked.clone(), subscribe).await
@@ -437,8 +440,8 @@ impl ServerHandler for Handler {
     async fn listen(&self, stream: SubscriptionContext) -> Result<(), ErrorData> {
         let uris = stream.accepted().resource_subscriptions.clone().unwrap_or_default();
         let (resources, sink) = (self.shared.resources()?, stream.sink());
-        let changes = &resources.changes;
-        let mut news = subscriptions::News::new(changes.follow());
+        let principal = self.principal(stream.request_context())?;
+        let mut news = subscriptions::News::new(resources.follow(&principal));
         let permit = async |_| {
             let full =
                 || ErrorData::internal_error(format!("{STREAMS_AT_ONCE} streams are open already"), None);
@@ -459,7 +462,7 @@ impl ServerHandler for Handler {
         tokio::select! {
             () = tell => {}
             () = stream.cancelled() => {}
-            () = changes.stop.cancelled() => {}
+            () = self.shared.stop.cancelled() => {}
             () = tokio::time::sleep(STREAM_AT_MOST) => {}
         }
         Ok(())

@@ -6,8 +6,10 @@
 use std::fmt;
 use std::pin::Pin;
 
+use kafscale_identity::Principal;
 use rmcp::model::{CompletionInfo, Resource as Definition, ResourceTemplate as TemplateDefinition};
 use serde_json::Value;
+use tokio::sync::broadcast;
 
 use crate::answer::ToolError;
 use crate::call::Call;
@@ -65,7 +67,7 @@ pub struct Resources {
     /// In the order in which they are listed.
     all: &'static [&'static Resource],
     complete: Box<dyn Fn(Call, Named, String) -> Completing + Send + Sync>,
-    pub(crate) changes: Changes,
+    changes: Box<dyn Fn(&Principal) -> Changes + Send + Sync>,
 }
 
 impl fmt::Debug for Resources {
@@ -88,11 +90,11 @@ impl Resource {
 
 impl Resources {
     /// Resources below `scheme` (`kafscale://`). `complete` finds names that begin with a text, for a caller; whoever subscribed is told
-    /// of `changes`.
+    /// of the `changes` that are for it.
     pub fn new<F>(
         scheme: &'static str,
         all: &'static [&'static Resource],
-        changes: Changes,
+        changes: impl Fn(&Principal) -> Changes + Send + Sync + 'static,
         complete: impl Fn(Call, Named, String) -> F + Send + Sync + 'static,
     ) -> Self
     where
@@ -101,7 +103,12 @@ impl Resources {
         let complete = move |call: Call, named: Named, prefix: String| -> Completing {
             Box::pin(complete(call, named, prefix))
         };
-        Self { scheme, all, complete: Box::new(complete), changes }
+        Self { scheme, all, complete: Box::new(complete), changes: Box::new(changes) }
+    }
+
+    /// The changes from now on that are for a caller.
+    pub(crate) fn follow(&self, principal: &Principal) -> broadcast::Receiver<Change> {
+        (self.changes)(principal).follow()
     }
 
     /// What resources/list tells.

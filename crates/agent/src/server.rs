@@ -72,7 +72,7 @@ impl Prepared {
             let (path, clock, stop) = (path.clone(), Arc::clone(&clock), stop.clone());
             beside.push(Box::pin(keep_anchored(opened, path, anchor, compared, clock, stop)));
         }
-        let shared = Shared::new(service, config.identity.scope, Auditor { log, clock });
+        let shared = Shared::new(service, config.identity.scope, Auditor { log, clock }, stop.clone());
         Ok(Self { config, shared: Arc::new(shared), beside, stop })
     }
 

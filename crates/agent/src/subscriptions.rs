@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kafscale_identity::Principal;
 use parking_lot::Mutex;
 use rmcp::model::{ErrorData, ResourceUpdatedNotificationParam};
 use rmcp::service::{Peer, RoleServer};
@@ -76,8 +77,14 @@ pub struct OfSession {
 
 impl OfSession {
     /// Adds a subscription.
-    pub fn add(&self, uri: String, shared: &Arc<Shared>, peer: &Peer<RoleServer>) -> Result<(), ErrorData> {
-        let changes = &shared.resources()?.changes;
+    pub fn add(
+        &self,
+        uri: String,
+        shared: &Arc<Shared>,
+        principal: &Principal,
+        peer: &Peer<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let news = News::new(shared.resources()?.follow(principal));
         {
             let mut uris = self.uris.lock();
             if uris.len() == MAX_SUBSCRIPTIONS && !uris.contains(&uri) {
@@ -88,9 +95,9 @@ impl OfSession {
         }
         self.follower.lock().get_or_insert_with(|| {
             let (uris, shared, peer) = (Arc::clone(&self.uris), Arc::clone(shared), peer.clone());
-            let (news, stop) = (News::new(changes.follow()), changes.stop.clone());
+            let principal = principal.clone();
             AbortOnDropHandle::new(tokio::spawn(async move {
-                stop.run_until_cancelled(tell_peer(news, &shared, &uris, &peer)).await;
+                shared.stop.run_until_cancelled(tell_peer(news, &shared, &principal, &uris, &peer)).await;
             }))
         });
         Ok(())
@@ -102,9 +109,23 @@ impl OfSession {
     }
 }
 
-async fn tell_peer(mut news: News, shared: &Shared, uris: &Mutex<Uris>, peer: &Peer<RoleServer>) {
+async fn tell_peer(
+    mut news: News,
+    shared: &Shared,
+    principal: &Principal,
+    uris: &Mutex<Uris>,
+    peer: &Peer<RoleServer>,
+) {
     let Ok(resources) = shared.resources() else { return };
-    while let Some(changes) = news.next().await {
+    loop {
+        let changes = match news.next().await {
+            Some(changes) => changes,
+            // What is for the caller is another part now.
+            None => {
+                news = News::new(resources.follow(principal));
+                vec![Change::Everything]
+            }
+        };
         let touched = touched(resources, &uris.lock(), &changes);
         for uri in touched {
             if peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri)).await.is_err() {
@@ -117,7 +138,6 @@ async fn tell_peer(mut news: News, shared: &Shared, uris: &Mutex<Uris>, peer: &P
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::changes::Changes;
@@ -148,8 +168,7 @@ mod tests {
     static ALL: &[&Resource] = &[&THINGS, &ONE];
 
     fn resources() -> Resources {
-        let changes = Changes::new(CancellationToken::new());
-        Resources::new("test://", ALL, changes, async |_, _, _| Ok(Completed::default()))
+        Resources::new("test://", ALL, |_| Changes::default(), async |_, _, _| Ok(Completed::default()))
     }
 
     fn of(kind: &'static str, name: &str) -> Change {

@@ -1,6 +1,6 @@
 //! SIGHUP: what can change while the program runs is read anew, and nothing ends.
 //!
-//! That is the log level, from the settings file. Certificates and token files of the MCP server are followed while they
+//! That is the log level, from the settings file. Certificates, token files and the policy of the MCP server are followed while they
 //! change, so that they need no signal. The file is read apart from everything else: its disk may not answer.
 
 use std::sync::Arc;

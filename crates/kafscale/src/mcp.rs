@@ -41,6 +41,10 @@ pub struct McpArgs {
     #[arg(long, env = "KAFSCALE_MCP_AUTH_TOKEN_FILE", value_name = "FILE")]
     pub mcp_auth_token_file: Option<PathBuf>,
 
+    /// File of rules that confine callers to topics and groups, followed while it changes [default: everybody sees all]
+    #[arg(long, env = "KAFSCALE_MCP_POLICY_FILE", value_name = "FILE")]
+    pub mcp_policy_file: Option<PathBuf>,
+
     /// Issuer of access tokens (OpenID Connect, OAuth 2.1) that are accepted too: https://…, as in their claim iss
     #[arg(long, env = "KAFSCALE_MCP_OIDC_ISSUER", value_name = "URL")]
     pub mcp_oidc_issuer: Option<String>,
@@ -142,6 +146,7 @@ impl McpArgs {
         let default: ListenAddr = DEFAULT_ADDRESS.parse().expect("the default is an address");
         let mut settings = ObserveSettings {
             broker_metrics_urls: self.mcp_broker_metrics_url.clone(),
+            policy_file: self.mcp_policy_file.clone(),
             ..ObserveSettings::default()
         };
         let edge = &mut settings.edge;

@@ -6,14 +6,15 @@
 
 use std::time::Duration;
 
-use kafscale_agent::{Change, Changes, Named};
+use kafscale_agent::{Change, Named};
 use kafscale_meta::records::Keyspace;
-use kafscale_meta::{Metadata, Revision};
+use kafscale_meta::{Event, Metadata, Revision};
 use tokio_util::sync::CancellationToken;
 
+use crate::cluster::Cluster;
 use crate::resources::{GROUP, TOPIC};
 
-/// Partitions of some topic have other leaders.
+/// Partitions of a topic have other leaders. Without a name: of some topic.
 pub const LEADERS: Named = Named("leaders");
 /// A broker came or went.
 pub const BROKERS: Named = Named("brokers");
@@ -22,44 +23,64 @@ pub const BROKERS: Named = Named("brokers");
 const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells changes until `stop`.
-pub async fn watch(changes: &Changes, metadata: &Metadata, stop: &CancellationToken) {
+pub async fn watch(cluster: &Cluster, metadata: &Metadata, stop: &CancellationToken) {
     let keys = metadata.keys();
     let watches = async {
         tokio::join!(
             // A topic was created, altered or deleted.
-            watch_prefix(changes, metadata, keys.topics_prefix(), |keys, key| {
-                keys.parse_topic(key).map(|name| Change::Of(TOPIC, name.into()))
-            }),
+            watch_prefix(cluster, metadata, keys.topics_prefix(), Kind::Topic),
             // A group's members or their assignment changed, or it came or went.
-            watch_prefix(changes, metadata, keys.groups_prefix(), |keys, key| {
-                keys.parse_group(key).map(|name| Change::Of(GROUP, name.into()))
-            }),
-            watch_prefix(changes, metadata, keys.assignments_prefix(), |_, _| {
-                Some(Change::Of(LEADERS, "".into()))
-            }),
-            watch_prefix(changes, metadata, keys.brokers_prefix(), |_, _| {
-                Some(Change::Of(BROKERS, "".into()))
-            }),
+            watch_prefix(cluster, metadata, keys.groups_prefix(), Kind::Group),
+            watch_prefix(cluster, metadata, keys.assignments_prefix(), Kind::Leaders),
+            watch_prefix(cluster, metadata, keys.brokers_prefix(), Kind::Brokers),
         )
     };
     stop.run_until_cancelled(watches).await;
 }
 
-async fn watch_prefix(
-    changes: &Changes,
-    metadata: &Metadata,
-    prefix: String,
-    change: fn(&Keyspace, &str) -> Option<Change>,
-) {
+/// What the keys below a prefix are of.
+#[derive(Clone, Copy)]
+enum Kind {
+    Topic,
+    Group,
+    Leaders,
+    Brokers,
+}
+
+impl Kind {
+    /// None: the key cannot be read.
+    async fn change(self, cluster: &Cluster, keys: &Keyspace, event: &Event) -> Option<Change> {
+        let key = event.key();
+        Some(match self {
+            Self::Topic => Change::Of(TOPIC, keys.parse_topic(key)?.into()),
+            Self::Group => Change::Of(GROUP, keys.parse_group(key)?.into()),
+            Self::Leaders => Change::Of(LEADERS, led(cluster, keys, event).await.unwrap_or_default().into()),
+            Self::Brokers => Change::Of(BROKERS, "".into()),
+        })
+    }
+}
+
+/// The topic that has other leaders, where somebody may not be told of every one. None: of a topic that is gone, which is told as such.
+async fn led(cluster: &Cluster, keys: &Keyspace, event: &Event) -> Option<String> {
+    match event {
+        Event::Put(_) if cluster.confines() => {
+            cluster.view.topic_named(keys.parse_assignment(event.key())?).await
+        }
+        Event::Put(_) | Event::Delete { .. } => None,
+    }
+}
+
+async fn watch_prefix(cluster: &Cluster, metadata: &Metadata, prefix: String, kind: Kind) {
     let mut was_broken_off = false;
     loop {
         if let Ok(mut watch) = metadata.store().watch(&prefix, Revision(0)).await {
             if was_broken_off {
-                changes.tell(Change::Everything);
+                cluster.tell(&Change::Everything);
             }
             while let Ok(batch) = watch.next().await {
                 for event in &batch.events {
-                    changes.tell(change(metadata.keys(), event.key()).unwrap_or(Change::Everything));
+                    let change = kind.change(cluster, metadata.keys(), event).await;
+                    cluster.tell(&change.unwrap_or(Change::Everything));
                 }
             }
         }

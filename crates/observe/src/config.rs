@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use hyper::Uri;
 use kafscale_agent::identity::{IdentitySettings, Scope};
 use kafscale_agent::{EdgeConfig, EdgeSettings};
 
+use crate::policy::{PolicyError, PolicyText};
 use crate::view::MetricsSource;
 
 /// Settings as they are given. [`ObserveConfig::new`] checks them.
@@ -15,6 +17,8 @@ pub struct ObserveSettings {
     pub edge: EdgeSettings,
     /// KAFSCALE_MCP_BROKER_METRICS_URL, with commas between several. Empty: where the brokers registered them.
     pub broker_metrics_urls: Vec<String>,
+    /// KAFSCALE_MCP_POLICY_FILE: who sees which topics and groups. None: everybody sees all.
+    pub policy_file: Option<PathBuf>,
     /// Defaults of topic configs that the brokers were started with, by the topic's names for them.
     pub topic_defaults: BTreeMap<String, String>,
 }
@@ -23,7 +27,7 @@ impl Default for ObserveSettings {
     fn default() -> Self {
         let identity = IdentitySettings::new("KAFSCALE_MCP", "KafScale MCP server", Scope::Observe);
         let edge = EdgeSettings::new(identity, SocketAddr::from(([127, 0, 0, 1], 8090)));
-        Self { edge, broker_metrics_urls: Vec::new(), topic_defaults: BTreeMap::new() }
+        Self { edge, broker_metrics_urls: Vec::new(), policy_file: None, topic_defaults: BTreeMap::new() }
     }
 }
 
@@ -32,6 +36,8 @@ impl Default for ObserveSettings {
 pub enum ConfigError {
     #[error(transparent)]
     Edge(#[from] kafscale_agent::ConfigError),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     #[error("{0:?} is not the address of metrics: expected http://host:port/metrics, or https")]
     MetricsUrl(String),
 }
@@ -41,13 +47,17 @@ pub enum ConfigError {
 pub struct ObserveConfig {
     pub(crate) edge: EdgeConfig,
     pub(crate) metrics: MetricsSource,
+    /// The policy, and the file that it is read from.
+    pub(crate) policy: Option<(PathBuf, PolicyText)>,
     pub(crate) topic_defaults: BTreeMap<String, String>,
 }
 
 impl ObserveConfig {
     /// Checks the settings, and reads the files that they name.
     pub fn new(settings: ObserveSettings) -> Result<Self, ConfigError> {
+        let read = |path: PathBuf| PolicyText::read(&path).map(|text| (path, text));
         Ok(Self {
+            policy: settings.policy_file.map(read).transpose()?,
             edge: EdgeConfig::new(settings.edge)?,
             metrics: metrics_source(&settings.broker_metrics_urls)?,
             topic_defaults: settings.topic_defaults,

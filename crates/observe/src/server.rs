@@ -1,16 +1,19 @@
 //! The observation server: what it offers, and what it does while nobody asks.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kafscale_agent::{Changes, EdgeError, Limits, Prepared, Server, Service};
+use kafscale_agent::{EdgeError, Limits, Prepared, Server, Service};
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Anchor;
+use crate::cluster::Cluster;
 use crate::config::ObserveConfig;
+use crate::policy::Policies;
 use crate::view::ClusterView;
 use crate::view::lag_history::SAMPLE_INTERVAL;
 use crate::{changes, prompts, resources, tools};
@@ -34,18 +37,24 @@ pub async fn prepare(
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> Result<Prepared, EdgeError> {
-    let ObserveConfig { edge, metrics, topic_defaults } = config;
+    let ObserveConfig { edge, metrics, policy, topic_defaults } = config;
     let http = edge.identity.http.clone();
-    let view =
-        Arc::new(ClusterView::new(metadata.clone(), metrics, http, Arc::clone(&clock), topic_defaults));
-    let changes = Changes::new(stop.clone());
-    let service = service(&view, changes.clone());
+    let view = ClusterView::new(metadata.clone(), metrics, http, Arc::clone(&clock), topic_defaults);
+    let (file, policies) = match policy {
+        Some((file, text)) => (Some(file), Policies::new(text)),
+        None => (None, Policies::open()),
+    };
+    let cluster = Arc::new(Cluster::new(view, policies));
     let anchor_in = metadata.clone();
-    let anchor = move |log: &std::path::Path| Anchor::in_metadata(&anchor_in, log);
-    let mut prepared = Prepared::new(edge, service, anchor, clock, stop.clone()).await?;
-    prepared.beside(keep_scraping(Arc::clone(&view), stop.clone()));
-    prepared.beside(keep_lags(view, stop.clone()));
-    prepared.beside(async move { changes::watch(&changes, &metadata, &stop).await });
+    let anchor = move |log: &Path| Anchor::in_metadata(&anchor_in, log);
+    let mut prepared = Prepared::new(edge, service(&cluster), anchor, clock, stop.clone()).await?;
+    prepared.beside(keep_scraping(Arc::clone(&cluster), stop.clone()));
+    prepared.beside(keep_lags(Arc::clone(&cluster), stop.clone()));
+    if let Some(file) = file {
+        let (cluster, stop) = (Arc::clone(&cluster), stop.clone());
+        prepared.beside(async move { cluster.follow_policy(file, stop).await });
+    }
+    prepared.beside(async move { changes::watch(&cluster, &metadata, &stop).await });
     Ok(prepared)
 }
 
@@ -58,25 +67,25 @@ pub async fn start(
     prepare(config, metadata, clock, CancellationToken::new()).await?.serve().await
 }
 
-fn service(view: &Arc<ClusterView>, changes: Changes) -> Service {
+fn service(cluster: &Arc<Cluster>) -> Service {
     Service {
         name: "kafscale",
         title: "KafScale",
         version: env!("CARGO_PKG_VERSION"),
         instructions: INSTRUCTIONS,
-        tools: tools::all(view),
-        resources: Some(resources::of(view, changes)),
+        tools: tools::all(cluster),
+        resources: Some(resources::of(cluster)),
         prompts: prompts::ALL,
         limits: Limits::default(),
     }
 }
 
 /// Remembers the lag of all groups now and then. On a large cluster, where that takes long, it is done less often.
-async fn keep_lags(view: Arc<ClusterView>, stop: CancellationToken) {
+async fn keep_lags(cluster: Arc<Cluster>, stop: CancellationToken) {
     loop {
         let round = async {
             let began = Instant::now();
-            view.remember_lags().await;
+            cluster.remember_lags().await;
             tokio::time::sleep(SAMPLE_INTERVAL.max(began.elapsed() * LAG_PAUSE_FACTOR)).await;
         };
         if stop.run_until_cancelled(round).await.is_none() {
@@ -85,11 +94,11 @@ async fn keep_lags(view: Arc<ClusterView>, stop: CancellationToken) {
     }
 }
 
-async fn keep_scraping(view: Arc<ClusterView>, stop: CancellationToken) {
+async fn keep_scraping(cluster: Arc<Cluster>, stop: CancellationToken) {
     loop {
         // Two readings close together, so that the first question gets rates too.
         let round = async {
-            view.metrics_with_rates().await;
+            cluster.view.metrics_with_rates().await;
             tokio::time::sleep(SCRAPE_INTERVAL).await;
         };
         if stop.run_until_cancelled(round).await.is_none() {

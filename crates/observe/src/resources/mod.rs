@@ -3,10 +3,12 @@
 
 use std::sync::Arc;
 
-use kafscale_agent::{Call, Changes, Completed, Named, Resource, Resources};
+use kafscale_agent::identity::Principal;
+use kafscale_agent::{Call, Completed, Named, Resource, Resources};
 
 use crate::answer::{ToolError, names};
-use crate::view::ClusterView;
+use crate::cluster::Cluster;
+use crate::view::sight::View;
 
 pub const TOPIC: Named = Named("topic");
 pub const GROUP: Named = Named("group");
@@ -29,17 +31,18 @@ resources! {
     group,
 }
 
-/// The resources over a view.
-pub fn of(view: &Arc<ClusterView>, changes: Changes) -> Resources {
-    let view = Arc::clone(view);
-    Resources::new(SCHEME, ALL, changes, move |_: Call, named, prefix: String| {
-        let view = Arc::clone(&view);
+/// The resources over a cluster, of which each caller sees what the policy says.
+pub fn of(cluster: &Arc<Cluster>) -> Resources {
+    let (told, asked) = (Arc::clone(cluster), Arc::clone(cluster));
+    let changes = move |principal: &Principal| told.changes_for(principal);
+    Resources::new(SCHEME, ALL, changes, move |call: Call, named, prefix: String| {
+        let view = asked.seen_by(&call);
         async move { complete(&view, named, &prefix).await }
     })
 }
 
 /// The names that begin with a text.
-async fn complete(view: &ClusterView, named: Named, prefix: &str) -> Result<Completed, ToolError> {
+async fn complete(view: &View, named: Named, prefix: &str) -> Result<Completed, ToolError> {
     let of = |names: &mut dyn Iterator<Item = &String>| {
         Completed::of(names.map(|name| names::shown(name)), prefix)
     };
@@ -53,7 +56,6 @@ async fn complete(view: &ClusterView, named: Named, prefix: &str) -> Result<Comp
 #[cfg(test)]
 mod tests {
     use kafscale_agent::Change;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::changes::LEADERS;
@@ -61,7 +63,7 @@ mod tests {
     use crate::view::tests::nothing;
 
     fn resources() -> Resources {
-        of(&nothing(), Changes::new(CancellationToken::new()))
+        of(&nothing())
     }
 
     #[tokio::test]

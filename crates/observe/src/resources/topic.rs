@@ -17,5 +17,8 @@ pub const RESOURCE: Resource = Resource {
     named: Some(TOPIC),
     tool: "describe_topics",
     arguments: |name| json!({"names": [name]}),
-    shows: |of, changed, name| of == LEADERS || (of == TOPIC && names::means(name, changed)),
+    shows: |of, changed, name| {
+        let is_it = changed.is_empty() || names::means(name, changed);
+        (of == LEADERS || of == TOPIC) && is_it
+    },
 };

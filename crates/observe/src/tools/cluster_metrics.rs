@@ -12,7 +12,8 @@ use crate::answer::figure::{Figure, rounded};
 use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
 use crate::view::names as metric;
-use crate::view::{ClusterView, Lags, Unavailable};
+use crate::view::sight::View;
+use crate::view::{Lags, Unavailable};
 
 /// APIs that are listed with their rates, the busiest first.
 const MAX_APIS: usize = 8;
@@ -152,7 +153,7 @@ impl Tool for ClusterMetrics {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let wants = |section| args.sections.as_ref().is_none_or(|sections| sections.contains(&section));
         let metrics = view.metrics_with_rates().await;
         let age_ms = u64::try_from(metrics.at.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -8,7 +8,8 @@ use super::Tool;
 use kafscale_core::utc;
 use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
-use crate::view::{self, Answer as Viewed, Brokers, ClusterView, Lags, Topics, lag};
+use crate::view::sight::View;
+use crate::view::{self, Answer as Viewed, Brokers, Lags, Topics, lag};
 
 /// Brokers that are listed; the rest is counted.
 const MAX_BROKERS: usize = 30;
@@ -87,7 +88,7 @@ impl Tool for ClusterStatus {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, _: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, _: Args) -> Result<Answer, ToolError> {
         let (brokers, topics, groups, metrics, lags) =
             tokio::join!(view.brokers(), view.topics(), view.groups(), view.metrics(), view.lags());
         let mut warnings = Vec::new();
@@ -153,8 +154,8 @@ fn health(counts: &Counts, warnings: &[Warning]) -> String {
 fn metadata_store(brokers: &Viewed<Brokers>, warnings: &mut Vec<Warning>) -> Component {
     match brokers {
         Ok(brokers) => {
-            let detail = format!("read in {:.1} ms", brokers.value.took.as_secs_f64() * 1000.0);
-            Component { state: "healthy", detail: Some(detail) }
+            let detail = brokers.value.took.map(|took| format!("read in {:.1} ms", took.as_secs_f64() * 1000.0));
+            Component { state: "healthy", detail }
         }
         Err(why) => {
             let next = "the metadata store and the network to it; topics and groups are unknown until it answers";
@@ -229,10 +230,12 @@ fn broker_warnings(metrics: &Metrics, warnings: &mut Vec<Warning>) {
 fn damage_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
     let sum = |name| metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(name)).sum::<f64>();
     let places = sum(view::names::DAMAGED_PLACES);
-    if places <= 0.0 {
+    let offsets = sum(view::names::DAMAGED_OFFSETS);
+    if places <= 0.0 && offsets <= 0.0 {
         return;
     }
-    let offsets = sum(view::names::DAMAGED_OFFSETS);
+    // Which topic a place is of is not said, so that not everybody sees places.
+    let places = if places > 0.0 { format!(" in {places} places") } else { String::new() };
     let mut labels = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.series(view::names::DAMAGED_OFFSETS).first());
     let example = labels.next().and_then(|(labels, _)| {
         let label = |name| labels.iter().find(|(l, _)| l == name).map(|(_, value)| value.as_str());
@@ -240,7 +243,7 @@ fn damage_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
     });
     let example = example.unwrap_or_default();
     warnings.push(Warning {
-        problem: text(&format!("stored data is damaged in {places} places, {offsets} offsets cannot be read{example}")),
+        problem: text(&format!("stored data is damaged{places}, {offsets} offsets cannot be read{example}")),
         next: "the brokers' logs, which name objects and offsets; `kafscale verify` checks the whole store".to_owned(),
     });
 }
@@ -298,7 +301,7 @@ fn lag_warning<'a>(mut lagging: impl Iterator<Item = &'a str>, warnings: &mut Ve
 
 /// The registered brokers; while the metadata store is down, those whose metrics were asked for, with what was known of them before.
 /// Who is the controller can change meanwhile.
-fn listed(view: &ClusterView, brokers: &Viewed<Brokers>, metrics: &Metrics) -> Vec<Broker> {
+fn listed(view: &View, brokers: &Viewed<Brokers>, metrics: &Metrics) -> Vec<Broker> {
     let scraped = |id: i32| {
         let broker = metrics.brokers.iter().find(|b| b.node_id == Some(id))?;
         Some(broker.outcome.as_ref().map_or_else(|why| text(&why.to_string()), |_| "ok".to_owned()))
@@ -342,7 +345,7 @@ fn listed(view: &ClusterView, brokers: &Viewed<Brokers>, metrics: &Metrics) -> V
 }
 
 /// Groups that lag far, that find records gone at the start or the end of a log, and that do not get on.
-fn group_warnings(view: &ClusterView, lags: &Lags, warnings: &mut Vec<Warning>) {
+fn group_warnings(view: &View, lags: &Lags, warnings: &mut Vec<Warning>) {
     let lagging = lags.by_group.iter().filter(|(_, lag)| lag.max > Some(NOTABLE_LAG));
     lag_warning(lagging.map(|(id, _)| id.as_str()), warnings);
     let has_members = |id: &str| lags.groups.value.by_id.get(id).is_some_and(|group| !lag::members(group).is_empty());

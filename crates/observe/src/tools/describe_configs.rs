@@ -12,7 +12,7 @@ use super::describe_topics::resolve;
 use crate::answer::budget::Budget;
 use crate::answer::suggest::did_you_mean;
 use crate::answer::{ToolError, human, names};
-use crate::view::ClusterView;
+use crate::view::sight::View;
 
 /// What most questions are about; shown when no keys are asked for, besides everything that is overridden.
 const MAIN_KEYS: &[&str] = &["cleanup.policy", "max.message.bytes", "retention.bytes", "retention.ms", "segment.bytes"];
@@ -58,7 +58,7 @@ impl Tool for DescribeConfigs {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let (topics, defaults) = tokio::join!(view.topics(), view.topic_defaults());
         let (topics, defaults) = (topics?, defaults?);
         let named = resolve(&args.topics, &topics.value)?;

@@ -12,7 +12,8 @@ use crate::answer::figure::rounded;
 use crate::answer::{ToolError, names};
 use crate::view::lag::{self, PartitionLag};
 use crate::view::lag_history::Trend;
-use crate::view::{ClusterView, Group, Groups, Topics};
+use crate::view::sight::View;
+use crate::view::{Group, Groups, Topics};
 
 /// Members that are listed; the rest is counted.
 const MAX_MEMBERS: usize = 20;
@@ -110,7 +111,7 @@ impl Tool for DescribeGroup {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let scope = Scope::new(Self::NAME, &(&args.group_id, &args.topics, args.min_lag));
         let after: Option<Place> = scope.place(args.cursor.as_deref())?;
         let (groups, topics, metrics) = view.commits_then_ends().await?;

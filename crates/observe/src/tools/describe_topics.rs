@@ -10,7 +10,8 @@ use crate::answer::cursor::Scope;
 use crate::answer::suggest::did_you_mean;
 use crate::answer::{ToolError, names};
 use crate::view::metrics::Metrics;
-use crate::view::{ClusterView, Topic, Topics};
+use crate::view::sight::View;
+use crate::view::{Topic, Topics};
 
 pub struct DescribeTopics;
 
@@ -59,7 +60,7 @@ impl Tool for DescribeTopics {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let only_unhealthy = args.only_unhealthy.unwrap_or(false);
         let scope = Scope::new(Self::NAME, &(&args.names, only_unhealthy));
         let (first_topic, first_partition) = scope.place::<Place>(args.cursor.as_deref())?.unwrap_or_default();

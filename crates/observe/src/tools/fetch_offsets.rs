@@ -9,7 +9,8 @@ use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::{ToolError, names};
 use crate::view::lag::is_of;
-use crate::view::{ClusterView, Group, Topic};
+use crate::view::sight::View;
+use crate::view::{Group, Topic};
 
 /// Rows of a page.
 const PAGE: usize = 100;
@@ -51,7 +52,7 @@ impl Tool for FetchOffsets {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let scope = Scope::new(Self::NAME, &(&args.group_id, &args.topics));
         let after: Option<Place> = scope.place(args.cursor.as_deref())?;
         let (groups, topics) = tokio::join!(view.groups(), view.topics());

@@ -13,7 +13,8 @@ use crate::answer::figure::rounded;
 use crate::answer::{ToolError, names};
 use crate::view::lag::{self, LagSummary};
 use crate::view::lag_history::Trend;
-use crate::view::{ClusterView, Group, Lags, metrics::Metrics};
+use crate::view::sight::View;
+use crate::view::{Group, Lags, metrics::Metrics};
 
 pub struct ListGroups;
 
@@ -99,7 +100,7 @@ impl Tool for ListGroups {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let sort = args.sort.unwrap_or_default();
         let stuck = args.stuck.unwrap_or(false);
         let wanted = (&args.prefix, args.state.map(State::name), &args.topic, args.min_partition_lag, stuck, sort);

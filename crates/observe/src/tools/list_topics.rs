@@ -11,7 +11,8 @@ use crate::answer::budget::Budget;
 use crate::answer::cursor::Scope;
 use crate::answer::figure::rounded;
 use crate::answer::{ToolError, names};
-use crate::view::{ClusterView, names as metric};
+use crate::view::sight::View;
+use crate::view::names as metric;
 
 pub struct ListTopics;
 
@@ -68,7 +69,7 @@ impl Tool for ListTopics {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let prefix = args.prefix.unwrap_or_default();
         let sort = args.sort.unwrap_or_default();
         let scope = Scope::new(Self::NAME, &(&prefix, sort));

@@ -11,7 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::answer::ToolError;
-use crate::view::ClusterView;
+use crate::cluster::Cluster;
+use crate::view::sight::View;
 
 /// What a file of this folder defines.
 trait Tool {
@@ -22,19 +23,16 @@ trait Tool {
     type Args: DeserializeOwned + JsonSchema + Send + 'static;
     type Answer: Serialize + JsonSchema;
 
-    fn answer(
-        view: &ClusterView,
-        args: Self::Args,
-    ) -> impl Future<Output = Result<Self::Answer, ToolError>> + Send;
+    fn answer(view: &View, args: Self::Args) -> impl Future<Output = Result<Self::Answer, ToolError>> + Send;
 }
 
-/// A tool over a view.
-fn over<T: Tool>(view: &Arc<ClusterView>) -> kafscale_agent::Tool {
+/// A tool over a cluster, of which each caller sees what the policy says.
+fn over<T: Tool>(cluster: &Arc<Cluster>) -> kafscale_agent::Tool {
     let annotations = ToolAnnotations::new().read_only(true).open_world(false);
     let about = About { name: T::NAME, title: T::TITLE, description: T::DESCRIPTION, annotations };
-    let view = Arc::clone(view);
-    kafscale_agent::Tool::new(about, move |_, arguments: T::Args| {
-        let view = Arc::clone(&view);
+    let cluster = Arc::clone(cluster);
+    kafscale_agent::Tool::new(about, move |call, arguments: T::Args| {
+        let view = cluster.seen_by(&call);
         async move { T::answer(&view, arguments).await }
     })
 }
@@ -43,8 +41,8 @@ macro_rules! tools {
     ($($module:ident::$tool:ident,)*) => {
         $(mod $module;)*
         /// Every tool, in the order in which they are listed.
-        pub fn all(view: &Arc<ClusterView>) -> Vec<kafscale_agent::Tool> {
-            vec![$(over::<$module::$tool>(view)),*]
+        pub fn all(cluster: &Arc<Cluster>) -> Vec<kafscale_agent::Tool> {
+            vec![$(over::<$module::$tool>(cluster)),*]
         }
     };
 }

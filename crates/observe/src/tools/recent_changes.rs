@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Tool;
 use crate::answer::budget::Budget;
 use crate::answer::{ToolError, names};
-use crate::view::ClusterView;
+use crate::view::sight::View;
 
 const MINUTES: u32 = 60;
 const ROWS: usize = 50;
@@ -49,7 +49,7 @@ pub struct Answer {
     rows: Vec<Row>,
     /// Older changes that match and are left out.
     left_out: usize,
-    /// Nothing older is known.
+    /// Nothing older is known. Null: it is not known since when.
     known_since: Option<String>,
 }
 
@@ -64,7 +64,7 @@ impl Tool for RecentChanges {
     type Args = Args;
     type Answer = Answer;
 
-    async fn answer(view: &ClusterView, args: Args) -> Result<Answer, ToolError> {
+    async fn answer(view: &View, args: Args) -> Result<Answer, ToolError> {
         let history = view.history().await?;
         let minutes = i64::from(args.minutes.unwrap_or(MINUTES));
         let since_ms = history.at_ms - minutes * 60_000;
@@ -83,7 +83,8 @@ impl Tool for RecentChanges {
             columns: ["at", "what", "name", "count", "detail"],
             left_out: all.len() - rows.len(),
             rows,
-            known_since: history.value.first().map(|entry| utc::seconds(entry.at_ms)),
+            // What is not seen pushes older changes out.
+            known_since: history.value.first().filter(|_| !view.is_confined()).map(|entry| utc::seconds(entry.at_ms)),
         })
     }
 }

@@ -100,7 +100,7 @@ pub async fn brokers(metadata: &Metadata) -> Result<Brokers, Unavailable> {
         by_id,
         controller: controller.map(|c| c.record.node_id),
         cluster: cluster.map(|c| c.record),
-        took: started.elapsed(),
+        took: Some(started.elapsed()),
     })
 }
 

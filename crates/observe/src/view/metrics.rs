@@ -27,7 +27,12 @@ pub struct Metrics {
     pub object_store_before: Option<LastKnown>,
     /// The groups as they were read before this round, if they were.
     pub groups: Option<Answer<Groups>>,
+    /// They are of some topics only, and figures that are not of a topic are left out.
+    pub confined: bool,
 }
+
+/// Why a confined caller has no figure.
+const OF_THE_WHOLE: &str = "this figure is of the whole cluster, and you see a part of it";
 
 /// The state of the object store when a broker last told it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +42,32 @@ pub struct LastKnown {
 }
 
 impl Metrics {
+    /// What they say of some topics, and of the brokers themselves.
+    pub fn of_topics(&self, sees: &dyn Fn(&str) -> bool) -> Self {
+        let of = |broker: &Scraped| {
+            let outcome = broker.outcome.as_ref().map_err(Clone::clone);
+            let outcome = outcome.map(|(scrape, rates)| {
+                (Arc::new(scrape.of_topics(sees)), rates.as_ref().map(|rates| rates.of_topics(sees)))
+            });
+            Scraped { node_id: broker.node_id, address: broker.address.clone(), outcome }
+        };
+        Self {
+            brokers: self.brokers.iter().map(of).collect(),
+            no_brokers: self.no_brokers.clone(),
+            object_store_before: self.object_store_before,
+            groups: None,
+            confined: true,
+        }
+    }
+
+    /// Why a broker's figures lack one.
+    fn missing(&self, broker: &Scraped, name: &str) -> String {
+        match self.confined && !names::OF_TOPICS.contains(&name) && !names::OF_BROKERS.contains(&name) {
+            true => OF_THE_WHOLE.to_owned(),
+            false => format!("{} does not report {name}", broker.address),
+        }
+    }
+
     /// The scrapes that worked.
     pub fn scrapes(&self) -> impl Iterator<Item = (&Scraped, &Scrape, Option<&Rates>)> {
         self.brokers.iter().filter_map(|broker| {
@@ -101,7 +132,7 @@ impl Metrics {
                     broker.address
                 )
             })?;
-            sum += pick(rates).ok_or_else(|| format!("{} does not report {name}", broker.address))?;
+            sum += pick(rates).ok_or_else(|| self.missing(broker, name))?;
             window = window.min(rates.window);
         }
         Ok((sum, window))
@@ -124,9 +155,7 @@ impl Metrics {
             return Err(why);
         }
         self.scrapes()
-            .map(|(broker, scrape, _)| {
-                scrape.sum(name).ok_or_else(|| format!("{} does not report {name}", broker.address))
-            })
+            .map(|(broker, scrape, _)| scrape.sum(name).ok_or_else(|| self.missing(broker, name)))
             .collect()
     }
 

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod names;
 pub mod rates;
 mod scrape;
+pub mod sight;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -29,13 +30,12 @@ use kafscale_meta::records::{
     PartitionAssignment, TopicRecord,
 };
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use cached::{Cached, Seen};
 use lag::LagSummary;
-use lag_history::{LagHistory, Trend};
 use metrics::{LastKnown, Metrics, Scraped};
 use rates::History;
 use scrape::Scrape;
@@ -91,7 +91,7 @@ pub struct Topics {
 }
 
 /// A topic with the owners of its partitions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Topic {
     pub record: TopicRecord,
     pub assignment: AssignmentRecord,
@@ -118,15 +118,15 @@ impl Topic {
 }
 
 /// The brokers that are registered, and the cluster they form.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Brokers {
     pub by_id: BTreeMap<i32, BrokerRecord>,
     /// Brokers that are gone without having left as planned.
     pub missing: BTreeMap<i32, MemberRecord>,
     pub controller: Option<i32>,
     pub cluster: Option<ClusterRecord>,
-    /// How long the metadata store took.
-    pub took: Duration,
+    /// How long the metadata store took. None: that is not for the caller.
+    pub took: Option<Duration>,
 }
 
 /// A group at rest.
@@ -192,10 +192,8 @@ pub struct ClusterView {
     history: Cached<Vec<HistoryEntry>>,
     metrics: Cached<Metrics>,
     scraper: Arc<Scraper>,
-    lags: Mutex<Arc<OnceCell<Arc<Lags>>>>,
     /// When somebody last asked for lag.
     lag_wanted: Mutex<Option<Instant>>,
-    lag_history: Mutex<LagHistory>,
 }
 
 impl ClusterView {
@@ -232,9 +230,7 @@ impl ClusterView {
             history: Cached::new(TTL),
             metrics: Cached::new(TTL),
             scraper: Arc::new(scraper),
-            lags: Mutex::default(),
             lag_wanted: Mutex::default(),
-            lag_history: Mutex::default(),
         }
     }
 
@@ -320,40 +316,26 @@ impl ClusterView {
         Ok((groups, topics?, metrics))
     }
 
-    /// The lag of every group.
-    pub async fn lags(&self) -> Result<Arc<Lags>, Unavailable> {
-        let (groups, topics, metrics) = self.commits_then_ends().await?;
-        let cell = {
-            let mut current = self.lags.lock();
-            let outdated = current.get().is_some_and(|lags| !lags.are_of(&groups, &topics, &metrics));
-            if outdated {
-                *current = Arc::default();
-            }
-            Arc::clone(&current)
-        };
-        let add_up = || {
-            load::off_the_runtime(move || {
-                let of = |group: &Group| lag::of_group(group, &topics.value, &metrics.value);
-                let by_group = groups.value.by_id.iter().map(|(id, group)| (id.clone(), of(group))).collect();
-                Arc::new(Lags { groups, topics, metrics, by_group })
-            })
-        };
-        Ok(Arc::clone(cell.get_or_try_init(add_up).await?))
-    }
-
-    /// Remembers the lag of every group, so that its trend can be told.
-    pub async fn remember_lags(&self) {
+    /// The same, when nobody asks: the next scrapes need not read the groups first.
+    pub async fn lag_inputs_unasked(&self) -> Result<LagInputs, Unavailable> {
         let asked = *self.lag_wanted.lock();
-        if let Ok(lags) = self.lags().await {
-            self.lag_history.lock().push(Instant::now(), &lags.by_group);
-        }
-        // Nobody asked: the next scrapes need not read the groups first.
+        let inputs = self.commits_then_ends().await;
         *self.lag_wanted.lock() = asked;
+        inputs
     }
 
-    /// How the lag of a group has developed.
-    pub fn trend(&self, group: &str, now: &LagSummary) -> Option<Trend> {
-        self.lag_history.lock().trend(Instant::now(), group, now)
+    /// The name of a topic that was just assigned.
+    pub async fn topic_named(&self, id: Uuid) -> Option<String> {
+        for _ in 0..2 {
+            let topics = self.topics().await.ok()?;
+            let found = topics.value.by_name.iter().find(|(_, topic)| topic.record.topic_id == id);
+            if let Some((name, _)) = found {
+                return Some(name.clone());
+            }
+            // It may be newer than the listing.
+            self.topics.forget();
+        }
+        None
     }
 }
 
@@ -447,7 +429,8 @@ impl Scraper {
             Ok(endpoints) => endpoints,
             Err(why) => {
                 let object_store_before = self.memory.lock().object_store;
-                return Metrics { brokers: Vec::new(), no_brokers: Some(why), object_store_before, groups };
+                let no_brokers = Some(why);
+                return Metrics { no_brokers, object_store_before, groups, ..Metrics::default() };
             }
         };
         let mut scraped = Vec::with_capacity(endpoints.len());
@@ -507,8 +490,7 @@ impl Memory {
                 Scraped { node_id, address, outcome }
             })
             .collect();
-        let metrics =
-            Metrics { brokers, no_brokers: None, object_store_before: self.object_store, groups: None };
+        let metrics = Metrics { brokers, object_store_before: self.object_store, ..Metrics::default() };
         if let Ok(state) = metrics.object_store() {
             self.object_store = Some(LastKnown { state, at_ms: now_ms });
         }
@@ -533,6 +515,8 @@ pub mod tests {
     use kafscale_meta::EmbeddedStore;
 
     use super::*;
+    use crate::cluster::Cluster;
+    use crate::policy::Policies;
 
     #[derive(Debug)]
     struct Epoch;
@@ -543,10 +527,11 @@ pub mod tests {
         }
     }
 
-    /// A view of a cluster that has nothing. Within a runtime only.
-    pub fn nothing() -> Arc<ClusterView> {
+    /// A cluster that has nothing. Within a runtime only.
+    pub fn nothing() -> Arc<Cluster> {
         let metadata = Metadata::new(Arc::new(EmbeddedStore::memory()), "test").unwrap();
         let (source, http) = (MetricsSource::Registered, HttpClient::default());
-        Arc::new(ClusterView::new(metadata, source, http, Arc::new(Epoch), BTreeMap::new()))
+        let view = ClusterView::new(metadata, source, http, Arc::new(Epoch), BTreeMap::new());
+        Arc::new(Cluster::new(view, Policies::open()))
     }
 }

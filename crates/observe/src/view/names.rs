@@ -46,6 +46,12 @@ pub const KEPT: &[&str] = &[
     STORE_OPERATIONS,
 ];
 
+/// Those whose first label is a topic.
+pub const OF_TOPICS: &[&str] = &[RECORDS_IN, BYTES_IN, RECORDS_OUT, BYTES_OUT, DAMAGED_OFFSETS];
+
+/// Those that do not depend on what topics and groups there are.
+pub const OF_BROKERS: &[&str] = &[UPTIME_SECONDS, S3_HEALTH, STORE_INFO];
+
 /// The counters whose history is kept, so that their rates can be told.
 pub const RATED: &[&str] = &[
     RECORDS_IN,

@@ -77,6 +77,16 @@ impl History {
 }
 
 impl Rates {
+    /// Those of some topics.
+    pub fn of_topics(&self, sees: &dyn Fn(&str) -> bool) -> Self {
+        let of_topics = self.per_second.iter().filter(|(name, _)| names::OF_TOPICS.contains(name));
+        let seen = of_topics.map(|(name, totals)| {
+            let totals = totals.iter().filter(|(topic, _)| sees(topic));
+            (*name, totals.map(|(topic, rate)| (topic.clone(), *rate)).collect())
+        });
+        Self { window: self.window, per_second: seen.collect() }
+    }
+
     /// The rate of everything that a counter counts. None: the broker does not report it.
     pub fn total(&self, name: &str) -> Option<f64> {
         self.per_second.get(name).map(|totals| totals.values().sum())

@@ -52,6 +52,23 @@ impl Scrape {
         Ok(scrape)
     }
 
+    /// What it says of some topics, and of the broker itself. Whatever is neither is left out.
+    pub fn of_topics(&self, sees: &dyn Fn(&str) -> bool) -> Self {
+        let partitions = self.partitions.iter().filter(|(topic, _)| sees(topic));
+        let partitions = partitions.map(|(topic, gauges)| (topic.clone(), gauges.clone())).collect();
+        let mut series: HashMap<_, Vec<_>> = HashMap::new();
+        for (name, of_name) in &self.series {
+            let is_seen = |labels: &LabelValues| match labels.first() {
+                _ if names::OF_BROKERS.contains(name) => true,
+                Some((label, topic)) => names::OF_TOPICS.contains(name) && label == "topic" && sees(topic),
+                None => false,
+            };
+            let seen = of_name.iter().filter(|(labels, _)| is_seen(labels)).cloned().collect();
+            series.insert(*name, seen);
+        }
+        Self { partitions, series, unreadable_lines: self.unreadable_lines }
+    }
+
     /// Every series of a name.
     pub fn series(&self, name: &str) -> &[(LabelValues, f64)] {
         self.series.get(name).map_or(&[], Vec::as_slice)

@@ -4,6 +4,7 @@
 
 mod client;
 mod cluster;
+mod confined;
 mod docs;
 mod edge;
 mod faults;
