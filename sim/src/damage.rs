@@ -35,6 +35,8 @@ const SEAL_BYTES: usize = 96;
 /// Where the header of an object of the write-ahead log says how large its body is, and up to where its chain was acknowledged.
 const BODY_BYTES_AT: usize = 40;
 const DURABLE_BELOW_AT: usize = 48;
+/// How large the copy of the index is that stands before the batches.
+const COPY_BYTES_AT: usize = 56;
 
 /// When an object is put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +163,9 @@ impl Object {
             true => number_at(&whole, footer_at) as usize,
             false => HEADER_BYTES + number_at(&whole, BODY_BYTES_AT) as usize,
         };
-        let (mut at, mut batches) = (HEADER_BYTES, Vec::new());
+        let copy_bytes = if is_segment { 0 } else { (number_at(&whole, COPY_BYTES_AT) >> 32) as usize };
+        let (begin, mut batches) = (HEADER_BYTES + copy_bytes, Vec::new());
+        let mut at = begin;
         while at < body_end {
             let bytes = whole.slice(at..);
             let header = BatchHeader::parse(&bytes).ok().filter(|header| header.crc_matches(&bytes))?;
@@ -172,7 +176,7 @@ impl Object {
         (at == body_end && !batches.is_empty()).then_some(Object {
             is_segment,
             whole,
-            body: HEADER_BYTES..body_end,
+            body: begin..body_end,
             batches,
         })
     }

@@ -428,6 +428,9 @@ pub async fn end(around: &Surroundings, nodes: i32) {
     }
 }
 
+/// Why all processes die before everything is read once more.
+pub const THE_END: &str = "the end";
+
 /// Waits for what is still held up, then kills all processes, and starts one for each broker: what is remembered now is what is stored.
 pub async fn begin_anew(around: &Surroundings, nodes: i32) {
     while around.faults.is_anything_held_up() {
@@ -435,7 +438,7 @@ pub async fn begin_anew(around: &Surroundings, nodes: i32) {
     }
     around.damages.mend(around, Mending::BeginsAnew);
     for host in around.orders.hosts() {
-        around.orders.give(Command::Crash { host, at: "the end".into() });
+        around.orders.give(Command::Crash { host, at: THE_END.into() });
     }
     for host in 1..=nodes {
         around.orders.give(Command::Boot { host });

@@ -7,10 +7,17 @@ use std::time::Duration;
 use super::{Rule, Violation};
 use crate::client::reader::CORRUPT;
 use crate::history::{CallId, Entry, Event, TopicPartition, Value};
+use crate::nemesis::THE_END;
+
+/// A broker that has taken over the neighbours of a lost object looks for it every ten seconds, and
+/// joins anew when it is there.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
 
 /// Where damage is.
 #[derive(Default)]
 struct Damaged<'a> {
+    /// When all processes began anew, which look at everything.
+    begun_anew: Option<Duration>,
     /// Of whom values are, by their client and first number: the number behind, and the partition.
     homes: BTreeMap<(u32, u64), (u64, TopicPartition)>,
     /// By object, as a record may be in two: since when it was mended.
@@ -35,7 +42,15 @@ impl<'a> Damaged<'a> {
     /// Whether an offset was damaged at any time since then.
     fn is_damaged(&self, at: &TopicPartition, offset: i64, since: Duration) -> bool {
         let found = self.offsets.get(&(at.clone(), offset));
-        found.is_some_and(|by| by.values().any(|mended| mended.is_none_or(|mended| mended >= since)))
+        let is_noticed = |object: &str, mended: Duration| {
+            let patience = if object.starts_with("wal/") { NOTICED_WITHIN } else { Duration::ZERO };
+            let begun_anew = self.begun_anew.filter(|begun| *begun >= mended);
+            since > begun_anew.map_or(mended + patience, |begun| begun.min(mended + patience))
+        };
+        let is_left = |(object, mended): (&&str, &Option<Duration>)| {
+            mended.is_none_or(|mended| !is_noticed(object, mended))
+        };
+        found.is_some_and(|by| by.iter().any(is_left))
     }
 }
 
@@ -50,6 +65,7 @@ pub fn check(entries: &[Entry], found: &mut Vec<Violation>) {
             }
             Event::Damaged { object, records } => damaged.note(object, records, None),
             Event::Mended { object, records } => damaged.note(object, records, Some(entry.at)),
+            Event::NodeCrashed { at, .. } if at == THE_END => damaged.begun_anew = Some(entry.at),
             Event::Fetch { call, at, offset, .. } => {
                 fetches.insert(*call, (at, *offset, entry.at));
             }

@@ -41,7 +41,7 @@ pub fn check(index: &Index, found: &mut Vec<Violation>) {
             losses(part, last, &index.damaged, &mut add);
             disappearances(part, last, &mut add);
         }
-        staleness(part, &mut add);
+        staleness(part, &index.damaged, &mut add);
         deletions(part, &mut add);
     }
     foreign(index, found);
@@ -162,10 +162,14 @@ fn disappearances(part: &Part<'_>, last: &Final, add: &mut impl FnMut(Rule, Stri
     }
 }
 
-fn staleness(part: &Part<'_>, add: &mut impl FnMut(Rule, String)) {
+fn staleness(part: &Part<'_>, damaged: &BTreeMap<Value, i64>, add: &mut impl FnMut(Rule, String)) {
+    // Where the last records of a partition are in an object that is lost, nothing shows that the
+    // log has them.
+    let is_sound = |batch: &&&Batch| !batch.values().any(|value| damaged.contains_key(&value));
     let mut acknowledged: Vec<(Duration, i64)> = part
         .batches
         .iter()
+        .filter(is_sound)
         .filter_map(|b| b.acknowledged_at().map(|(ended, base)| (ended, base + i64::from(b.count))))
         .collect();
     acknowledged.sort_unstable();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Rule, check};
 use crate::client::reader::CORRUPT;
 use crate::history::{CallId, Entry, Event, Produced, TopicPartition, Value};
+use crate::nemesis::THE_END;
 
 /// Writes a history by hand; time goes on by 10 ms with each event.
 #[derive(Default)]
@@ -273,6 +274,16 @@ fn a_read_may_be_old_but_not_for_long() {
     };
     broken(read(1000), &[]);
     broken(read(3000), &[Rule::StaleRead]);
+    // What is lost at the end of a partition's log is not known of.
+    let lost = |s: &mut Script| {
+        s.produce(1, 0, 1, 0);
+        s.damaged("wal/a", row(0, values(1, &[0])));
+        s.wait(3000);
+        s.fetch(0, 0, vec![]);
+        s.mended("wal/a", row(0, values(1, &[0])));
+        s.last(0, row(0, values(1, &[0])));
+    };
+    broken(lost, &[]);
 }
 
 #[test]
@@ -464,20 +475,26 @@ fn damage_hides_its_own_batch_and_no_other() {
 
 #[test]
 fn what_was_put_back_is_readable_unless_it_is_damaged_elsewhere_too() {
-    let story = |also: bool| {
+    let story = |object: &'static str, also: bool, ends: bool| {
         move |s: &mut Script| {
             s.produce(1, 0, 1, 0);
-            s.damaged("an object", row(0, values(1, &[0])));
+            s.damaged(object, row(0, values(1, &[0])));
             if also {
                 s.damaged("a segment", row(0, values(1, &[0])));
             }
             s.fetch_fails(0, CORRUPT);
-            s.mended("an object", row(0, values(1, &[0])));
+            s.mended(object, row(0, values(1, &[0])));
+            if ends {
+                s.note(Event::NodeCrashed { node: 1, at: THE_END.into() });
+            }
             s.fetch_fails(0, CORRUPT);
         }
     };
-    broken(story(true), &[]);
-    broken(story(false), &[Rule::HealthyBatchHidden]);
+    broken(story("topics/a", true, false), &[]);
+    broken(story("topics/a", false, false), &[Rule::HealthyBatchHidden]);
+    // A broker looks for a lost object from time to time, and at its start.
+    broken(story("wal/a", false, false), &[]);
+    broken(story("wal/a", false, true), &[Rule::HealthyBatchHidden]);
 }
 
 #[test]

@@ -125,6 +125,12 @@ impl Above {
         missed.or_else(|| chains.iter().find_map(|c| Some((of(c, c.lost.first()?), Lost::GivenUp))))
     }
 
+    /// All objects that may be put back.
+    fn missed(&self) -> Vec<(ChainId, u64)> {
+        let Above::Chains { chains, .. } = self else { return Vec::new() };
+        chains.iter().flat_map(|chain| chain.missed().map(|lost| (chain.id, lost.seq))).collect()
+    }
+
     fn is_missed(&self, chain: ChainId, seq: u64) -> bool {
         let Above::Chains { chains, .. } = self else { return false };
         chains.iter().any(|c| c.id == chain && c.missed().any(|lost| lost.seq == seq))
@@ -271,6 +277,9 @@ fn claim(
     tell_damage(shared, hosted, &state, above.damaged(hosted.id, stored_end));
     let held = state.held.as_ref().map(|held| held.why.clone());
     shared.partitions.insert(Arc::new(new_partition(hosted, state)));
+    if let Some(chain) = &shared.chain {
+        chain.awaited.add(above.missed());
+    }
     held.map_or(Ok(()), |why| Err(AcquireError::Held(why)))
 }
 

@@ -207,6 +207,7 @@ impl Log {
             (Some(chain), _) => Writer::Thread(spawn_writer(&shared, chain)?),
             (None, Some(chain)) => {
                 tasks.spawn(objects::free::run(shared.clone(), chain.clone()));
+                tasks.spawn(objects::awaited::run(shared.clone(), chain.clone()));
                 Writer::Task(AbortOnDrop(tokio::spawn(objects::writer::run(shared.clone(), chain.clone()))))
             }
             (None, None) => unreachable!("open gives one of the two"),
@@ -295,8 +296,9 @@ impl Log {
         self.shared.buffer.trouble().map_or(Ok(()), Err)
     }
 
-    /// Returns when this broker's chain was found sealed by somebody else: it owns nothing any more, and has to join anew. Never
-    /// on a local disk.
+    /// Returns when this broker's chain was found sealed by somebody else, or a lost object is
+    /// there again that partitions of it have a hole for: it owns nothing any more, and has to join
+    /// anew. Never on a local disk.
     pub async fn fenced(&self) {
         match &self.shared.chain {
             Some(chain) => chain.fenced.cancelled().await,

@@ -13,6 +13,7 @@ use kafscale_core::producer::SeenBatch;
 use kafscale_meta::records::Keyspace;
 use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
+use object_store::path::Path;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -185,6 +186,17 @@ impl Shared {
             return;
         }
         tracing::error!(why, "this broker was fenced: its partitions belong to others");
+        self.end_incarnation(chain);
+    }
+
+    /// Ends this incarnation, so that the next one reads a lost object that is there again.
+    pub fn begin_anew(&self, found: &Path) {
+        let Some(chain) = &self.chain else { return };
+        tracing::warn!(object = %found, "a lost object was put back, or given up: this broker joins anew to take over what is there");
+        self.end_incarnation(chain);
+    }
+
+    fn end_incarnation(&self, chain: &OwnChain) {
         for gathered in self.buffer.fence() {
             gathered.flush.fence();
         }

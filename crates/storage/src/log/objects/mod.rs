@@ -5,6 +5,7 @@
 //! Invariant: what was appended is never taken back while this process lives: its object is sent again, with the same bytes, until
 //! it is there or the chain is found sealed.
 
+pub mod awaited;
 pub mod birth;
 pub mod collect;
 pub mod footers;
@@ -35,11 +36,13 @@ pub const UPLOADS_MAX: u64 = 16;
 #[derive(Debug)]
 pub struct OwnChain {
     pub id: ChainId,
-    /// Fires once, when the chain was found sealed by somebody else.
+    /// Fires once, when the chain was found sealed by somebody else, or this incarnation ends for
+    /// the sake of a lost object.
     pub fenced: CancellationToken,
     /// Wakes whoever frees objects.
     pub freed: Notify,
     pub footers: footers::Footers,
+    pub awaited: awaited::Awaited,
     /// The record of the chain, as it was last seen.
     record: Mutex<(ChainRecord, Revision)>,
     proved_at: Mutex<Option<Instant>>,
@@ -59,6 +62,7 @@ impl OwnChain {
             fenced: CancellationToken::new(),
             freed: Notify::new(),
             footers: footers::Footers::default(),
+            awaited: awaited::Awaited::default(),
             record: Mutex::new((record, revision)),
             proved_at: Mutex::new(None),
             end: Mutex::new(None),

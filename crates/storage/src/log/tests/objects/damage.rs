@@ -163,6 +163,45 @@ async fn a_lost_object_costs_its_records_and_no_others() {
     }
 }
 
+/// Also where records were appended behind the hole since.
+#[tokio::test(start_paused = true)]
+async fn a_lost_object_that_is_put_back_is_read_by_the_next_incarnation() {
+    for put_back in [true, false] {
+        let mut cluster = Cluster::new();
+        let first = written(&mut cluster).await;
+        let path = full_objects(&cluster, &first).await[1].clone();
+        let whole = change(&cluster, &path, |b| b.fill(0)).await;
+        let second = cluster.broker(2).await;
+        seal(&second, &first).await;
+        second.acquire(hosted(1)).await;
+        cluster.store.heal();
+        assert!(!read_around(&partition(&second, 0)).await.1.is_empty());
+        append(&partition(&second, 0), 3, 9).await;
+        let waits = tokio::time::timeout(Duration::from_secs(500), second.fenced()).await;
+        assert!(waits.is_err(), "nothing has changed");
+        let whole = if put_back { whole } else { Vec::new() };
+        cluster.store.inner.put(&path, whole.into()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(30), second.fenced()).await.expect("it is looked for");
+        let refused = append_from(&partition(&second, 0), 1, 9, None).await;
+        assert_eq!(refused, Err(AppendError::Fenced));
+        let third = cluster.broker(2).await;
+        seal(&third, &second).await;
+        for (id, outcome) in third.acquire(hosted(2)).await {
+            assert_eq!(outcome, Ok(()), "{id}");
+        }
+        let mut lost_of_all = 0;
+        for (index, end) in [(0, 21), (1, 18), (2, 18)] {
+            let (found, lost) = offsets_around(&partition(&third, index)).await;
+            assert_eq!(found.len() + lost.len(), end);
+            lost_of_all += lost.len();
+            rewrite(&third.shared, &partition(&third, index).inner).await.unwrap();
+        }
+        assert_eq!(lost_of_all == 0, put_back);
+        third.collect().await.unwrap();
+        assert_eq!(cluster.record(&first).await, None, "nothing of it is needed any more");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn whose_last_records_may_be_lost_takes_none() {
     for put_back in [true, false] {
