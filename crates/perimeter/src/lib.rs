@@ -9,6 +9,7 @@
 pub mod caller;
 pub mod catalog;
 pub mod check;
+pub mod classify;
 pub mod collection;
 pub mod config;
 pub mod deciding;
