@@ -38,6 +38,14 @@ impl Kind {
         }
     }
 
+    /// The kind that a text is of as a whole.
+    pub fn of_whole(text: &str) -> Option<Kind> {
+        let is_whole = |kind: &Kind| {
+            kind.pattern().find(text).is_some_and(|found| found.len() == text.len()) && kind.is_valid(text)
+        };
+        Kind::ALL.into_iter().find(is_whole)
+    }
+
     fn pattern(self) -> &'static Regex {
         static PATTERNS: LazyLock<[Regex; 5]> = LazyLock::new(|| {
             let compiled = |pattern| Regex::new(pattern).expect("it is a pattern");

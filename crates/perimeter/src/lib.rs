@@ -11,6 +11,7 @@ pub mod answer;
 pub mod caller;
 pub mod catalog;
 pub mod check;
+pub mod classify;
 pub mod collection;
 pub mod config;
 pub mod deciding;

@@ -240,9 +240,8 @@ impl Files {
         let (contents, schema) = match format {
             Format::Parquet => {
                 let of_files = parquet::schema(&root, &sample).await?;
-                let clash = directories.iter().find(|column| of_files.index_of(&column.name).is_ok());
-                let kept =
-                    of_files.fields().iter().filter(|field| clash.is_none_or(|c| c.name != *field.name()));
+                let in_path = |name: &str| directories.iter().any(|column| column.name == name);
+                let kept = of_files.fields().iter().filter(|field| !in_path(field.name()));
                 // What is in the path counts more, as everywhere else.
                 let of_files = Arc::new(Schema::new(kept.cloned().collect::<Vec<_>>()));
                 let all: Vec<_> = of_files

@@ -139,7 +139,7 @@ fn viewed(field: &Field) -> Field {
     Field::new(field.name(), data_type, true)
 }
 
-#[expect(clippy::too_many_arguments)]
+/// Reads the columns of `projection` of these files, one stream for each list of them.
 pub fn scan(
     table: &FilesTable,
     state: &dyn Session,
@@ -148,11 +148,11 @@ pub fn scan(
     filters: &[Expr],
     limit: Option<usize>,
     told_of: String,
-    schema: SchemaRef,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let super::table::Contents::Parquet(of_files) = &table.contents else {
         return Err(DataFusionError::Internal("these are files of another format".to_owned()));
     };
+    let schema = Arc::new(table.schema.project(&projection)?);
     let of_directories: Vec<_> =
         table.schema.fields().iter().skip(of_files.fields().len()).map(Arc::clone).collect();
     let whole = TableSchema::builder(Arc::clone(of_files)).with_table_partition_cols(of_directories).build();

@@ -145,9 +145,7 @@ impl TableProvider for FilesTable {
         );
         let streams = spread(files, if limit.is_some() { 1 } else { state.config().target_partitions() });
         match &self.contents {
-            Contents::Parquet(_) => {
-                parquet::scan(self, state, streams, projection, filters, limit, told, schema)
-            }
+            Contents::Parquet(_) => parquet::scan(self, state, streams, projection, filters, limit, told),
             Contents::Rows(layout) => {
                 let scan = Scan {
                     collection: self.collection.clone(),
