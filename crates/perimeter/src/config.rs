@@ -21,6 +21,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::collection::files::FilesConfig;
+use crate::collection::postgres::PostgresConfig;
 use crate::collection::sqlite::SqliteConfig;
 use crate::collection::topics::TopicsConfig;
 
@@ -41,6 +42,7 @@ pub struct Config {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum CollectionConfig {
     Files(FilesConfig),
+    Postgres(PostgresConfig),
     Sqlite(SqliteConfig),
     Topics(TopicsConfig),
 }
