@@ -6,6 +6,7 @@
 //! Invariants: what nothing permits is denied; of obligations that meet, the strictest holds, whatever their order; an
 //! obligation that cannot be carried out on a table denies the table.
 
+pub mod budgets;
 mod cache;
 mod decide;
 mod error;
