@@ -21,6 +21,7 @@ mod prepared;
 mod resource;
 mod strictness;
 mod subject;
+mod watch;
 mod words;
 
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,7 @@ pub use filter::FilterError;
 pub use load::Rulebook;
 pub use obligations::ReadKey;
 pub use policies::SCHEMA;
+pub use watch::{KeyReader, Rules, RulesState};
 
 /// What a caller wants to do with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
