@@ -57,65 +57,6 @@ impl Rulebook {
         combine(&findings)
     }
 
-    /// Whether a caller sees that there is a collection: that it may describe the collection, or something that rules name in
-    /// it.
-    pub fn sees_collection(&self, request: &Request<'_>, collection: &str) -> bool {
-        let own = self.labels_of_collection(collection);
-        let labels = Labels { collection: &own, table: &own, column: &own };
-        self.sees(request, Resource::Collection(collection), &labels, &TableName::new(collection, "*"))
-    }
-
-    /// Whether a caller sees that there is a table: that it may describe the table, or a column that rules name in it.
-    pub fn sees_table(&self, request: &Request<'_>, table: &TableName) -> bool {
-        let prepared = self.prepared(table, &[]);
-        let labels = Labels {
-            collection: &prepared.collection_labels,
-            table: &prepared.table_labels,
-            column: &prepared.table_labels,
-        };
-        self.sees(request, Resource::Table(table), &labels, table)
-    }
-
-    /// `within` is the table whose columns count; `*` for those of all tables of its collection.
-    fn sees(&self, request: &Request<'_>, resource: Resource<'_>, labels: &Labels<'_>, within: &TableName) -> bool {
-        let request = Request { action: Action::Describe, ..*request };
-        let Ok(subject) = Subject::of(&request) else { return false };
-        let class = self.policies.class(&subject);
-        let decide =
-            |resource, labels: &Labels<'_>| self.policies.decide(&subject, &class, resource, labels).decision;
-        match decide(resource, labels) {
-            Permission::Permitted => return true,
-            Permission::Forbidden => return false,
-            Permission::NotPermitted => {}
-        }
-        let is_within = |table: &str| within.table == "*" || within.table == table;
-        let mut seen: Vec<(TableName, Option<String>, Vec<String>)> = Vec::new();
-        for (_, kind, name) in self.policies.literals() {
-            let named = |parts: &Vec<String>| {
-                parts[0] == within.collection && parts.get(1).is_none_or(|table| is_within(table))
-            };
-            let Some(parts) = super::resource::parts(&name).filter(named) else { continue };
-            let own = || labels.column.to_vec();
-            match (kind.as_str(), parts.as_slice()) {
-                ("Table", [collection, table]) => seen.push((TableName::new(collection, table), None, own())),
-                ("Column", [collection, table, column]) => {
-                    seen.push((TableName::new(collection, table), Some(column.clone()), own()));
-                }
-                _ => {}
-            }
-        }
-        // Any column, as far as rules give it labels.
-        for (_, rule) in self.obligations.labels.iter().filter(|(_, rule)| !rule.table.0.is_empty()) {
-            let labels = labels.column.iter().chain(&rule.labels.0).cloned().collect();
-            seen.push((within.clone(), None, labels));
-        }
-        seen.iter().any(|(table, column, column_labels)| {
-            let labels = Labels { column: column_labels, ..*labels };
-            decide(Resource::Table(table), &labels) != Permission::Forbidden
-                && decide(Resource::Column(table, column.as_deref()), &labels) == Permission::Permitted
-        })
-    }
-
     fn unknown_purpose(&self, subject: &Subject) -> Option<String> {
         let known = &self.obligations.purposes;
         let is_known = known.is_empty() || known.contains(&subject.purpose);
@@ -132,7 +73,10 @@ fn combine(findings: &Findings<'_>) -> Decision {
         return deny(findings, reasons);
     }
     let columns = findings.columns_shown(&mut reasons);
-    if columns.iter().all(|column| column.shown == Shown::Hidden) {
+    let is_shown = |column: &ColumnShape| column.shown != Shown::Hidden;
+    // A table without columns is there for whom the table itself is permitted.
+    let is_permitted = columns.is_empty() && findings.of_table.decision == Permission::Permitted;
+    if !is_permitted && !columns.iter().any(is_shown) {
         return deny(findings, reasons);
     }
     let Some((mut shape, budgets)) = findings.whole(&mut reasons) else {

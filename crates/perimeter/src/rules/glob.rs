@@ -29,6 +29,18 @@ impl Glob {
         matches(&self.folded, folded_name)
     }
 
+    /// Whether some name that begins so matches.
+    pub(super) fn can_begin(&self, folded_name: &[char]) -> bool {
+        for (index, c) in folded_name.iter().enumerate() {
+            match self.folded.get(index) {
+                Some('*') => return true,
+                Some(own) if own == c || *own == '?' => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
     /// For names of callers, which differ by their case.
     pub(super) fn matches_exactly(&self, name: &str) -> bool {
         let pattern: Vec<char> = self.text.chars().collect();
@@ -109,6 +121,22 @@ mod tests {
         assert!(!Glob::new("Doctors").matches_exactly("doctors"));
         // What a caller is called is no pattern.
         assert!(!Glob::new("doctors").matches_exactly("*"));
+    }
+
+    #[test]
+    fn a_pattern_can_begin_with_a_name_or_cannot() {
+        for (pattern, name, expected) in [
+            ("hospital.*", "hospital.", true),
+            ("*", "hospital.", true),
+            ("*.patients", "hospital.", true),
+            ("h*", "hospital.", true),
+            ("?ospital.x", "hospital.", true),
+            ("bank.*", "hospital.", false),
+            ("hospital", "hospital.", false),
+            ("hospital2.x", "hospital.", false),
+        ] {
+            assert_eq!(Glob::new(pattern).can_begin(&fold(name)), expected, "{pattern}");
+        }
     }
 
     #[test]

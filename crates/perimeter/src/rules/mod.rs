@@ -19,6 +19,7 @@ mod one_or_more;
 mod policies;
 mod prepared;
 mod resource;
+mod seen;
 mod strictness;
 mod subject;
 mod watch;

@@ -354,36 +354,6 @@ fn agents_and_persons_are_part_of_a_decision() {
 }
 
 #[test]
-fn collections_are_seen_by_whom_something_in_them_concerns() {
-    let policies = r#"
-        permit (principal in Group::"all", action == Action::"describe", resource in Collection::"a");
-        permit (principal in Group::"table", action == Action::"describe", resource in Table::"a.t");
-        permit (principal in Group::"column", action == Action::"describe", resource == Column::"a.t.c");
-        permit (principal in Group::"label", action == Action::"describe", resource)
-            when { resource.labels.contains("open") };
-        permit (principal in Group::"query", action == Action::"query", resource in Collection::"a");
-        forbid (principal in Group::"out", action, resource in Collection::"a");
-    "#;
-    let book = book(policies, "[[label]]\ntable = \"a.*\"\ncolumn = \"x\"\nlabels = \"open\"");
-    for (groups, collection, expected) in [
-        (&["all"][..], "a", true),
-        (&["table"], "a", true),
-        (&["column"], "a", true),
-        (&["label"], "a", true),
-        (&["all"], "b", false),
-        (&["table"], "b", false),
-        (&["query"], "a", false),
-        (&["all", "out"], "a", false),
-        (&["column", "out"], "a", false),
-        (&[], "a", false),
-    ] {
-        let caller = caller("alice", groups, "");
-        let request = Request::new(&caller, Action::Query, 0);
-        assert_eq!(book.sees_collection(&request, collection), expected, "{groups:?} {collection}");
-    }
-}
-
-#[test]
 fn masks_of_a_date_keep_their_part() {
     let book = book(POLICIES, RULES);
     let decision = decide(&book, &caller("alice", &["analysts"], "research"), Action::Query);
