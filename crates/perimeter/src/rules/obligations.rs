@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::error::{Place, RulesError, Warning};
 use super::file::{
-    BudgetRule, Condition, LabelRule, MaskRule, ObligationRule, RulesFile, TableRule, lines_of,
+    BudgetRule, Condition, LabelRule, MaskRule, ObligationRule, RulesFile, TableRule, explain_toml, lines_of,
 };
 use super::filter::Filter;
 use super::glob::{Glob, fold};
@@ -82,8 +82,10 @@ impl Obligations {
         read_key: ReadKey<'_>,
         warnings: &mut Vec<Warning>,
     ) -> Result<Obligations, RulesError> {
-        let file: RulesFile = basic_toml::from_str(text)
-            .map_err(|source| RulesError::Toml { path: path.to_owned(), source: Box::new(source) })?;
+        let file: RulesFile = basic_toml::from_str(text).map_err(|source| {
+            let (place, why) = explain_toml(path, text, &source);
+            RulesError::Toml { place, why, source: Box::new(source) }
+        })?;
         let place = |line: Option<usize>| Place { path: path.to_owned(), line };
         let keys = read_keys(&place(None), &file.keys, read_key)?;
         let label_lines = lines_of(text, "label", file.label.len());

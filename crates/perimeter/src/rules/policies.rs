@@ -47,6 +47,7 @@ pub(super) struct Policies {
 #[derive(Debug)]
 struct Rule {
     id: Arc<str>,
+    place: Place,
     policy: Policy,
     principal: PrincipalConstraint,
     action: ActionConstraint,
@@ -90,20 +91,19 @@ impl Policies {
             read_file(path, text, &mut all)?;
         }
         let mut ids = HashMap::new();
-        for (index, (place, rule)) in all.iter().enumerate() {
+        for (index, rule) in all.iter().enumerate() {
             if ids.insert(rule.policy.id().clone(), index).is_some() {
                 let why = format!("two policies have the id `{}`", rule.id);
-                return Err(RulesError::Policy { place: place.clone(), why });
+                return Err(RulesError::Policy { place: rule.place.clone(), why });
             }
-            check_names(place, &rule.policy)?;
-            warn_of_equality(place, rule, warnings);
+            check_names(&rule.place, &rule.policy)?;
+            warn_of_equality(&rule.place, rule, warnings);
         }
         validate(&schema, &all, &ids, warnings)?;
         let mut found = Mentions::default();
-        for (place, rule) in &all {
-            found.add(place, &rule.policy)?;
+        for rule in &all {
+            found.add(&rule.place, &rule.policy)?;
         }
-        let all: Vec<Rule> = all.into_iter().map(|(_, rule)| rule).collect();
         let enforced = all.iter().filter(|rule| !rule.shadow).map(|rule| rule.policy.clone());
         let enforced = set_of(enforced)?;
         let Mentions { columns, tags, by_time } = found;
@@ -121,6 +121,16 @@ impl Policies {
             let literals = rule.policy.entity_literals().into_iter();
             literals.map(|uid| (&*rule.id, uid.type_name().to_string(), uid.id().unescaped().to_owned()))
         })
+    }
+
+    /// Where a policy stands.
+    pub(super) fn place(&self, id: &str) -> Option<&Place> {
+        self.all.iter().find(|rule| &*rule.id == id).map(|rule| &rule.place)
+    }
+
+    /// The claims that policies name.
+    pub(super) fn tags(&self) -> impl Iterator<Item = &str> {
+        self.tags.iter().map(String::as_str)
     }
 
     /// What decisions on callers depend on.
@@ -360,7 +370,7 @@ fn line_of_label(text: &str, diagnostic: &dyn Diagnostic) -> Option<usize> {
     Some(line_of(text, diagnostic.labels()?.next()?.offset()))
 }
 
-fn read_file(path: &Path, text: &str, all: &mut Vec<(Place, Rule)>) -> Result<(), RulesError> {
+fn read_file(path: &Path, text: &str, all: &mut Vec<Rule>) -> Result<(), RulesError> {
     let place = |line| Place { path: path.to_owned(), line };
     let set = PolicySet::from_str(text)
         .map_err(|e| RulesError::Policy { place: place(line_of_label(text, &e)), why: chain(&e) })?;
@@ -374,9 +384,7 @@ fn read_file(path: &Path, text: &str, all: &mut Vec<(Place, Rule)>) -> Result<()
         let line = offset.map(|offset| line_of(text, offset));
         let place = place(line);
         let wrong = |why: &str| RulesError::Policy { place: place.clone(), why: why.to_owned() };
-        let unnamed =
-            || format!("{stem}:{}", line.map_or_else(|| policy.id().to_string(), |n| n.to_string()));
-        let id = policy.annotation("id").map_or_else(unnamed, str::to_owned);
+        let id = policy.annotation("id").map_or_else(|| unnamed(&stem, line, all), str::to_owned);
         if check_name(&id).is_err() {
             return Err(wrong("@id is a short name"));
         }
@@ -392,6 +400,7 @@ fn read_file(path: &Path, text: &str, all: &mut Vec<(Place, Rule)>) -> Result<()
         let policy = policy.new_id(PolicyId::new(&id));
         let rule = Rule {
             id: id.into(),
+            place: place.clone(),
             principal: policy.principal_constraint(),
             action: policy.action_constraint(),
             resource: policy.resource_constraint(),
@@ -399,9 +408,21 @@ fn read_file(path: &Path, text: &str, all: &mut Vec<(Place, Rule)>) -> Result<()
             tell: policy.annotation("tell").map(str::to_owned),
             policy,
         };
-        all.push((place, rule));
+        all.push(rule);
     }
     Ok(())
+}
+
+/// The id of a policy that has none: its file and its line, where several are on one line with a number.
+fn unnamed(stem: &str, line: Option<usize>, all: &[Rule]) -> String {
+    let line = line.unwrap_or_default();
+    let mut id = format!("{stem}:{line}");
+    let mut number = 1;
+    while all.iter().rev().take_while(|rule| rule.place.line == Some(line)).any(|rule| *rule.id == *id) {
+        number += 1;
+        id = format!("{stem}:{line}.{number}");
+    }
+    id
 }
 
 /// An error and its causes.
@@ -447,12 +468,12 @@ fn warn_of_equality(place: &Place, rule: &Rule, warnings: &mut Vec<Warning>) {
 
 fn validate(
     schema: &Schema,
-    all: &[(Place, Rule)],
+    all: &[Rule],
     ids: &HashMap<PolicyId, usize>,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), RulesError> {
-    let set = set_of(all.iter().map(|(_, rule)| rule.policy.clone()))?;
-    let place = |id: &PolicyId| ids.get(id).map(|index| all[*index].0.clone());
+    let set = set_of(all.iter().map(|rule| rule.policy.clone()))?;
+    let place = |id: &PolicyId| ids.get(id).map(|index| all[*index].place.clone());
     let result = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
     let errors = result.validation_errors().map(|error| (place(error.policy_id()), chain(error)));
     if let Some((Some(place), why)) = errors.min_by_key(|(place, _)| place.as_ref().map(sort_key)) {

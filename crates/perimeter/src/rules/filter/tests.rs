@@ -91,7 +91,7 @@ fn filters_that_could_mean_something_else_are_refused() {
         ("patients.ward = 1", "without their table"),
         ("1 = 1", "names no column"),
         ("ward = 1) OR (x = 2", "stands behind its end"),
-        ("ward = ?", "a parameter"),
+        ("ward = ?", "is no condition"),
     ] {
         let error = Filter::parse(filter).unwrap_err().to_string();
         assert!(error.contains(expected), "{filter}: {error}");
