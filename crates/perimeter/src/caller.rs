@@ -1,9 +1,10 @@
 //! On whose behalf a request is, and what for: what rules decide on, and what the audit log says of it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Caller {
     /// As the tokens or the issuer of tokens name it, such as `alice`.
     pub principal: String,

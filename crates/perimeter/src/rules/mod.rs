@@ -8,8 +8,12 @@
 
 pub mod budgets;
 mod cache;
+pub mod cases;
+mod check;
 mod decide;
+pub mod diff;
 mod error;
+pub mod explain;
 mod file;
 mod filter;
 mod glob;
@@ -18,6 +22,7 @@ mod obligations;
 mod one_or_more;
 mod policies;
 mod prepared;
+pub mod record;
 mod resource;
 mod seen;
 mod strictness;

@@ -1,5 +1,6 @@
 //! Decisions: tables of cases, and what holds of all rules.
 
+mod docs;
 mod properties;
 
 use arrow::datatypes::{DataType, TimeUnit};
