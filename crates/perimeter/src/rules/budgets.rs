@@ -1,10 +1,10 @@
 //! What each principal took today, against the limits of its obligations.
 //!
-//! A request is charged before it is executed, its rows and entities before they leave. Only requests on tables with a budget
-//! count. Days are those of UTC.
+//! A request is charged before it is executed, its rows and entities before they leave. Only
+//! requests on tables with a budget count. Days are those of UTC.
 //!
-//! Invariants: two requests at once cannot both take what is left once; what was charged is never given back; memory is bounded,
-//! and where it ends nothing leaves.
+//! Invariants: two requests at once cannot both take what is left once; what was charged is never
+//! given back; memory is bounded, and where it ends nothing leaves.
 
 use std::collections::{HashMap, HashSet};
 
@@ -70,7 +70,8 @@ impl Budgets {
         time_ms.div_euclid(DAY_MS)
     }
 
-    /// Adds what an audit log says was taken, when the program starts. Lines of other days than the newest count for nothing.
+    /// Adds what an audit log says was taken, when the program starts. Lines of other days than the
+    /// newest count for nothing.
     pub fn restore(&self, principal: &str, day: i64, queries: u64, rows: u64, entities: u64) {
         let mut today = self.today.lock();
         if day < today.day {
@@ -104,8 +105,9 @@ impl Budgets {
         })
     }
 
-    /// Charges what an answer holds, before it leaves: all of it, or nothing, and then it must not leave. `entities` are hashes
-    /// of its entities, with a key that is the same while the program runs.
+    /// Charges what an answer holds, before it leaves: all of it, or nothing, and then it must not
+    /// leave. `entities` are hashes of its entities, with a key that is the same while the program
+    /// runs.
     pub fn settle(
         &self,
         principal: &str,

@@ -1,14 +1,17 @@
-//! What was worked out before, bounded: the newest entries are kept, and those that are asked for again.
+//! What was worked out before, bounded: the newest entries are kept, and those that are asked for
+//! again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// SHA-256 of what an entry was worked out from: callers choose part of it, and cannot make two of them the same.
+/// SHA-256 of what an entry was worked out from: callers choose part of it, and cannot make two of
+/// them the same.
 pub(super) type Key = [u8; 32];
 
-/// Holds up to twice `limit` entries, in two generations: when the younger is full, it becomes the older.
+/// Holds up to twice `limit` entries, in two generations: when the younger is full, it becomes the
+/// older.
 #[derive(Debug)]
 pub(super) struct Cache<V> {
     limit: usize,

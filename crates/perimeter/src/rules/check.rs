@@ -19,8 +19,8 @@ impl Rulebook {
         claims
     }
 
-    /// Labels, obligations and names in policies that no table of the open collections has. `tables` are all tables of
-    /// these, with their columns.
+    /// Labels, obligations and names in policies that no table of the open collections has.
+    /// `tables` are all tables of these, with their columns.
     pub fn check(&self, tables: &[(TableName, Vec<ColumnInfo>)]) -> Vec<Warning> {
         let mut warnings = Vec::new();
         let prepared: Vec<_> = tables.iter().map(|(table, columns)| self.prepared(table, columns)).collect();

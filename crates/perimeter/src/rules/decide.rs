@@ -1,4 +1,5 @@
-//! A decision: policies say which columns there are, obligations what is made of them, and the strictest holds.
+//! A decision: policies say which columns there are, obligations what is made of them, and the
+//! strictest holds.
 
 use std::cmp::Ordering;
 use std::sync::Arc;

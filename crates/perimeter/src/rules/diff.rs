@@ -33,7 +33,8 @@ pub struct DiffReport {
 /// Who, what, and what would change.
 type Change = (String, &'static str, String, String);
 
-/// Decides about each request in an audit log by both rules. The chain is not checked: `audit verify` does that.
+/// Decides about each request in an audit log by both rules. The chain is not checked: `audit
+/// verify` does that.
 pub fn diff(old: &Rulebook, new: &Rulebook, mut audit: impl BufRead) -> io::Result<DiffReport> {
     let mut report = DiffReport::default();
     let mut changes: BTreeMap<Change, u64> = BTreeMap::new();

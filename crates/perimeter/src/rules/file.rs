@@ -1,4 +1,5 @@
-//! The file `rules.toml` as it is written: its keys and their forms. What it means is in [`super::obligations`].
+//! The file `rules.toml` as it is written: its keys and their forms. What it means is in
+//! [`super::obligations`].
 //!
 //! Invariant: an unknown key is an error with its line.
 

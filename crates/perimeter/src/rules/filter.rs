@@ -3,8 +3,9 @@
 //! `:principal`, `:purpose`, `:agent`, `:on_behalf_of` and `:claim.NAME` stand for one value, `IN :groups` and
 //! `IN :claim.NAME` for a list. A filter that lacks one of its values is false: it is never left out.
 //!
-//! Invariant: a value becomes one literal, whatever is in it. The text around it is the operator's, and may hold nothing in
-//! which quotes mean something else: no comments, no backslashes, no dollar quotes.
+//! Invariant: a value becomes one literal, whatever is in it. The text around it is the operator's,
+//! and may hold nothing in which quotes mean something else: no comments, no backslashes, no dollar
+//! quotes.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -85,7 +86,7 @@ impl Filter {
     }
 
     /// The first column that is not among `known`.
-    pub(super) fn missing<'a>(&'a self, known: impl Fn(&str) -> bool) -> Option<&'a str> {
+    pub(super) fn missing(&self, known: impl Fn(&str) -> bool) -> Option<&str> {
         self.columns.iter().map(String::as_str).find(|name| !known(name))
     }
 

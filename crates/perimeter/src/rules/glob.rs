@@ -1,7 +1,7 @@
 //! Patterns of names in rules: `*` stands for any text, dots included, and `?` for one character.
 //!
-//! Invariant: only text of the operator is a pattern. Names of callers and of sources are matched against it as they are,
-//! in time that is bounded by the product of the two lengths.
+//! Invariant: only text of the operator is a pattern. Names of callers and of sources are matched
+//! against it as they are, in time that is bounded by the product of the two lengths.
 
 use serde::{Deserialize, Deserializer};
 
@@ -24,7 +24,8 @@ impl Glob {
         &self.text
     }
 
-    /// For names of tables, columns and labels: a source that writes `SSN` for `ssn` escapes no rule.
+    /// For names of tables, columns and labels: a source that writes `SSN` for `ssn` escapes no
+    /// rule.
     pub(super) fn matches_any_case(&self, folded_name: &[char]) -> bool {
         matches(&self.folded, folded_name)
     }

@@ -57,7 +57,8 @@ impl Texts {
         Ok(Texts { policies, rules: read(rules)? })
     }
 
-    /// SHA-256 over the schema, the policies with the names of their files, and `rules.toml`. Keys are not in it.
+    /// SHA-256 over the schema, the policies with the names of their files, and `rules.toml`. Keys
+    /// are not in it.
     pub(super) fn hash(&self) -> String {
         let mut hash = Sha256::new();
         let mut add = |text: &[u8]| {
@@ -94,7 +95,8 @@ fn policy_files(path: &Path) -> Result<Vec<PathBuf>, RulesError> {
 }
 
 impl Rulebook {
-    /// Reads and checks rules: `policies` is a file or a directory of `*.cedar`, `rules` is `rules.toml`.
+    /// Reads and checks rules: `policies` is a file or a directory of `*.cedar`, `rules` is
+    /// `rules.toml`.
     pub fn load(policies: &Path, rules: &Path, read_key: ReadKey<'_>) -> Result<Rulebook, RulesError> {
         Rulebook::of(&Texts::read(policies, rules)?, read_key)
     }

@@ -1,10 +1,12 @@
-//! Rules: what a caller gets of a table, by policies in Cedar and by obligations in `rules.toml` (docs/perimeter-rules.md).
+//! Rules: what a caller gets of a table, by policies in Cedar and by obligations in `rules.toml`
+//! (docs/perimeter-rules.md).
 //!
-//! [`Rulebook`] is what both say, checked, with a hash that stands in each line of the audit log. A decision is a denial, or a
-//! [`crate::shape::TableShape`], for one caller, one action and one table.
+//! [`Rulebook`] is what both say, checked, with a hash that stands in each line of the audit log. A
+//! decision is a denial, or a [`crate::shape::TableShape`], for one caller, one action and one
+//! table.
 //!
-//! Invariants: what nothing permits is denied; of obligations that meet, the strictest holds, whatever their order; an
-//! obligation that cannot be carried out on a table denies the table.
+//! Invariants: what nothing permits is denied; of obligations that meet, the strictest holds,
+//! whatever their order; an obligation that cannot be carried out on a table denies the table.
 
 pub mod budgets;
 mod cache;

@@ -1,7 +1,7 @@
 //! What `rules.toml` means: labels of columns, and what is owed when they are read.
 //!
-//! Invariant: an obligation that is checked here can be carried out, or makes the decision a denial where it meets a table
-//! on which it cannot.
+//! Invariant: an obligation that is checked here can be carried out, or makes the decision a denial
+//! where it meets a table on which it cannot.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! Policies in Cedar: which actions of whom are permitted on which collections, tables and columns.
 //!
-//! Invariant: what no policy permits is not permitted, and a forbid that cannot be evaluated forbids. (Cedar itself skips it.)
+//! Invariant: what no policy permits is not permitted, and a forbid that cannot be evaluated
+//! forbids. (Cedar itself skips it.)
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -138,7 +139,8 @@ impl Policies {
         subject.class(self.tags.iter(), self.by_time)
     }
 
-    /// Of a subject, whose class is `class`, on a resource with labels: its own and those that it inherits.
+    /// Of a subject, whose class is `class`, on a resource with labels: its own and those that it
+    /// inherits.
     pub(super) fn decide(
         &self,
         subject: &Subject,
@@ -413,7 +415,8 @@ fn read_file(path: &Path, text: &str, all: &mut Vec<Rule>) -> Result<(), RulesEr
     Ok(())
 }
 
-/// The id of a policy that has none: its file and its line, where several are on one line with a number.
+/// The id of a policy that has none: its file and its line, where several are on one line with a
+/// number.
 fn unnamed(stem: &str, line: Option<usize>, all: &[Rule]) -> String {
     let line = line.unwrap_or_default();
     let mut id = format!("{stem}:{line}");
@@ -447,10 +450,11 @@ fn check_names(place: &Place, policy: &Policy) -> Result<(), RulesError> {
         if let Some(expected) = expected_name(&kind, name) {
             return wrong(format!("nothing is called {kind}::{name:?}; write {expected}"));
         }
-        if ["User", "Service", "Agent", "Group"].contains(&kind.as_str()) {
-            if let Err(error) = check_name(name) {
-                return wrong(format!("nobody can be called {kind}::{name:?}: the name {error}"));
-            }
+        let is_of_caller = ["User", "Service", "Agent", "Group"].contains(&kind.as_str());
+        if let Err(error) = check_name(name)
+            && is_of_caller
+        {
+            return wrong(format!("nobody can be called {kind}::{name:?}: the name {error}"));
         }
     }
     Ok(())

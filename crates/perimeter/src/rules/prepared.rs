@@ -1,4 +1,5 @@
-//! What rules say of a table before anybody asks for it: the labels of its columns, and which obligations are of which.
+//! What rules say of a table before anybody asks for it: the labels of its columns, and which
+//! obligations are of which.
 
 use arrow::datatypes::DataType;
 use sha2::{Digest as _, Sha256};
@@ -175,7 +176,8 @@ fn shown(obligation: &Obligation, data_type: &DataType) -> Option<Shown> {
     Some(Shown::Masked(if fits(&mask, data_type) { mask } else { Mask::Null }))
 }
 
-/// Whether a mask leaves anything of values of a type. Dates may be texts, in sources that have no type for them.
+/// Whether a mask leaves anything of values of a type. Dates may be texts, in sources that have no
+/// type for them.
 fn fits(mask: &Mask, data_type: &DataType) -> bool {
     let is_text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     match mask {

@@ -1,4 +1,5 @@
-//! A decision as the audit log holds it, and as [`super::diff`] takes it up again: below the key `perimeter` of a line's `read`.
+//! A decision as the audit log holds it, and as [`super::diff`] takes it up again: below the key
+//! `perimeter` of a line's `read`.
 
 use std::collections::BTreeMap;
 

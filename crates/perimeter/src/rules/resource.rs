@@ -1,7 +1,9 @@
-//! Names of collections, tables and columns in policies: `hospital`, `hospital.patients`, `hospital.patients.name`.
+//! Names of collections, tables and columns in policies: `hospital`, `hospital.patients`,
+//! `hospital.patients.name`.
 //!
-//! Invariant: two things never have the same name. A part with other characters than letters, digits, `_` and `-` stands in
-//! double quotes, a double quote in it doubled: `hospital."public.orders"."first name"`.
+//! Invariant: two things never have the same name. A part with other characters than letters,
+//! digits, `_` and `-` stands in double quotes, a double quote in it doubled:
+//! `hospital."public.orders"."first name"`.
 
 use crate::shape::TableName;
 

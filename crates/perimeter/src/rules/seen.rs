@@ -1,7 +1,8 @@
 //! Whether a caller may know that there is a collection or a table, before its columns are known.
 //!
-//! Invariant: a forbid of the whole hides it. Without one, it is seen by whom a policy lets describe it, or something that
-//! rules can find in it: what policies name, and columns with the labels that `rules.toml` gives.
+//! Invariant: a forbid of the whole hides it. Without one, it is seen by whom a policy lets
+//! describe it, or something that rules can find in it: what policies name, and columns with the
+//! labels that `rules.toml` gives.
 
 use super::glob::fold;
 use super::load::Rulebook;

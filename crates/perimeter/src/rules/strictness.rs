@@ -1,6 +1,8 @@
-//! The order of strictness of what is shown of a column, which [`crate::shape`] states: of two rules, the stricter one holds.
+//! The order of strictness of what is shown of a column, which [`crate::shape`] states: of two
+//! rules, the stricter one holds.
 //!
-//! Invariant: the order is total, so that rules give the same shape in whatever order they are combined.
+//! Invariant: the order is total, so that rules give the same shape in whatever order they are
+//! combined.
 
 use std::cmp::Ordering;
 

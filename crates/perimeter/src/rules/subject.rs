@@ -1,8 +1,9 @@
 //! Who asks, in the form in which rules decide: names that were checked, and claims as texts.
 //!
-//! Names are compared character by character. So that two names that look alike cannot be two principals, a name of a
-//! principal has to be in the normal form NFKC, of one script (UTS 39), and without characters that are not seen. A caller
-//! with another name is refused. A group of such a name is as if it were not there: no rule can name it either.
+//! Names are compared character by character. So that two names that look alike cannot be two
+//! principals, a name of a principal has to be in the normal form NFKC, of one script (UTS 39), and
+//! without characters that are not seen. A caller with another name is refused. A group of such a
+//! name is as if it were not there: no rule can name it either.
 
 use std::collections::BTreeMap;
 
@@ -128,7 +129,8 @@ fn free_text(text: &str, what: &'static str) -> Result<String, SubjectError> {
     }
 }
 
-/// Characters that are not seen, and turn the order of others or split words: they hide what a purpose says.
+/// Characters that are not seen, and turn the order of others or split words: they hide what a
+/// purpose says.
 fn is_format(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
         | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
@@ -224,7 +226,8 @@ pub(super) fn split_kind(principal: &str) -> (PrincipalKind, &str) {
     typed.unwrap_or((PrincipalKind::User, principal))
 }
 
-/// The texts of a claim: of a text, a number, a truth value, or a list of those. None: of anything else.
+/// The texts of a claim: of a text, a number, a truth value, or a list of those. None: of anything
+/// else.
 fn texts(claim: &Value) -> Option<Vec<String>> {
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),

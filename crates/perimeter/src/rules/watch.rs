@@ -1,7 +1,8 @@
-//! Rules that are exchanged while the program runs: files are read again each second, and when the operator says so.
+//! Rules that are exchanged while the program runs: files are read again each second, and when the
+//! operator says so.
 //!
-//! Invariant: there are always rules. Files that cannot be used, or that somebody is just writing, change nothing; that they
-//! cannot be used is part of the state, until they can.
+//! Invariant: there are always rules. Files that cannot be used, or that somebody is just writing,
+//! change nothing; that they cannot be used is part of the state, until they can.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -84,7 +85,8 @@ impl Rules {
         RulesState { hash: now.book.hash().to_owned(), broken: now.broken.clone() }
     }
 
-    /// Reads the files and the keys again, whether they changed or not: for SIGHUP, after a key was exchanged. It may wait.
+    /// Reads the files and the keys again, whether they changed or not: for SIGHUP, after a key was
+    /// exchanged. It may wait.
     pub fn reload(&self) -> RulesState {
         let _turn = self.turn.lock();
         let read = Texts::read(&self.policies, &self.rules);
@@ -93,7 +95,8 @@ impl Rules {
         self.state()
     }
 
-    /// Looks whether the files have changed. What is found is used when it is found twice: an editor may be writing. It may wait.
+    /// Looks whether the files have changed. What is found is used when it is found twice: an
+    /// editor may be writing. It may wait.
     pub fn look(&self) {
         let _turn = self.turn.lock();
         let read = Texts::read(&self.policies, &self.rules);

@@ -1,7 +1,8 @@
 //! The reasons of a decision in words, for the caller and for the auditor.
 //!
-//! Invariant: a caller reads the same of a table that is denied and of one that does not exist, and nothing of a hidden
-//! column but that there may be some. The ids of rules are for the auditor: they may say what is hidden.
+//! Invariant: a caller reads the same of a table that is denied and of one that does not exist, and
+//! nothing of a hidden column but that there may be some. The ids of rules are for the auditor:
+//! they may say what is hidden.
 
 use super::Reasons;
 use super::decide::Findings;

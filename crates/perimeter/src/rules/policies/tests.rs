@@ -131,7 +131,8 @@ fn columns_that_a_policy_names_are_decided_about_by_themselves() {
     assert_eq!(hidden, [false, true, false]);
 }
 
-/// 1,000 policies, all of which concern the caller or none but a few; a table of 50 columns with 10 sets of labels.
+/// 1,000 policies, all of which concern the caller or none but a few; a table of 50 columns with 10
+/// sets of labels.
 fn large(concerning: bool) -> crate::rules::Rulebook {
     let mut policies = String::new();
     for n in 0..1_000 {
@@ -175,7 +176,8 @@ fn a_decision_with_a_thousand_policies_takes_less_than_a_millisecond() {
         let mut taken: Vec<Duration> = rounds.iter().flatten().copied().collect();
         taken.sort();
         let (p50, p99) = (taken[taken.len() / 2], taken[taken.len() * 99 / 100]);
-        // On a busy machine others take their turns in between: the best round shows what decisions take.
+        // On a busy machine others take their turns in between: the best round shows what decisions
+        // take.
         rounds.sort_by_key(|round| round.iter().max().copied());
         let slowest = rounds[0].iter().max().copied().unwrap();
         println!(
