@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::collection::{Collection, Provenance};
 use crate::deciding::{Allowed, Decide, Ruling, columns_of};
 use crate::governed::table::GovernedTable;
+use crate::rules::record::TableRecord;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::{TableName, TableShape};
 
@@ -32,6 +33,7 @@ pub struct Used {
     /// The ids of policies and obligations that had a part in it.
     pub rules: Vec<String>,
     pub budgets: Limits,
+    pub record: Option<Box<TableRecord>>,
     /// Of the source.
     pub columns: Vec<ColumnInfo>,
     pub provenance: Provenance,
@@ -66,6 +68,7 @@ pub struct Denied {
     pub why: String,
     /// For the auditor.
     pub rules: Vec<String>,
+    pub record: Option<Box<TableRecord>>,
 }
 
 impl View {
@@ -114,19 +117,23 @@ impl View {
             // In the same words as one that is there and denied.
             let ruling = self.decide.decide(&self.caller, Action::Query, &decided_on, &[]);
             return Ok(match ruling {
-                Ruling::Denied { why, rules, .. } => Found::Denied(Denied { table: decided_on, why, rules }),
+                Ruling::Denied { why, rules, record } => {
+                    Found::Denied(Denied { table: decided_on, why, rules, record })
+                },
                 Ruling::Allowed(_) => Found::Nothing,
             });
         };
         let columns = columns_of(&source.provider.schema());
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
-            Ruling::Denied { why, rules, .. } => Ok(Found::Denied(Denied { table: decided_on, why, rules })),
+            Ruling::Denied { why, rules, record } => {
+                Ok(Found::Denied(Denied { table: decided_on, why, rules, record }))
+            }
             Ruling::Allowed(allowed) => {
-                let Allowed { shape, rules, budgets } = *allowed;
+                let Allowed { shape, rules, budgets, record } = *allowed;
                 let shape = Arc::new(shape);
                 let table = GovernedTable::try_new(&self.state, source.provider, Arc::clone(&shape))?;
-                let used =
-                    Used { table: decided_on, shape, rules, budgets, columns, provenance: source.provenance };
+                let provenance = source.provenance;
+                let used = Used { table: decided_on, shape, rules, budgets, record, columns, provenance };
                 Ok(Found::Table { table: Arc::new(table), used })
             }
         }

@@ -4,8 +4,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
+use serde_json::Value;
 
 use crate::caller::Caller;
+use crate::rules::record::{DecisionRecord, TableRecord};
 use crate::rules::{Action, ColumnInfo, Decision, Limits, Outcome, Request, Rulebook};
 use crate::shape::{TableName, TableShape};
 
@@ -25,7 +27,8 @@ pub enum Ruling {
         /// Fit for the caller.
         why: String,
         rules: Vec<String>,
-        for_auditor: Vec<String>,
+        /// For the audit log.
+        record: Option<Box<TableRecord>>,
     },
 }
 
@@ -35,13 +38,15 @@ pub struct Allowed {
     /// The ids of policies and obligations that had a part in it.
     pub rules: Vec<String>,
     pub budgets: Limits,
+    /// For the audit log.
+    pub record: Option<Box<TableRecord>>,
 }
 
 impl Allowed {
     /// The shape, by no rule in particular.
     #[cfg(test)]
     pub fn of(shape: TableShape) -> Ruling {
-        Ruling::Allowed(Box::new(Allowed { shape, rules: Vec::new(), budgets: Limits::default() }))
+        Ruling::Allowed(Box::new(Allowed { shape, rules: Vec::new(), budgets: Limits::default(), record: None }))
     }
 }
 
@@ -57,14 +62,11 @@ pub trait Decide: Debug + Send + Sync {
     fn knows(&self, caller: &Caller, table: &TableName) -> bool;
 
     fn decide(&self, caller: &Caller, action: Action, table: &TableName, columns: &[ColumnInfo]) -> Ruling;
-}
 
-/// The rules as they change.
-pub trait Rules: Debug + Send + Sync {
-    fn now(&self, tool: &'static str, time_ms: i64) -> Arc<dyn Decide>;
-
-    /// Charges a query to the budgets of its caller. An error is fit for the caller.
-    fn charge(&self, caller: &Caller, budgets: Limits, time_ms: i64) -> Result<(), String>;
+    /// What the audit log gets of the decisions of a statement, so that they can be replayed under other rules.
+    fn record(&self, _: &Caller, _: Vec<TableRecord>) -> Option<Value> {
+        None
+    }
 }
 
 /// Rules as they are at one moment, for one call of a tool.
@@ -104,15 +106,19 @@ impl Decide for Ruled {
     }
 
     fn decide(&self, caller: &Caller, action: Action, table: &TableName, columns: &[ColumnInfo]) -> Ruling {
-        let Decision { outcome, reasons, budgets } = self.decided(caller, action, table, columns);
+        let decision = self.decided(caller, action, table, columns);
+        let record = Some(Box::new(TableRecord::new(table, columns, &decision)));
+        let Decision { outcome, reasons, budgets } = decision;
+        let rules = reasons.rules;
         match outcome {
-            Outcome::Allow(shape) => {
-                Ruling::Allowed(Box::new(Allowed { shape, rules: reasons.rules, budgets }))
-            }
-            Outcome::Deny => {
-                let why = reasons.for_caller.join(" ");
-                Ruling::Denied { why, rules: reasons.rules, for_auditor: reasons.for_auditor }
-            }
+            Outcome::Allow(shape) => Ruling::Allowed(Box::new(Allowed { shape, rules, budgets, record })),
+            Outcome::Deny => Ruling::Denied { why: reasons.for_caller.join(" "), rules, record },
         }
+    }
+
+    fn record(&self, caller: &Caller, tables: Vec<TableRecord>) -> Option<Value> {
+        let request = Request { tool: self.tool, ..Request::new(caller, Action::Query, self.time_ms) };
+        let record = DecisionRecord { tables, ..DecisionRecord::new(&self.rulebook, &request) };
+        serde_json::to_value(record).ok()
     }
 }

@@ -13,14 +13,15 @@ use serde_json::{Value, json};
 use crate::answer::shaped_by;
 use crate::caller::Caller;
 use crate::catalog::Used;
-use crate::deciding::{Decide, Rules};
+use crate::deciding::Decide;
 use crate::engine::{Engine, Planned, QueryError};
-use crate::rules::Limits;
+use crate::rules::record::KEY;
+use crate::rules_live::LiveRules;
 
 #[derive(Debug)]
 pub struct Perimeter {
     pub engine: Engine,
-    pub rules: Arc<dyn Rules>,
+    pub rules: LiveRules,
     pub clock: Arc<dyn Clock>,
     /// What the configuration says of each collection.
     pub about: BTreeMap<String, String>,
@@ -69,7 +70,7 @@ impl Perimeter {
     ) -> Result<Planned, ToolError> {
         let decide = self.decide(tool);
         let hash = decide.hash().to_owned();
-        let planned = self.engine.plan(caller.clone(), decide, sql, self.clock.now_ms()).await;
+        let planned = self.engine.plan(caller.clone(), Arc::clone(&decide), sql, self.clock.now_ms()).await;
         let mut details = about(caller, &hash);
         match planned {
             Ok(planned) => {
@@ -88,6 +89,8 @@ impl Perimeter {
                 if let QueryError::Denied(denied) = &error {
                     details.insert("denied".to_owned(), json!(denied.table.to_string()));
                     details.insert("rules".to_owned(), json!(denied.rules));
+                    let records = denied.record.as_deref().cloned().into_iter().collect();
+                    details.extend(decide.record(caller, records).map(|record| (KEY.to_owned(), record)));
                 }
                 let refused = matches!(error, QueryError::Denied(_) | QueryError::Refused(_));
                 details.insert("why".to_owned(), json!(error.to_string()));

@@ -1,43 +1,57 @@
-//! The rules of a running perimeter.
+//! Rules that are exchanged while the perimeter runs, and the budgets of the day.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::caller::Caller;
-use crate::deciding::{Decide, Ruled, Rules};
-use crate::rules::{KeySource, Limits, Rulebook, RulesError};
+use tokio::runtime::Handle;
+
+use crate::deciding::{Decide, Ruled};
+use crate::rules::budgets::{Budgets, Exhausted};
+use crate::rules::{KeyReader, KeySource, Limits, Rules, RulesError, Source};
 use crate::run::RuleFiles;
 use crate::secret::SecretSource;
 
 #[derive(Debug)]
-struct Fixed(Arc<Rulebook>);
+pub struct LiveRules {
+    pub rules: Arc<Rules>,
+    budgets: Budgets,
+}
 
-impl Rules for Fixed {
-    fn now(&self, tool: &'static str, time_ms: i64) -> Arc<dyn Decide> {
-        Arc::new(Ruled { rulebook: Arc::clone(&self.0), tool, time_ms })
+impl LiveRules {
+    /// Reads the rules, and the keys that they name.
+    pub async fn open(files: RuleFiles, base: &Path) -> Result<LiveRules, RulesError> {
+        let read_key = key_reader(base);
+        let load = move || Rules::open(files.policies, files.rules, read_key);
+        let rules = tokio::task::spawn_blocking(load).await.expect("reading rules does not panic")?;
+        Ok(LiveRules { rules: Arc::new(rules), budgets: Budgets::default() })
     }
 
-    fn charge(&self, _: &Caller, _: Limits, _: i64) -> Result<(), String> {
-        Ok(())
+    /// The rules as they are now, for one call of a tool.
+    pub fn now(&self, tool: &'static str, time_ms: i64) -> Arc<dyn Decide> {
+        Arc::new(Ruled { rulebook: self.rules.current(), tool, time_ms })
+    }
+
+    /// Charges a query, before it is executed.
+    pub fn charge(&self, principal: &str, limits: Limits, time_ms: i64) -> Result<(), Exhausted> {
+        self.budgets.begin(principal, Budgets::day_of(time_ms), &limits).map(|_| ())
+    }
+
+    /// Charges the rows of an answer, before it leaves.
+    pub fn settle(&self, principal: &str, limits: Limits, rows: u64, time_ms: i64) -> Result<(), Exhausted> {
+        self.budgets.settle(principal, Budgets::day_of(time_ms), &limits, rows, &Default::default())
     }
 }
 
-pub async fn open(files: &RuleFiles, base: &Path) -> Result<Arc<dyn Rules>, RulesError> {
-    let base = base.to_owned();
-    let (policies, rules) = (files.policies.clone(), files.rules.clone());
-    let load = move || {
-        let handle = tokio::runtime::Handle::current();
-        let read_key = |source: &KeySource| -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-            let source = match (&source.env, &source.file, &source.command) {
-                (Some(name), None, None) => SecretSource::Env(name.clone()),
-                (None, Some(path), None) => SecretSource::File(path.clone()),
-                (None, None, Some(command)) => SecretSource::Command(command.clone()),
-                _ => return Err("a key is one of env, file and command".into()),
-            };
-            Ok(handle.block_on(source.read(&base))?.expose().as_bytes().to_vec())
+/// Reads keys of masks as all secrets are read. It waits, and is not called on threads that must not.
+pub fn key_reader(base: &Path) -> KeyReader {
+    let (base, handle) = (base.to_owned(), Handle::current());
+    Box::new(move |source: &KeySource| -> Result<Vec<u8>, Source> {
+        let source = match (&source.env, &source.file, &source.command) {
+            (Some(name), None, None) => SecretSource::Env(name.clone()),
+            (None, Some(path), None) => SecretSource::File(path.clone()),
+            (None, None, Some(command)) => SecretSource::Command(command.clone()),
+            _ => return Err("a key is one of env, file and command".into()),
         };
-        Rulebook::load(&policies, &rules, &read_key)
-    };
-    let rulebook = tokio::task::spawn_blocking(load).await.expect("loading rules does not panic")?;
-    Ok(Arc::new(Fixed(Arc::new(rulebook))))
+        Ok(handle.block_on(source.read(&base))?.expose().as_bytes().to_vec())
+    })
 }

@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
 use crate::perimeter::Perimeter;
-use crate::server;
+use crate::rules_live::LiveRules;
+use crate::{policy, server};
 
 pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&args.logging.log_level)
@@ -35,9 +36,8 @@ pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
         match &args.command {
             None => serve(args).await,
             Some(PerimeterCommand::Check) => check(args).await,
-            Some(PerimeterCommand::Classify { .. }) | Some(PerimeterCommand::Policy { .. }) => {
-                Err(Failure::usage("this command is not there yet".to_owned()))
-            }
+            Some(PerimeterCommand::Classify { collection }) => classify(args, collection.as_deref()).await,
+            Some(PerimeterCommand::Policy { command }) => policy::run(&args.files, command).await,
         }
     });
     runtime.shutdown_background();
@@ -58,7 +58,7 @@ impl RuleFiles {
     }
 }
 
-fn config(files: &PerimeterFiles) -> Result<Config, Failure> {
+pub fn config(files: &PerimeterFiles) -> Result<Config, Failure> {
     Config::load(&files.config).map_err(|e| Failure::usage(e.to_string()))
 }
 
@@ -74,7 +74,7 @@ async fn check(args: &PerimeterArgs) -> Result<(), Failure> {
 }
 
 /// A reader that is gone, as behind `| head`, is no failure.
-fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::runtime(error.to_string())),
         _ => Ok(()),
@@ -99,9 +99,9 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let edge = server::edge(&args.edge).map_err(|e| Failure::usage(e.to_string()))?;
     let config = config(&args.files)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let rules = crate::rules_live::open(&RuleFiles::of(&args.files, &config), config.base())
-        .await
-        .map_err(|e| Failure::usage(e.to_string()))?;
+    let rules = LiveRules::open(RuleFiles::of(&args.files, &config), config.base()).await;
+    let rules = rules.map_err(|e| Failure::usage(e.to_string()))?;
+    let watched = Arc::clone(&rules.rules);
     let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
     let limits = args.limits.of_queries();
     let threads = QueryThreads::start(limits.max_queries)
@@ -117,7 +117,8 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     });
     let stop = CancellationToken::new();
     let prepared = server::prepare(edge, perimeter, args.limits.query_timeout.0, clock, stop.clone()).await;
-    let prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
+    let mut prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
+    prepared.beside(watched.watch(stop.clone()));
     let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
     tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());
     tokio::select! {

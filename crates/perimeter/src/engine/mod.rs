@@ -36,7 +36,7 @@ use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
 use crate::handles::Handles;
-use crate::rules::{Action, ColumnInfo};
+use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
 
 /// A statement is told to be too long before it is read.
@@ -294,6 +294,11 @@ pub struct Rows {
 impl Planned {
     pub fn rules_hash(&self) -> &str {
         &self.rules_hash
+    }
+
+    /// The strictest of the tables that are in it.
+    pub fn budgets(&self) -> Limits {
+        self.used.iter().fold(Limits::default(), |all, used| all.strictest(used.budgets))
     }
 
     pub fn column_names(&self) -> Vec<String> {

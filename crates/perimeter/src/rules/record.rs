@@ -13,7 +13,7 @@ use crate::shape::TableName;
 
 /// Columns of one table in a line, which has an end.
 const MAX_COLUMNS: usize = 500;
-/// The key of a line's `read` that holds it.
+/// The key of a line's `details` that holds it.
 pub const KEY: &str = "perimeter";
 
 /// What was decided about one request.
@@ -98,7 +98,7 @@ impl DecisionRecord {
 
     /// Of a line of an audit log. None: it has none.
     pub fn of_line(line: &Value) -> Option<DecisionRecord> {
-        serde_json::from_value(line.get("read")?.get(KEY)?.clone()).ok()
+        serde_json::from_value(line.get("details")?.get(KEY)?.clone()).ok()
     }
 }
 
