@@ -6,8 +6,10 @@
 //! it: a footer of [`MAX_FOOTER_BYTES`], a page that is decompressed to [`MAX_PAGE_BYTES`], [`MAX_READ_BYTES`] read at once.
 
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::catalog::Session;
@@ -24,11 +26,11 @@ use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStor
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use kafscale_sql::topic::cell::Cell;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
@@ -49,9 +51,19 @@ const MAX_READ_BYTES: u64 = 512 << 20;
 /// Behind the footer: its length, and the mark of the format.
 const TAIL_BYTES: u64 = 8;
 const MARK: &[u8] = b"PAR1";
+const NOT_UNDERSTOOD: &str = "it cannot be understood";
 
 fn damaged(file: &FileEntry, why: impl Into<String>) -> FileError {
     FileError::Damaged { path: file.path.clone(), why: why.into() }
+}
+
+/// The library asserts where a damaged file is not what it expects.
+fn caught<T>(file: &FileEntry, read: impl FnOnce() -> parquet::errors::Result<T>) -> Result<T, FileError> {
+    match std::panic::catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(read)) => Ok(read),
+        Ok(Err(error)) => Err(damaged(file, error.to_string())),
+        Err(_) => Err(damaged(file, NOT_UNDERSTOOD)),
+    }
 }
 
 /// What the footer of a file says, checked.
@@ -74,8 +86,7 @@ async fn metadata(root: &Root, file: &FileEntry) -> Result<ParquetMetaData, File
     }
     let footer = root.read(file, end - length, end).await?;
     thrift::check(&footer).map_err(|e| damaged(file, e.to_string()))?;
-    let metadata =
-        ParquetMetaDataReader::decode_metadata(&footer).map_err(|e| damaged(file, e.to_string()))?;
+    let metadata = caught(file, || ParquetMetaDataReader::decode_metadata(&footer))?;
     check_places(&metadata, end - length).map_err(|why| damaged(file, why))?;
     Ok(metadata)
 }
@@ -111,8 +122,8 @@ pub async fn schema(root: &Root, files: &[&FileEntry]) -> Result<SchemaRef, File
     let mut common: Option<(Schema, &FileEntry)> = None;
     for file in files {
         let metadata = metadata(root, file).await?;
-        let of_file = parquet_to_arrow_schema(metadata.file_metadata().schema_descr(), None)
-            .map_err(|e| damaged(file, e.to_string()))?;
+        let descriptor = metadata.file_metadata().schema_descr();
+        let of_file = caught(file, || parquet_to_arrow_schema(descriptor, None))?;
         let of_file = Schema::new(of_file.fields().iter().map(|field| viewed(field)).collect::<Vec<_>>());
         common = Some(match common {
             None => (of_file, file),
@@ -176,9 +187,9 @@ pub fn scan(
         .build();
     let inner = DataSourceExec::from_data_source(config);
     let (collection, tally, of) = (table.collection.clone(), Arc::clone(&table.tally), Arc::clone(&schema));
-    let open = move |stream: usize, context: Arc<TaskContext>| {
+    let open = move |at: usize, context: Arc<TaskContext>| {
         let (collection, tally) = (collection.clone(), Arc::clone(&tally));
-        let rows = inner.execute(stream, without_stores(&context))?.map(move |batch| {
+        let rows = caught_rows(inner.execute(at, without_stores(&context))?).map(move |batch| {
             let batch = batch.map_err(|e| told_of_file(&collection, e))?;
             tally.add_rows(batch.num_rows() as u64);
             Ok(batch)
@@ -186,6 +197,20 @@ pub fn scan(
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&of), rows)) as _)
     };
     Ok(Arc::new(SourceExec::new(told_of, schema, count, Arc::new(open))))
+}
+
+/// The same rows, with an error where reading them panics, which ends them.
+fn caught_rows(rows: SendableRecordBatchStream) -> impl Stream<Item = Result<RecordBatch>> + Send {
+    stream::unfold(Some(rows), |rows| async {
+        let mut rows = rows?;
+        match AssertUnwindSafe(rows.next()).catch_unwind().await {
+            Ok(next) => next.map(|batch| (batch, Some(rows))),
+            Err(_) => {
+                let error = ParquetError::General(NOT_UNDERSTOOD.to_owned());
+                Some((Err(DataFusionError::ParquetError(Box::new(error))), None))
+            }
+        }
+    })
 }
 
 /// The files of one stream, with the values of the columns in their paths.

@@ -241,7 +241,7 @@ async fn damaged_and_hostile_files_are_told_without_their_contents() {
     }
 }
 
-/// Whatever byte of a file is another one, reading it gives rows or an error, and never ends the process.
+/// Whatever byte of a file is another one, reading it gives rows or an error. The library panics at some.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_byte_of_parquet_ends_the_process() {
     let whole = parquet(0, 12);
