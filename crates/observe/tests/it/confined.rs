@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kafscale_meta::records::{
-    HistoryEntry, HistoryKind, HistoryRecord, LostRecord, MemberRecord, OffsetKey, OffsetRecord,
+    GroupRecord, HistoryEntry, HistoryKind, HistoryRecord, LostRecord, MemberRecord, OffsetKey, OffsetRecord,
 };
 use kafscale_observe::Server;
 use serde_json::{Value, json};
@@ -63,6 +63,15 @@ async fn what_is_seen() -> Cluster {
     cluster.group("mine-lags", "mine.a", 25, 2).await;
     cluster.group("mine-idle", "mine.b", 0, 0).await;
     cluster.group("shared", "mine.b", 3, 0).await;
+    let blind = GroupRecord {
+        protocol_type: "consumer".into(),
+        protocol_name: None,
+        generation: 1,
+        leader: None,
+        state_timestamp_ms: 1,
+        members: Vec::new(),
+    };
+    cluster.metadata.save_group("mine-blind", &blind).await.unwrap();
     cluster.add_metrics("kafscale_topic_received_records_total{topic=\"mine.a\"} 5\n");
     cluster.add_metrics("kafscale_topic_received_bytes_total{topic=\"mine.a\"} 50\n");
     cluster
@@ -73,11 +82,8 @@ async fn and_what_is_not(cluster: &mut Cluster) {
     cluster.topic("secret.x", 5, &[("retention.ms", "1")]).await;
     cluster.topic("mine-secret", 2, &[]).await;
     cluster.group("secret-group", "secret.x", 50_000, 3).await;
-    let (topic_id, key) = {
-        let topics = cluster.metadata.load_topic("secret.x").await.unwrap().unwrap();
-        let key = OffsetKey { group: "shared".into(), topic: "secret.x".into(), partition: 0 };
-        (topics.record.topic_id, key)
-    };
+    let topic_id = cluster.metadata.load_topic("secret.x").await.unwrap().unwrap().record.topic_id;
+    let key = |group: &str| OffsetKey { group: group.into(), topic: "secret.x".into(), partition: 0 };
     let offset = OffsetRecord {
         offset: 1,
         leader_epoch: -1,
@@ -86,7 +92,11 @@ async fn and_what_is_not(cluster: &mut Cluster) {
         expires_at_ms: None,
         topic_id,
     };
-    cluster.metadata.commit_offsets([(key, offset)]).await.unwrap();
+    cluster
+        .metadata
+        .commit_offsets([(key("shared"), offset.clone()), (key("mine-blind"), offset)])
+        .await
+        .unwrap();
     cluster.add_metrics(
         "kafscale_partition_damaged_offsets{topic=\"secret.x\",partition=\"1\"} 7\n\
          kafscale_storage_damaged_places 2\nkafscale_storage_unreadable_objects 4\nkafscale_partitions_unserved 3\n\
@@ -174,7 +184,7 @@ fn questions() -> Vec<(&'static str, Value)> {
         all.push(tool("describe_configs", json!({"topics": [name]})));
         all.push(tool("list_groups", json!({"topic": name})));
     }
-    for group in ["mine-lags", "mine-idle", "shared"] {
+    for group in ["mine-lags", "mine-idle", "mine-blind", "shared"] {
         all.push(tool("describe_group", json!({"group_id": group})));
         all.push(tool("fetch_offsets", json!({"group_id": group})));
     }
@@ -305,7 +315,12 @@ async fn figures_of_the_whole_cluster_are_left_out_with_the_reason() {
         assert_eq!(figure["reason"], "this figure is of the whole cluster, and you see a part of it");
     }
     let status = client.answer("cluster_status", json!({})).await;
-    assert_eq!(status["counts"], json!({"brokers": 1, "topics": 2, "partitions": 4, "groups": 3}));
+    assert_eq!(status["counts"], json!({"brokers": 1, "topics": 2, "partitions": 4, "groups": 4}));
+    // How long a listing took, and since when changes are known, depends on all that there is.
+    assert_eq!(status["metadata_store"], json!({"state": "healthy"}));
+    change(&cluster, &[entry(HistoryKind::TopicCreated, "mine.a", 1)], "mine.a").await;
+    let changes = client.answer("recent_changes", json!({})).await;
+    assert_eq!((changes["rows"].as_array().unwrap().len(), &changes["known_since"]), (1, &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]
