@@ -8,8 +8,13 @@
 pub mod conformance;
 pub mod exec;
 pub mod files;
+pub mod postgres;
+mod predicate;
+mod reach;
+mod remote;
 pub mod rows;
 pub mod sqlite;
+mod told;
 pub mod topics;
 
 use std::fmt::{self, Debug};

@@ -1,0 +1,77 @@
+"""The databases that collections read from, as real processes on ports and in directories of their own."""
+
+import contextlib
+import os
+import pathlib
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+
+from rows import check
+from services import Service, free_ports
+
+POSTGRES = pathlib.Path("/usr/lib/postgresql/15/bin")
+
+
+def accepts(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 2):
+        return True
+    return False
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    check(done.returncode == 0, f"{command[0]}: {done.stderr[-1500:]}")
+
+
+class Database(Service):
+    """A server with an account of its own where we are root, which knows us by a certificate for localhost alone."""
+
+    user = "nobody"
+
+    def __init__(self):
+        super().__init__(type(self).__name__.lower(), "127.0.0.1")
+        (self.port,) = free_ports(1)
+        self.cert, self.key = self.dir / "cert.pem", self.dir / "key.pem"
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(self.key), "-out",
+             str(self.cert), "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext", "basicConstraints=critical,CA:FALSE"])
+        self.as_user = []
+        if os.getuid() == 0:
+            self.as_user = ["runuser", "-u", self.user, "--"]
+            account = pwd.getpwnam(self.user)
+            for path in (self.dir, self.cert, self.key):
+                shutil.chown(path, account.pw_uid, account.pw_gid)
+
+    def ready(self):
+        return accepts(self.port)
+
+    def variables(self):
+        """What the tests are told of it."""
+        name = f"KAFSCALE_TEST_{self.name.upper()}"
+        return {f"{name}_PORT": str(self.port), f"{name}_LOG": str(self.log_path), f"{name}_CA": str(self.cert)}
+
+
+class Postgres(Database):
+    user = "postgres"
+
+    def start(self, limit_s=60):
+        self.data = self.dir / "data"
+        run([*self.as_user, str(POSTGRES / "initdb"), "-D", str(self.data), "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C.UTF-8"], cwd=self.dir)
+        hba = "local all all trust\nhost all secretive 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\nhost all all ::1/128 trust\n"
+        (self.data / "pg_hba.conf").write_text(hba)
+        return super().start(limit_s)
+
+    def command(self):
+        settings = {"fsync": "off", "ssl": "on", "ssl_cert_file": self.cert, "ssl_key_file": self.key, "log_statement": "all",
+                    "log_line_prefix": "%p %u ", "max_connections": "60"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return [*self.as_user, str(POSTGRES / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "localhost", "-k", "", *options]
+
+    def stop(self, sign=signal.SIGINT):
+        # The process that we started is runuser; the server is asked by its own id.
+        if self.process and self.process.poll() is None:
+            pid_file = self.data / "postmaster.pid"
+            os.kill(int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else self.process.pid, signal.SIGINT)
+            self.process.wait(20)
