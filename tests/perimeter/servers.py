@@ -75,3 +75,26 @@ class Postgres(Database):
             pid_file = self.data / "postmaster.pid"
             os.kill(int(pid_file.read_text().splitlines()[0]) if pid_file.exists() else self.process.pid, signal.SIGINT)
             self.process.wait(20)
+
+
+class Mariadb(Database):
+    def start(self, limit_s=60):
+        self.data, self.general = self.dir / "data", self.dir / "general.log"
+        run([*self.as_user, "mariadb-install-db", "--no-defaults", f"--datadir={self.data}", "--auth-root-authentication-method=normal", "--skip-test-db"], cwd=self.dir)
+        (self.dir / "init.sql").write_text("CREATE USER 'admin'@'%';\nGRANT ALL PRIVILEGES ON *.* TO 'admin'@'%' WITH GRANT OPTION;\n")
+        return super().start(limit_s)
+
+    def command(self):
+        return [*self.as_user, "/usr/sbin/mariadbd", "--no-defaults", f"--datadir={self.data}", f"--port={self.port}", "--bind-address=localhost",
+                f"--socket={self.dir / 'socket'}", f"--pid-file={self.dir / 'pid'}", "--skip-name-resolve", f"--init-file={self.dir / 'init.sql'}",
+                "--general-log", f"--general-log-file={self.general}", f"--ssl-cert={self.cert}", f"--ssl-key={self.key}",
+                "--innodb-flush-log-at-trx-commit=0", "--innodb-buffer-pool-size=64M", "--log-bin-trust-function-creators"]
+
+    def variables(self):
+        return {**super().variables(), "KAFSCALE_TEST_MARIADB_LOG": str(self.general)}
+
+    def stop(self, sign=signal.SIGTERM):
+        if self.process and self.process.poll() is None:
+            pid_file = self.dir / "pid"
+            os.kill(int(pid_file.read_text()) if pid_file.exists() else self.process.pid, signal.SIGTERM)
+            self.process.wait(30)

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 
 use crate::collection::Collection;
 use crate::collection::files::{Files, FilesConfig};
+use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
 use crate::collection::sqlite::{Sqlite, SqliteConfig};
 use crate::collection::topics::{Topics, TopicsConfig};
@@ -44,6 +45,7 @@ pub struct Config {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum CollectionConfig {
     Files(FilesConfig),
+    Mysql(MysqlConfig),
     Postgres(PostgresConfig),
     Sqlite(SqliteConfig),
     Topics(TopicsConfig),
@@ -151,6 +153,7 @@ impl CollectionConfig {
     pub fn open(&self, name: &str, base: &Path) -> Result<Arc<dyn Collection>, SettingsError> {
         Ok(match self {
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
+            CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),
             CollectionConfig::Sqlite(config) => Arc::new(Sqlite::new(name, config, base)),
             CollectionConfig::Topics(config) => Arc::new(Topics::new(name, config, base)?),

@@ -128,8 +128,9 @@ impl Trial {
         let of = async |table: &str| rows(&self.context, &sql.replace("{t}", table)).await;
         match (of("t").await, of("copy").await) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected, "{sql}"),
-            // What the engine refuses, it refuses of both.
-            (Err(_), Err(_)) => {}
+            // What the engine refuses, it refuses of both, unless the source has left out the rows for
+            // which it does.
+            (_, Err(_)) => {}
             (found, expected) => panic!("{sql}: {found:?}, and over the copy {expected:?}"),
         }
     }

@@ -8,6 +8,7 @@
 pub mod conformance;
 pub mod exec;
 pub mod files;
+pub mod mysql;
 pub mod postgres;
 mod predicate;
 mod reach;

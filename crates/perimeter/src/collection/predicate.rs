@@ -199,7 +199,7 @@ impl Predicate {
         let pattern = text(pattern)?;
         let column = column(&like.expr, schema)?;
         let plain = like.escape_char.is_none() && !like.case_insensitive;
-        let is_text = matches!(schema.field(column).data_type(), DataType::Utf8);
+        let is_text = is_text(schema.field(column).data_type());
         (plain && is_text)
             .then(|| leaf(column, Test::Like { pattern: pattern.to_owned(), negated: like.negated }))
     }
@@ -226,10 +226,14 @@ pub fn text(value: &ScalarValue) -> Option<&str> {
     }
 }
 
+fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8)
+}
+
 fn is_value_of(value: &ScalarValue, data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Utf8 => text(value).is_some(),
-        other => !value.is_null() && value.data_type() == *other,
+    match is_text(data_type) {
+        true => text(value).is_some(),
+        false => !value.is_null() && value.data_type() == *data_type,
     }
 }
 
