@@ -50,6 +50,8 @@ pub struct View {
     /// Results that the caller has kept.
     pub handles: Arc<dyn SchemaProvider>,
     pub found: Mutex<BTreeMap<TableName, Found>>,
+    /// Collections as of when they were first named.
+    pub begun: Mutex<BTreeMap<String, Arc<dyn Collection>>>,
 }
 
 /// What became of a name.
@@ -104,6 +106,17 @@ impl View {
         }
     }
 
+    /// The collection as of when the statement first named it.
+    async fn begun(&self, name: &str, collection: &Arc<dyn Collection>) -> Result<Arc<dyn Collection>> {
+        let mut begun = self.begun.lock().await;
+        if let Some(known) = begun.get(name) {
+            return Ok(Arc::clone(known));
+        }
+        let now = collection.begin(&self.caller).await?.unwrap_or_else(|| Arc::clone(collection));
+        begun.insert(name.to_owned(), Arc::clone(&now));
+        Ok(now)
+    }
+
     async fn find(&self, named: &TableName) -> Result<Found> {
         let Some(collection) = self.collections.get(&named.collection) else { return Ok(Found::Nothing) };
         // What is asked of a topic beside its rows stands behind an @ (`kafscale_sql::catalog`).
@@ -113,13 +126,14 @@ impl View {
         if !self.decide.knows_collection(&self.caller, &named.collection) {
             return Ok(Found::Nothing);
         }
-        let Some(source) = collection.table(&named.table, &self.caller).await? else {
+        let begun = self.begun(&named.collection, collection).await?;
+        let Some(source) = begun.table(&named.table, &self.caller).await? else {
             // In the same words as one that is there and denied.
             let ruling = self.decide.decide(&self.caller, Action::Query, &decided_on, &[]);
             return Ok(match ruling {
                 Ruling::Denied { why, rules, record } => {
                     Found::Denied(Denied { table: decided_on, why, rules, record })
-                },
+                }
                 Ruling::Allowed(_) => Found::Nothing,
             });
         };

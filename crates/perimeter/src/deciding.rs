@@ -46,7 +46,12 @@ impl Allowed {
     /// The shape, by no rule in particular.
     #[cfg(test)]
     pub fn of(shape: TableShape) -> Ruling {
-        Ruling::Allowed(Box::new(Allowed { shape, rules: Vec::new(), budgets: Limits::default(), record: None }))
+        Ruling::Allowed(Box::new(Allowed {
+            shape,
+            rules: Vec::new(),
+            budgets: Limits::default(),
+            record: None,
+        }))
     }
 }
 

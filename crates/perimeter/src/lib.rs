@@ -20,6 +20,7 @@ pub mod engine;
 pub mod governed;
 pub mod handles;
 pub mod perimeter;
+mod policy;
 pub mod rules;
 mod rules_live;
 pub mod run;

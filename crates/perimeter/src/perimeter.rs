@@ -75,12 +75,14 @@ impl Perimeter {
         match planned {
             Ok(planned) => {
                 details.extend(tables(&planned.used));
-                let budgets =
-                    planned.used.iter().fold(Limits::default(), |all, used| all.strictest(used.budgets));
-                if let Err(why) = self.rules.charge(caller, budgets, self.clock.now_ms()) {
-                    details.insert("why".to_owned(), json!(why));
+                let records = planned.used.iter().filter_map(|used| used.record.as_deref().cloned());
+                let record = decide.record(caller, records.collect());
+                details.extend(record.map(|record| (KEY.to_owned(), record)));
+                let charged = self.rules.charge(&caller.principal, planned.budgets(), self.clock.now_ms());
+                if let Err(exhausted) = charged {
+                    details.insert("why".to_owned(), json!(exhausted.to_string()));
                     call.line.decide(Verdict::Deny, details).await?;
-                    return Err(ToolError::invalid(why));
+                    return Err(ToolError::invalid(exhausted.to_string()));
                 }
                 call.line.decide(Verdict::Allow, details).await?;
                 Ok(planned)

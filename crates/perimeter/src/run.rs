@@ -13,13 +13,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::check;
+use crate::classify::Classified;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
 use crate::perimeter::Perimeter;
 use crate::rules_live::LiveRules;
-use crate::{policy, server};
+use crate::{check, classify, policy, server};
 
 pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&args.logging.log_level)
@@ -73,6 +73,21 @@ async fn check(args: &PerimeterArgs) -> Result<(), Failure> {
     }
 }
 
+async fn classify(args: &PerimeterArgs, only: Option<&str>) -> Result<(), Failure> {
+    let config = config(&args.files)?;
+    let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
+    if let Some(name) = only.filter(|name| !collections.contains_key(*name)) {
+        return Err(Failure::usage(format!("there is no collection {name}")));
+    }
+    let mut found = Classified::default();
+    for (name, collection) in
+        collections.iter().filter(|(name, _)| only.is_none_or(|only| only == name.as_str()))
+    {
+        classify::classify(name, collection.as_ref(), &mut found).await;
+    }
+    print(&classify::print(&found))
+}
+
 /// A reader that is gone, as behind `| head`, is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
@@ -96,12 +111,13 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::runtime(format!("signals cannot be received: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
     let edge = server::edge(&args.edge).map_err(|e| Failure::usage(e.to_string()))?;
     let config = config(&args.files)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rules = LiveRules::open(RuleFiles::of(&args.files, &config), config.base()).await;
     let rules = rules.map_err(|e| Failure::usage(e.to_string()))?;
-    let watched = Arc::clone(&rules.rules);
+    let (watched, reloaded) = (Arc::clone(&rules.rules), Arc::clone(&rules.rules));
     let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
     let limits = args.limits.of_queries();
     let threads = QueryThreads::start(limits.max_queries)
@@ -121,9 +137,17 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     prepared.beside(watched.watch(stop.clone()));
     let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
     tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());
+    let again = async {
+        // Keys may be others although the files are the same.
+        while hangup.recv().await.is_some() {
+            let rules = Arc::clone(&reloaded);
+            let _ = tokio::task::spawn_blocking(move || rules.reload()).await;
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = again => {}
     }
     server.shutdown().await;
     drop(threads);

@@ -174,6 +174,7 @@ impl Engine {
             caller,
             state: self.base.clone(),
             found: Default::default(),
+            begun: Default::default(),
         });
         state.register_catalog_list(Arc::new(Database(Arc::clone(&view))));
         state.mark_start_execution();

@@ -143,7 +143,7 @@ mod tests {
             record.add(&table, &columns(), &old.decide(&request, &table, &columns()));
             // Claims that no rule names stay out of the log.
             assert_eq!(record.caller.claims.keys().collect::<Vec<_>>(), ["ward"]);
-            let line = json!({ "v": 1, "method": "tools/call", "read": { "perimeter": record } });
+            let line = json!({ "v": 1, "method": "tools/call", "details": { "perimeter": record } });
             audit.push_str(&format!("{line}\n"));
         };
         say("alice", &["analysts"], Action::Query);

@@ -1,3 +1,5 @@
+//! Directories and files of all formats, read as tables.
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;

@@ -1,3 +1,5 @@
+//! SQLite databases of all forms, read as tables.
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
