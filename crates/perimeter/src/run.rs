@@ -22,7 +22,9 @@ use crate::rules_live::LiveRules;
 use crate::{check, classify, policy, server};
 
 pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(&args.logging.log_level)
+    // The protocol's library tells of each request; `--log-level rmcp=info` shows that.
+    let level = format!("rmcp=warn,{}", args.logging.log_level);
+    let filter = EnvFilter::try_new(level)
         .map_err(|e| Failure::usage(format!("--log-level {}: {e}", args.logging.log_level)))?;
     // Only what goes wrong is of interest beside what a command prints.
     let filter = if args.command.is_some() { EnvFilter::new("warn") } else { filter };

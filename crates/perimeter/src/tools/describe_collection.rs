@@ -112,9 +112,8 @@ fn shown(shape: &TableShape, columns: &[ColumnInfo]) -> Table {
         };
         (column.name.clone(), of, column.labels.clone(), mask)
     });
-    let first = visible.first().map_or("*", |column| column.name.as_str());
     let example = match &shape.min_group {
-        Some(_) => format!("SELECT \"{first}\", count(*) FROM {} GROUP BY \"{first}\"", shape.table),
+        Some(_) => format!("SELECT count(*) FROM {}", shape.table),
         None => format!("SELECT * FROM {} LIMIT 10", shape.table),
     };
     Table {
