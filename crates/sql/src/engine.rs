@@ -35,7 +35,6 @@ use crate::growth;
 use crate::postgres;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
-use crate::sorting::task_context;
 use crate::statement::QueryText;
 use crate::stoppable::stoppable;
 use crate::threads::QueryHandle;
@@ -247,8 +246,7 @@ impl Planner {
             }
             let physical = planning.physical(&plan).await?;
             drop(permit);
-            let rows =
-                apart(execute_stream(Arc::clone(&physical), task_context(&planning.state, &physical))?);
+            let rows = apart(execute_stream(Arc::clone(&physical), planning.state.task_ctx())?);
             Ok(Running::new(physical, rows, Arc::clone(&planning.query), None))
         };
         self.threads.run(work).await

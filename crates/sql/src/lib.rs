@@ -19,7 +19,6 @@ pub mod query;
 pub mod run;
 pub mod running;
 pub mod server;
-mod sorting;
 pub mod statement;
 pub mod stoppable;
 pub mod threads;

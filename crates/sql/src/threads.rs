@@ -17,9 +17,10 @@ use crate::error::SqlError;
 /// Of a thread, for what is nested deeply. Only what is used of it takes memory.
 pub const STACK_BYTES: usize = 32 << 20;
 const THREADS_MAX: usize = 64;
-/// Above 0 is less than others. At 15 a thread that is ready gets a thirtieth of what one at 0 gets, so that an
-/// acknowledgement that became possible does not wait for a scan: at 5 it was a third.
-const NICENESS: i32 = 15;
+/// Above 0 is less than others. At 10 a thread that is ready gets a tenth of what one at 0 gets, so that an
+/// acknowledgement that became possible does not wait for a scan: at 5 it was a third. At 15 it would be a thirtieth,
+/// and queries beside anything that computes would hardly come to an end.
+const NICENESS: i32 = 10;
 
 /// Owns the threads.
 #[derive(Debug)]

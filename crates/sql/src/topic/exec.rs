@@ -32,11 +32,10 @@ use super::decode::{DecodeError, Decoded, Decoder};
 use super::layout::{Layout, MetaColumn};
 use crate::error::SqlError;
 use crate::query::Counters;
-use crate::sorting::SmallBatches;
 
 /// Batches are decoded together up to this size, as they are stored.
 const CHUNK_BYTES: usize = 1 << 20;
-const CHUNK_RECORDS: usize = 16 << 10;
+const CHUNK_RECORDS: i64 = 16 << 10;
 /// Of one stream, at the same time.
 const DECODING: usize = 2;
 /// Rows that wait to be taken.
@@ -191,7 +190,7 @@ impl ExecutionPlan for TopicExec {
         Ok(self)
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(&self, partition: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let mut builder = RecordBatchReceiverStream::builder(Arc::clone(&self.scan.schema), WAITING);
         let reader = Reader {
             snapshot: self.scan.snapshot.clone(),
@@ -201,7 +200,6 @@ impl ExecutionPlan for TopicExec {
             rows: builder.tx(),
             left: AtomicUsize::new(self.scan.limit.unwrap_or(usize::MAX)),
             object: Mutex::default(),
-            small: context.session_config().get_extension(),
         };
         let parts = self.streams[partition].clone();
         builder.spawn(async move {
@@ -257,7 +255,6 @@ struct Reader {
     left: AtomicUsize,
     /// The object that is being read.
     object: Mutex<Option<Arc<str>>>,
-    small: Option<Arc<SmallBatches>>,
 }
 
 impl Reader {
@@ -269,14 +266,9 @@ impl Reader {
         }
     }
 
-    /// Batches are decoded together up to so many records.
-    fn chunk_records(&self) -> usize {
-        self.small.as_ref().map_or(CHUNK_RECORDS, |small| small.rows.min(CHUNK_RECORDS))
-    }
-
     async fn read_range(&self, partition: i32, bounds: Bounds) -> Result<bool> {
         let offsets = bounds.offsets.clone();
-        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds), self.chunk_records()));
+        let mut chunks = std::pin::pin!(chunks(self.snapshot.read(partition, bounds)));
         let mut decoding = VecDeque::with_capacity(DECODING);
         loop {
             let chunk = if decoding.len() < DECODING { chunks.next().await } else { None };
@@ -301,10 +293,8 @@ impl Reader {
         loop {
             let start = whole.end.saturating_sub(span).max(whole.start);
             let offsets = start..whole.end;
-            let mut chunks = std::pin::pin!(chunks(
-                self.snapshot.read(part.partition, Bounds::offsets(offsets.clone())),
-                self.chunk_records()
-            ));
+            let mut chunks =
+                std::pin::pin!(chunks(self.snapshot.read(part.partition, Bounds::offsets(offsets.clone()))));
             let (mut found, mut rows) = (VecDeque::new(), 0);
             while let Some(chunk) = chunks.next().await {
                 let decoded = joined(self.decode(chunk?, &offsets)).await?;
@@ -364,10 +354,8 @@ impl Reader {
         let rows = if rows.num_rows() > left { rows.slice(0, left) } else { rows };
         self.left.store(left - rows.num_rows(), Ordering::Relaxed);
         self.metrics.record_output(rows.num_rows());
-        for rows in self.small.as_ref().map_or_else(|| vec![rows.clone()], |small| small.parts(&rows)) {
-            if rows.num_rows() > 0 && self.rows.send(Ok(rows)).await.is_err() {
-                return false;
-            }
+        if rows.num_rows() > 0 && self.rows.send(Ok(rows)).await.is_err() {
+            return false;
         }
         self.left.load(Ordering::Relaxed) > 0
     }
@@ -380,16 +368,15 @@ async fn joined(task: SpawnedTask<Result<Decoded>>) -> Result<Decoded> {
 /// Batches that are worth decoding together.
 fn chunks(
     batches: impl Stream<Item = std::result::Result<ScannedBatch, ScanError>> + Send,
-    most_records: usize,
 ) -> impl Stream<Item = Result<Vec<ScannedBatch>>> + Send {
     let batches = Box::pin(batches.fuse());
-    futures_util::stream::try_unfold(batches, move |mut batches| async move {
+    futures_util::stream::try_unfold(batches, |mut batches| async move {
         let (mut chunk, mut bytes, mut records) = (Vec::new(), 0, 0);
-        while bytes < CHUNK_BYTES && records < most_records {
+        while bytes < CHUNK_BYTES && records < CHUNK_RECORDS {
             match batches.next().await {
                 Some(Ok(batch)) => {
                     bytes += batch.data.len();
-                    records += usize::try_from(batch.header.records_count).unwrap_or_default();
+                    records += i64::from(batch.header.records_count);
                     chunk.push(batch);
                 }
                 Some(Err(error)) => return Err(SqlError::from(error).into()),
