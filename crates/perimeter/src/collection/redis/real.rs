@@ -192,7 +192,7 @@ async fn what_is_too_large_is_not_fetched() {
     let large = "x".repeat((1 << 20) + 1);
     let _: redis::Value = redis::cmd("SET").arg("large:a").arg(large).query_async(&mut admin).await.unwrap();
     let mut push = redis::cmd("RPUSH");
-    push.arg("large:b").arg(&(0..1_001).collect::<Vec<_>>());
+    push.arg("large:b").arg((0..1_001).collect::<Vec<_>>());
     let _: redis::Value = push.query_async(&mut admin).await.unwrap();
     let mut fill = redis::pipe();
     for i in 0..3_000 {
