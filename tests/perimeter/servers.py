@@ -98,3 +98,11 @@ class Mariadb(Database):
             pid_file = self.dir / "pid"
             os.kill(int(pid_file.read_text()) if pid_file.exists() else self.process.pid, signal.SIGTERM)
             self.process.wait(30)
+
+
+class Redis(Database):
+    def command(self):
+        return [*self.as_user, "redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--dir", str(self.dir)]
+
+    def stop(self, sign=signal.SIGTERM):
+        super().stop(signal.SIGTERM)

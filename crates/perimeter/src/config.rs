@@ -25,6 +25,7 @@ use crate::collection::Collection;
 use crate::collection::files::{Files, FilesConfig};
 use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
+use crate::collection::redis::{Redis, RedisConfig};
 use crate::collection::sqlite::{Sqlite, SqliteConfig};
 use crate::collection::topics::{Topics, TopicsConfig};
 
@@ -47,6 +48,7 @@ pub enum CollectionConfig {
     Files(FilesConfig),
     Mysql(MysqlConfig),
     Postgres(PostgresConfig),
+    Redis(RedisConfig),
     Sqlite(SqliteConfig),
     Topics(TopicsConfig),
 }
@@ -155,6 +157,7 @@ impl CollectionConfig {
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
             CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),
+            CollectionConfig::Redis(config) => Arc::new(Redis::new(name, config.clone(), base)?),
             CollectionConfig::Sqlite(config) => Arc::new(Sqlite::new(name, config, base)),
             CollectionConfig::Topics(config) => Arc::new(Topics::new(name, config, base)?),
         })

@@ -12,6 +12,7 @@ pub mod mysql;
 pub mod postgres;
 mod predicate;
 mod reach;
+pub mod redis;
 mod remote;
 pub mod rows;
 pub mod sqlite;

@@ -268,7 +268,7 @@ mod tests {
     fn a_boolean_column_is_a_condition() {
         assert_eq!(
             of(&Expr::Not(Box::new(col("live")))),
-            Some(leaf(0 + 2, Test::Compare(Comparison::Eq, ScalarValue::Boolean(Some(false)))))
+            Some(leaf(2, Test::Compare(Comparison::Eq, ScalarValue::Boolean(Some(false)))))
         );
         assert_eq!(of(&col("name")), None, "a text is not");
     }

@@ -36,8 +36,8 @@ pub fn select(database: &str, relation: &Relation, request: &Request) -> Query {
     };
     let columns: Vec<String> = request.projection.iter().map(column).collect();
     let columns = if columns.is_empty() { "1".to_owned() } else { columns.join(", ") };
-    let mut query = Query::default();
-    query.text = format!("SELECT {columns} FROM {}.{}", quoted(database), quoted(&relation.table));
+    let text = format!("SELECT {columns} FROM {}.{}", quoted(database), quoted(&relation.table));
+    let mut query = Query { text, parameters: Vec::new() };
     for (at, predicate) in request.predicates.iter().enumerate() {
         query.text.push_str(if at == 0 { " WHERE " } else { " AND " });
         query.condition(relation, predicate);

@@ -261,7 +261,7 @@ async fn running(admin: &mut Conn, user: &str) -> i64 {
     let sql = format!(
         "SELECT count(*) FROM information_schema.PROCESSLIST WHERE USER = '{user}' AND COMMAND <> 'Sleep'"
     );
-    admin.query_first(sql).await.unwrap().unwrap()
+    admin.query_first(sql).await.expect("it is counted").expect("a number")
 }
 
 #[tokio::test]

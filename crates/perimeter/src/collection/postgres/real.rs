@@ -282,7 +282,7 @@ async fn who_calls_is_passed_on() {
 
 async fn running(admin: &Client, user: &str) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND usename = $1";
-    admin.query_one(sql, &[&user]).await.unwrap().get(0)
+    admin.query_one(sql, &[&user]).await.expect("it is counted").get(0)
 }
 
 #[tokio::test]
