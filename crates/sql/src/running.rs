@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{Array, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayData, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::RecordBatchStream;
@@ -151,15 +151,37 @@ pub fn batch_bytes(batch: &RecordBatch) -> u64 {
 }
 
 fn column_bytes(column: &dyn Array) -> usize {
-    let data = column.to_data();
-    match column.data_type() {
+    data_bytes(&column.to_data())
+}
+
+/// Texts in views are counted at any depth: the engine's own count of a list or a struct leaves them out.
+fn data_bytes(data: &ArrayData) -> usize {
+    let (first, length) = (data.offset(), data.len());
+    let of_child = |child: &ArrayData, first: usize, length: usize| data_bytes(&child.slice(first, length));
+    let own = match data.data_type() {
         DataType::Utf8View | DataType::BinaryView => {
             // The lower half of a view's first eight bytes is its length.
-            let views = data.buffer::<u128>(0).iter().take(column.len());
+            let views = data.buffer::<u128>(0).iter().take(length);
             views.map(|view| 16 + (*view as u32) as usize).sum()
         }
-        _ => data.get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
-    }
+        DataType::List(_) | DataType::Map(..) if length > 0 => {
+            let offsets = data.buffer::<i32>(0);
+            let [start, end] =
+                [offsets[0], offsets[length]].map(|offset| usize::try_from(offset).unwrap_or(0));
+            size_of::<i32>() * (length + 1)
+                + of_child(&data.child_data()[0], start, end.saturating_sub(start))
+        }
+        DataType::LargeList(_) if length > 0 => {
+            let offsets = data.buffer::<i64>(0);
+            let [start, end] =
+                [offsets[0], offsets[length]].map(|offset| usize::try_from(offset).unwrap_or(0));
+            size_of::<i64>() * (length + 1)
+                + of_child(&data.child_data()[0], start, end.saturating_sub(start))
+        }
+        DataType::Struct(_) => data.child_data().iter().map(|child| of_child(child, first, length)).sum(),
+        _ => return data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size()),
+    };
+    own + data.nulls().map_or(0, |_| length.div_ceil(8))
 }
 
 /// The same rows, their columns called what they are to be called.
