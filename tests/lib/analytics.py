@@ -6,27 +6,18 @@ import pathlib
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 
 import psycopg
-from broker import ROOT, free_port
+from analytics_program import program
+from broker import free_port
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from rows import check, wait_for
 
 VENV = "sql-proofs-venv"
 AS_OF = re.compile(r"^(.+) AS OF '([^']*)': read (\d+) records, (\d+) bytes$")
-
-
-def program():
-    named = os.environ.get("KAFSCALE_ANALYTICS_BIN")
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "crates/analytics/target"))
-    path = pathlib.Path(named) if named else target / "release" / "kafscale-analytics"
-    if not path.is_file():
-        sys.exit(f"there is no {path}: build it with `make analytics` or set KAFSCALE_ANALYTICS_BIN")
-    return str(path.resolve())
 
 
 class Answer:

@@ -5,28 +5,18 @@ import os
 import pathlib
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 
 import psycopg
+from analytics_program import program
 from broker import free_port
 from kafka import KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from rows import check, wait_for
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 ORDERS = 3_000
 CODECS = ("gzip", "snappy", "lz4", "zstd")
-
-
-def analytics():
-    named = os.environ.get("KAFSCALE_ANALYTICS_BIN")
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "crates/analytics/target"))
-    program = pathlib.Path(named) if named else target / "release" / "kafscale-analytics"
-    if not program.is_file():
-        sys.exit(f"there is no {program}: build it with `make analytics` or set KAFSCALE_ANALYTICS_BIN")
-    return str(program.resolve())
 
 
 def order(i):
@@ -44,7 +34,7 @@ class Sql:
 
     def __enter__(self):
         log = open(self.log_path, "ab")
-        command = [analytics(), "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}", *self.args]
+        command = [program(), "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}", *self.args]
         began = time.monotonic()
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
@@ -90,7 +80,7 @@ class Sql:
 
 
 def once(data_dir, sql, *args, ok=True):
-    done = subprocess.run([analytics(), "--data-dir", str(data_dir), *args, "-c", sql], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program(), "--data-dir", str(data_dir), *args, "-c", sql], capture_output=True, text=True, timeout=120)
     if ok:
         check(done.returncode == 0, f"{sql}: {done.stderr}")
     return done
