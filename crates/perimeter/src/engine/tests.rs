@@ -440,6 +440,26 @@ async fn only_one_query_is_taken() {
     }
 }
 
+#[tokio::test]
+async fn a_statement_that_is_nested_deeply_is_planned_soon() {
+    let clinic = Clinical::new(masked());
+    for (open, close) in [
+        ("SELECT DISTINCT * FROM (", ") t"),
+        ("SELECT max(ward) AS ward FROM (", ") t"),
+        ("SELECT ward FROM (SELECT row_number() OVER (ORDER BY ward) AS n, ward FROM (", ") t) u"),
+        ("SELECT * FROM (", " UNION ALL SELECT 1 AS ward) t"),
+        ("SELECT * FROM (", " ORDER BY ward) t"),
+    ] {
+        let sql = format!("{}SELECT ward FROM clinic.patients{}", open.repeat(30), close.repeat(30));
+        let caller = Caller { principal: "ada".to_owned(), ..Caller::default() };
+        let planning = clinic.engine.plan(caller, Arc::new(masked()), &sql, 1);
+        let planned = tokio::time::timeout(Duration::from_secs(20), planning).await;
+        planned
+            .unwrap_or_else(|_| panic!("{open}: it takes too long"))
+            .unwrap_or_else(|error| panic!("{open}: {error}"));
+    }
+}
+
 #[test]
 fn keys_are_never_printed() {
     let key = MaskKey { name: "k".to_owned(), secret: Arc::from(b"hunter2".as_slice()) };

@@ -111,7 +111,7 @@ impl Rewriting {
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => {
                 let input = self.relation(&sort.input)?;
                 if input.held.is_empty() {
-                    return self.released(plan);
+                    return self.rebuilt(plan, vec![input]);
                 }
                 // A group has no order.
                 Ok(input)
@@ -122,9 +122,15 @@ impl Rewriting {
 
     /// A step that only takes rows that are not held.
     fn released(&mut self, plan: &LogicalPlan) -> Result<Relation> {
+        let inputs = plan.inputs().into_iter().map(|input| self.relation(input));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        self.rebuilt(plan, inputs)
+    }
+
+    /// The same step over inputs that are rewritten already: to rewrite them anew at each level would take twice as long for each.
+    fn rebuilt(&mut self, plan: &LogicalPlan, relations: Vec<Relation>) -> Result<Relation> {
         let mut inputs = Vec::new();
-        for input in plan.inputs() {
-            let input = self.relation(input)?;
+        for input in relations {
             if let Some(held) = input.held.first() {
                 return Err(not_in_groups(held).into());
             }
@@ -292,7 +298,7 @@ impl Rewriting {
     fn distinct(&mut self, plan: &LogicalPlan, input: &Arc<LogicalPlan>) -> Result<Relation> {
         let of_input = self.relation(input)?;
         if of_input.held.is_empty() {
-            return self.released(plan);
+            return self.rebuilt(plan, vec![of_input]);
         }
         let groups = input.schema().columns().into_iter().map(Expr::Column).collect();
         self.aggregated(of_input, groups, Vec::new())
@@ -301,7 +307,7 @@ impl Rewriting {
     fn union(&mut self, plan: &LogicalPlan, union: &Union) -> Result<Relation> {
         let relations = union.inputs.iter().map(|input| self.relation(input)).collect::<Result<Vec<_>>>()?;
         if relations.iter().all(|relation| relation.held.is_empty()) {
-            return self.released(plan);
+            return self.rebuilt(plan, relations);
         }
         let Some([first, rest @ ..]) = relations.first().map(|relation| relation.held.as_slice()) else {
             return Err(mixed_union().into());
@@ -334,7 +340,7 @@ impl Rewriting {
     fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Relation> {
         let input = self.relation(&aggregate.input)?;
         if input.held.is_empty() {
-            return self.released(&LogicalPlan::Aggregate(aggregate.clone()));
+            return self.rebuilt(&LogicalPlan::Aggregate(aggregate.clone()), vec![input]);
         }
         if aggregate.group_expr.iter().any(|group| matches!(group, Expr::GroupingSet(_))) {
             return Err(Refused::new(

@@ -31,9 +31,10 @@ pub fn labels(plan: &LogicalPlan) -> Vec<Labels> {
             fit(of_expressions(&expressions, &aggregate.input), count)
         }
         LogicalPlan::Window(window) => {
-            let mut all = labels(&window.input);
-            all.extend(of_expressions(&window.window_expr, &window.input));
-            fit(all, count)
+            let known = labels(&window.input);
+            let of = |expression: &Expr| of_expression(expression, window.input.schema(), &known);
+            let own: Vec<Labels> = window.window_expr.iter().map(of).collect();
+            fit([known, own].concat(), count)
         }
         LogicalPlan::Join(join) => {
             let (left, right) = (labels(&join.left), labels(&join.right));
