@@ -1,5 +1,6 @@
 """An MCP client, byte for byte: a `kafscale mcp` process, and requests of the revision 2026-07-28 to any server."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 
 from broker import binary, free_port
-from rows import check
+from rows import check, wait_for
 
 REVISION = "2026-07-28"
 
@@ -66,6 +67,15 @@ class Agent:
         check(not result.get("isError"), result)
         check(json.loads(result["content"][0]["text"]) == result["structuredContent"], "the two forms differ")
         return result["structuredContent"]
+
+    def call_since(self, moment, tool, **arguments):
+        """An answer about a time after this one: it may be 10 s old where listings take long, as on a busy machine."""
+        def fresh():
+            result = self.result(tool, **arguments)
+            # A group that had not joined yet is an error.
+            seen = not result.get("isError") and result["structuredContent"]["observed_at"]
+            return seen and datetime.datetime.fromisoformat(seen).timestamp() >= moment and result["structuredContent"]
+        return wait_for(f"{tool} to see what came before", fresh, 30, 0.5)
 
     def error(self, tool, **arguments):
         result = self.result(tool, **arguments)
