@@ -42,25 +42,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn read_command_line(read: settings_file::Read) -> Result<Cli, Failure> {
+fn read_command_line(read: settings_file::Read) -> Result<(Cli, clap::Command), Failure> {
     let args: Vec<OsString> = std::env::args_os().collect();
-    Ok(Cli::from_arg_matches(&settings_file::parse(cli::command, &args, read)?)?)
+    let (matches, command) = settings_file::parse(cli::command, &args, read)?;
+    Ok((Cli::from_arg_matches(&matches)?, command))
 }
 
 /// For a process that runs already: its settings file may have changed.
 fn reread() -> Result<LoggingArgs, Failure> {
-    let cli = read_command_line(settings_file::read_again)?;
+    let (cli, _) = read_command_line(settings_file::read_again)?;
     let logging = cli.command.logging();
     Ok(logging.expect("only what runs until it is stopped reads its settings again").clone())
 }
 
 fn dispatch() -> Result<(), Failure> {
-    match read_command_line(settings_file::read_once)?.command {
+    let (cli, known) = read_command_line(settings_file::read_once)?;
+    match cli.command {
         Command::Demo(args) => {
             let orders_per_second = (!args.no_workload).then_some(args.orders_per_second);
-            start(args.broker, Beside::Demo { orders_per_second })
+            start(args.broker, Beside::Demo { orders_per_second }, known)
         }
-        Command::Broker(args) => start(*args, Beside::Nothing),
+        Command::Broker(args) => start(*args, Beside::Nothing, known),
         Command::Mcp(command) => mcp::run(*command, reread),
         Command::Workload(args) => demo::run_workload_alone(&args, reread),
         Command::Health(command) => print_all(health::run(command)?.as_bytes()),
@@ -79,10 +81,11 @@ fn dispatch() -> Result<(), Failure> {
     }
 }
 
-fn start(args: BrokerArgs, beside: Beside) -> Result<(), Failure> {
+fn start(args: BrokerArgs, beside: Beside, known: clap::Command) -> Result<(), Failure> {
     let config = Config::from_args(args, limits::host_name)?;
     let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let warnings = settings_file::misspelt_variables(&cli::command(), names);
+    let warnings = settings_file::misspelt_variables(&known, names);
+    drop(known);
     run::run(config, beside, warnings, reread)
 }
 

@@ -34,14 +34,17 @@ pub fn read_again(path: &Path) -> std::io::Result<String> {
 }
 
 /// Parses `args`, with the settings file of the chosen subcommand (if it names one) as a layer under the environment.
-pub fn parse(command: fn() -> Command, args: &[OsString], read: Read) -> Result<ArgMatches, Failure> {
-    let matches = command().try_get_matches_from(args)?;
-    let Some((role, sub)) = matches.subcommand() else { return Ok(matches) };
-    let Ok(Some(path)) = sub.try_get_one::<PathBuf>("config") else { return Ok(matches) };
+///
+/// Gives the command beside them, as to make it takes long.
+pub fn parse(new: fn() -> Command, args: &[OsString], read: Read) -> Result<(ArgMatches, Command), Failure> {
+    let mut command = new();
+    let matches = command.try_get_matches_from_mut(args)?;
+    let Some((role, sub)) = matches.subcommand() else { return Ok((matches, command)) };
+    let Ok(Some(path)) = sub.try_get_one::<PathBuf>("config") else { return Ok((matches, command)) };
     let problem = |what: String| Failure::usage(format!("settings file {}: {what}", path.display()));
     let text = read(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
-    let layered = layer(command(), role, &text).map_err(problem)?;
-    Ok(layered.try_get_matches_from(args)?)
+    let mut layered = layer(new(), role, &text).map_err(problem)?;
+    Ok((layered.try_get_matches_from_mut(args)?, layered))
 }
 
 /// Makes every value of the file the default of its argument in the subcommand `role`.
@@ -137,7 +140,8 @@ mod tests {
         let mut line: Vec<OsString> = vec!["kafscale".into(), "broker".into(), "--config".into()];
         line.push(toml.path().into());
         line.extend(args.iter().map(OsString::from));
-        let cli = Cli::from_arg_matches(&parse(Cli::command, &line, read_once)?)?;
+        let (matches, _) = parse(Cli::command, &line, read_once)?;
+        let cli = Cli::from_arg_matches(&matches)?;
         match cli.command {
             Role::Broker(args) => Ok(*args),
             other => panic!("not a broker: {other:?}"),

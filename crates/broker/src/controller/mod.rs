@@ -47,7 +47,7 @@ const SETTLE_QUIET: Duration = Duration::from_secs(1);
 const SETTLE_MAX: Duration = Duration::from_secs(3);
 /// How old the copy of the metadata in an object store may be: committed offsets that are younger are lost with the metadata.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(30);
-/// After a change of topics.
+/// After a change of topics, and at the beginning of a term.
 const SNAPSHOT_SOON: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
@@ -213,7 +213,8 @@ impl<'a> Term<'a> {
     async fn serve(mut self) -> Result<()> {
         let collect_interval = self.controller.collect_interval;
         let mut collect_at = Instant::now() + collect_interval;
-        let mut snapshot_at = Instant::now();
+        // Not while the first clients of a broker that has just started wait for the same disk.
+        let mut snapshot_at = Instant::now() + SNAPSHOT_SOON;
         // At most one of each at a time; ended with the term.
         let (mut collecting, mut snapshots) = (JoinSet::new(), JoinSet::new());
         loop {

@@ -356,6 +356,17 @@ async fn the_age_of_the_snapshot_grows_while_copying_fails() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_term_does_not_begin_with_a_snapshot() {
+    let world = World::new();
+    let a = world.join(1).await;
+    let stats = world.controller(a, &world.chains);
+    sleep(SNAPSHOT_SOON / 2).await;
+    assert!(stats.snapshot_at.lock().is_none());
+    sleep(SNAPSHOT_SOON).await;
+    assert!(stats.snapshot_at.lock().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn ten_thousand_partitions_are_reassigned() {
     for (topics, partitions) in [(100, 100), (10_000, 1)] {
         let world = World::new();
