@@ -35,6 +35,7 @@ use crate::growth;
 use crate::postgres;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
+use crate::sorting::{self, Prepared};
 use crate::statement::QueryText;
 use crate::stoppable::stoppable;
 use crate::threads::QueryHandle;
@@ -191,8 +192,10 @@ fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> 
         Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
         None => DiskManagerMode::OsTmpDirectory,
     };
-    let disk =
-        DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(limits.spill_limit.0);
+    let disk = DiskManagerBuilder::default()
+        .with_mode(mode)
+        .with_max_temp_directory_size(limits.spill_limit.0)
+        .with_max_spill_merge_fan_in(sorting::FAN_IN);
     RuntimeEnvBuilder::new().with_memory_pool(pool).with_disk_manager_builder(disk).build_arc()
 }
 
@@ -246,8 +249,9 @@ impl Planner {
             }
             let physical = planning.physical(&plan).await?;
             drop(permit);
-            let rows = apart(execute_stream(Arc::clone(&physical), planning.state.task_ctx())?);
-            Ok(Running::new(physical, rows, Arc::clone(&planning.query), None))
+            let Prepared { plan, context } = sorting::prepared(physical, &planning.state)?;
+            let rows = apart(execute_stream(Arc::clone(&plan), context)?);
+            Ok(Running::new(plan, rows, Arc::clone(&planning.query), None))
         };
         self.threads.run(work).await
     }

@@ -19,6 +19,7 @@ pub mod query;
 pub mod run;
 pub mod running;
 pub mod server;
+pub mod sorting;
 pub mod statement;
 pub mod stoppable;
 pub mod threads;

@@ -24,7 +24,7 @@ use crate::error::SqlError;
 use crate::query::Query;
 
 /// Steps that may make many batches of one.
-const MULTIPLYING: [&str; 7] = [
+pub const MULTIPLYING: [&str; 7] = [
     "CrossJoinExec",
     "HashJoinExec",
     "NestedLoopJoinExec",

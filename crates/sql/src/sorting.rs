@@ -1,0 +1,210 @@
+//! Sorts of more than fits into memory.
+//!
+//! The engine writes sorted runs to disk and merges as many of them at a time as have room in memory with two batches
+//! each. Two things keep that from working with rows of a kilobyte. Its batches are counted in rows, 8,192 of them, so
+//! that no two have room in what a sort of some ten megabytes gets. And a batch that is put together from others keeps
+//! all of theirs alive, however few of their texts it has, and is charged for them. So a plan with a large sort has
+//! batches of as many rows as leave room for many runs, and what goes into a sort and what comes out of it is copied into
+//! memory of its own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions};
+use arrow::error::ArrowError;
+use datafusion::common::config::ConfigNonZeroUsize;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use futures_util::TryStreamExt as _;
+
+use crate::stoppable::MULTIPLYING;
+use crate::topic::exec::TopicExec;
+
+/// Runs that are merged at a time, and for how many more batches there is to be room: a run has two, and each merge has
+/// some that it gives, and that others wait for.
+pub const FAN_IN: usize = 16;
+const BATCHES: u64 = 8 * FAN_IN as u64;
+const ROWS_MIN: u64 = 16;
+/// As stored. In memory they take more: they are decompressed, and have columns of their own.
+const UNKNOWN_ROW_BYTES: u64 = 1 << 10;
+const IN_MEMORY: u64 = 2;
+/// Sorts of less than this part of the memory are left as they are.
+const SMALL: u64 = 8;
+/// What a sort keeps back for merging what it has in memory: the engine's own, where memory is not a limit.
+const RESERVED_MAX: u64 = 10 << 20;
+/// The steps have the properties of those before.
+const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
+
+/// A plan, and what it is executed with.
+pub struct Prepared {
+    pub plan: Arc<dyn ExecutionPlan>,
+    pub context: Arc<TaskContext>,
+}
+
+/// The same plan, so that its sorts end however large they are.
+pub fn prepared(plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> Result<Prepared> {
+    let context = state.task_ctx();
+    let MemoryLimit::Finite(memory) = context.memory_pool().memory_limit() else {
+        return Ok(Prepared { plan, context });
+    };
+    let memory = memory as u64;
+    let Some(row_bytes) = largest_row(&plan, memory / SMALL)? else { return Ok(Prepared { plan, context }) };
+    let mut config = context.session_config().clone();
+    let share = memory / config.target_partitions().max(1) as u64;
+    let options = config.options_mut();
+    let rows = (share / BATCHES / row_bytes).clamp(ROWS_MIN, options.execution.batch_size.get() as u64);
+    let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+    options.execution.batch_size = ConfigNonZeroUsize::try_new(rows).unwrap_or(options.execution.batch_size);
+    let reserved = (share / 8).min(RESERVED_MAX);
+    options.execution.sort_spill_reservation_bytes = usize::try_from(reserved).unwrap_or(usize::MAX);
+    let context = Arc::new(TaskContext::from(state).with_session_config(config));
+    let plan = plan.transform_up(|step| {
+        if !is_whole_sort(&step) {
+            return Ok(Transformed::no(step));
+        }
+        let inputs = step.children().into_iter().map(|input| OwnMemoryExec::of(input)).collect();
+        Ok(Transformed::yes(OwnMemoryExec::of(&step.replace_children(inputs, KEPT)?)))
+    })?;
+    Ok(Prepared { plan: plan.data, context })
+}
+
+/// A sort of all rows, and not of the first few.
+fn is_whole_sort(step: &Arc<dyn ExecutionPlan>) -> bool {
+    step.downcast_ref::<SortExec>().is_some_and(|sort| sort.fetch().is_none())
+}
+
+/// What a row of the largest topic takes, if the plan sorts more than `small`.
+fn largest_row(plan: &Arc<dyn ExecutionPlan>, small: u64) -> Result<Option<u64>> {
+    let (mut sorts, mut multiplies, mut bytes, mut row_bytes) = (false, false, 0_u64, UNKNOWN_ROW_BYTES);
+    plan.apply(|step| {
+        sorts |= is_whole_sort(step);
+        multiplies |= MULTIPLYING.contains(&step.name());
+        if let Some(topic) = step.downcast_ref::<TopicExec>() {
+            let totals = topic.totals();
+            bytes = bytes.saturating_add(totals.bytes.saturating_mul(IN_MEMORY));
+            let stored = totals.records.map_or(UNKNOWN_ROW_BYTES, |records| totals.bytes / records.max(1));
+            row_bytes = row_bytes.max(stored.saturating_mul(IN_MEMORY));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok((sorts && (multiplies || bytes > small)).then_some(row_bytes))
+}
+
+/// Gives what its input gives, in batches of no more rows than the engine's, which keep nothing in memory but what is theirs.
+#[derive(Debug)]
+struct OwnMemoryExec {
+    input: Arc<dyn ExecutionPlan>,
+}
+
+impl OwnMemoryExec {
+    fn of(input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        Arc::new(OwnMemoryExec { input: Arc::clone(input) })
+    }
+}
+
+impl DisplayAs for OwnMemoryExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnMemoryExec")
+    }
+}
+
+impl ExecutionPlan for OwnMemoryExec {
+    fn name(&self) -> &str {
+        "OwnMemoryExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.input.properties()
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(OwnMemoryExec::of(children.first().unwrap_or(&self.input)))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, KEPT)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let rows = context.session_config().batch_size();
+        let batches = self.input.execute(partition, context)?;
+        let parts =
+            batches.map_ok(move |batch| futures_util::stream::iter(parts(&batch, rows)).map_err(Into::into));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), parts.try_flatten())))
+    }
+}
+
+/// A batch in parts of so many rows, which are made when they are asked for.
+fn parts(batch: &RecordBatch, rows: usize) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<> {
+    let (batch, rows) = (batch.clone(), rows.max(1));
+    (0..batch.num_rows())
+        .step_by(rows)
+        .map(move |first| own_memory(&batch.slice(first, rows.min(batch.num_rows() - first))))
+}
+
+/// Without what its texts and bytes do not need. Other columns take a few bytes for a row.
+fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let column = |column: &ArrayRef| -> ArrayRef {
+        if let Some(texts) = column.as_string_view_opt() {
+            return Arc::new(texts.gc());
+        }
+        match column.as_binary_view_opt() {
+            Some(bytes) => Arc::new(bytes.gc()),
+            None => Arc::clone(column),
+        }
+    };
+    let columns = batch.columns().iter().map(column).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array as _, Int64Array, StringViewArray};
+
+    use super::*;
+
+    #[test]
+    fn parts_of_a_batch_keep_only_what_is_theirs() {
+        let texts = (0..100).map(|i| format!("{i:01000}"));
+        let columns: [(&str, ArrayRef); 2] = [
+            ("n", Arc::new(Int64Array::from_iter_values(0..100))),
+            ("t", Arc::new(StringViewArray::from_iter_values(texts))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let found: Vec<_> = parts(&batch, 30).collect::<Result<_, _>>().unwrap();
+        assert_eq!(found.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [30, 30, 30, 10]);
+        assert!(found.iter().all(|part| part.get_array_memory_size() < 60_000));
+        let texts = found[3].column(1).as_string_view();
+        assert_eq!((texts.len(), texts.value(9)), (10, &*format!("{:01000}", 99)));
+    }
+}
