@@ -1,8 +1,19 @@
-"""What Grafana's data source for PostgreSQL and Metabase ask, as their sources have it: versions, schemas, columns, privileges, and queries
-over time. Grafana's list of tables is missing: it has an IN (SELECT …) among its columns."""
+"""What Grafana's data source for PostgreSQL and Metabase ask, as their sources have it: versions, schemas, tables, columns, privileges, and
+queries over time."""
 
 import psycopg
 from rows import check
+
+IN_SEARCH_PATH = """quote_ident(table_schema) IN (
+          SELECT
+            CASE WHEN trim(s[i]) = '"$user"' THEN user ELSE trim(s[i]) END
+          FROM
+            generate_series(
+              array_lower(string_to_array(current_setting('search_path'),','),1),
+              array_upper(string_to_array(current_setting('search_path'),','),1)
+            ) as i,
+            string_to_array(current_setting('search_path'),',') s
+          )"""
 
 GRAFANA = {
     "version": "SELECT current_setting('server_version_num')::int/100",
@@ -10,12 +21,20 @@ GRAFANA = {
     "schemas": "SELECT DISTINCT quote_ident(table_schema) AS schema FROM information_schema.tables WHERE table_schema NOT IN "
     "('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog', '_timescaledb_internal', '_timescaledb_config', "
     "'timescaledb_information', 'timescaledb_experimental')",
-    "columns": """SELECT quote_ident(column_name) AS "column", data_type AS "type"
+    "tables": f"""SELECT CASE WHEN {IN_SEARCH_PATH}
+          THEN quote_ident(table_name)
+          ELSE quote_ident(table_schema) || '.' || quote_ident(table_name)
+        END AS "table"
+        FROM information_schema.tables
+        WHERE quote_ident(table_schema) NOT IN ('information_schema', 'pg_catalog', '_timescaledb_cache', '_timescaledb_catalog',
+          '_timescaledb_internal', '_timescaledb_config', 'timescaledb_information', 'timescaledb_experimental')
+        ORDER BY CASE WHEN {IN_SEARCH_PATH} THEN 0 ELSE 1 END, 1""",
+    "columns": f"""SELECT quote_ident(column_name) AS "column", data_type AS "type"
         FROM information_schema.columns
         WHERE
           CASE WHEN array_length(parse_ident('orders'),1) = 2
             THEN quote_ident(table_schema) = (parse_ident('orders'))[1] AND quote_ident(table_name) = (parse_ident('orders'))[2]
-            ELSE quote_ident(table_name) = 'orders'
+            ELSE quote_ident(table_name) = 'orders' AND {IN_SEARCH_PATH}
           END""",
 }
 
@@ -95,6 +114,8 @@ def all(step, sql):
             check(asked["grafana", "version"] == [(1500,)], asked["grafana", "version"])
             check(("public",) in asked["grafana", "schemas"], asked["grafana", "schemas"])
             check(("amount", "double precision") in asked["grafana", "columns"], asked["grafana", "columns"])
+            tables = [row[0] for row in asked["grafana", "tables"]]
+            check(tables.index("orders") < tables.index("kafscale.topics") and "public.orders" not in tables, tables)
         with step("metabase:what-it-sees"):
             check("orders" in [row[1] for row in asked["metabase", "tables"]], asked["metabase", "tables"])
             check(("amount", "float8") in [row[:2] for row in asked["metabase", "columns"]], asked["metabase", "columns"][:5])

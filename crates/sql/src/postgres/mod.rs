@@ -13,6 +13,7 @@ pub mod names;
 pub mod rewrite;
 mod scalar;
 mod single;
+mod subqueries;
 pub mod tables;
 mod to_char;
 pub mod types;

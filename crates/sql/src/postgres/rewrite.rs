@@ -17,7 +17,8 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::empty::is_empty;
-use super::{casts, functions, names, single, to_char};
+use super::{casts, functions, names, single, subqueries, to_char};
+use crate::catalog::PUBLIC;
 
 pub const CATALOG: &str = "pg_catalog";
 
@@ -49,6 +50,10 @@ impl VisitorMut for Words {
             Expr::Subquery(query) => single::aggregate(query),
             Expr::Exists { subquery, negated } if is_empty(subquery) => {
                 *expr = Expr::Value(Value::Boolean(*negated).into());
+            }
+            Expr::InSubquery { expr: inner, subquery, negated } if subqueries::of_search_path(subquery) => {
+                let list = vec![Expr::Value(Value::SingleQuotedString(PUBLIC.to_owned()).into())];
+                *expr = Expr::InList { expr: inner.clone(), list, negated: *negated };
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
             Expr::BinaryOp { left, op, right } => {
@@ -110,7 +115,7 @@ impl VisitorMut for Words {
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
                 let _ = visit_expressions_mut(expr, |expr| {
-                    if let Some(counted) = exists(expr) {
+                    if let Some(counted) = subqueries::exists(expr).or_else(|| subqueries::is_in(expr)) {
                         *expr = counted;
                     }
                     ControlFlow::<()>::Continue(())
@@ -175,7 +180,7 @@ fn operator(name: &str) -> Option<BinaryOperator> {
 }
 
 /// The one SELECT of a text of our own, whose parts take the place of others.
-fn select_of(sql: &str) -> Option<Box<Select>> {
+pub fn select_of(sql: &str) -> Option<Box<Select>> {
     let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?.pop()?;
     let Statement::Query(query) = parsed else { return None };
     let SetExpr::Select(select) = *query.body else { return None };
@@ -210,35 +215,6 @@ fn list_of(query: &Query) -> Option<Expr> {
     let SetExpr::Select(select) = &mut *made.body else { return None };
     select.projection = std::mem::take(&mut aggregate.projection);
     Some(Expr::Subquery(Box::new(made)))
-}
-
-/// `EXISTS` among the columns, which the engine only plans in conditions: whether there are rows is counted.
-fn exists(expr: &Expr) -> Option<Expr> {
-    let Expr::Exists { subquery, negated } = expr else { return None };
-    if is_empty(subquery) {
-        return None;
-    }
-    let operator = if *negated { "=" } else { ">" };
-    let plain = "SELECT (SELECT count(*) > 0 FROM x)".replace('>', operator);
-    let mut outer = select_of(&plain)?;
-    let Some(SelectItem::UnnamedExpr(Expr::Subquery(mut counted))) = outer.projection.pop() else {
-        return None;
-    };
-    let (SetExpr::Select(counted_select), SetExpr::Select(inner)) = (&mut *counted.body, &*subquery.body)
-    else {
-        return None;
-    };
-    let is_plain = matches!(&inner.group_by, GroupByExpr::Expressions(groups, _) if groups.is_empty())
-        && inner.having.is_none()
-        && subquery.limit_clause.is_none()
-        && subquery.with.is_none()
-        && !single::is_aggregate(inner);
-    if !is_plain {
-        return None;
-    }
-    counted_select.from.clone_from(&inner.from);
-    counted_select.selection.clone_from(&inner.selection);
-    Some(Expr::Subquery(counted))
 }
 
 /// The words that PostgreSQL reserves (appendix C of its manual), with the columns of `pg_get_keywords()`.
