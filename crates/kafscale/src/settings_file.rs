@@ -17,6 +17,8 @@ const SIMILAR: f64 = 0.75;
 /// A variable that differs in more letters than this is somebody else's (`KAFSCALE_PORT`).
 const MISSPELT_MAX: usize = 2;
 
+/// The variable of the argument that names the file.
+const VARIABLE: &str = "KAFSCALE_CONFIG";
 /// More is no settings file.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -40,11 +42,20 @@ pub fn parse(new: fn() -> Command, args: &[OsString], read: Read) -> Result<(Arg
     let mut command = new();
     let matches = command.try_get_matches_from_mut(args)?;
     let Some((role, sub)) = matches.subcommand() else { return Ok((matches, command)) };
+    if !has_settings_file(&command, role) {
+        return Ok((matches, command));
+    }
     let Ok(Some(path)) = sub.try_get_one::<PathBuf>("config") else { return Ok((matches, command)) };
     let problem = |what: String| Failure::usage(format!("settings file {}: {what}", path.display()));
     let text = read(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
     let mut layered = layer(new(), role, &text).map_err(problem)?;
     Ok((layered.try_get_matches_from_mut(args)?, layered))
+}
+
+/// `kafscale perimeter --config` names a file of another kind, which the perimeter itself reads.
+fn has_settings_file(command: &Command, role: &str) -> bool {
+    let sub = command.find_subcommand(role).expect("clap has matched this subcommand");
+    sub.get_arguments().any(|arg| arg.get_id() == "config" && arg.get_env() == Some(VARIABLE.as_ref()))
 }
 
 /// Makes every value of the file the default of its argument in the subcommand `role`.
@@ -132,6 +143,17 @@ mod tests {
 
     use super::*;
     use crate::cli::{BrokerArgs, Cli, Command as Role};
+
+    #[test]
+    fn the_file_of_the_perimeter_is_no_settings_file() {
+        let mut toml = tempfile::NamedTempFile::new().unwrap();
+        toml.write_all(b"[collections.clinic]\nkind = \"sqlite\"\n").unwrap();
+        let file = toml.path().to_str().unwrap();
+        for words in [&["check"][..], &["check", "--config", file], &["--config", file]] {
+            let line = ["kafscale", "perimeter"].iter().chain(words).map(OsString::from).collect::<Vec<_>>();
+            parse(Cli::command, &line, read_once).unwrap();
+        }
+    }
 
     /// Settings as `kafscale broker --config FILE ARGS` sees them.
     fn broker(file: &str, args: &[&str]) -> Result<BrokerArgs, Failure> {
