@@ -17,7 +17,7 @@ use serde_json::Value;
 
 pub use anchor::{Anchor, keep_anchored, open};
 pub use log::{AuditError, AuditLog};
-pub use verify::{Verified, Violation, verify, verify_anchored};
+pub use verify::{Verified, Violation, Walked, read, verify, verify_anchored, verify_watched};
 
 /// What a line says, besides its place in the chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]

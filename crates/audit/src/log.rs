@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::hex;
-use crate::verify::{head_path, read_head, walk};
+use crate::verify::{Walked, head_path, read_head, walk};
 use crate::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
 
 /// Names of people and of what they looked at are not for everybody on the machine.
@@ -186,9 +186,9 @@ impl Writer {
             |violation| AuditError::Violated { path: path.to_owned(), violation: Arc::new(violation) };
         let head = read_head(path).map_err(violated)?;
         let mut at_head = None;
-        let last = walk(path, good_bytes, |link| {
+        let last = walk(path, good_bytes, |Walked { link, .. }| {
             if head.as_ref().is_some_and(|head| head.seq == link.seq) {
-                at_head = Some(link.clone());
+                at_head = Some((*link).clone());
             }
             Ok(ControlFlow::Continue(()))
         })

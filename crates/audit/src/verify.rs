@@ -8,7 +8,7 @@ use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex;
-use crate::{Line, Link, MAX_LINE_BYTES, VERSION};
+use crate::{Event, Line, Link, MAX_LINE_BYTES, VERSION};
 
 /// A log whose lines are all as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,9 +41,24 @@ pub enum Violation {
 
 /// Verifies a log and its head.
 pub fn verify(path: &Path) -> Result<Verified, Violation> {
+    verify_watched(path, None, &mut |_| ())
+}
+
+/// Verifies a log, its head, and that it holds the line that a file with an anchor names.
+pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation> {
+    verify_watched(path, Some(anchor), &mut |_| ())
+}
+
+/// The same; `progress` is told after each line how many bytes of the log were read.
+pub fn verify_watched(
+    path: &Path,
+    anchor: Option<&Path>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Verified, Violation> {
     let head = read_head(path)?;
     let mut head_seen = head.as_ref().is_none_or(|head| head.seq == 0);
-    let last = walk(path, u64::MAX, |link| {
+    let last = walk(path, u64::MAX, |Walked { link, bytes, .. }| {
+        progress(*bytes);
         if let Some(head) = head.as_ref().filter(|head| head.seq == link.seq) {
             head_seen = true;
             if head.hash != link.hash {
@@ -52,24 +67,61 @@ pub fn verify(path: &Path) -> Result<Verified, Violation> {
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    match &head {
-        Some(head) if !head_seen => Err(Violation::EndMissing { last: last.seq, expected: head.seq }),
-        _ => Ok(Verified { lines: last.seq, last_hash: last.hash, end_confirmed: head.map(|_| ()) }),
+    if let Some(head) = head.as_ref().filter(|_| !head_seen) {
+        return Err(Violation::EndMissing { last: last.seq, expected: head.seq });
     }
+    if let Some(anchor) = anchor {
+        let anchored = read_link(anchor)?.ok_or_else(|| Violation::Head { path: anchor.to_owned() })?;
+        check_anchored(path, &anchored)?;
+    }
+    Ok(Verified { lines: last.seq, last_hash: last.hash, end_confirmed: head.map(|_| ()) })
 }
 
-/// Verifies a log, its head, and that it holds the line that a file with an anchor names.
-pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation> {
-    let verified = verify(path)?;
-    let anchored = read_link(anchor)?.ok_or_else(|| Violation::Head { path: anchor.to_owned() })?;
-    check_anchored(path, &anchored)?;
-    Ok(verified)
+/// Reads up to `lines` lines, hands each to `each` until that has seen enough, and returns how many it were. The chain is followed
+/// here too, so that a log that was changed since it was verified is an error.
+pub fn read(
+    path: &Path,
+    lines: u64,
+    mut each: impl FnMut(&Walked<'_>) -> ControlFlow<()>,
+) -> Result<u64, Violation> {
+    if lines == 0 {
+        return Ok(0);
+    }
+    let last = walk(path, u64::MAX, |walked| {
+        Ok(if each(walked).is_break() || walked.link.seq == lines {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    Ok(last.seq)
+}
+
+/// A line on a walk over the chain.
+#[derive(Debug)]
+pub struct Walked<'a> {
+    pub(crate) link: &'a Link,
+    pub event: &'a Event,
+    /// Of the file, up to and with this line.
+    pub bytes: u64,
+}
+
+impl Walked<'_> {
+    /// The number of the line.
+    pub fn seq(&self) -> u64 {
+        self.link.seq
+    }
+
+    /// In hex, as the next line has it.
+    pub fn sha256(&self) -> &str {
+        &self.link.hash
+    }
 }
 
 /// Whether a log holds the line that its anchor names. What stands behind that line is not read: it may be half written.
 pub(crate) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
     let mut found = anchored.seq == 0;
-    let last = walk(path, u64::MAX, |link| {
+    let last = walk(path, u64::MAX, |Walked { link, .. }| {
         if link.seq < anchored.seq {
             return Ok(ControlFlow::Continue(()));
         }
@@ -93,11 +145,11 @@ const NOT_ANCHORED: &str = "it is not the line that the anchor names";
 pub(crate) fn walk(
     path: &Path,
     bytes: u64,
-    mut each: impl FnMut(&Link) -> Result<ControlFlow<()>, String>,
+    mut each: impl FnMut(&Walked<'_>) -> Result<ControlFlow<()>, String>,
 ) -> Result<Link, Violation> {
     let unreadable = |error| Violation::Unreadable { path: path.to_owned(), error };
     let mut reader = BufReader::new(open_regular(path).map_err(unreadable)?.take(bytes));
-    let mut last = Link::genesis();
+    let (mut last, mut bytes) = (Link::genesis(), 0);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -109,15 +161,17 @@ pub(crate) fn walk(
         let number = last.seq + 1;
         let wrong = |why: String| Violation::Line { line: number, why };
         let text = line.strip_suffix(b"\n").ok_or_else(|| wrong("it is cut off".to_owned()))?;
-        last = next(&last, text).map_err(wrong)?;
-        if each(&last).map_err(wrong)?.is_break() {
+        let (link, event) = next(&last, text).map_err(wrong)?;
+        last = link;
+        bytes += read as u64;
+        if each(&Walked { link: &last, event: &event, bytes }).map_err(wrong)?.is_break() {
             return Ok(last);
         }
     }
 }
 
-/// The link that a line makes, if it follows `last`.
-fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
+/// The link that a line makes, if it follows `last`, and what it says.
+fn next(last: &Link, text: &[u8]) -> Result<(Link, Event), String> {
     let line: Line =
         serde_json::from_slice(text).map_err(|e| format!("it is no line of an audit log: {e}"))?;
     if line.v != VERSION {
@@ -133,7 +187,7 @@ fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
     if line.prev != last.hash {
         return Err("it does not follow the line before: one of the two was changed".to_owned());
     }
-    Ok(Link { seq: line.seq, hash: hex(&Sha256::digest(text)) })
+    Ok((Link { seq: line.seq, hash: hex(&Sha256::digest(text)) }, line.event))
 }
 
 pub(crate) fn head_path(path: &Path) -> PathBuf {

@@ -12,10 +12,11 @@ use kafscale_meta::MetaUrl;
 use kafscale_settings::perimeter::PerimeterArgs;
 use kafscale_settings::sql::SqlArgs;
 
+use crate::audit::AuditCommand;
 use crate::backend::{EtcdArgs, StoreUrl};
 use crate::health::HealthCommand;
 use crate::logging::LogLevel;
-use crate::mcp::{AuditCommand, McpArgs, McpCommand};
+use crate::mcp::{McpArgs, McpCommand};
 use crate::restore::{self, RestoreArgs};
 use crate::s3::S3Args;
 use crate::set_store::{self, SetStoreArgs};
@@ -71,8 +72,9 @@ The server reads the metadata and the brokers' metrics. It opens no Kafka connec
 Every flag has a variable: --mcp-audit-log is KAFSCALE_MCP_AUDIT_LOG. More in docs/mcp.md.";
 
 const AUDIT_EXAMPLES: &str = "\
-Example:
+Examples:
   kafscale audit verify /var/log/kafscale/audit.jsonl
+  kafscale audit report /var/log/kafscale/audit.jsonl --since 2026-11-01 --format html > page.html
 
 Exit status: 0 every line holds, 1 a line was changed, removed or moved, or the file cannot be read.";
 
@@ -139,7 +141,7 @@ pub enum Command {
     Workload(WorkloadArgs),
     /// Ask a running broker or MCP server whether it is well: exit status 0 if it is
     Health(HealthCommand),
-    /// Check the audit log of the MCP server
+    /// Check and report what an audit log of agents and of SQL says
     #[command(after_help = AUDIT_EXAMPLES)]
     Audit {
         #[command(subcommand)]

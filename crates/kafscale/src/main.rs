@@ -2,6 +2,7 @@
 //!
 //! Nothing below this crate reads the environment, the command line or a settings file.
 
+mod audit;
 mod cli;
 mod clock;
 mod config;
@@ -66,7 +67,7 @@ fn dispatch() -> Result<(), Failure> {
         Command::Mcp(command) => mcp::run(*command, reread),
         Command::Workload(args) => demo::run_workload_alone(&args, reread),
         Command::Health(command) => print_all(health::run(command)?.as_bytes()),
-        Command::Audit { command } => print_all(mcp::audit(&command)?.as_bytes()),
+        Command::Audit { command } => audit::run(&command),
         Command::Restore(args) => print_all(restore::run(&args)?.as_bytes()),
         Command::SetStore(args) => print_all(set_store::run(&args)?.as_bytes()),
         Command::Sql(args) => sql::run(&args, std::env::args_os()),

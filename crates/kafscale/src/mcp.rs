@@ -1,12 +1,12 @@
-//! The MCP server as a role: its arguments, alone (`kafscale mcp`) or in a broker's process, and `kafscale audit`.
+//! The MCP server as a role: its arguments, alone (`kafscale mcp`) or in a broker's process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use kafscale_meta::{ErrorKind, EtcdOptions, MetaStore, MetaUrl, Metadata};
-use kafscale_observe::{EdgeError, ObserveConfig, ObserveSettings, Prepared, audit};
+use kafscale_observe::{EdgeError, ObserveConfig, ObserveSettings, Prepared};
 use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
@@ -127,18 +127,6 @@ pub struct McpCommand {
     pub mcp: McpArgs,
     #[command(flatten)]
     pub logging: LoggingArgs,
-}
-
-#[derive(Debug, Subcommand)]
-pub enum AuditCommand {
-    /// Find any line of an audit log that was changed, removed or moved
-    Verify {
-        file: PathBuf,
-
-        /// The file of --mcp-audit-anchor: shows lines that are missing at the end, too
-        #[arg(long, value_name = "FILE")]
-        anchor: Option<PathBuf>,
-    },
 }
 
 impl McpArgs {
@@ -302,25 +290,4 @@ fn meta_url(command: &McpCommand) -> Result<MetaUrl, Failure> {
              the broker's own process: kafscale demo has one, kafscale broker takes --mcp-http-addr",
         )),
     }
-}
-
-/// Runs `kafscale audit`.
-pub fn audit(command: &AuditCommand) -> Result<String, Failure> {
-    let AuditCommand::Verify { file, anchor } = command;
-    let verified = match anchor {
-        Some(anchor) => audit::verify_anchored(file, anchor),
-        None => audit::verify(file),
-    };
-    let verified =
-        verified.map_err(|e| Failure::runtime(format!("{} does not hold: {e}", file.display())))?;
-    let end = match verified.end_confirmed {
-        Some(()) => "no line is missing at the end",
-        None => "there is no .head file, so that lines missing at the end would not show",
-    };
-    Ok(format!(
-        "{}: {} lines hold, {end}\nlast line: sha256 {}\n",
-        file.display(),
-        verified.lines,
-        verified.last_hash
-    ))
 }

@@ -18,5 +18,6 @@ mod tools;
 mod view;
 
 pub use config::{ConfigError, ObserveConfig, ObserveSettings};
+pub use kafscale_agent::identity::names;
 pub use kafscale_agent::{EdgeError, Prepared, Server, audit};
 pub use server::{prepare, start};
