@@ -10,7 +10,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -23,8 +23,12 @@ demo: build ## build and run a broker with sample data on 127.0.0.1:9092
 demo-sql: build analytics ## the demo with SQL beside it, for psql on 127.0.0.1:5432
 	@exec deploy/demo-sql $(TARGET_DIR)/release/kafscale
 
+demo-perimeter: build analytics ## a made-up hospital behind the perimeter: ten questions of agents, then an MCP server on 127.0.0.1:8091
+	@exec examples/perimeter/run $(TARGET_DIR)/release/kafscale $(DEMO_ARGS)
+
 # A workspace and a target directory of its own: docs/adr/0023.
 analytics: ## build the program that answers SQL; `kafscale sql` starts it
+	@test -e $(ANALYTICS_DIR)/release/kafscale-analytics || echo "Building the query engine, which takes about 25 minutes on two cores the first time."
 	cargo build --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace
 	@mkdir -p $(TARGET_DIR)/release
 	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
