@@ -53,6 +53,7 @@ impl Form for Text {
         };
         more("purpose", &access.purpose)?;
         more("agent", access.agent.as_deref().unwrap_or_default())?;
+        more("from", access.peer.as_deref().unwrap_or_default())?;
         more("for", access.on_behalf_of.as_deref().unwrap_or_default())?;
         more("why not", access.why.as_deref().unwrap_or_default())?;
         for clear in access.in_clear.iter().filter(|_| came.saw()) {
