@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use kafscale_core::utc;
-use kafscale_observe::audit;
+use kafscale_observe::audit::{self, Violation};
 
 use crate::failure::Failure;
 
@@ -163,9 +163,7 @@ pub fn run(command: &AuditCommand) -> Result<(), Failure> {
 }
 
 fn verify(file: &Path, anchor: Option<&Path>, signed: Option<(&Path, &Path)>) -> Result<(), Failure> {
-    let broken =
-        |why: &dyn std::fmt::Display| Failure::runtime(format!("{} does not hold: {why}", file.display()));
-    let verified = audit::verify_watched(file, anchor, &mut |_| ()).map_err(|e| broken(&e))?;
+    let verified = audit::verify_watched(file, anchor, &mut |_| ()).map_err(|e| does_not_hold(file, &e))?;
     let end = match verified.end_confirmed {
         Some(()) => "no line is missing at the end",
         None => "there is no .head file, so that lines missing at the end would not show",
@@ -177,10 +175,23 @@ fn verify(file: &Path, anchor: Option<&Path>, signed: Option<(&Path, &Path)>) ->
         verified.last_hash
     );
     if let Some((heads, public_key)) = signed {
-        let (_, count) = sign::verify(file, heads, public_key).map_err(|e| broken(&e))?;
+        let (_, count) = sign::verify(file, heads, public_key)
+            .map_err(|e| Failure::runtime(format!("{} does not hold: {e}", file.display())))?;
         text += &format!("{count} signed heads hold\n");
     }
     crate::print_all(text.as_bytes())
+}
+
+/// A log that cannot be read is not said to be tampered with.
+fn does_not_hold(file: &Path, violation: &Violation) -> Failure {
+    Failure::runtime(match violation {
+        Violation::Unreadable { .. } => violation.to_string(),
+        Violation::Line { .. }
+        | Violation::EndMissing { .. }
+        | Violation::Head { .. }
+        | Violation::Shortened { .. }
+        | Violation::NotAnchored { .. } => format!("{} does not hold: {violation}", file.display()),
+    })
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ pub fn run(args: &ReportArgs) -> Result<(), Failure> {
             Err(Stopped::Written(error)) => return Err(Failure::runtime(error.to_string())),
             Err(Stopped::Read(violation)) => Err(violation),
         };
-    held.map_err(|e| Failure::runtime(format!("{} does not hold: {e}", args.file.display())))
+    held.map_err(|e| super::does_not_hold(&args.file, &e))
 }
 
 /// Why there is no report, or half of one.
