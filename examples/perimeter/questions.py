@@ -4,7 +4,7 @@ import json
 
 from hospital import GRETA, GRETAS_ID, RARE
 
-ANALYST, NURSE, AUDITOR = ("analyst", "research"), ("ward-3", "treatment"), ("auditor", "audit")
+ANALYST, NURSE, AUDITOR = ("analyst", "research"), ("Agent:ward-3", "treatment"), ("auditor", "audit")
 
 
 class Asked:

@@ -13,6 +13,9 @@ use crate::principal::{Principal, Scope};
 /// More tokens are no file for people to keep.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
+/// What stands before the name of a principal that is a program, for rules that tell programs from people.
+const KINDS: [&str; 2] = ["Agent:", "Service:"];
+
 pub type TokenHash = [u8; 32];
 
 /// The known tokens.
@@ -90,8 +93,12 @@ fn parse(line: &str) -> Result<NamedToken, &'static str> {
     else {
         return Err("not three fields");
     };
-    if name.len() > 100 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b)) {
-        return Err("a name holds at most 100 letters, digits, '.', '_', '-' and '@'");
+    let plain = KINDS.iter().find_map(|kind| name.strip_prefix(kind)).unwrap_or(name);
+    let is_of_names = |b: u8| b.is_ascii_alphanumeric() || b"._-@".contains(&b);
+    if plain.is_empty() || plain.len() > 100 || !plain.bytes().all(is_of_names) {
+        return Err(
+            "a name holds at most 100 letters, digits, '.', '_', '-' and '@', behind Agent: or Service: for a program",
+        );
     }
     let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
     let scopes = scopes.ok_or("a scope is observe or mutate")?;
@@ -127,7 +134,7 @@ mod tests {
         // printf %s secret | sha256sum
         let hash = "2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b";
         let tokens =
-            read(&format!("# people\n\nana observe sha256:{hash}\nbot observe,mutate sha256:{hash}\n"))
+            read(&format!("# people\n\nana observe sha256:{hash}\nAgent:bot observe,mutate sha256:{hash}\n"))
                 .unwrap();
         let principal = tokens.principal("secret").unwrap();
         assert!(principal.may(Scope::Mutate));
@@ -152,6 +159,9 @@ mod tests {
             ("ana observe sha256:00", "64 hex digits"),
             ("ana observe md5:00", "64 hex digits"),
             ("a/b observe sha256:00", "a name holds"),
+            ("oidc:ana observe sha256:00", "a name holds"),
+            ("Agent: observe sha256:00", "a name holds"),
+            ("Agent:a:b observe sha256:00", "a name holds"),
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(why), "{error}");

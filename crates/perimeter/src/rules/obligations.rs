@@ -236,6 +236,10 @@ fn check_owed(owed: &Owed) -> Result<(), &'static str> {
             Err("has a group of another size than 2 to 1000000")
         }
         _ if is_zero(owed.max_rows) || is_zero(owed.max_bytes) => Err("lets nothing out: write a forbid"),
+        // A budget that nobody counts would be worse than none.
+        _ if owed.budgets.is_some_and(|b| b.entities_per_day.is_some()) => {
+            Err("has a budget of entities, which are not counted yet: use rows_per_day")
+        }
         _ if budgets == Some([None; 3]) => Err("has budgets without a number"),
         _ if budgets.is_some_and(|numbers| numbers.iter().any(|number| is_zero(*number))) => {
             Err("has a budget of nothing: write a forbid")

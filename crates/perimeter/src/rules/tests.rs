@@ -78,7 +78,7 @@ labels = "pii.*"
 when = { groups = "analysts" }
 min_group = { entity = "id", size = 10 }
 max_rows = 1000
-budgets = { queries_per_day = 100, entities_per_day = 500 }
+budgets = { queries_per_day = 100, rows_per_day = 500 }
 "#;
 
 pub(super) fn book(policies: &str, rules: &str) -> Rulebook {
@@ -148,7 +148,7 @@ fn policies_and_obligations_make_a_shape() {
     let group = shape.min_group.as_ref().unwrap();
     assert_eq!((group.entity.as_str(), group.size, shape.max_rows), ("id", 10, Some(1000)));
     assert_eq!((shape.row_filters.len(), shape.max_bytes), (0, None));
-    assert_eq!(decision.budgets.entities_per_day, Some(500));
+    assert_eq!(decision.budgets.rows_per_day, Some(500));
     assert_eq!(decision.budgets.rows_per_day, None);
     assert_eq!(shape.columns[1].rules, ["names"]);
     assert_eq!(shape.columns[2].labels, ["pii.id", "pii.ssn"]);
