@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::collection::{Collection, Provenance};
 use crate::deciding::{Allowed, Decide, Ruling, columns_of};
 use crate::governed::table::GovernedTable;
+use crate::handles::{Handle, Handles};
 use crate::rules::record::TableRecord;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::{TableName, TableShape};
@@ -47,8 +48,10 @@ pub struct View {
     pub caller: Caller,
     /// For row filters; it has no catalog.
     pub state: SessionState,
-    /// Results that the caller has kept.
-    pub handles: Arc<dyn SchemaProvider>,
+    /// Results that were kept.
+    pub handles: Arc<Handles>,
+    /// Those that the statement reads.
+    pub kept: Mutex<BTreeMap<String, Arc<Handle>>>,
     pub found: Mutex<BTreeMap<TableName, Found>>,
     /// Collections as of when they were first named.
     pub begun: Mutex<BTreeMap<String, Arc<dyn Collection>>>,
@@ -73,15 +76,47 @@ pub struct Denied {
     pub record: Option<Box<TableRecord>>,
 }
 
+/// Whether the rules give a caller of these tables what they gave then.
+pub fn still_holds(caller: &Caller, decide: &dyn Decide, used: &[Used]) -> bool {
+    used.iter().all(|used| match decide.decide(caller, Action::Query, &used.table, &used.columns) {
+        Ruling::Allowed(allowed) => allowed.shape == *used.shape,
+        Ruling::Denied { .. } => false,
+    })
+}
+
 impl View {
-    /// The tables that were named, and what the rules gave of them.
+    /// The tables that were named, or that results that were named came from, and what the rules gave of them.
     pub async fn used(&self) -> Vec<Used> {
         let found = self.found.lock().await;
-        let used = found.values().filter_map(|found| match found {
+        let named = found.values().filter_map(|found| match found {
             Found::Table { used, .. } => Some(used.clone()),
             Found::Nothing | Found::Denied(_) => None,
         });
-        used.collect()
+        let mut used: Vec<Used> = named.collect();
+        for handle in self.kept.lock().await.values() {
+            for of in &handle.used {
+                if !used.iter().any(|known| known.table == of.table) {
+                    // Its rows were charged when it was made.
+                    used.push(Used { budgets: Limits::default(), record: None, ..of.clone() });
+                }
+            }
+        }
+        used
+    }
+
+    /// A result that the caller has kept. Rules that became stricter since hold for it, too.
+    async fn kept(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let Some(handle) = self.handles.find(&self.caller, name) else { return Ok(None) };
+        if handle.rules_hash != self.decide.hash() && !still_holds(&self.caller, &*self.decide, &handle.used)
+        {
+            let why = "the rules have changed since the result was made; query again".to_owned();
+            let denied =
+                Denied { table: TableName::new(HANDLES, name), why, rules: Vec::new(), record: None };
+            return Err(DataFusionError::External(Box::new(denied)));
+        }
+        let table = handle.table()?;
+        self.kept.lock().await.insert(name.to_owned(), handle);
+        Ok(Some(table))
     }
 
     pub async fn denied(&self) -> Vec<Denied> {
@@ -180,7 +215,7 @@ impl CatalogProvider for Database {
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
         if name == HANDLES {
-            return Some(Arc::clone(&self.0.handles));
+            return Some(Arc::new(KeptResults(Arc::clone(&self.0))));
         }
         let schema = CollectionSchema { name: name.to_owned(), view: Arc::clone(&self.0) };
         self.0.collections.contains_key(name).then(|| Arc::new(schema) as Arc<dyn SchemaProvider>)
@@ -201,6 +236,25 @@ impl SchemaProvider for CollectionSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         self.view.table(&self.name, name).await
+    }
+
+    fn table_exist(&self, _: &str) -> bool {
+        false
+    }
+}
+
+/// Results that the caller has kept, as tables.
+#[derive(Debug)]
+struct KeptResults(Arc<View>);
+
+#[async_trait]
+impl SchemaProvider for KeptResults {
+    fn table_names(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.0.kept(name).await
     }
 
     fn table_exist(&self, _: &str) -> bool {

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use async_trait::async_trait;
-use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::Result;
 use parking_lot::Mutex;
@@ -40,6 +39,11 @@ pub struct Handle {
 }
 
 impl Handle {
+    pub fn table(&self) -> Result<Arc<dyn TableProvider>> {
+        let table = MemTable::try_new(Arc::clone(&self.schema), vec![self.batches.clone()])?;
+        Ok(Arc::new(GovernedTable::new(Arc::new(table), Arc::new(self.shape()), None)))
+    }
+
     /// Values are shaped already; their labels go on with them.
     fn shape(&self) -> TableShape {
         let columns = self.schema.fields().iter().zip(&self.labels).map(|(field, labels)| ColumnShape {
@@ -128,33 +132,5 @@ impl Handles {
         let own = all.get(&caller.principal)?;
         let found = own.iter().find(|handle| handle.name == name && handle.purpose == caller.purpose)?;
         (found.made_at.elapsed() <= self.limits.age).then(|| Arc::clone(found))
-    }
-
-    /// The handles of a caller, as tables.
-    pub fn of(self: &Arc<Self>, caller: &Caller) -> Arc<dyn SchemaProvider> {
-        Arc::new(HandleSchema { handles: Arc::clone(self), caller: caller.clone() })
-    }
-}
-
-#[derive(Debug)]
-struct HandleSchema {
-    handles: Arc<Handles>,
-    caller: Caller,
-}
-
-#[async_trait]
-impl SchemaProvider for HandleSchema {
-    fn table_names(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let Some(handle) = self.handles.find(&self.caller, name) else { return Ok(None) };
-        let table = MemTable::try_new(Arc::clone(&handle.schema), vec![handle.batches.clone()])?;
-        Ok(Some(Arc::new(GovernedTable::new(Arc::new(table), Arc::new(handle.shape()), None))))
-    }
-
-    fn table_exist(&self, _: &str) -> bool {
-        false
     }
 }

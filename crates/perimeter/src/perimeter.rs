@@ -129,7 +129,7 @@ fn tables(used: &[Used]) -> JsonObject {
 /// An error as the agent is told of it: what went wrong, and what to do.
 pub fn told(error: &QueryError) -> ToolError {
     let text = match error.hint() {
-        Some(hint) => format!("{error}. {hint}."),
+        Some(hint) => format!("{}. {hint}.", error.to_string().trim_end_matches('.')),
         None => error.to_string(),
     };
     match error {

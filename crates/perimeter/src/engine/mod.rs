@@ -170,7 +170,8 @@ impl Engine {
         let view = Arc::new(View {
             collections: Arc::clone(&self.collections),
             decide,
-            handles: self.handles.of(&caller),
+            handles: Arc::clone(&self.handles),
+            kept: Default::default(),
             caller,
             state: self.base.clone(),
             found: Default::default(),
@@ -238,14 +239,6 @@ impl Engine {
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
             Ruling::Allowed(allowed) => Described::Table { allowed, columns },
-        })
-    }
-
-    /// Whether the rules give a caller of these tables what they gave then.
-    pub fn still_holds(&self, caller: &Caller, decide: &dyn Decide, used: &[Used]) -> bool {
-        used.iter().all(|used| match decide.decide(caller, Action::Query, &used.table, &used.columns) {
-            Ruling::Allowed(allowed) => allowed.shape == *used.shape,
-            Ruling::Denied { .. } => false,
         })
     }
 }

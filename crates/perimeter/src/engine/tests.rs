@@ -411,7 +411,14 @@ async fn handles_are_of_their_maker_and_purpose() {
     );
     let sql = format!("SELECT count(*) FROM handles.{}", handle.name);
     assert_eq!(clinic.value(&sql).await, "100");
-    let other = Clinical { principal: "bob".to_owned(), ..clinic };
+    let again = clinic.engine.plan(caller, Arc::new(masked()), &sql, 1).await.expect("a plan");
+    let tables: Vec<String> = again.used.iter().map(|used| used.table.to_string()).collect();
+    assert_eq!(tables, ["clinic.patients"], "what a result came from is what it is governed and audited by");
+    let stricter = Given { row_filters: vec!["ward = 1".to_owned()], ..masked() };
+    let clinic = Clinical { given: stricter, ..clinic };
+    let error = clinic.ask(&sql).await.expect_err("the rules are stricter than when it was made");
+    assert!(error.contains("the rules have changed"), "{error}");
+    let other = Clinical { principal: "bob".to_owned(), given: masked(), ..clinic };
     assert!(other.ask(&sql).await.expect_err("it is not his").contains("does not exist"));
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::query::UNTRUSTED;
 use super::reads;
 use crate::answer::{AnswerColumn, TOKENS_DEFAULT, TOKENS_MAX, columns, page, shaped_by};
+use crate::catalog::still_holds;
 use crate::perimeter::{Perimeter, about, caller_of};
 use kafscale_agent::audit::Decision as Verdict;
 
@@ -63,9 +64,7 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     let mut details = about(&caller, decide.hash());
     details.insert("handle".to_owned(), json!(handle.name));
     // Rules that became stricter since hold for what was kept, too.
-    if handle.rules_hash != decide.hash()
-        && !perimeter.engine.still_holds(&caller, decide.as_ref(), &handle.used)
-    {
+    if handle.rules_hash != decide.hash() && !still_holds(&caller, decide.as_ref(), &handle.used) {
         call.line.decide(Verdict::Deny, details).await?;
         return Err(ToolError::invalid("the rules have changed since the result was made; query again"));
     }
