@@ -1,5 +1,6 @@
 //! Reads an audit log and finds any line that was changed, removed or moved.
 
+use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex;
-use crate::{Line, Link, MAX_LINE_BYTES, VERSION};
+use crate::{DECIDED, Event, Line, Link, MAX_LINE_BYTES, VERSION};
 
 /// A log whose lines are all as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Verified {
     pub last_hash: String,
     /// Whether `FILE.head` confirms that no line is missing at the end. None: there is no such file.
     pub end_confirmed: Option<()>,
+    /// Decisions that have no outcome: the server ended before, or was just at work on them.
+    pub cut_off: u64,
 }
 
 /// What is wrong, and where.
@@ -43,7 +46,14 @@ pub enum Violation {
 pub fn verify(path: &Path) -> Result<Verified, Violation> {
     let head = read_head(path)?;
     let mut head_seen = head.as_ref().is_none_or(|head| head.seq == 0);
-    let last = walk(path, u64::MAX, |link| {
+    let mut open = HashSet::new();
+    let last = walk(path, u64::MAX, |link, event| {
+        if let Some(call) = &event.call {
+            match event.outcome == DECIDED {
+                true => open.insert(call.clone()),
+                false => open.remove(call),
+            };
+        }
         if let Some(head) = head.as_ref().filter(|head| head.seq == link.seq) {
             head_seen = true;
             if head.hash != link.hash {
@@ -54,7 +64,12 @@ pub fn verify(path: &Path) -> Result<Verified, Violation> {
     })?;
     match &head {
         Some(head) if !head_seen => Err(Violation::EndMissing { last: last.seq, expected: head.seq }),
-        _ => Ok(Verified { lines: last.seq, last_hash: last.hash, end_confirmed: head.map(|_| ()) }),
+        _ => Ok(Verified {
+            lines: last.seq,
+            last_hash: last.hash,
+            end_confirmed: head.map(|_| ()),
+            cut_off: open.len() as u64,
+        }),
     }
 }
 
@@ -69,7 +84,7 @@ pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation
 /// Whether a log holds the line that its anchor names. What stands behind that line is not read: it may be half written.
 pub(crate) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
     let mut found = anchored.seq == 0;
-    let last = walk(path, u64::MAX, |link| {
+    let last = walk(path, u64::MAX, |link, _| {
         if link.seq < anchored.seq {
             return Ok(ControlFlow::Continue(()));
         }
@@ -93,7 +108,7 @@ const NOT_ANCHORED: &str = "it is not the line that the anchor names";
 pub(crate) fn walk(
     path: &Path,
     bytes: u64,
-    mut each: impl FnMut(&Link) -> Result<ControlFlow<()>, String>,
+    mut each: impl FnMut(&Link, &Event) -> Result<ControlFlow<()>, String>,
 ) -> Result<Link, Violation> {
     let unreadable = |error| Violation::Unreadable { path: path.to_owned(), error };
     let mut reader = BufReader::new(open_regular(path).map_err(unreadable)?.take(bytes));
@@ -109,15 +124,16 @@ pub(crate) fn walk(
         let number = last.seq + 1;
         let wrong = |why: String| Violation::Line { line: number, why };
         let text = line.strip_suffix(b"\n").ok_or_else(|| wrong("it is cut off".to_owned()))?;
-        last = next(&last, text).map_err(wrong)?;
-        if each(&last).map_err(wrong)?.is_break() {
+        let event;
+        (last, event) = next(&last, text).map_err(wrong)?;
+        if each(&last, &event).map_err(wrong)?.is_break() {
             return Ok(last);
         }
     }
 }
 
 /// The link that a line makes, if it follows `last`.
-fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
+fn next(last: &Link, text: &[u8]) -> Result<(Link, Event), String> {
     let line: Line =
         serde_json::from_slice(text).map_err(|e| format!("it is no line of an audit log: {e}"))?;
     if line.v != VERSION {
@@ -133,7 +149,7 @@ fn next(last: &Link, text: &[u8]) -> Result<Link, String> {
     if line.prev != last.hash {
         return Err("it does not follow the line before: one of the two was changed".to_owned());
     }
-    Ok(Link { seq: line.seq, hash: hex(&Sha256::digest(text)) })
+    Ok((Link { seq: line.seq, hash: hex(&Sha256::digest(text)) }, line.event))
 }
 
 pub(crate) fn head_path(path: &Path) -> PathBuf {

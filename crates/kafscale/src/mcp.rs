@@ -317,8 +317,15 @@ pub fn audit(command: &AuditCommand) -> Result<String, Failure> {
         Some(()) => "no line is missing at the end",
         None => "there is no .head file, so that lines missing at the end would not show",
     };
+    let cut_off = match verified.cut_off {
+        0 => String::new(),
+        1 => "1 decision has no outcome: its call was cut off, or is just at work\n".to_owned(),
+        calls => {
+            format!("{calls} decisions have no outcome: their calls were cut off, or are just at work\n")
+        }
+    };
     Ok(format!(
-        "{}: {} lines hold, {end}\nlast line: sha256 {}\n",
+        "{}: {} lines hold, {end}\n{cut_off}last line: sha256 {}\n",
         file.display(),
         verified.lines,
         verified.last_hash
