@@ -135,6 +135,8 @@ pub struct GuardColumn {
     pub name: String,
     /// The table and the column of its entities.
     pub domain: String,
+    /// The same, as the caller may know it.
+    pub told: String,
     pub size: u32,
 }
 
@@ -233,7 +235,7 @@ impl UserDefinedLogicalNodeCore for Guard {
 
 fn fmt_layout(layout: &Layout, f: &mut fmt::Formatter) -> fmt::Result {
     let groups = layout.guards.iter().take(layout.held);
-    let groups = groups.map(|guard| format!("at least {} different {}", guard.size, guard.domain));
+    let groups = groups.map(|guard| format!("at least {} different {}", guard.size, guard.told));
     write!(f, "GuardExec: groups of {}", groups.collect::<Vec<_>>().join(", "))
 }
 
