@@ -333,9 +333,13 @@ mod tests {
             Event { call, outcome: outcome.to_owned(), ..event("query") }
         };
         let decided = crate::DECIDED;
-        for (call, outcome) in
-            [(Some("a"), decided), (Some("b"), decided), (Some("a"), "ok"), (None, "ok"), (Some("c"), decided)]
-        {
+        for (call, outcome) in [
+            (Some("a"), decided),
+            (Some("b"), decided),
+            (Some("a"), "ok"),
+            (None, "ok"),
+            (Some("c"), decided),
+        ] {
             log.append(of(call, outcome)).await.unwrap();
         }
         assert_eq!(verify(&path).unwrap().cut_off, 2);
