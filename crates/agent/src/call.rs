@@ -4,8 +4,9 @@
 //! does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use kafscale_audit::{AuditLog, Decision, Event, hex};
+use kafscale_audit::{AuditLog, DECIDED, Decision, Event, hex};
 use kafscale_core::clock::Clock;
 use kafscale_core::utc;
 use kafscale_identity::Principal;
@@ -72,9 +73,14 @@ impl AuditLine {
     /// Writes what was decided about the call in a line of its own, with the outcome `decided`. Nothing may be done before this, and
     /// nothing at all if it fails.
     pub async fn decide(&self, decision: Decision, details: JsonObject) -> Result<(), ToolError> {
-        let mut event = self.event.lock().clone();
+        let mut event = {
+            let mut event = self.event.lock();
+            // The outcome is a line of its own.
+            event.call.get_or_insert_with(|| call_id(self.auditor.clock.now_ms()));
+            event.clone()
+        };
         event.time = utc::seconds(self.auditor.clock.now_ms());
-        (event.decision, event.outcome) = (decision, "decided".to_owned());
+        (event.decision, event.outcome) = (decision, DECIDED.to_owned());
         event.details = bounded(details);
         self.auditor.write(event).await.map_err(|_| ToolError::Unavailable(Unwritten::WHY.to_owned()))
     }
@@ -98,6 +104,12 @@ impl AuditLine {
     pub(crate) async fn write(&self, event: Event) -> Result<(), Unwritten> {
         self.auditor.write(event).await
     }
+}
+
+/// A name that no other call has, of this run of the server or another.
+fn call_id(now_ms: i64) -> String {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    format!("{now_ms:x}-{:x}-{:x}", std::process::id(), CALLS.fetch_add(1, Ordering::Relaxed))
 }
 
 fn bounded(details: JsonObject) -> Option<Value> {

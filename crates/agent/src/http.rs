@@ -38,6 +38,7 @@ use crate::config::EdgeConfig;
 use crate::exchange::Exchange;
 use crate::gate::{self, Gate, Peer};
 use crate::handler::{self, Shared};
+use crate::health::Health;
 use crate::rate_limit::RateLimit;
 use crate::sessions::Sessions;
 
@@ -57,6 +58,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn router(
     config: EdgeConfig,
     shared: Arc<Shared>,
+    health: Arc<Health>,
     stop: &CancellationToken,
 ) -> (Router, Arc<Authenticator>) {
     let authenticator = Arc::new(config.identity.authenticator);
@@ -87,7 +89,7 @@ pub fn router(
         .route_service("/mcp", service.clone())
         .route_service("/mcp/", service)
         .route_layer(middleware::from_fn_with_state(gate, gate::pass))
-        .route("/healthz", get(|| async { "ok\n" }));
+        .route("/healthz", get(move || std::future::ready(health.answer())));
     let router = match &resource {
         Some(resource) => with_metadata(router, resource),
         None => router,

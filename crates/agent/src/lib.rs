@@ -16,6 +16,7 @@ mod exchange;
 mod fixtures;
 mod gate;
 mod handler;
+mod health;
 mod http;
 mod media;
 mod origins;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::call::Auditor;
 use crate::config::EdgeConfig;
 use crate::handler::{Handler, Shared};
+use crate::health::Health;
 use crate::http;
 use crate::service::Service;
 
@@ -38,6 +39,7 @@ pub struct Prepared {
     shared: Arc<Shared>,
     /// What runs while the server does.
     beside: Vec<Task>,
+    health: Health,
     stop: CancellationToken,
 }
 
@@ -72,8 +74,14 @@ impl Prepared {
             let (path, clock, stop) = (path.clone(), Arc::clone(&clock), stop.clone());
             beside.push(Box::pin(keep_anchored(opened, path, anchor, compared, clock, stop)));
         }
+        let health = Health { log: log.clone(), remarks: Vec::new() };
         let shared = Shared::new(service, config.identity.scope, Auditor { log, clock }, stop.clone());
-        Ok(Self { config, shared: Arc::new(shared), beside, stop })
+        Ok(Self { config, shared: Arc::new(shared), beside, health, stop })
+    }
+
+    /// Something that `/healthz` says to whoever asks.
+    pub fn remark(&mut self, remark: impl Fn() -> Option<&'static str> + Send + Sync + 'static) {
+        self.health.remarks.push(Box::new(remark));
     }
 
     /// Runs a task while the server does. It ends by itself when the server stops.
@@ -83,7 +91,7 @@ impl Prepared {
 
     /// Starts to serve HTTP.
     pub async fn serve(self) -> Result<Server, EdgeError> {
-        let Self { mut config, shared, beside, stop } = self;
+        let Self { mut config, shared, beside, health, stop } = self;
         let address = config.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|error| EdgeError::Listen { address, error })?;
@@ -103,7 +111,7 @@ impl Prepared {
             server.tasks.spawn(async move { tls.follow(stop).await });
         }
         let call_timeout = shared.service.limits.call_timeout;
-        let (router, authenticator) = http::router(config, shared, &server.stop);
+        let (router, authenticator) = http::router(config, shared, Arc::new(health), &server.stop);
         server.tasks.spawn(http::serve(listener, tls, router, call_timeout, server.stop.clone()));
         let stop = server.stop.clone();
         server.tasks.spawn(async move { authenticator.reload(stop).await });

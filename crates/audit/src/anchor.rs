@@ -3,6 +3,9 @@
 //!
 //! The anchor follows the log with a delay of about [`ANCHOR_INTERVAL`]: lines of that time can be removed unseen after a crash.
 //!
+//! Where the anchor is a file that cannot be written, the log takes no lines until it can: a disk that is full or gone would hide the
+//! end for as long as somebody likes.
+//!
 //! Invariant: a log that lacks its anchored line is not gone on with, and stays as it is, its head included. Where there is no log at any more, a new chain begins with a line
 //! that says where the one before ended.
 
@@ -195,7 +198,12 @@ pub async fn keep_anchored(
                 }
             }
             if compared.done && link.seq > 0 && anchored.as_ref() != Some(&link) {
-                anchor.save(&mut apart, &path, &link, clock.now_ms()).await?;
+                let saved = anchor.save(&mut apart, &path, &link, clock.now_ms()).await;
+                // A file is there or is not. A store that does not answer for a while stops nobody.
+                if matches!(anchor, Anchor::File(_)) {
+                    log.anchored(&path, saved.is_ok());
+                }
+                saved?;
                 anchored = Some(link.clone());
             }
             Ok::<(), String>(())
@@ -203,7 +211,7 @@ pub async fn keep_anchored(
         .await
         {
             tracing::warn!(file = %path.display(), why, "the anchor of the audit log cannot be written; trying again");
-            pause = RETRY_INTERVAL;
+            pause = if matches!(anchor, Anchor::File(_)) { ANCHOR_INTERVAL } else { RETRY_INTERVAL };
         }
         if is_violated || stop.is_cancelled() {
             return;
@@ -324,6 +332,44 @@ mod tests {
         log.append(Event::new(0, "ana", "http")).await.unwrap();
         assert_eq!(verify(&path).unwrap().end_confirmed, None);
         assert!(!head.exists());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_while_the_anchor_is_gone_or_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, elsewhere) = (dir.path().join("audit.jsonl"), dir.path().join("other"));
+        std::fs::create_dir(&elsewhere).unwrap();
+        let anchor = Anchor::File(elsewhere.join("anchor"));
+        let (log, compared) = open(&path, &anchor, 0).await.unwrap();
+        let stop = CancellationToken::new();
+        let clock = Arc::new(AClock);
+        let keeping =
+            tokio::spawn(keep_anchored(log.clone(), path.clone(), anchor, compared, clock, stop.clone()));
+        let append = async || log.append(Event::new(0, "ana", "http")).await;
+        let until = async |is_writable: bool| {
+            for _ in 0..500 {
+                // What is refused is not asked again by itself: the next line tells.
+                if append().await.is_ok() == is_writable && log.is_writable() == is_writable {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            panic!("it is not writable: {is_writable}");
+        };
+        until(true).await;
+        std::fs::remove_dir_all(&elsewhere).unwrap();
+        until(false).await;
+        assert!(matches!(append().await, Err(AuditError::Unanchored { .. })));
+        std::fs::create_dir(&elsewhere).unwrap();
+        until(true).await;
+        let moved = dir.path().join("moved");
+        std::fs::rename(&path, &moved).unwrap();
+        assert!(matches!(append().await, Err(AuditError::Io { .. })) && !log.is_writable());
+        std::fs::rename(&moved, &path).unwrap();
+        until(true).await;
+        stop.cancel();
+        keeping.await.unwrap();
+        assert!(verify(&path).unwrap().lines > 0);
     }
 
     #[tokio::test]

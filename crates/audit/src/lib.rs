@@ -67,6 +67,9 @@ pub struct Event {
     /// SQLSTATE, of a statement of SQL that failed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub error_code: Option<String>,
+    /// What a decision and its outcome, which are two lines, have in common.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub call: Option<String>,
     /// Requests that were turned away since the last line of one, and have none.
     #[serde(skip_serializing_if = "is_zero", default)]
     pub refusals_left_out: u64,
@@ -100,6 +103,7 @@ impl Event {
             read: None,
             details: None,
             error_code: None,
+            call: None,
             refusals_left_out: 0,
         }
     }
@@ -112,6 +116,9 @@ pub fn hex(bytes: &[u8]) -> String {
         text
     })
 }
+
+/// The outcome of a line that has a decision, and is written before anything is done.
+pub const DECIDED: &str = "decided";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::ControlFlow;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -31,6 +31,8 @@ pub enum AuditError {
     Io { path: PathBuf, error: Arc<std::io::Error> },
     #[error("audit log {} was tampered with: {violation}", path.display())]
     Violated { path: PathBuf, violation: Arc<Violation> },
+    #[error("the anchor of the audit log {} cannot be written", path.display())]
+    Unanchored { path: PathBuf },
     #[error("the audit log is closed")]
     Closed,
 }
@@ -49,6 +51,8 @@ pub struct AuditLog {
     /// Set when the anchor shows that lines are missing: nothing is answered any more.
     violated: Arc<OnceLock<AuditError>>,
     writable: Arc<AtomicBool>,
+    /// Why no line is taken, while the anchor cannot be written.
+    unanchored: watch::Sender<Option<AuditError>>,
 }
 
 impl AuditLog {
@@ -77,7 +81,8 @@ impl AuditLog {
         };
         let spawned = std::thread::Builder::new().name("audit".to_owned()).spawn(run);
         spawned.map_err(|error| io_error(&path, error))?;
-        Ok(Self { pending, end, violated: Arc::default(), writable })
+        let unanchored = watch::Sender::default();
+        Ok(Self { pending, end, violated: Arc::default(), writable, unanchored })
     }
 
     /// Goes on with a log that has no anchor, or begins one.
@@ -95,9 +100,17 @@ impl AuditLog {
         let _ = self.violated.set(AuditError::Violated { path: path.to_owned(), violation });
     }
 
-    /// Whether the last line could be written.
+    /// Takes no line until there is an anchor again.
+    pub(crate) fn anchored(&self, path: &Path, is_anchored: bool) {
+        let why = (!is_anchored).then(|| AuditError::Unanchored { path: path.to_owned() });
+        self.unanchored.send_replace(why);
+    }
+
+    /// Whether the last line could be written, and its anchor.
     pub fn is_writable(&self) -> bool {
-        self.violated.get().is_none() && self.writable.load(Ordering::Relaxed)
+        self.violated.get().is_none()
+            && self.unanchored.borrow().is_none()
+            && self.writable.load(Ordering::Relaxed)
     }
 
     /// Hands over an event whose line nobody waits for, since its caller is gone.
@@ -112,6 +125,9 @@ impl AuditLog {
     pub async fn append(&self, event: Event) -> Result<(), AuditError> {
         if let Some(violated) = self.violated.get() {
             return Err(violated.clone());
+        }
+        if let Some(unanchored) = &*self.unanchored.borrow() {
+            return Err(unanchored.clone());
         }
         let (done, written) = oneshot::channel();
         self.pending.send(Pending { event, done }).await.map_err(|_| AuditError::Closed)?;
@@ -230,6 +246,11 @@ impl Writer {
             self.file.set_len(self.good_bytes)?;
             self.torn = false;
         }
+        // Lines in a file that nobody finds any more are no lines.
+        let (open, named) = (self.file.metadata()?, std::fs::metadata(&self.path)?);
+        if (open.dev(), open.ino()) != (named.dev(), named.ino()) {
+            return Err(std::io::Error::new(ErrorKind::NotFound, "the file was removed or replaced"));
+        }
         self.file.write_all(lines)?;
         self.file.sync_data()
     }
@@ -300,6 +321,32 @@ mod tests {
 
     fn put(path: &Path, lines: &[String]) {
         std::fs::write(path, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn decisions_without_an_outcome_are_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let log = open(&path).unwrap();
+        let of = |call: Option<&str>, outcome: &str| {
+            let call = call.map(str::to_owned);
+            Event { call, outcome: outcome.to_owned(), ..event("query") }
+        };
+        let decided = crate::DECIDED;
+        for (call, outcome) in [
+            (Some("a"), decided),
+            (Some("b"), decided),
+            (Some("a"), "ok"),
+            (None, "ok"),
+            (Some("c"), decided),
+        ] {
+            log.append(of(call, outcome)).await.unwrap();
+        }
+        assert_eq!(verify(&path).unwrap().cut_off, 2);
+        drop(log);
+        let log = open(&path).unwrap();
+        log.append(of(Some("b"), "timeout")).await.unwrap();
+        assert_eq!(verify(&path).unwrap().cut_off, 1);
     }
 
     #[tokio::test]

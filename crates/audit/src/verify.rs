@@ -1,5 +1,6 @@
 //! Reads an audit log and finds any line that was changed, removed or moved.
 
+use std::collections::HashSet;
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex;
-use crate::{Event, Line, Link, MAX_LINE_BYTES, VERSION};
+use crate::{DECIDED, Event, Line, Link, MAX_LINE_BYTES, VERSION};
 
 /// A log whose lines are all as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Verified {
     pub last_hash: String,
     /// Whether `FILE.head` confirms that no line is missing at the end. None: there is no such file.
     pub end_confirmed: Option<()>,
+    /// Decisions that have no outcome: the server ended before, or was just at work on them.
+    pub cut_off: u64,
 }
 
 /// What is wrong, and where.
@@ -57,8 +60,15 @@ pub fn verify_watched(
 ) -> Result<Verified, Violation> {
     let head = read_head(path)?;
     let mut head_seen = head.as_ref().is_none_or(|head| head.seq == 0);
-    let last = walk(path, u64::MAX, |Walked { link, bytes, .. }| {
+    let mut open = HashSet::new();
+    let last = walk(path, u64::MAX, |Walked { link, event, bytes }| {
         progress(*bytes);
+        if let Some(call) = &event.call {
+            match event.outcome == DECIDED {
+                true => open.insert(call.clone()),
+                false => open.remove(call),
+            };
+        }
         if let Some(head) = head.as_ref().filter(|head| head.seq == link.seq) {
             head_seen = true;
             if head.hash != link.hash {
@@ -74,7 +84,8 @@ pub fn verify_watched(
         let anchored = read_link(anchor)?.ok_or_else(|| Violation::Head { path: anchor.to_owned() })?;
         check_anchored(path, &anchored)?;
     }
-    Ok(Verified { lines: last.seq, last_hash: last.hash, end_confirmed: head.map(|_| ()) })
+    let cut_off = open.len() as u64;
+    Ok(Verified { lines: last.seq, last_hash: last.hash, end_confirmed: head.map(|_| ()), cut_off })
 }
 
 /// Reads up to `lines` lines, hands each to `each` until that has seen enough, and returns how many it were. The chain is followed

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::catalog::Used;
 use crate::governed::lineage::Labels;
-use crate::shape::{Mask, Shown, TableShape};
+use crate::shape::{ColumnShape, Mask, Shown, TableShape};
 
 /// Tokens of an answer, and what is kept of them for all that is not rows.
 pub const TOKENS_DEFAULT: usize = 800;
@@ -146,9 +146,33 @@ pub struct ComputedFrom {
     pub as_of: Value,
 }
 
+/// For the audit log.
 pub fn computed_from(used: &[Used]) -> Vec<ComputedFrom> {
     let of = |used: &Used| ComputedFrom { table: used.table.to_string(), as_of: (used.provenance.0)() };
     used.iter().map(of).collect()
+}
+
+/// The same as its caller may know it: of a table of which rows are kept back, neither how much of it was read nor which files, since
+/// a condition goes to the source before rows are taken away; and of no table what was found in columns that are not shown.
+pub fn computed_from_told(used: &[Used]) -> Vec<ComputedFrom> {
+    let of = |used: &Used, mut from: ComputedFrom| {
+        let keeps_rows_back = used.shape.keeps_rows_back();
+        match &mut from.as_of {
+            Value::Object(told) if keeps_rows_back => told.retain(|_, value| value.is_string()),
+            Value::Object(told) => {
+                if let Some(Value::Object(misfits)) = told.get_mut("misfits") {
+                    misfits.retain(|name, _| {
+                        let of = |column: &&ColumnShape| column.name == *name && column.shown == Shown::AsIs;
+                        used.shape.columns.iter().any(|column| of(&column))
+                    });
+                }
+            }
+            Value::String(_) => {}
+            other => *other = Value::Null,
+        }
+        from
+    };
+    used.iter().zip(computed_from(used)).map(|(used, from)| of(used, from)).collect()
 }
 
 /// In words, what the rules did to the tables of an answer.
@@ -170,15 +194,14 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     if !masked.is_empty() {
         parts.push(format!("{} columns masked ({})", masked.len(), masked.join(", ")));
     }
-    let hidden = shape.columns.iter().filter(|column| column.shown == Shown::Hidden).count();
-    if hidden > 0 {
-        parts.push(format!("{hidden} columns not shown"));
+    if shape.columns.iter().any(|column| column.shown == Shown::Hidden) {
+        parts.push("some columns not shown".to_owned());
     }
     if !shape.row_filters.is_empty() {
         parts.push("only rows that are for this caller".to_owned());
     }
     if let Some(min_group) = &shape.min_group {
-        let MinGroup { size, entity, .. } = min_group;
+        let (size, entity) = (min_group.size, shape.entity_told());
         parts.push(format!(
             "groups under {size} different {entity} suppressed, and figures that would tell of them"
         ));
@@ -191,8 +214,6 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     }
     (!parts.is_empty()).then(|| format!("{}: {}", shape.table, parts.join("; ")))
 }
-
-use crate::shape::MinGroup;
 
 pub fn mask_in_words(mask: &Mask) -> String {
     match mask {

@@ -1,18 +1,18 @@
-//! The last net: personal data in texts that no rule has a label for. What has a check digit is checked, so that an order number is
+//! The last net: personal data in values that no rule has a label for. What has a check digit is checked, so that an order number is
 //! not taken for a card.
 //!
-//! It looks at columns without labels only: a column that the rules show although it has labels is shown.
+//! It looks at columns without labels only: a column that the rules show although it has labels is shown. Values within values are
+//! looked at too ([`values`]). What is spread over several columns or rows is not found.
+
+mod values;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
-use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch, StringArray};
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
 use regex::{Captures, Regex};
+use unicode_normalization::UnicodeNormalization as _;
 
-use crate::engine::Rows;
-use crate::governed::lineage::Labels;
+pub use values::filter;
 
 /// A kind of personal data in texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,20 +118,69 @@ fn is_card(text: &str) -> bool {
     network && sum % 10 == 0
 }
 
+/// Whether a whole number is one of a card. Other numbers of so many digits end in the right digit one time in ten, so that lengths
+/// are those that each network has.
+fn is_card_number(digits: &str) -> bool {
+    let begins =
+        |length: usize| digits.get(..length).and_then(|digits| digits.parse::<u32>().ok()).unwrap_or(0);
+    let is_of_network = match digits.len() {
+        13 => begins(1) == 4,
+        14 => matches!(begins(2), 36 | 38) || matches!(begins(3), 300..=305),
+        15 => matches!(begins(2), 34 | 37),
+        16 => {
+            matches!(begins(1), 4)
+                || matches!(begins(2), 51..=55 | 62 | 65)
+                || matches!(begins(4), 2221..=2720 | 3528..=3589 | 6011 | 6440..=6499)
+        }
+        19 => begins(1) == 4 || begins(2) == 62,
+        _ => false,
+    };
+    is_of_network && is_card(digits)
+}
+
 /// How many of each kind were taken out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Filtered(BTreeMap<Kind, u64>);
+pub struct Filtered {
+    kinds: BTreeMap<Kind, u64>,
+    /// Values that could not be looked at, or not without what was found in them.
+    withheld: u64,
+}
 
 impl Filtered {
+    fn add(&mut self, kind: Kind, count: u64) {
+        *self.kinds.entry(kind).or_default() += count;
+    }
+
     pub fn in_words(&self) -> Option<String> {
-        let parts: Vec<String> =
-            self.0.iter().map(|(kind, count)| format!("{count} × {}", kind.name())).collect();
-        (!parts.is_empty()).then(|| format!("taken out of texts: {}", parts.join(", ")))
+        let mut parts: Vec<String> =
+            self.kinds.iter().map(|(kind, count)| format!("{count} × {}", kind.name())).collect();
+        if self.withheld > 0 {
+            parts.push(format!("{} values withheld that cannot be searched", self.withheld));
+        }
+        (!parts.is_empty()).then(|| format!("taken out of values: {}", parts.join(", ")))
     }
 }
 
 /// The text without personal data.
 pub fn filtered(text: &str, counts: &mut Filtered) -> Option<String> {
+    if !text.is_ascii() {
+        // Other forms of the same letters and digits, and letters between them that nobody sees.
+        let plain: String = text.nfkc().filter(|letter| !is_unseen(*letter)).collect();
+        if plain != text
+            && let Some(filtered) = filtered_plain(&plain, counts)
+        {
+            return Some(filtered);
+        }
+    }
+    filtered_plain(text, counts)
+}
+
+fn is_unseen(letter: char) -> bool {
+    matches!(letter, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
+}
+
+fn filtered_plain(text: &str, counts: &mut Filtered) -> Option<String> {
     // Every kind needs one of these.
     if !text.bytes().any(|byte| byte.is_ascii_digit() || byte == b'@') {
         return None;
@@ -151,51 +200,10 @@ pub fn filtered(text: &str, counts: &mut Filtered) -> Option<String> {
         });
         if found > 0 {
             changed = Some(replaced.into_owned());
-            *counts.0.entry(kind).or_default() += found;
+            counts.add(kind, found);
         }
     }
     changed
-}
-
-/// Takes personal data out of the texts of an answer.
-pub fn filter(rows: &mut Rows, labels: &[Labels]) -> Filtered {
-    let mut counts = Filtered::default();
-    for batch in &mut rows.batches {
-        let columns: Vec<ArrayRef> = batch
-            .columns()
-            .iter()
-            .enumerate()
-            .map(|(at, column)| match labels.get(at).is_none_or(Labels::is_empty) {
-                true => filter_column(column, &mut counts),
-                false => Arc::clone(column),
-            })
-            .collect();
-        if let Ok(made) = RecordBatch::try_new(batch.schema(), columns) {
-            *batch = made;
-        }
-    }
-    counts
-}
-
-fn filter_column(column: &ArrayRef, counts: &mut Filtered) -> ArrayRef {
-    if !matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
-        return Arc::clone(column);
-    }
-    let Ok(texts) = cast(column, &DataType::Utf8) else { return Arc::clone(column) };
-    let texts = texts.as_string::<i32>();
-    let before = counts.clone();
-    let made: StringArray = (0..texts.len())
-        .map(|row| {
-            (!texts.is_null(row)).then(|| {
-                let text = texts.value(row);
-                filtered(text, counts).unwrap_or_else(|| text.to_owned())
-            })
-        })
-        .collect();
-    if *counts == before {
-        return Arc::clone(column);
-    }
-    cast(&made, column.data_type()).unwrap_or_else(|_| Arc::clone(column))
 }
 
 #[cfg(test)]
@@ -213,6 +221,21 @@ mod tests {
         assert_eq!(check("card 4111 1111 1111 1111 exp 12/29"), "card [card number] exp 12/29");
         assert_eq!(check("ssn 123-45-6789."), "ssn [social security number].");
         assert_eq!(check("call +49 30 901820 or (212) 555-0143"), "call [phone number] or [phone number]");
+    }
+
+    #[test]
+    fn other_forms_of_letters_are_the_same_letters() {
+        for text in [
+            "ada\u{200b}@example.org",
+            "ａｄａ＠ｅｘａｍｐｌｅ．ｏｒｇ",
+            "a\u{ad}da@exam\u{2060}ple.org",
+            "ada@example\u{e0041}.org",
+        ] {
+            assert!(check(text).contains("[e-mail address]") && !check(text).contains("ada"), "{text}");
+        }
+        assert_eq!(check("４１１１ １１１１ １１１１ １１１１"), "[card number]");
+        // Nothing is changed where nothing is found.
+        assert_eq!(check("ﬁne 👩\u{200d}⚕\u{fe0f} １２３"), "ﬁne 👩\u{200d}⚕\u{fe0f} １２３");
     }
 
     #[test]

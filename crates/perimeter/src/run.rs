@@ -136,7 +136,9 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let stop = CancellationToken::new();
     let prepared = server::prepare(edge, perimeter, args.limits.query_timeout.0, clock, stop.clone()).await;
     let mut prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
-    prepared.beside(watched.watch(stop.clone()));
+    prepared.beside(Arc::clone(&watched).watch(stop.clone()));
+    let broken = "the rules in the files cannot be used: those from before hold";
+    prepared.remark(move || watched.state().broken.map(|_| broken));
     let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
     tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());
     let again = async {

@@ -1,6 +1,7 @@
 //! What a caller gets of a table: the outcome of all rules, combined to the strictest, in the form in which [`crate::governed`]
 //! carries it out.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -40,6 +41,29 @@ pub struct TableShape {
     pub max_rows: Option<u64>,
     /// The most bytes of one answer.
     pub max_bytes: Option<u64>,
+}
+
+impl TableShape {
+    /// The entity of groups as its caller may know it: the column may be hidden.
+    pub fn entity_told(&self) -> &str {
+        let entity = self.min_group.as_ref().map_or("", |group| group.entity.as_str());
+        let is_shown = |column: &ColumnShape| column.name == entity && column.shown != Shown::Hidden;
+        if self.columns.iter().any(is_shown) { entity } else { "entities" }
+    }
+
+    /// Whether there may be rows of which the caller gets nothing: how many are read must not be told either.
+    pub fn keeps_rows_back(&self) -> bool {
+        !self.row_filters.is_empty() || self.min_group.is_some()
+    }
+
+    /// The ids of rules that shaped what is shown. Those that hide something may say by their names what that is.
+    pub fn rules_told(&self) -> Vec<String> {
+        let shown = self.columns.iter().filter(|column| column.shown != Shown::Hidden);
+        let rules = shown.flat_map(|column| &column.rules);
+        let groups = self.min_group.iter().flat_map(|group| &group.rules);
+        let told: BTreeSet<&String> = rules.chain(groups).collect();
+        told.into_iter().cloned().collect()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

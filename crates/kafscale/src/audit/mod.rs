@@ -168,8 +168,15 @@ fn verify(file: &Path, anchor: Option<&Path>, signed: Option<(&Path, &Path)>) ->
         Some(()) => "no line is missing at the end",
         None => "there is no .head file, so that lines missing at the end would not show",
     };
+    let cut_off = match verified.cut_off {
+        0 => String::new(),
+        1 => "1 decision has no outcome: its call was cut off, or is just at work\n".to_owned(),
+        calls => {
+            format!("{calls} decisions have no outcome: their calls were cut off, or are just at work\n")
+        }
+    };
     let mut text = format!(
-        "{}: {} lines hold, {end}\nlast line: sha256 {}\n",
+        "{}: {} lines hold, {end}\n{cut_off}last line: sha256 {}\n",
         file.display(),
         verified.lines,
         verified.last_hash

@@ -2,6 +2,9 @@
 //!
 //! Invariant: [`Engine::plan`] gives nothing that was not through [`crate::governed`], and [`Planned::run`] runs nothing else.
 
+mod complexity;
+mod places;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +16,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::execution::context::QueryPlanner;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility};
-use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner as _};
 use futures_util::StreamExt as _;
 use kafscale_settings::failure::Failure;
@@ -24,20 +27,21 @@ use kafscale_sql::running::batch_bytes;
 use kafscale_sql::statement::{self, Statement};
 use kafscale_sql::threads::QueryHandle;
 use kafscale_sql::{allowed, engine};
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::catalog::{Collections, Database, Denied, Used, View};
 use crate::collection::CollectionError;
 use crate::deciding::{Allowed, Decide, Ruling, columns_of};
-use crate::governed::Refused;
 use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
+use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
+use places::Places;
 
 /// A statement is told to be too long before it is read.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -50,7 +54,9 @@ pub struct Engine {
     collections: Arc<Collections>,
     pub handles: Arc<Handles>,
     releases: Arc<Releases>,
-    running: Arc<Semaphore>,
+    /// Plans are not kept waiting by what runs.
+    planning: Arc<Places>,
+    running: Arc<Places>,
     timeout: Duration,
 }
 
@@ -70,6 +76,11 @@ pub enum QueryError {
         "the statement failed on rows that are shown in groups only; what failed would tell of one of them"
     )]
     Withheld(SqlError),
+    /// The text of the error has values of rows in it, which leave in answers alone: searched, and marked as data.
+    #[error("the statement failed: {what}; on which value is not told")]
+    OnRow { what: &'static str, source: SqlError },
+    #[error(transparent)]
+    Failed(#[from] Failed),
     #[error("the statement took longer than {0:?}")]
     TimedOut(Duration),
 }
@@ -81,7 +92,11 @@ impl QueryError {
             QueryError::Refused(refused) => Some(refused.hint.clone()),
             QueryError::Denied(_) => Some("ask why_denied what would have to change".to_owned()),
             QueryError::TimedOut(_) => Some("ask for less: fewer rows, a condition, an aggregate".to_owned()),
-            QueryError::Sql(_) | QueryError::Collection(_) | QueryError::Withheld(_) => None,
+            QueryError::OnRow { .. } => Some("use TRY_CAST or NULLIF, or leave such rows out".to_owned()),
+            QueryError::Sql(_)
+            | QueryError::Collection(_)
+            | QueryError::Failed(_)
+            | QueryError::Withheld(_) => None,
         }
     }
 }
@@ -95,6 +110,9 @@ impl From<DataFusionError> for QueryError {
             }
             if let Some(refused) = inner.downcast_ref::<Refused>() {
                 return QueryError::Refused(refused.clone());
+            }
+            if let Some(failed) = inner.downcast_ref::<Failed>() {
+                return QueryError::Failed(failed.clone());
             }
             if inner.is::<CollectionError>() {
                 tracing::warn!(error = ?inner, "a collection failed");
@@ -141,16 +159,25 @@ impl Engine {
         handles: Arc<Handles>,
     ) -> Result<Engine, Failure> {
         let base = engine::session(limits)?.with_query_planner(Arc::new(Planner)).build();
-        let at_once = usize::try_from(limits.max_queries).unwrap_or(Semaphore::MAX_PERMITS);
+        let at_once = usize::try_from(limits.max_queries).unwrap_or(usize::MAX);
         Ok(Engine {
             base,
             threads,
             collections: Arc::new(collections),
             handles,
             releases: Arc::default(),
-            running: Arc::new(Semaphore::new(at_once.min(Semaphore::MAX_PERMITS))),
+            planning: Arc::new(Places::new(at_once)),
+            running: Arc::new(Places::new(at_once)),
             timeout: limits.statement_timeout.0,
         })
+    }
+
+    /// Does what takes long where nobody waits for a thread.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
+        Ok(self.threads.run(async move { Ok(work()) }).await?)
     }
 
     pub fn collections(&self) -> &Arc<Collections> {
@@ -166,6 +193,7 @@ impl Engine {
         now_ms: i64,
     ) -> Result<Planned, QueryError> {
         let text = one_query(sql)?;
+        let deadline = Instant::now() + self.timeout;
         let mut state = self.base.clone();
         let view = Arc::new(View {
             collections: Arc::clone(&self.collections),
@@ -183,16 +211,20 @@ impl Engine {
         let released =
             Released { all: Arc::clone(&self.releases), principal: view.caller.principal.clone(), now_ms };
         let (sql, inner) = (text, state.clone());
-        let origin = hash(&sql);
+        let (origin, principal) = (hash(&sql), view.caller.principal.clone());
+        let places = Arc::clone(&self.planning);
         let planned = self.threads.run(async move {
+            let _place = places.take(&principal).await;
             let plan = inner.statement_to_plan(engine::parse(&sql)?).await?;
             allowed::check(&plan)?;
+            complexity::check(&plan)?;
             let labels = labels(&plan);
             let origin = if is_repeatable(&plan) { origin } else { uuid::Uuid::new_v4().as_u64_pair().0 };
             let governed = in_groups(&plan, &released, origin)?;
             Ok((governed, labels))
         });
-        let (plan, labels) = planned.await?;
+        let planned = tokio::time::timeout_at(deadline, planned).await;
+        let (plan, labels) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
         let used = view.used().await;
         Ok(Planned {
             is_in_groups: used.iter().any(|used| used.shape.min_group.is_some()),
@@ -204,6 +236,9 @@ impl Engine {
             query,
             threads: self.threads.clone(),
             timeout: self.timeout,
+            deadline,
+            principal: view.caller.principal.clone(),
+            planning: Arc::clone(&self.planning),
             running: Arc::clone(&self.running),
         })
     }
@@ -264,7 +299,11 @@ pub struct Planned {
     is_in_groups: bool,
     threads: QueryHandle,
     timeout: Duration,
-    running: Arc<Semaphore>,
+    /// Of the whole statement, its planning included.
+    deadline: Instant,
+    principal: String,
+    planning: Arc<Places>,
+    running: Arc<Places>,
 }
 
 /// Bounds of one answer.
@@ -319,41 +358,55 @@ impl Planned {
                 {
                     Err(QueryError::Withheld(error))
                 }
+                QueryError::Sql(error @ (SqlError::Engine(_) | SqlError::State { .. })) => {
+                    match on_row(error.code()) {
+                        Some(what) => Err(QueryError::OnRow { what, source: error }),
+                        None => Err(QueryError::Sql(error)),
+                    }
+                }
                 error => Err(error),
             },
         }
     }
 
-    /// The steps of the execution, without a value of any row.
+    /// The steps as the caller may know them: its own columns and conditions. How a source is asked has the filters of the rules in
+    /// it, and columns that they hide, so that none of that is told, nor how many files or streams are left of it.
     pub async fn explain(&self) -> Result<String, QueryError> {
         let (state, plan, query) = (self.state.clone(), self.plan.clone(), Arc::clone(&self.query));
+        let (places, principal) = (Arc::clone(&self.planning), self.principal.clone());
         let explained = self.threads.run(async move {
-            let physical = engine::physical(&state, &plan, &query).await?;
-            Ok(displayable(physical.as_ref()).indent(false).to_string())
+            let _place = places.take(&principal).await;
+            let plan = state.optimize(&plan)?;
+            // Whether it can be carried out.
+            engine::physical(&state, &plan, &query).await?;
+            Ok(plan.display_indent().to_string())
         });
-        let explained = explained.await;
-        self.guarded(explained)
+        match tokio::time::timeout_at(self.deadline, explained).await {
+            Ok(explained) => self.guarded(explained),
+            Err(_) => Err(QueryError::TimedOut(self.timeout)),
+        }
     }
 
     /// Runs it, up to the limits.
     pub async fn run(&self, limits: AnswerLimits) -> Result<Rows, QueryError> {
         let limits = self.limits(limits);
         let work = self.run_within(limits);
-        let ran = match tokio::time::timeout(self.timeout, work).await {
-            Ok(ran) => ran,
-            Err(_) => return Err(QueryError::TimedOut(self.timeout)),
-        };
+        let ran = tokio::time::timeout_at(self.deadline, work).await;
         self.query.stop();
-        self.guarded(ran)
+        match ran {
+            Ok(ran) => self.guarded(ran),
+            Err(_) => Err(QueryError::TimedOut(self.timeout)),
+        }
     }
 
     async fn run_within(&self, limits: AnswerLimits) -> Result<Rows, SqlError> {
-        let _place = self.running.acquire().await.expect("it is never closed");
         let (state, query) = (self.state.clone(), Arc::clone(&self.query));
+        let (places, principal) = (Arc::clone(&self.running), self.principal.clone());
         let one_more = usize::try_from(limits.rows.saturating_add(1)).unwrap_or(usize::MAX);
         let plan = LogicalPlanBuilder::from(self.plan.clone()).limit(0, Some(one_more))?.build()?;
         self.threads
             .run(async move {
+                let _place = places.take(&principal).await;
                 let physical = engine::physical(&state, &plan, &query).await?;
                 let mut stream = execute_stream(physical, state.task_ctx())?;
                 let mut rows =
@@ -388,6 +441,19 @@ impl Rows {
         self.bytes += bytes;
         self.batches.push(batch);
         self.cut_by.is_none()
+    }
+}
+
+/// What went wrong on a row, by its SQLSTATE. None: it is of the statement as a whole.
+fn on_row(code: &str) -> Option<&'static str> {
+    match code {
+        "53200" | "57014" => None,
+        // Of what is not supported, not there, or too complex.
+        code if ["0A", "42", "54"].iter().any(|class| code.starts_with(class)) => None,
+        "22012" => Some("division by zero"),
+        "22003" => Some("a number is out of range"),
+        "22007" | "22008" | "22P02" => Some("a value cannot be read as the type that it is wanted as"),
+        _ => Some("an operation cannot be done on a value"),
     }
 }
 

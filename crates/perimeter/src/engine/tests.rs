@@ -140,7 +140,12 @@ struct Clinical {
 
 impl Clinical {
     fn new(given: Given) -> Clinical {
-        let limits = Arguments::parse_from(["test"]).limits.of_queries();
+        Clinical::with(given, &[])
+    }
+
+    fn with(given: Given, arguments: &[&str]) -> Clinical {
+        let arguments = std::iter::once(&"test").chain(arguments);
+        let limits = Arguments::parse_from(arguments).limits.of_queries();
         let threads = QueryThreads::start(2).expect("threads");
         let collections = Collections::from([("clinic".to_owned(), Arc::new(Clinic) as Arc<dyn Collection>)]);
         let handles = Arc::new(Handles::new(HandleLimits::default()));
@@ -154,6 +159,13 @@ impl Clinical {
         let planned = self.engine.plan(caller, Arc::new(self.given.clone()), sql, 1).await.map_err(told)?;
         let rows = planned.run(AnswerLimits { rows: 1000, bytes: 1 << 20 }).await.map_err(told)?;
         Ok(pretty_format_batches(&rows.batches).expect("rows").to_string())
+    }
+
+    async fn explain(&self, sql: &str) -> Result<String, String> {
+        let caller = Caller { principal: self.principal.clone(), ..Caller::default() };
+        let told = |error: QueryError| error.to_string();
+        let planned = self.engine.plan(caller, Arc::new(self.given.clone()), sql, 1).await.map_err(told)?;
+        planned.explain().await.map_err(told)
     }
 
     /// The one value of an answer.
@@ -465,6 +477,97 @@ async fn a_statement_that_is_nested_deeply_is_planned_soon() {
             .unwrap_or_else(|_| panic!("{open}: it takes too long"))
             .unwrap_or_else(|error| panic!("{open}: {error}"));
     }
+}
+
+#[tokio::test]
+async fn what_is_explained_has_nothing_of_the_rules() {
+    let hidden = vec![("ssn", Shown::Hidden), ("id", Shown::Hidden), ("weight", Shown::Hidden)];
+    let filtered = Given {
+        shown: hidden.clone(),
+        row_filters: vec!["weight < 4711 AND ssn <> 'x4712'".to_owned()],
+        min_group: None,
+    };
+    let grouped = Given { shown: hidden, min_group: Some(10), row_filters: filtered.row_filters.clone() };
+    for (given, sql) in [
+        (&filtered, "SELECT name FROM clinic.patients WHERE ward = 2 ORDER BY name"),
+        (&filtered, "SELECT * FROM clinic.patients p JOIN clinic.wards w ON p.ward = w.ward"),
+        (&grouped, "SELECT ward, count(*) FROM clinic.patients GROUP BY ward"),
+        (&grouped, "SELECT name FROM clinic.patients"),
+    ] {
+        let clinic = Clinical::new(given.clone());
+        let told = match clinic.explain(sql).await {
+            Ok(plan) | Err(plan) => plan,
+        };
+        for secret in ["471", "ssn", "weight", "different id", ".id"] {
+            assert!(!told.contains(secret), "{sql}: {secret} in {told}");
+        }
+        assert!(told.contains("clinic.patients"), "{sql}: {told}");
+    }
+    let pushed = Clinical::new(filtered).explain("SELECT name FROM clinic.patients WHERE ward = 2").await;
+    assert!(pushed.as_ref().is_ok_and(|plan| plan.contains("ward = Int64(2)")), "{pushed:?}");
+}
+
+#[tokio::test]
+async fn a_row_filter_that_does_not_fit_is_not_told() {
+    for filter in ["nothing_known(ssn) = 4711", "ssn", "no_such_column = 4711", "CAST(name AS int) = 4711"] {
+        let given = Given {
+            shown: vec![("ssn", Shown::Hidden)],
+            row_filters: vec![filter.to_owned()],
+            ..Given::default()
+        };
+        let error =
+            Clinical::new(given).ask("SELECT ward FROM clinic.patients").await.expect_err("no filter");
+        assert!(
+            error.contains("a row filter of the rules cannot be evaluated on clinic.patients"),
+            "{error}"
+        );
+        assert!(!error.contains("4711") && !error.contains("ssn") && !error.contains("column"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn plans_that_would_take_too_long_are_refused() {
+    let clinic = Clinical::new(masked());
+    let joins = |count: usize| {
+        let tables: Vec<String> = (0..count).map(|n| format!("clinic.patients p{n}")).collect();
+        format!("SELECT count(*) FROM {} WHERE p0.id < 0", tables.join(", "))
+    };
+    let with = |levels: usize| {
+        let mut sql = "WITH q0 AS (SELECT 1 AS a)".to_owned();
+        for level in 1..levels {
+            let before = level - 1;
+            sql.push_str(&format!(", q{level} AS (SELECT a.a FROM q{before} a, q{before} b)"));
+        }
+        format!("{sql} SELECT count(*) FROM q{}", levels - 1)
+    };
+    let union = vec!["SELECT id FROM clinic.patients"; 90].join(" UNION ALL ");
+    let list = |count: usize| (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",");
+    let refused = [joins(80), with(12), union, format!("SELECT {} FROM clinic.wards", "NOT ".repeat(9_000))];
+    for sql in refused {
+        let asked = tokio::time::timeout(Duration::from_secs(5), clinic.ask(&sql)).await;
+        let error =
+            asked.unwrap_or_else(|_| panic!("{sql:.80}: it takes too long")).expect_err("it is refused");
+        assert!(!error.contains("panicked"), "{sql:.80}: {error:.300}");
+    }
+    for sql in [
+        joins(8),
+        with(5),
+        format!("SELECT count(*) FROM clinic.patients WHERE id IN ({})", list(8_000)),
+        vec!["SELECT id FROM clinic.patients"; 20].join(" UNION ALL "),
+    ] {
+        if let Err(error) = clinic.ask(&sql).await {
+            panic!("{sql:.80}: {error:.300}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_statement_includes_its_planning() {
+    let clinic = Clinical::with(masked(), &["--max-queries", "2", "--query-timeout", "1ms"]);
+    let place = clinic.engine.planning.take("ada").await;
+    let error = clinic.ask("SELECT count(*) FROM clinic.patients").await.expect_err("no place is free");
+    assert!(error.contains("took longer than"), "{error}");
+    drop(place);
 }
 
 #[test]

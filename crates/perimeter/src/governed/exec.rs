@@ -17,8 +17,8 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures_util::{Stream, StreamExt as _};
 
-use super::masks;
-use crate::shape::Mask;
+use super::{filter_failed, masks, source_failed};
+use crate::shape::{Mask, TableName};
 
 /// The inputs have the properties of those before.
 const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
@@ -34,8 +34,7 @@ pub struct Output {
 /// What is done to each batch.
 #[derive(Debug)]
 pub struct Shaping {
-    /// For EXPLAIN: the table.
-    pub table: String,
+    pub table: TableName,
     pub filter: Option<Arc<dyn PhysicalExpr>>,
     pub outputs: Vec<Output>,
     pub schema: SchemaRef,
@@ -132,6 +131,7 @@ impl Stream for Shaped {
         loop {
             let Poll::Ready(next) = self.rows.poll_next_unpin(cx) else { return Poll::Pending };
             let Some(batch) = next else { return Poll::Ready(None) };
+            let batch = batch.map_err(|error| source_failed(&self.shaping.table, error));
             let shaped = batch.and_then(|batch| self.shaping.shape(&batch));
             match shaped {
                 Ok(batch) if batch.num_rows() == 0 => {}
@@ -174,18 +174,12 @@ impl Shaping {
         let evaluated = filter.evaluate(batch).and_then(|value| value.into_array(batch.num_rows()));
         match evaluated {
             Ok(values) if values.data_type() == &DataType::Boolean => Ok(values.as_boolean().clone()),
-            Ok(_) | Err(_) => {
-                tracing::error!(table = %self.table, "the row filter of the rules cannot be evaluated");
-                Err(DataFusionError::External(Box::new(FilterFailed { table: self.table.clone() })))
+            Ok(values) => {
+                let kind = values.data_type();
+                Err(filter_failed(&self.table, &DataFusionError::Plan(format!("it is of the type {kind}"))))
             }
+            // Its text may have a value of a row in it.
+            Err(_) => Err(filter_failed(&self.table, &DataFusionError::Plan("it fails on a row".to_owned()))),
         }
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a row filter of the rules cannot be evaluated on {table}: nothing of it is shown until its operator has mended the rules"
-)]
-pub struct FilterFailed {
-    table: String,
 }

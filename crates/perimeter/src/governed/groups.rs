@@ -52,6 +52,8 @@ struct Held {
     column: String,
     table: String,
     rule: MinGroup,
+    /// The entity, as the caller may know it.
+    told: String,
 }
 
 /// The plan with its rules about groups carried out. `origin` is what the statement is known by.
@@ -68,7 +70,7 @@ fn not_in_groups(held: &Held) -> Refused {
     Refused::new(
         format!(
             "rows of {} leave only in groups of at least {} different {}",
-            held.table, held.rule.size, held.rule.entity
+            held.table, held.rule.size, held.told
         ),
         format!("ask for figures of groups, such as SELECT count(*) FROM {} or with GROUP BY", held.table),
     )
@@ -174,7 +176,8 @@ impl Rewriting {
             .with_projection(projection)
             .with_filters(scan.filters.clone())
             .build()?;
-        let held = Held { column, table: table.shape().table.to_string(), rule: rule.clone() };
+        let told = table.shape().entity_told().to_owned();
+        let held = Held { column, table: table.shape().table.to_string(), rule: rule.clone(), told };
         Ok(Relation { plan: LogicalPlan::TableScan(plan), held: vec![held], weights })
     }
 
@@ -371,6 +374,7 @@ impl Rewriting {
             guards.push(GuardColumn {
                 name,
                 domain: format!("{}.{}", held.table, held.rule.entity),
+                told: format!("{} of {}", held.told, held.table),
                 size: held.rule.size,
             });
             Ok::<_, DataFusionError>(guards.len() - 1)

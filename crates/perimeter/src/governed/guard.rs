@@ -37,8 +37,11 @@ use datafusion::physical_planner::{ExtensionPlanner, PhysicalPlanner};
 use futures_util::{StreamExt as _, stream};
 
 use super::Refused;
-use super::releases::{Candidate, Released, Verdict};
+use super::releases::{Candidate, Released, Verdict, Work};
 use super::sketch::Sketch;
+
+/// Groups, times the sets of columns that they have in common.
+const GROUPS_AND_SETS_MAX: usize = 1 << 21;
 
 const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
@@ -132,6 +135,8 @@ pub struct GuardColumn {
     pub name: String,
     /// The table and the column of its entities.
     pub domain: String,
+    /// The same, as the caller may know it.
+    pub told: String,
     pub size: u32,
 }
 
@@ -230,7 +235,7 @@ impl UserDefinedLogicalNodeCore for Guard {
 
 fn fmt_layout(layout: &Layout, f: &mut fmt::Formatter) -> fmt::Result {
     let groups = layout.guards.iter().take(layout.held);
-    let groups = groups.map(|guard| format!("at least {} different {}", guard.size, guard.domain));
+    let groups = groups.map(|guard| format!("at least {} different {}", guard.size, guard.told));
     write!(f, "GuardExec: groups of {}", groups.collect::<Vec<_>>().join(", "))
 }
 
@@ -380,18 +385,25 @@ impl<'a> Guarding<'a> {
     }
 
     fn entities(&self, guard: usize, row: usize) -> u64 {
-        self.sketch(guard, row).map_or(0, |sketch| sketch.entities)
+        let sketches = self.sketches[guard];
+        sketches.is_valid(row).then(|| Sketch::entities_in(sketches.value(row))).flatten().unwrap_or(0)
     }
 
     fn guard(mut self, released: &Released, schema: &SchemaRef) -> Result<RecordBatch> {
+        // Each set of columns is looked at, of each group.
+        if self.groups.num_rows() << self.layout.group_columns > GROUPS_AND_SETS_MAX {
+            return Err(too_many(self.groups.num_rows()).into());
+        }
         for guard in 0..self.layout.held {
             self.keep_back_small(guard);
             self.keep_back_more(guard)?;
         }
         let keys = self.keys(&(0..self.layout.group_columns).collect::<Vec<_>>())?;
         let mut hidden: HashMap<usize, Vec<bool>> = HashMap::new();
+        let mut work = Work::default();
         for figure in &self.layout.figures {
             let guard = &self.layout.guards[figure.guard];
+            let domain: Arc<str> = format!("{} {}", guard.domain, figure.kind).into();
             for row in 0..self.groups.num_rows() {
                 if !self.kept[row] {
                     continue;
@@ -401,12 +413,10 @@ impl<'a> Guarding<'a> {
                 let sketch = self.sketch(figure.guard, row);
                 let verdict = match sketch.filter(|sketch| sketch.entities >= u64::from(guard.size)) {
                     None => Verdict::DiffersLittle,
-                    Some(sketch) => released.ask(&Candidate {
-                        domain: format!("{} {}", guard.domain, figure.kind).into(),
-                        origin,
-                        size: guard.size,
-                        sketch,
-                    }),
+                    Some(sketch) => {
+                        let domain = Arc::clone(&domain);
+                        released.ask(&Candidate { domain, origin, size: guard.size, sketch }, &mut work)
+                    }
                 };
                 match verdict {
                     Verdict::Shown => {}
@@ -489,6 +499,13 @@ impl<'a> Guarding<'a> {
 
 fn key_of(keys: Option<&Rows>, row: usize) -> Vec<u8> {
     keys.map_or_else(Vec::new, |keys| keys.row(row).as_ref().to_vec())
+}
+
+fn too_many(groups: usize) -> Refused {
+    Refused::new(
+        format!("these are {groups} groups, which are too many to be looked at together"),
+        "group by fewer columns, or by values that more rows have in common".to_owned(),
+    )
 }
 
 fn too_much() -> Refused {

@@ -17,6 +17,10 @@ mod weight;
 mod whole;
 
 use datafusion::error::DataFusionError;
+use kafscale_sql::error::SqlError;
+
+use crate::collection::CollectionError;
+use crate::shape::TableName;
 
 /// What a caller asked for that the rules do not let it have, and what it may ask for instead.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -35,5 +39,44 @@ impl Refused {
 impl From<Refused> for DataFusionError {
     fn from(refused: Refused) -> Self {
         DataFusionError::External(Box::new(refused))
+    }
+}
+
+/// What went wrong below what the caller wrote. The cause is for the operator alone: it may name columns and constants of the rules, or
+/// have values of rows in it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Failed {
+    #[error(
+        "a row filter of the rules cannot be evaluated on {0}: nothing of it is shown until its operator has mended the rules"
+    )]
+    Filter(TableName),
+    #[error(
+        "the rules of {0} name an entity that it does not have: nothing of it is shown until its operator has mended them"
+    )]
+    NoEntity(TableName),
+    #[error("reading {0} failed; its operator finds the cause in the log")]
+    Source(TableName),
+}
+
+impl From<Failed> for DataFusionError {
+    fn from(failed: Failed) -> Self {
+        DataFusionError::External(Box::new(failed))
+    }
+}
+
+fn filter_failed(table: &TableName, cause: &DataFusionError) -> DataFusionError {
+    tracing::error!(%table, %cause, "a row filter of the rules cannot be evaluated");
+    Failed::Filter(table.clone()).into()
+}
+
+/// An error of a source as the caller may know it. What a collection says for itself is fit for it.
+fn source_failed(table: &TableName, error: DataFusionError) -> DataFusionError {
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => error,
+        DataFusionError::External(inner) if inner.is::<CollectionError>() || inner.is::<SqlError>() => error,
+        _ => {
+            tracing::warn!(%table, "a source failed in the engine; the text may have values of rows, and is left out");
+            Failed::Source(table.clone()).into()
+        }
     }
 }

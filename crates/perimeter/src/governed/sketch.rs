@@ -1,11 +1,17 @@
 //! A set of entities in a few kilobytes, from two of which it can be told whether they differ by a handful: an invertible Bloom
 //! lookup table (Goodrich and Mitzenmacher, 2011), as set reconciliation uses it.
 
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
 /// Each entity is in one cell of each part.
 const PARTS: usize = 3;
 const CELL_BYTES: usize = 4 + 8 + 4;
 /// Cells of a part, at the least.
 const CELLS_MIN: usize = 64;
+/// Of the smallest keys, as many as this times the size of a group are kept.
+const LEAST_PER_SIZE: usize = 4;
+const LEAST_MAX: usize = 1 << 14;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Cell {
@@ -35,10 +41,12 @@ enum Peeled {
     Stuck,
 }
 
-/// The entities of a group: how many they are, and the table.
+/// The entities of a group: how many they are, the smallest of their keys, and the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sketch {
     pub entities: u64,
+    /// In ascending order.
+    least: Vec<u64>,
     cells: Vec<Cell>,
 }
 
@@ -60,14 +68,50 @@ impl Sketch {
     pub fn of(keys: impl Iterator<Item = u64>, size: u32) -> Sketch {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let cells = CELLS_MIN.max(size.saturating_mul(4).min(1 << 16));
-        let mut sketch = Sketch { entities: 0, cells: vec![Cell::default(); PARTS * cells] };
+        let mut sketch =
+            Sketch { entities: 0, least: Vec::new(), cells: vec![Cell::default(); PARTS * cells] };
+        let mut least = BinaryHeap::new();
+        let kept = size.saturating_mul(LEAST_PER_SIZE).min(LEAST_MAX);
         for key in keys {
             sketch.entities += 1;
             for at in sketch.places(key) {
                 sketch.cells[at].change(key, 1);
             }
+            least.push(key);
+            if least.len() > kept {
+                least.pop();
+            }
         }
+        sketch.least = least.into_sorted_vec();
         sketch
+    }
+
+    /// Keys one of which is among those of every set that differs from this one by fewer than `size`: the `size` smallest. Of the
+    /// `size` smallest of both sets together, fewer than `size` are in one set alone, and one that is in both is among the smallest
+    /// of each.
+    pub fn clues(&self, size: u32) -> &[u64] {
+        &self.least[..self.least.len().min(usize::try_from(size).unwrap_or(usize::MAX))]
+    }
+
+    /// Whether the smallest keys of both allow that the two sets differ by fewer than `size`. False is certain.
+    pub fn may_differ_little(&self, other: &Sketch, size: u32) -> bool {
+        if self.entities.abs_diff(other.entities) >= u64::from(size) {
+            return false;
+        }
+        let (mut mine, mut theirs) = (self.least.as_slice(), other.least.as_slice());
+        let mut alone = 0;
+        // Where the keys of one end, its set may go on, and nothing is known.
+        while let ([first, rest @ ..], [of_other, rest_of_other @ ..]) = (mine, theirs) {
+            match first.cmp(of_other) {
+                Ordering::Equal => (mine, theirs) = (rest, rest_of_other),
+                Ordering::Less => (mine, alone) = (rest, alone + 1),
+                Ordering::Greater => (theirs, alone) = (rest_of_other, alone + 1),
+            }
+            if alone >= size {
+                return false;
+            }
+        }
+        true
     }
 
     fn places(&self, key: u64) -> [usize; PARTS] {
@@ -125,12 +169,16 @@ impl Sketch {
     }
 
     pub fn bytes(&self) -> usize {
-        self.cells.len() * CELL_BYTES
+        16 + self.least.len() * 8 + self.cells.len() * CELL_BYTES
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(8 + self.bytes());
+        let mut bytes = Vec::with_capacity(self.bytes());
         bytes.extend(self.entities.to_le_bytes());
+        bytes.extend((self.least.len() as u64).to_le_bytes());
+        for key in &self.least {
+            bytes.extend(key.to_le_bytes());
+        }
         for cell in &self.cells {
             bytes.extend(cell.count.to_le_bytes());
             bytes.extend(cell.keys.to_le_bytes());
@@ -140,7 +188,12 @@ impl Sketch {
     }
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Sketch> {
-        let (entities, cells) = bytes.split_first_chunk::<8>()?;
+        let (entities, bytes) = bytes.split_first_chunk::<8>()?;
+        let (least, bytes) = bytes.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*least)).ok()?.checked_mul(8)?;
+        let (least, cells) = bytes.split_at_checked(length)?;
+        let least = least.chunks_exact(8).map(|key| key.try_into().map(u64::from_le_bytes));
+        let least = least.collect::<Result<Vec<_>, _>>().ok()?;
         let cell = |bytes: &[u8]| {
             let (count, bytes) = bytes.split_first_chunk::<4>()?;
             let (keys, bytes) = bytes.split_first_chunk::<8>()?;
@@ -152,7 +205,12 @@ impl Sketch {
             })
         };
         let cells = cells.chunks_exact(CELL_BYTES).map(cell).collect::<Option<Vec<_>>>()?;
-        Some(Sketch { entities: u64::from_le_bytes(*entities), cells })
+        Some(Sketch { entities: u64::from_le_bytes(*entities), least, cells })
+    }
+
+    /// How many entities are in a sketch of these bytes.
+    pub fn entities_in(bytes: &[u8]) -> Option<u64> {
+        bytes.first_chunk::<8>().map(|entities| u64::from_le_bytes(*entities))
     }
 }
 
@@ -183,6 +241,12 @@ mod tests {
             let difference = only_here + only_there;
             let expected = difference > 0 && difference < u64::from(size);
             prop_assert_eq!(here.differs_little(&there, size), expected);
+            if difference < u64::from(size) {
+                prop_assert!(here.may_differ_little(&there, size));
+                if common > 0 {
+                    prop_assert!(here.clues(size).iter().any(|key| there.clues(size).contains(key)));
+                }
+            }
             prop_assert_eq!(there.differs_little(&here, size), expected);
         }
     }

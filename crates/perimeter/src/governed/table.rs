@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DFSchema;
 use datafusion::datasource::TableType;
-use datafusion::error::{DataFusionError, Result};
+use datafusion::error::Result;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
@@ -18,6 +18,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::exec::{GovernedExec, Output, Shaping};
 use super::leakproof::is_leakproof;
 use super::masks::masked_type;
+use super::{Failed, filter_failed, source_failed};
 use crate::shape::{Mask, MinGroup, Shown, TableShape};
 
 /// See the file's comment.
@@ -41,7 +42,10 @@ impl GovernedTable {
     ) -> Result<Self> {
         let of_source = source.schema();
         let unqualified = DFSchema::try_from(of_source.as_ref().clone())?;
-        let filters = shape.row_filters.iter().map(|filter| state.create_logical_expr(filter, &unqualified));
+        let filters = shape.row_filters.iter().map(|filter| {
+            let of_rules = |error| filter_failed(&shape.table, &error);
+            state.create_logical_expr(filter, &unqualified).map_err(of_rules)
+        });
         let row_filter = conjunction(filters.collect::<Result<Vec<_>>>()?);
         Ok(GovernedTable::new(source, shape, row_filter))
     }
@@ -77,9 +81,7 @@ impl GovernedTable {
     pub fn with_entity(&self, entity: &str, name: &str) -> Result<GovernedTable> {
         let of_source = self.source.schema();
         let Some((at, field)) = of_source.column_with_name(entity) else {
-            return Err(DataFusionError::External(Box::new(NoEntity {
-                table: self.shape.table.to_string(),
-            })));
+            return Err(Failed::NoEntity(self.shape.table.clone()).into());
         };
         let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
         fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
@@ -119,14 +121,6 @@ fn shown_field(field: &Field, mask: Option<&Mask>) -> Field {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the rules of {table} name an entity that it does not have: nothing of it is shown until its operator has mended them"
-)]
-pub struct NoEntity {
-    table: String,
-}
-
 #[async_trait]
 impl TableProvider for GovernedTable {
     fn schema(&self) -> SchemaRef {
@@ -159,26 +153,29 @@ impl TableProvider for GovernedTable {
         let of_source = self.source.schema();
         let mut read: BTreeSet<usize> = wanted.iter().map(|output| output.column).collect();
         for column in self.row_filter.iter().flat_map(Expr::column_refs) {
-            read.insert(of_source.index_of(&column.name)?);
+            let at = of_source.index_of(&column.name);
+            read.insert(at.map_err(|error| filter_failed(&self.shape.table, &error.into()))?);
         }
         let read: Vec<usize> = read.into_iter().collect();
         let mut pushed = filters.to_vec();
         pushed.extend(self.filters_for_source());
         // Which rows are left is not known before the filter.
         let limit = limit.filter(|_| self.row_filter.is_none());
-        let input = self.source.scan(state, Some(&read), &pushed, limit).await?;
+        let input = self.source.scan(state, Some(&read), &pushed, limit).await;
+        let input = input.map_err(|error| source_failed(&self.shape.table, error))?;
         let place = |column: usize| read.binary_search(&column).expect("it is read");
         let outputs =
             wanted.iter().map(|output| Output { column: place(output.column), mask: output.mask.clone() });
         let filter = match &self.row_filter {
             Some(filter) => {
                 let schema = DFSchema::try_from(input.schema().as_ref().clone())?;
-                Some(state.create_physical_expr(filter.clone(), &schema)?)
+                let expression = state.create_physical_expr(filter.clone(), &schema);
+                Some(expression.map_err(|error| filter_failed(&self.shape.table, &error))?)
             }
             None => None,
         };
         let shaping = Shaping {
-            table: self.shape.table.to_string(),
+            table: self.shape.table.clone(),
             filter,
             outputs: outputs.collect(),
             schema: Arc::new(self.schema.project(projection.unwrap_or(&all))?),

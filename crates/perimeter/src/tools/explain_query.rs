@@ -27,7 +27,7 @@ struct Answer {
     shaped_by: Vec<String>,
     /// Labels of each column of the answer, by its name.
     labels: Vec<(String, Vec<String>)>,
-    /// The steps of the execution, and what each source is asked for.
+    /// The steps, and which of your conditions each source is asked to apply. What the rules ask of it is not told.
     plan: String,
     rules: String,
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::reads;
 use crate::answer::{
-    AnswerColumn, ComputedFrom, TOKENS_DEFAULT, TOKENS_MAX, columns, computed_from, page, shaped_by,
+    AnswerColumn, ComputedFrom, TOKENS_DEFAULT, TOKENS_MAX, columns, computed_from, computed_from_told, page,
+    shaped_by,
 };
 use crate::detect;
 use crate::engine::AnswerLimits;
@@ -91,11 +92,16 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     let caller = caller_of(call, args.purpose.as_deref())?;
     let planned = perimeter.decided(call, &caller, "query", &args.sql).await?;
     let limits = AnswerLimits { rows: args.limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX), bytes: BYTES_MAX };
-    let mut rows = planned.run(limits).await.map_err(|error| told(&error))?;
+    let rows = planned.run(limits).await.map_err(|error| told(&error))?;
     let settled =
         perimeter.rules.settle(&caller.principal, planned.budgets(), rows.rows, perimeter.clock.now_ms());
     settled.map_err(|exhausted| ToolError::invalid(exhausted.to_string()))?;
-    let filtered = detect::filter(&mut rows, &planned.labels);
+    let (mut rows, labels) = (rows, planned.labels.clone());
+    let search = move || {
+        let filtered = detect::filter(&mut rows, &labels);
+        (rows, filtered)
+    };
+    let (rows, filtered) = perimeter.engine.apart(search).await.map_err(|error| told(&error))?;
     let budget = args.max_tokens.unwrap_or(TOKENS_DEFAULT).min(TOKENS_MAX);
     let shown = match args.deliver {
         Deliver::Rows => Some(page(&rows.batches, 0, u64::MAX, budget)),
@@ -107,8 +113,8 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     outcome.insert("rows".to_owned(), json!(rows.rows));
     outcome.insert("rows_shown".to_owned(), json!(shown.as_ref().map_or(0, Vec::len)));
     outcome.insert("filtered".to_owned(), json!(filtered.in_words()));
-    let from = computed_from(&planned.used);
-    outcome.insert("computed_from".to_owned(), json!(from));
+    outcome.insert("computed_from".to_owned(), json!(computed_from(&planned.used)));
+    let from = computed_from_told(&planned.used);
     let (columns, cut_by) = (columns(&rows.schema, &planned.labels), rows.cut_by);
     let row_count = rows.rows;
     let hash = planned.rules_hash().to_owned();

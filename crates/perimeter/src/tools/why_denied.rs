@@ -73,12 +73,12 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
             what_would_change_it: change("access to the table"),
         },
         Described::Table { allowed, .. } => {
-            let Allowed { shape, rules, .. } = *allowed;
+            let Allowed { shape, .. } = *allowed;
             let Some(name) = &args.column else {
                 return Ok(Answer {
                     allowed: true,
                     why: shape_in_words(&shape).unwrap_or_else(|| "nothing is kept back".to_owned()),
-                    rules,
+                    rules: shape.rules_told(),
                     what_would_change_it: change("less to be kept back"),
                 });
             };
