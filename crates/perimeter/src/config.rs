@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::collection::Collection;
+use crate::collection::etcd::{Etcd, EtcdConfig};
 use crate::collection::files::{Files, FilesConfig};
 use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
@@ -45,6 +46,7 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum CollectionConfig {
+    Etcd(EtcdConfig),
     Files(FilesConfig),
     Mysql(MysqlConfig),
     Postgres(PostgresConfig),
@@ -154,6 +156,7 @@ impl CollectionConfig {
     /// `base` is where relative paths begin.
     pub fn open(&self, name: &str, base: &Path) -> Result<Arc<dyn Collection>, SettingsError> {
         Ok(match self {
+            CollectionConfig::Etcd(config) => Arc::new(Etcd::new(name, config.clone(), base)?),
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
             CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),

@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 pub mod conformance;
+pub mod etcd;
 pub mod exec;
 pub mod files;
 pub mod mysql;
