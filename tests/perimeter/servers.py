@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 
 from rows import check
 from services import Service, free_ports
 
+HERE = pathlib.Path(__file__).resolve().parent
 POSTGRES = pathlib.Path("/usr/lib/postgresql/15/bin")
 
 
@@ -152,3 +154,20 @@ class GuardedEtcd(Etcd):
                       "role grant-permission reader read --prefix=true /allowed/", "user add perimeter:secret", "user grant-role perimeter reader", "auth enable"]:
             self.ctl(*words.split())
         return self
+
+
+class Program(Database):
+    """A server of ours, whose requests are lines of a log."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = self.dir / "requests.jsonl"
+        self.requests.touch()
+
+    def variables(self):
+        return {**super().variables(), f"KAFSCALE_TEST_{self.name.upper()}_LOG": str(self.requests)}
+
+
+class Http(Program):
+    def command(self):
+        return [sys.executable, str(HERE / "upstream_api.py"), str(self.port), str(self.cert), str(self.key), str(self.requests)]

@@ -24,6 +24,7 @@ use serde_json::{Map, Value};
 use crate::collection::Collection;
 use crate::collection::etcd::{Etcd, EtcdConfig};
 use crate::collection::files::{Files, FilesConfig};
+use crate::collection::http::{Http, HttpConfig};
 use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
 use crate::collection::redis::{Redis, RedisConfig};
@@ -48,6 +49,7 @@ pub struct Config {
 pub enum CollectionConfig {
     Etcd(EtcdConfig),
     Files(FilesConfig),
+    Http(HttpConfig),
     Mysql(MysqlConfig),
     Postgres(PostgresConfig),
     Redis(RedisConfig),
@@ -158,6 +160,7 @@ impl CollectionConfig {
         Ok(match self {
             CollectionConfig::Etcd(config) => Arc::new(Etcd::new(name, config.clone(), base)?),
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
+            CollectionConfig::Http(config) => Arc::new(Http::new(name, config, base)?),
             CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),
             CollectionConfig::Redis(config) => Arc::new(Redis::new(name, config.clone(), base)?),
