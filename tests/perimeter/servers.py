@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+from cache import CACHE
 from rows import check
 from services import Service, free_ports
 
@@ -171,3 +172,8 @@ class Program(Database):
 class Http(Program):
     def command(self):
         return [sys.executable, str(HERE / "upstream_api.py"), str(self.port), str(self.cert), str(self.key), str(self.requests)]
+
+
+class Mcp(Program):
+    def command(self):
+        return [str(CACHE / "mcp-venv" / "bin" / "python"), str(HERE / "upstream_mcp.py"), str(self.port), str(self.requests)]

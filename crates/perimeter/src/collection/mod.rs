@@ -12,6 +12,7 @@ pub mod exec;
 pub mod files;
 pub mod http;
 mod json_rows;
+pub mod mcp;
 pub mod mysql;
 pub mod postgres;
 mod predicate;

@@ -150,6 +150,8 @@ pub enum Failed {
     Circle,
     #[error("the answer does not have the form that it should have: {0}")]
     Form(&'static str),
+    #[error("{0}")]
+    Tool(#[from] super::mcp::ToolError),
     #[error("memory for the answer")]
     Memory(#[source] DataFusionError),
     #[error("rows cannot be put together")]
@@ -178,6 +180,9 @@ impl Failed {
                 CollectionError::Refused { collection: name, source: self.into() }
             }
             Failed::Status(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+                CollectionError::Refused { collection: name, source: self.into() }
+            }
+            Failed::Tool(error) if error.is_refusal() => {
                 CollectionError::Refused { collection: name, source: self.into() }
             }
             Failed::Transport(_) | Failed::Status(StatusCode::TOO_MANY_REQUESTS) => {
