@@ -8,10 +8,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 
+from cache import CACHE
 from rows import check
 from services import Service, free_ports
 
+HERE = pathlib.Path(__file__).resolve().parent
 POSTGRES = pathlib.Path("/usr/lib/postgresql/15/bin")
 
 
@@ -106,3 +109,71 @@ class Redis(Database):
 
     def stop(self, sign=signal.SIGTERM):
         super().stop(signal.SIGTERM)
+
+
+class Etcd(Database):
+    """With TLS on a second port. `Guarded` is another one, which asks who somebody is."""
+
+    def __init__(self):
+        super().__init__()
+        self.tls_port, self.peer_port = free_ports(2)
+        self.guarded = None
+
+    def command(self):
+        client, tls, peer = f"http://127.0.0.1:{self.port}", f"https://127.0.0.1:{self.tls_port}", f"http://127.0.0.1:{self.peer_port}"
+        return [*self.as_user, "etcd", "--name", "etcd", "--data-dir", str(self.dir / "data"), "--listen-client-urls", f"{client},{tls}",
+                "--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"etcd={peer}",
+                "--cert-file", str(self.cert), "--key-file", str(self.key), "--log-level", "error", "--unsafe-no-fsync"]
+
+    def start(self, limit_s=60):
+        super().start(limit_s)
+        if type(self) is Etcd:
+            self.guarded = GuardedEtcd().start(limit_s)
+        return self
+
+    def ready(self):
+        return super().ready() and self.http_ok(f"http://127.0.0.1:{self.port}/health")
+
+    def ctl(self, *words):
+        run(["etcdctl", f"--endpoints=http://127.0.0.1:{self.port}", *words], env={**os.environ, "ETCDCTL_API": "3"})
+
+    def variables(self):
+        return {**super().variables(), "KAFSCALE_TEST_ETCD_TLS_PORT": str(self.tls_port), "KAFSCALE_TEST_ETCD_GUARDED_PORT": str(self.guarded.port)}
+
+    def stop(self, sign=signal.SIGTERM):
+        super().stop(signal.SIGTERM)
+        if self.guarded:
+            self.guarded.close()
+
+
+class GuardedEtcd(Etcd):
+    """Has a user `perimeter`, who may read what is below /allowed/."""
+
+    def start(self, limit_s=60):
+        super().start(limit_s)
+        for words in ["put /allowed/a 1", "put /denied/a 2", "user add root:root", "user grant-role root root", "role add reader",
+                      "role grant-permission reader read --prefix=true /allowed/", "user add perimeter:secret", "user grant-role perimeter reader", "auth enable"]:
+            self.ctl(*words.split())
+        return self
+
+
+class Program(Database):
+    """A server of ours, whose requests are lines of a log."""
+
+    def __init__(self):
+        super().__init__()
+        self.requests = self.dir / "requests.jsonl"
+        self.requests.touch()
+
+    def variables(self):
+        return {**super().variables(), f"KAFSCALE_TEST_{self.name.upper()}_LOG": str(self.requests)}
+
+
+class Http(Program):
+    def command(self):
+        return [sys.executable, str(HERE / "upstream_api.py"), str(self.port), str(self.cert), str(self.key), str(self.requests)]
+
+
+class Mcp(Program):
+    def command(self):
+        return [str(CACHE / "mcp-venv" / "bin" / "python"), str(HERE / "upstream_mcp.py"), str(self.port), str(self.requests)]

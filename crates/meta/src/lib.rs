@@ -20,7 +20,7 @@ mod url;
 
 pub use embedded::EmbeddedStore;
 pub use error::{Error, ErrorKind, Result};
-pub use etcd::{Credentials, EtcdOptions, EtcdStore, TlsOptions};
+pub use etcd::{Credentials, EtcdOptions, EtcdReader, EtcdStore, RawKey, RawPage, Span, TlsOptions};
 pub use ext::MetaStoreExt;
 pub use lease::{HeldLease, LeaseState, lost};
 pub use local::{LocalReader, MetaSocket};

@@ -75,6 +75,7 @@ fn what_to_do(error: &CollectionError) -> &'static str {
         }
         CollectionError::Changed { .. } => "try again; if it goes on, somebody writes into files in place",
         CollectionError::Refused { .. } => "mend the permissions, the path or the secret that is named",
+        CollectionError::Question { .. } => "nothing; only some questions are possible",
         CollectionError::Unusable { .. } => {
             "see whether the source is of this kind and undamaged, and within the limits that are named"
         }

@@ -22,7 +22,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::collection::Collection;
+use crate::collection::etcd::{Etcd, EtcdConfig};
 use crate::collection::files::{Files, FilesConfig};
+use crate::collection::http::{Http, HttpConfig};
+use crate::collection::mcp::{Mcp, McpConfig};
 use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
 use crate::collection::redis::{Redis, RedisConfig};
@@ -45,7 +48,10 @@ pub struct Config {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum CollectionConfig {
+    Etcd(EtcdConfig),
     Files(FilesConfig),
+    Http(HttpConfig),
+    Mcp(McpConfig),
     Mysql(MysqlConfig),
     Postgres(PostgresConfig),
     Redis(RedisConfig),
@@ -154,7 +160,10 @@ impl CollectionConfig {
     /// `base` is where relative paths begin.
     pub fn open(&self, name: &str, base: &Path) -> Result<Arc<dyn Collection>, SettingsError> {
         Ok(match self {
+            CollectionConfig::Etcd(config) => Arc::new(Etcd::new(name, config.clone(), base)?),
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
+            CollectionConfig::Http(config) => Arc::new(Http::new(name, config, base)?),
+            CollectionConfig::Mcp(config) => Arc::new(Mcp::new(name, config, base)?),
             CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),
             CollectionConfig::Redis(config) => Arc::new(Redis::new(name, config.clone(), base)?),

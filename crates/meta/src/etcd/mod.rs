@@ -8,6 +8,7 @@ mod client;
 mod keyspace;
 mod options;
 pub(crate) mod proto;
+mod reader;
 mod watch;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use async_trait::async_trait;
 use tokio::{sync::watch as flag, time::Instant};
 
 pub use options::{Credentials, EtcdOptions, TlsOptions};
+pub use reader::{EtcdReader, RawKey, RawPage, Span};
 
 use self::{
     client::{Client, Repeat, is_too_large},
@@ -75,7 +77,7 @@ impl EtcdStore {
     /// The store's revision, as new as any write that was answered. Asked for with a key under a prefix that the user may read.
     async fn revision(&self, prefix: &str) -> Result<Revision> {
         let (key, range_end) = self.keyspace.prefix_range(prefix);
-        let request = proto::RangeRequest { key, range_end, limit: 1, revision: 0 };
+        let request = proto::RangeRequest { key, range_end, limit: 1, ..Default::default() };
         let answer: proto::RangeResponse = self.client.unary(proto::RANGE, request, Repeat::Harmless).await?;
         header_revision(answer.header)
     }
@@ -101,6 +103,7 @@ impl EtcdStore {
                 range_end: range_end.clone(),
                 limit: i64::try_from(limit).expect("pages are small"),
                 revision: at,
+                keys_only: false,
             };
             match self.client.unary::<_, proto::RangeResponse>(proto::RANGE, request, Repeat::Harmless).await
             {

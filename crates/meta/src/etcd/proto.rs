@@ -28,6 +28,9 @@ pub struct KeyValue {
     pub create_revision: i64,
     #[prost(int64, tag = "3")]
     pub mod_revision: i64,
+    /// How often it was written since it was created.
+    #[prost(int64, tag = "4")]
+    pub version: i64,
     #[prost(bytes = "bytes", tag = "5")]
     pub value: Bytes,
     /// 0 for none.
@@ -48,6 +51,8 @@ pub struct RangeRequest {
     /// 0 for the newest.
     #[prost(int64, tag = "4")]
     pub revision: i64,
+    #[prost(bool, tag = "8")]
+    pub keys_only: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

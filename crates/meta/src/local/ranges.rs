@@ -144,6 +144,7 @@ pub(super) fn message(kv: &KeyValue) -> proto::KeyValue {
         mod_revision: number(kv.mod_revision),
         value: kv.value.clone(),
         lease: kv.lease.map_or(0, |lease| lease.0),
+        ..Default::default()
     }
 }
 

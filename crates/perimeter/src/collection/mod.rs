@@ -6,8 +6,13 @@
 
 #[cfg(test)]
 pub mod conformance;
+mod declared;
+pub mod etcd;
 pub mod exec;
 pub mod files;
+pub mod http;
+mod json_rows;
+pub mod mcp;
 pub mod mysql;
 pub mod postgres;
 mod predicate;
@@ -16,8 +21,11 @@ pub mod redis;
 mod remote;
 pub mod rows;
 pub mod sqlite;
+#[cfg(test)]
+mod test_server;
 mod told;
 pub mod topics;
+mod web;
 
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -27,6 +35,7 @@ use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde_json::Value;
 
+pub use self::declared::AskError;
 use crate::caller::Caller;
 
 /// What is open of a collection that the configuration declares.
@@ -83,6 +92,9 @@ pub enum CollectionError {
     /// The operator has to mend something: `kafscale perimeter check` says what.
     #[error("the collection {collection} refuses the perimeter; its operator has to look at it")]
     Refused { collection: String, source: Source },
+    /// The caller has to ask otherwise, and is told how.
+    #[error("the collection {collection} cannot be asked this: {source}")]
+    Question { collection: String, source: AskError },
     /// What came does not have the form that it should have.
     #[error("the collection {collection} answered something that cannot be used")]
     Unusable { collection: String, source: Source },

@@ -15,7 +15,9 @@ use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{
+    MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
+};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
@@ -58,6 +60,16 @@ pub struct Request {
 pub struct Memory(MemoryReservation);
 
 impl Memory {
+    pub fn new(reservation: MemoryReservation) -> Memory {
+        Memory(reservation)
+    }
+
+    /// For small things that belong to no statement.
+    pub fn unbounded() -> Memory {
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        Memory(MemoryConsumer::new("a collection").register(&pool))
+    }
+
     /// So many bytes, before they are kept.
     pub fn charge(&self, bytes: usize) -> Result<()> {
         self.0.try_grow(bytes)
@@ -122,7 +134,8 @@ impl<S: RemoteSource> TableProvider for RemoteTable<S> {
         let (told, schema) = (told(&request), Arc::clone(&request.schema));
         let (source, request) = (Arc::clone(&self.0), Arc::new(request));
         let open = move |_, context: Arc<TaskContext>| {
-            let memory = Memory(MemoryConsumer::new("a collection").register(context.memory_pool()));
+            let consumer = MemoryConsumer::new("a collection");
+            let memory = Memory::new(consumer.register(context.memory_pool()));
             let rows = Arc::clone(&source).read(Arc::clone(&request), memory).into_stream().try_flatten();
             let rows = RecordBatchStreamAdapter::new(Arc::clone(&request.schema), rows);
             Ok(Box::pin(rows) as SendableRecordBatchStream)

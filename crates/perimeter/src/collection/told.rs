@@ -79,7 +79,8 @@ pub fn comment(caller: &Caller) -> String {
     comment
 }
 
-fn escaped(text: &str) -> String {
+/// Percent-encoded, and cut.
+pub fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for byte in text.bytes() {
         if escaped.len() + 3 > PART_BYTES_MAX {

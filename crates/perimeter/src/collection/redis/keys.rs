@@ -66,7 +66,15 @@ impl Keys {
 fn told(predicate: &Predicate) -> Option<Keys> {
     match predicate {
         Predicate::Leaf(Leaf { column: KEY, test }) => of_test(test),
-        Predicate::Leaf(_) | Predicate::Any(_) => None,
+        Predicate::Leaf(_) => None,
+        // The engine writes a short list as these.
+        Predicate::Any(parts) => {
+            let names = parts.iter().map(|part| match told(part) {
+                Some(Keys::Named(names)) => Some(names),
+                Some(Keys::Prefix(_)) | None => None,
+            });
+            Some(Keys::Named(names.collect::<Option<Vec<_>>>()?.into_iter().flatten().collect()))
+        }
         Predicate::All(parts) => parts.iter().filter_map(told).reduce(Keys::and),
     }
 }
@@ -123,7 +131,8 @@ mod tests {
         assert_eq!(of(&[like("s:a%b")]), Keys::Prefix("s:a".into()));
         assert_eq!(of(&[like("s%")]), Keys::Prefix("s:".into()), "never less than the table's own");
         assert_eq!(of(&[like("x%")]), named(&[]));
-        assert_eq!(of(&[Predicate::Any(vec![eq("s:1"), eq("s:2")])]), Keys::Prefix("s:".into()));
+        assert_eq!(of(&[Predicate::Any(vec![eq("s:1"), eq("s:2")])]), named(&["s:1", "s:2"]));
+        assert_eq!(of(&[Predicate::Any(vec![eq("s:1"), like("s:a%")])]), Keys::Prefix("s:".into()));
         assert_eq!(of(&[Predicate::All(vec![eq("s:1"), like("s:%")])]), named(&["s:1"]));
     }
 
