@@ -10,7 +10,7 @@ SEEDS ?= 100
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants perimeter-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -72,6 +72,9 @@ sim: ## simulate clusters with faults, with SEEDS seeds from FIRST_SEED on; prin
 
 sim-mutants: ## break the code in known ways, and see that the simulation notices each
 	sim/mutants/run
+
+perimeter-mutants: build ## switch off the perimeter's defences, one at a time, and see that its tests notice each
+	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale tests/perimeter/mutants/run --units
 
 bench: bench-build ## measure KafScale, rivals and the hardware for about an hour; prints the table, writes docs/benchmarks.md
 	@bench/setup
