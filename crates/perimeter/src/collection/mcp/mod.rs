@@ -5,7 +5,7 @@
 //! says is data: its descriptions and its messages reach nobody.
 //!
 //! Invariant: a tool that is not declared is never called, nor one that has changed since somebody
-//! confirmed it ([`tools`]).
+//! confirmed it (`tools`).
 
 mod config;
 mod server;
