@@ -129,7 +129,10 @@ fn tables(used: &[Used]) -> JsonObject {
 /// An error as the agent is told of it: what went wrong, and what to do.
 pub fn told(error: &QueryError) -> ToolError {
     let text = match error.hint() {
-        Some(hint) => format!("{}. {hint}.", error.to_string().trim_end_matches('.')),
+        Some(hint) => {
+            let (first, rest) = hint.split_at(hint.chars().next().map_or(0, char::len_utf8));
+            format!("{}. {}{rest}.", error.to_string().trim_end_matches('.'), first.to_uppercase())
+        }
         None => error.to_string(),
     };
     match error {

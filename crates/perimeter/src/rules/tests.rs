@@ -149,7 +149,7 @@ fn policies_and_obligations_make_a_shape() {
     assert_eq!((group.entity.as_str(), group.size, shape.max_rows), ("id", 10, Some(1000)));
     assert_eq!((shape.row_filters.len(), shape.max_bytes), (0, None));
     assert_eq!(decision.budgets.rows_per_day, Some(500));
-    assert_eq!(decision.budgets.rows_per_day, None);
+    assert_eq!(decision.budgets.entities_per_day, None);
     assert_eq!(shape.columns[1].rules, ["names"]);
     assert_eq!(shape.columns[2].labels, ["pii.id", "pii.ssn"]);
 
@@ -382,6 +382,11 @@ fn rules_that_cannot_be_meant_are_refused_with_their_line() {
         (good, "[[obligation]]\ntable = \"*\"\nmask = { bucket = nan }", "a width above 0"),
         (good, "[[obligation]]\ntable = \"*\"\nmax_rows = 0", "lets nothing out"),
         (good, "[[obligation]]\ntable = \"*\"\nbudgets = {}", "budgets without a number"),
+        (
+            good,
+            "[[obligation]]\ntable = \"*\"\nbudgets = { entities_per_day = 5 }",
+            "entities, which are not counted yet",
+        ),
         (good, "[[obligation]]\ntable = \"*\"\nhide = true\nunless = {}", "always holds"),
         (
             good,
