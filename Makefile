@@ -34,7 +34,7 @@ analytics: ## build the program that answers SQL; `kafscale sql` starts it
 	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
 
 analytics-test: ## the unit tests of the program that answers SQL
-	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace --lib
+	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace --lib --no-fail-fast
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up
