@@ -4,13 +4,14 @@ peers that do not take their answers."""
 import struct
 
 import wire
-from rows import check
+from rows import check, wait_for
 
 ABOUT = "OffsetFetch and DescribeGroups that name one group 5,000 times, and Metadata for all topics, from peers that do not read"
 SECONDS = 8
 PARTITIONS = 1000
 NOTE = "n" * 4000
 OFFSET_COMMIT, OFFSET_FETCH, DESCRIBE_GROUPS = 8, 9, 15
+COORDINATOR_LOADING, NOT_COORDINATOR = 14, 16
 
 
 def compact(text):
@@ -36,12 +37,18 @@ def prepare(arena):
         parts = [struct.pack(">iqi", first + i, 5, -1) + wire.string(NOTE) for i in range(250)]
         body = (wire.string("big") + struct.pack(">i", -1) + wire.string("") + struct.pack(">h", -1)
                 + wire.array([wire.string("many") + wire.array(parts)]))
-        with wire.Connection(arena.bootstrap) as connection:
-            answer = connection.call(OFFSET_COMMIT, 7, body)
-            answer.unpack("i")
-            codes = {code for _, parts in answer.array(lambda: (answer.string(), answer.array(lambda: answer.unpack("ih"))))
-                     for _, code in parts}
-            check(codes == {0}, f"commits were answered {codes}")
+        codes = wait_for("the group's coordinator", lambda body=body: commit(arena, body), 20)
+        check(codes == {0}, f"commits were answered {codes}")
+
+
+def commit(arena, body):
+    """The error codes, or None where a client would try again."""
+    with wire.Connection(arena.bootstrap) as connection:
+        answer = connection.call(OFFSET_COMMIT, 7, body)
+        answer.unpack("i")
+        codes = {code for _, parts in answer.array(lambda: (answer.string(), answer.array(lambda: answer.unpack("ih"))))
+                 for _, code in parts}
+    return None if codes & {NOT_COORDINATOR, COORDINATOR_LOADING} else codes
 
 
 def offset_fetch(times):
