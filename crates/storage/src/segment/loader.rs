@@ -181,14 +181,11 @@ impl Loader {
         salvage::index(self, segment, &error).await?.map(Arc::new).ok_or(error)
     }
 
-    /// Whether the object's own index is held, not one that was made from its batches.
-    pub fn has_stored_index(&self, segment: &SegmentRef) -> bool {
-        self.indexes.get(&segment.path).is_some_and(|index| index.footer.is_some())
-    }
-
-    /// The index is looked for anew at the next read.
-    pub fn forget_index(&self, segment: &SegmentRef) {
-        self.indexes.remove(&segment.path);
+    /// Where the object's own index is held, and not one that was made from its batches, it is looked for anew at the next read.
+    pub fn forget_stored_index(&self, segment: &SegmentRef) {
+        if self.indexes.get(&segment.path).is_some_and(|index| index.footer.is_some()) {
+            self.indexes.remove(&segment.path);
+        }
     }
 
     /// What the object has now, whatever the metadata says.

@@ -108,11 +108,14 @@ impl SegmentReader {
         max_bytes: usize,
         min_one: bool,
     ) -> Result<SegmentRead, SegmentError> {
-        match self.try_read(segment, from, max_bytes, min_one).await {
-            // The object was cut off after its index was read: what it has left is found anew.
-            Err(error) if error.hides_all_of(segment) && self.loader.has_stored_index(segment) => {
-                self.loader.forget_index(segment);
-                self.try_read(segment, from, max_bytes, min_one).await
+        let index = self.loader.index(segment).await?;
+        match self.try_read(segment, &index, from, max_bytes, min_one).await {
+            // The object was cut off after its index was read: what it has left is found anew, by this reader or by another
+            // that met the same.
+            Err(error) if error.hides_all_of(segment) && index.footer.is_some() => {
+                self.loader.forget_stored_index(segment);
+                let index = self.loader.index(segment).await?;
+                self.try_read(segment, &index, from, max_bytes, min_one).await
             }
             read => read,
         }
@@ -121,20 +124,20 @@ impl SegmentReader {
     async fn try_read(
         &self,
         segment: &SegmentRef,
+        index: &SegmentIndex,
         from: Offset,
         max_bytes: usize,
         min_one: bool,
     ) -> Result<SegmentRead, SegmentError> {
         let max_bytes = max_bytes.min(READ_MAX_BYTES) as u64;
-        let index = self.loader.index(segment).await?;
         let first = index.group_of(from);
         let Some(entry) = index.entries.get(first) else { return Ok(SegmentRead::end_of(segment)) };
         let mut span = Span::new(&self.loader, segment, entry.position, index.body.end);
-        self.load_together(segment, &index, entry.position, max_bytes);
+        self.load_together(segment, index, entry.position, max_bytes);
         let (mut served, mut next) = (None, from);
         let mut full = false;
         for group in first..index.entries.len() {
-            let Salvaged { sound, lost } = match self.group(segment, &index, group, &mut span).await {
+            let Salvaged { sound, lost } = match self.group(segment, index, group, &mut span).await {
                 // What was found is given; the error is for the read that begins behind it.
                 Err(_) if served.is_some() => break,
                 group => group?,
@@ -171,7 +174,7 @@ impl SegmentReader {
         if end == index.body.end && !index.entries.last().is_some_and(IndexEntry::is_lost) {
             next = super::after(segment.last_offset);
         }
-        self.note_position(segment, &index, start, end);
+        self.note_position(segment, index, start, end);
         Ok(SegmentRead { chunks: span.share(start, end), size_bytes: (end - start) as usize, next })
     }
 
