@@ -21,3 +21,10 @@ pub struct Caller {
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub claims: Map<String, Value>,
 }
+
+impl Caller {
+    /// Whoever checks or labels collections from the command line.
+    pub fn operator() -> Caller {
+        Caller { principal: "operator".to_owned(), ..Caller::default() }
+    }
+}

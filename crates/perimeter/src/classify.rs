@@ -47,7 +47,7 @@ pub struct Classified {
 
 /// Looks at the tables of a collection.
 pub async fn classify(name: &str, collection: &dyn Collection, found: &mut Classified) {
-    let operator = Caller { principal: "operator".to_owned(), ..Caller::default() };
+    let operator = Caller::operator();
     let tables = match collection.tables().await {
         Ok(tables) => tables,
         Err(error) => {

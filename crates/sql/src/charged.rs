@@ -4,28 +4,24 @@
 //! asking for memory. Here its rows are charged to the limit of all queries as they come in, and
 //! given back when the window is dropped.
 
-use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::ExecutionPlan;
 use futures_util::{Stream, StreamExt as _};
 
 use crate::running::batch_bytes;
+use crate::through::{KEPT, ThroughExec};
 
 /// The step that holds its input.
 const HOLDS_ITS_INPUT: &str = "WindowAggExec";
-/// The inputs have the properties of those before.
-const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 /// It puts its rows together into one batch, and then has them twice.
 const COPIES: u64 = 2;
 
@@ -35,72 +31,16 @@ pub fn charged(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         if step.name() != HOLDS_ITS_INPUT {
             return Ok(Transformed::no(step));
         }
-        let charge = |input: &Arc<dyn ExecutionPlan>| {
-            Arc::new(ChargedExec { input: Arc::clone(input) }) as Arc<dyn ExecutionPlan>
-        };
+        let charge = |input| ThroughExec::of("ChargedExec", input, charge);
         let inputs = step.children().into_iter().map(charge).collect();
         Ok(Transformed::yes(step.replace_children(inputs, KEPT)?))
     };
     Ok(plan.transform_up(of_step)?.data)
 }
 
-/// Gives what its input gives.
-#[derive(Debug)]
-struct ChargedExec {
-    input: Arc<dyn ExecutionPlan>,
-}
-
-impl DisplayAs for ChargedExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ChargedExec")
-    }
-}
-
-impl ExecutionPlan for ChargedExec {
-    fn name(&self) -> &str {
-        "ChargedExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let input = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.input));
-        Ok(Arc::new(ChargedExec { input }))
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, KEPT)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let reservation = MemoryConsumer::new("Window").register(context.memory_pool());
-        let rows = self.input.execute(partition, context)?;
-        Ok(Box::pin(Charged { rows, reservation }))
-    }
+fn charge(rows: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
+    let reservation = MemoryConsumer::new("Window").register(context.memory_pool());
+    Box::pin(Charged { rows, reservation })
 }
 
 /// Holds the charge until it is dropped, which the window does at its own end.

@@ -7,7 +7,6 @@
 //! batches of as many rows as leave room for many runs, and what goes into a sort and what comes out of it is copied into
 //! memory of its own.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions};
@@ -17,14 +16,13 @@ use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursio
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryLimit;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures_util::TryStreamExt as _;
 
 use crate::stoppable::MULTIPLYING;
+use crate::through::{KEPT, ThroughExec};
 use crate::topic::exec::TopicExec;
 
 /// Runs that are merged at a time, and for how many more batches there is to be room: a run has two, and each merge has
@@ -39,8 +37,6 @@ const IN_MEMORY: u64 = 2;
 const SMALL: u64 = 8;
 /// What a sort keeps back for merging what it has in memory: the engine's own, where memory is not a limit.
 const RESERVED_MAX: u64 = 10 << 20;
-/// The steps have the properties of those before.
-const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
 /// A plan, and what it is executed with.
 pub struct Prepared {
@@ -69,8 +65,9 @@ pub fn prepared(plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> Result<Pr
         if !is_whole_sort(&step) {
             return Ok(Transformed::no(step));
         }
-        let inputs = step.children().into_iter().map(|input| OwnMemoryExec::of(input)).collect();
-        Ok(Transformed::yes(OwnMemoryExec::of(&step.replace_children(inputs, KEPT)?)))
+        let through = |step: &Arc<dyn ExecutionPlan>| ThroughExec::of("OwnMemoryExec", step, in_own_memory);
+        let inputs = step.children().into_iter().map(through).collect();
+        Ok(Transformed::yes(through(&step.replace_children(inputs, KEPT)?)))
     })?;
     Ok(Prepared { plan: plan.data, context })
 }
@@ -97,70 +94,13 @@ fn largest_row(plan: &Arc<dyn ExecutionPlan>, small: u64) -> Result<Option<u64>>
     Ok((sorts && (multiplies || bytes > small)).then_some(row_bytes))
 }
 
-/// Gives what its input gives, in batches of no more rows than the engine's, which keep nothing in memory but what is theirs.
-#[derive(Debug)]
-struct OwnMemoryExec {
-    input: Arc<dyn ExecutionPlan>,
-}
-
-impl OwnMemoryExec {
-    fn of(input: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
-        Arc::new(OwnMemoryExec { input: Arc::clone(input) })
-    }
-}
-
-impl DisplayAs for OwnMemoryExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OwnMemoryExec")
-    }
-}
-
-impl ExecutionPlan for OwnMemoryExec {
-    fn name(&self) -> &str {
-        "OwnMemoryExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.input.properties()
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(OwnMemoryExec::of(children.first().unwrap_or(&self.input)))
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, KEPT)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = context.session_config().batch_size();
-        let batches = self.input.execute(partition, context)?;
-        let parts =
-            batches.map_ok(move |batch| futures_util::stream::iter(parts(&batch, rows)).map_err(Into::into));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), parts.try_flatten())))
-    }
+/// Gives the rows in batches of no more than the engine's, which keep nothing in memory but what is theirs.
+fn in_own_memory(batches: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
+    let (schema, rows) = (batches.schema(), context.session_config().batch_size());
+    let parts = batches
+        .map_ok(move |batch| futures_util::stream::iter(parts(&batch, rows)).map_err(Into::into))
+        .try_flatten();
+    Box::pin(RecordBatchStreamAdapter::new(schema, parts))
 }
 
 /// A batch in parts of so many rows, which are made when they are asked for.

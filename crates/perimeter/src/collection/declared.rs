@@ -446,7 +446,14 @@ impl<A: Answers> Scan<A> {
 
 /// What an answer that somebody looks at to check the settings has, in one line; and the columns that
 /// are nowhere in it, in another one.
-pub fn told(declared: &Declared, batches: &VecDeque<RecordBatch>) -> Vec<String> {
+pub fn told(
+    declared: &Arc<Declared>,
+    answer: &[u8],
+    call: &Call,
+    memory: &Memory,
+) -> Result<Vec<String>, Failed> {
+    let all: Vec<usize> = (0..declared.columns.len()).collect();
+    let batches = Decoder::new(declared, &all, &Arc::default()).decode(answer, call, memory)?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let mut lines = vec![format!("{}: {rows} rows in the first answer", declared.table)];
     let is_nowhere =
@@ -460,7 +467,7 @@ pub fn told(declared: &Declared, batches: &VecDeque<RecordBatch>) -> Vec<String>
             nowhere.join(", ")
         ));
     }
-    lines
+    Ok(lines)
 }
 
 #[cfg(test)]

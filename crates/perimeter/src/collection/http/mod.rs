@@ -114,15 +114,12 @@ impl Http {
     /// Asks for the first page of a table, to see whether its settings are right.
     async fn try_table(&self, table: &Arc<Table>) -> Result<Vec<String>, Failed> {
         let memory = Memory::unbounded();
-        let operator = Caller { principal: "operator".to_owned(), ..Caller::default() };
+        let operator = Caller::operator();
         let call = Call::default();
         let Ok(url) = table.url(self.site.url(), &call) else { return Ok(Vec::new()) };
         let mut cursor = Cursor::new(Arc::clone(table), Arc::clone(&self.site), operator, vec![(url, call)]);
         let Some((answer, call)) = cursor.next(0, &memory).await? else { return Ok(Vec::new()) };
-        let all: Vec<usize> = (0..table.declared.columns.len()).collect();
-        let decoder = Decoder::new(&table.declared, &all, &Arc::default());
-        let batches = decoder.decode(&answer, &call, &memory)?;
-        Ok(declared::told(&table.declared, &batches))
+        declared::told(&table.declared, &answer, &call, &memory)
     }
 }
 

@@ -79,7 +79,7 @@ impl Mcp {
     }
 
     async fn checked(&self) -> Result<Vec<String>, Failed> {
-        let operator = Caller { principal: "operator".to_owned(), ..Caller::default() };
+        let operator = Caller::operator();
         let tools = self.server.list(&operator).await?;
         let (security, version) = (self.server.site.security(), self.server.version(&operator).await?);
         let mut lines = vec![format!(
@@ -97,10 +97,8 @@ impl Mcp {
             let call = Call::default();
             let memory = Memory::unbounded();
             let answer = self.server.call(&table.tool, table.arguments(&call), &operator, &memory).await;
-            let all: Vec<usize> = (0..table.declared.columns.len()).collect();
-            let decoder = Decoder::new(&table.declared, &all, &Arc::default());
-            let batches = decoder.decode(&answer.map_err(at)?, &call, &memory).map_err(at)?;
-            lines.extend(declared::told(&table.declared, &batches));
+            let told = answer.and_then(|answer| declared::told(&table.declared, &answer, &call, &memory));
+            lines.extend(told.map_err(at)?);
         }
         Ok(lines)
     }
