@@ -38,9 +38,14 @@ pub fn charged(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     Ok(plan.transform_up(of_step)?.data)
 }
 
-fn charge(rows: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
+fn charge(
+    input: &dyn ExecutionPlan,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
     let reservation = MemoryConsumer::new("Window").register(context.memory_pool());
-    Box::pin(Charged { rows, reservation })
+    let rows = input.execute(partition, context)?;
+    Ok(Box::pin(Charged { rows, reservation }))
 }
 
 /// Holds the charge until it is dropped, which the window does at its own end.

@@ -19,6 +19,7 @@ pub mod query;
 pub mod run;
 pub mod running;
 pub mod server;
+mod share;
 mod sorting;
 pub mod statement;
 pub mod stoppable;

@@ -1,11 +1,17 @@
 //! Sorts of more than fits into memory.
 //!
 //! The engine writes sorted runs to disk and merges as many of them at a time as have room in memory with two batches
-//! each. Two things keep that from working with rows of a kilobyte. Its batches are counted in rows, 8,192 of them, so
-//! that no two have room in what a sort of some ten megabytes gets. And a batch that is put together from others keeps
-//! all of theirs alive, however few of their texts it has, and is charged for them. So a plan with a large sort has
-//! batches of as many rows as leave room for many runs, and what goes into a sort and what comes out of it is copied into
-//! memory of its own.
+//! each. Three things keep that from working with rows of a kilobyte.
+//!
+//! - Its batches are counted in rows, 8,192 of them, so that no two have room in what a sort of some ten megabytes gets.
+//! - A batch that is put together from others keeps all of theirs alive, however few of their texts it has, and is
+//!   charged for them.
+//! - What merges takes whatever is free, also what another partition gave back a moment ago because it is about to
+//!   merge too, and then fails.
+//!
+//! So a plan with a large sort has batches of as many rows as leave room for many runs, what goes into a sort and what
+//! comes out of it is copied into memory of its own, and each partition of a sort has a share of the memory that the
+//! others cannot take from it.
 
 use std::sync::Arc;
 
@@ -15,12 +21,14 @@ use datafusion::common::config::ConfigNonZeroUsize;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::error::Result;
 use datafusion::execution::memory_pool::MemoryLimit;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures_util::TryStreamExt as _;
 
+use crate::share::Share;
 use crate::stoppable::MULTIPLYING;
 use crate::through::{KEPT, ThroughExec};
 use crate::topic::exec::TopicExec;
@@ -30,6 +38,8 @@ use crate::topic::exec::TopicExec;
 pub const FAN_IN: usize = 16;
 const BATCHES: u64 = 8 * FAN_IN as u64;
 const ROWS_MIN: u64 = 16;
+/// How many times as large as the others a batch may be.
+const UNEQUAL: u64 = 4;
 /// As stored. In memory they take more: they are decompressed, and have columns of their own.
 const UNKNOWN_ROW_BYTES: u64 = 1 << 10;
 const IN_MEMORY: u64 = 2;
@@ -60,14 +70,17 @@ pub fn prepared(plan: Arc<dyn ExecutionPlan>, state: &SessionState) -> Result<Pr
     options.execution.batch_size = ConfigNonZeroUsize::try_new(rows).unwrap_or(options.execution.batch_size);
     let reserved = (share / 8).min(RESERVED_MAX);
     options.execution.sort_spill_reservation_bytes = usize::try_from(reserved).unwrap_or(usize::MAX);
+    let bytes = usize::try_from(share / BATCHES * UNEQUAL).unwrap_or(usize::MAX);
+    let config = config.with_extension(Arc::new(BatchLimit { rows, bytes }));
     let context = Arc::new(TaskContext::from(state).with_session_config(config));
     let plan = plan.transform_up(|step| {
         if !is_whole_sort(&step) {
             return Ok(Transformed::no(step));
         }
-        let through = |step: &Arc<dyn ExecutionPlan>| ThroughExec::of("OwnMemoryExec", step, in_own_memory);
-        let inputs = step.children().into_iter().map(through).collect();
-        Ok(Transformed::yes(through(&step.replace_children(inputs, KEPT)?)))
+        let own_memory = |input| ThroughExec::of("OwnMemoryExec", input, into_sort);
+        let inputs = step.children().into_iter().map(own_memory).collect();
+        let sort = step.replace_children(inputs, KEPT)?;
+        Ok(Transformed::yes(ThroughExec::of("ShareExec", &sort, sorted)))
     })?;
     Ok(Prepared { plan: plan.data, context })
 }
@@ -94,21 +107,82 @@ fn largest_row(plan: &Arc<dyn ExecutionPlan>, small: u64) -> Result<Option<u64>>
     Ok((sorts && (multiplies || bytes > small)).then_some(row_bytes))
 }
 
+/// What everything but the sort is executed with.
+struct Outside(Arc<TaskContext>);
+
+/// What a batch of a sort may have, but for a single row.
+#[derive(Clone, Copy)]
+struct BatchLimit {
+    rows: usize,
+    bytes: usize,
+}
+
+/// A sort with a share of the memory for itself.
+fn sorted(
+    sort: &dyn ExecutionPlan,
+    partition: usize,
+    context: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let share = Arc::new(Share::of(context.memory_pool(), format!("Sort[{partition}]")));
+    let runtime = RuntimeEnv { memory_pool: share, ..context.runtime_env().as_ref().clone() };
+    let inside = TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        context.session_config().clone().with_extension(Arc::new(Outside(Arc::clone(&context)))),
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        Arc::new(runtime),
+    );
+    Ok(in_own_memory(sort.execute(partition, Arc::new(inside))?, &context))
+}
+
+/// What is to be sorted, which has no part in the sort's share.
+fn into_sort(
+    input: &dyn ExecutionPlan,
+    partition: usize,
+    inside: Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let context = match inside.session_config().get_extension::<Outside>() {
+        Some(outside) => Arc::clone(&outside.0),
+        None => inside,
+    };
+    Ok(in_own_memory(input.execute(partition, Arc::clone(&context))?, &context))
+}
+
 /// Gives the rows in batches of no more than the engine's, which keep nothing in memory but what is theirs.
 fn in_own_memory(batches: SendableRecordBatchStream, context: &TaskContext) -> SendableRecordBatchStream {
-    let (schema, rows) = (batches.schema(), context.session_config().batch_size());
+    let config = context.session_config();
+    let otherwise = BatchLimit { rows: config.batch_size().max(1), bytes: usize::MAX };
+    let limit = config.get_extension::<BatchLimit>().map_or(otherwise, |limit| *limit);
+    let schema = batches.schema();
     let parts = batches
-        .map_ok(move |batch| futures_util::stream::iter(parts(&batch, rows)).map_err(Into::into))
+        .map_ok(move |batch| futures_util::stream::iter(parts(batch, limit)).map_err(Into::into))
         .try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, parts))
 }
 
-/// A batch in parts of so many rows, which are made when they are asked for.
-fn parts(batch: &RecordBatch, rows: usize) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> + use<> {
-    let (batch, rows) = (batch.clone(), rows.max(1));
-    (0..batch.num_rows())
-        .step_by(rows)
-        .map(move |first| own_memory(&batch.slice(first, rows.min(batch.num_rows() - first))))
+/// A batch in parts that keep to a limit, which are made when they are asked for.
+fn parts(batch: RecordBatch, limit: BatchLimit) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    // The ranges of rows that are left, the next one last.
+    let mut left = vec![(0, batch.num_rows())];
+    std::iter::from_fn(move || {
+        loop {
+            let (first, rows) = left.pop()?;
+            if rows > limit.rows {
+                left.extend([(first + limit.rows, rows - limit.rows), (first, limit.rows)]);
+                continue;
+            }
+            match own_memory(&batch.slice(first, rows)) {
+                Ok(part) if rows > 1 && part.get_array_memory_size() > limit.bytes => {
+                    let half = rows / 2;
+                    left.extend([(first + half, rows - half), (first, half)]);
+                }
+                part => return (rows > 0).then_some(part),
+            }
+        }
+    })
 }
 
 /// Without what its texts and bytes do not need. Other columns take a few bytes for a row.
@@ -130,6 +204,7 @@ fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 #[cfg(test)]
 mod tests {
     use arrow::array::{Array as _, Int64Array, StringViewArray};
+    use arrow::datatypes::Int64Type;
 
     use super::*;
 
@@ -141,10 +216,22 @@ mod tests {
             ("t", Arc::new(StringViewArray::from_iter_values(texts))),
         ];
         let batch = RecordBatch::try_from_iter(columns).unwrap();
-        let found: Vec<_> = parts(&batch, 30).collect::<Result<_, _>>().unwrap();
+        let within = |rows, bytes| -> Vec<_> {
+            parts(batch.clone(), BatchLimit { rows, bytes }).collect::<Result<_, _>>().unwrap()
+        };
+        let found = within(30, usize::MAX);
         assert_eq!(found.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [30, 30, 30, 10]);
         assert!(found.iter().all(|part| part.get_array_memory_size() < 60_000));
         let texts = found[3].column(1).as_string_view();
         assert_eq!((texts.len(), texts.value(9)), (10, &*format!("{:01000}", 99)));
+
+        // Large ones are divided again, up to single rows.
+        let found = within(30, 12_000);
+        assert!(found.iter().all(|part| part.num_rows() <= 10 && part.get_array_memory_size() <= 12_000));
+        let numbers =
+            found.iter().flat_map(|part| part.column(0).as_primitive::<Int64Type>().values().to_vec());
+        assert!(numbers.eq(0..100));
+        assert_eq!(within(30, 1).len(), 100);
+        assert!(parts(batch.slice(0, 0), BatchLimit { rows: 30, bytes: 1 }).next().is_none());
     }
 }

@@ -13,8 +13,8 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 /// New inputs have the properties of those before.
 pub const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
-/// What becomes of the rows of one partition.
-pub type Through = fn(SendableRecordBatchStream, &TaskContext) -> SendableRecordBatchStream;
+/// Executes a partition of the input, and gives its rows on.
+pub type Through = fn(&dyn ExecutionPlan, usize, Arc<TaskContext>) -> Result<SendableRecordBatchStream>;
 
 /// See the file's comment.
 pub struct ThroughExec {
@@ -85,7 +85,6 @@ impl ExecutionPlan for ThroughExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, Arc::clone(&context))?;
-        Ok((self.through)(rows, &context))
+        (self.through)(&*self.input, partition, context)
     }
 }
