@@ -26,7 +26,7 @@ use kafscale_sql::query::{Query, QueryLimits};
 use kafscale_sql::running::batch_bytes;
 use kafscale_sql::statement::{self, Statement};
 use kafscale_sql::threads::QueryHandle;
-use kafscale_sql::{allowed, engine};
+use kafscale_sql::{allowed, engine, growth};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
@@ -215,7 +215,7 @@ impl Engine {
         let places = Arc::clone(&self.planning);
         let planned = self.threads.run(async move {
             let _place = places.take(&principal).await;
-            let plan = inner.statement_to_plan(engine::parse(&sql)?).await?;
+            let plan = growth::planning(inner.statement_to_plan(engine::parse(&sql)?)).await?;
             allowed::check(&plan)?;
             complexity::check(&plan)?;
             let labels = labels(&plan);
@@ -376,7 +376,7 @@ impl Planned {
         let (places, principal) = (Arc::clone(&self.planning), self.principal.clone());
         let explained = self.threads.run(async move {
             let _place = places.take(&principal).await;
-            let plan = state.optimize(&plan)?;
+            let plan = growth::planning(async { state.optimize(&plan) }).await?;
             // Whether it can be carried out.
             engine::physical(&state, &plan, &query).await?;
             Ok(plan.display_indent().to_string())

@@ -10,7 +10,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, Operator, lit};
 use super::Refused;
 
 /// Functions that give a value for every row, whatever is in it.
-const FUNCTIONS: [&str; 43] = [
+const FUNCTIONS: [&str; 44] = [
     "abs",
     "ascii",
     "bit_length",
@@ -50,6 +50,7 @@ const FUNCTIONS: [&str; 43] = [
     "strpos",
     "substr",
     "substring",
+    "text_concat",
     "to_char",
     "trunc",
     "upper",

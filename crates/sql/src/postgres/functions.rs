@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::timezone::AtTimeZone;
 use super::types;
 use crate::catalog::{DATABASE, PUBLIC};
 use crate::server::SERVER_VERSION;
@@ -133,6 +134,8 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     let mut functions: Vec<Arc<ScalarUDF>> = constants().into_iter().map(constant).collect();
     functions.extend(super::scalar::all());
     functions.extend(super::json_build::all());
+    functions.push(Arc::new(super::semantics::interval_span()));
+    functions.push(Arc::new(ScalarUDF::from(AtTimeZone::new())));
     for name in [FORMAT_TYPE, TYPE_NAME, SETTING, QUOTE_IDENT] {
         functions.push(Arc::new(ScalarUDF::from(Text::new(name))));
     }

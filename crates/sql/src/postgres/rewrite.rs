@@ -13,22 +13,27 @@ use datafusion::sql::sqlparser::ast::{
     Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut as _, VisitorMut,
     visit_expressions_mut,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::empty::is_empty;
-use super::{casts, functions, names, single, subqueries, to_char};
+use super::timezone::TIMEZONE;
+use super::{casts, functions, names, nested, similar, single, subqueries, to_char};
 use crate::catalog::PUBLIC;
+use crate::dialect::PostgresDialect;
 
 pub const CATALOG: &str = "pg_catalog";
 
-/// Changes a query in place.
-pub fn rewrite(statement: &mut Statement) {
+/// Changes a query in place. False: it is nested too deeply.
+#[must_use]
+pub fn rewrite(statement: &mut Statement) -> bool {
     if let Statement::Query(query) = statement
         && is_empty(query)
     {
         **query = without_rows(query);
-        return;
+        return true;
+    }
+    if !nested::flatten(statement) {
+        return false;
     }
     let _ = statement.visit(&mut Words);
     if let Statement::Query(query) = statement
@@ -36,6 +41,7 @@ pub fn rewrite(statement: &mut Statement) {
     {
         small_numbers(select);
     }
+    true
 }
 
 struct Words;
@@ -54,6 +60,11 @@ impl VisitorMut for Words {
             Expr::InSubquery { expr: inner, subquery, negated } if subqueries::of_search_path(subquery) => {
                 let list = vec![Expr::Value(Value::SingleQuotedString(PUBLIC.to_owned()).into())];
                 *expr = Expr::InList { expr: inner.clone(), list, negated: *negated };
+            }
+            Expr::AtTimeZone { .. } | Expr::SimilarTo { .. } => {
+                if let Some(meant) = at_time_zone(expr).or_else(|| similar_to(expr)) {
+                    *expr = meant;
+                }
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
             Expr::BinaryOp { left, op, right } => {
@@ -181,7 +192,7 @@ fn operator(name: &str) -> Option<BinaryOperator> {
 
 /// The one SELECT of a text of our own, whose parts take the place of others.
 pub fn select_of(sql: &str) -> Option<Box<Select>> {
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?.pop()?;
+    let parsed = Parser::parse_sql(&PostgresDialect, sql).ok()?.pop()?;
     let Statement::Query(query) = parsed else { return None };
     let SetExpr::Select(select) = *query.body else { return None };
     Some(select)
@@ -322,7 +333,7 @@ fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
     Some(made)
 }
 
-fn only_name_of(name: &ObjectName) -> Option<String> {
+pub fn only_name_of(name: &ObjectName) -> Option<String> {
     match &name.0[..] {
         [ObjectNamePart::Identifier(only)] => Some(only.value.to_lowercase()),
         _ => None,
@@ -496,11 +507,34 @@ pub fn to(expr: Expr, data_type: DataType) -> Expr {
 }
 
 pub fn call(name: &str, argument: Expr) -> Expr {
+    call_of(name, vec![argument])
+}
+
+fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
     let mut function = function_named(name);
     if let FunctionArguments::List(list) = &mut function.args {
-        list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)));
+        let arguments = arguments.into_iter().map(FunctionArgExpr::Expr).map(FunctionArg::Unnamed);
+        list.args.extend(arguments);
     }
     Expr::Function(function)
+}
+
+/// `x AT TIME ZONE zone`.
+fn at_time_zone(expr: &Expr) -> Option<Expr> {
+    let Expr::AtTimeZone { timestamp, time_zone } = expr else { return None };
+    Some(call_of(TIMEZONE, vec![(**time_zone).clone(), (**timestamp).clone()]))
+}
+
+/// `x SIMILAR TO 'pattern'`, as a regular expression.
+fn similar_to(expr: &Expr) -> Option<Expr> {
+    let Expr::SimilarTo { negated, expr, pattern, escape_char } = expr else { return None };
+    let escape = match escape_char {
+        Some(escape) => escape.value.clone().into_string()?.chars().next(),
+        None => Some('\\'),
+    };
+    let regex = Value::SingleQuotedString(similar::regex_of(&casts::literal(pattern)?, escape));
+    let op = if *negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch };
+    Some(Expr::BinaryOp { left: expr.clone(), op, right: Box::new(Expr::Value(regex.into())) })
 }
 
 /// A call without arguments.
@@ -527,7 +561,7 @@ fn without_rows(query: &Query) -> Query {
         expr: to(Expr::Value(Value::Null.into()), DataType::Text),
         alias: Ident::with_quote('"', name),
     };
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1 WHERE false");
+    let parsed = Parser::parse_sql(&PostgresDialect, "SELECT 1 WHERE false");
     let Some(Statement::Query(mut empty)) = parsed.ok().and_then(|mut statements| statements.pop()) else {
         return query.clone();
     };
@@ -540,14 +574,13 @@ fn without_rows(query: &Query) -> Query {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
     use datafusion::sql::sqlparser::parser::Parser;
 
     use super::*;
 
     fn rewritten(sql: &str) -> String {
-        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
-        rewrite(&mut statement);
+        let mut statement = Parser::parse_sql(&PostgresDialect, sql).unwrap().remove(0);
+        assert!(rewrite(&mut statement));
         statement.to_string()
     }
 

@@ -7,7 +7,6 @@ use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::Result;
 use datafusion::sql::sqlparser::ast::{Expr, SelectItem, SetExpr, Statement, Value};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use uuid::Uuid;
 
@@ -16,6 +15,7 @@ use super::types::{self, TYPES};
 use crate::catalog::plain::{Asked, Cell, Nothing, PlainTable, Row, Rows};
 use crate::catalog::relations::{Relation, Relations};
 use crate::catalog::{DATABASE, KAFSCALE, PUBLIC};
+use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 
 const OWNER_OID: i32 = 10;
@@ -200,7 +200,7 @@ pub fn oid_query_of(parameter: &str) -> Expr {
 
 /// The column of a query that is written in this program.
 fn only_expression(sql: &str) -> Expr {
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok().and_then(|mut all| all.pop());
+    let parsed = Parser::parse_sql(&PostgresDialect, sql).ok().and_then(|mut all| all.pop());
     let expression = parsed.and_then(|statement| {
         let Statement::Query(query) = statement else { return None };
         let SetExpr::Select(select) = *query.body else { return None };
