@@ -13,6 +13,7 @@ pub mod files;
 pub mod http;
 mod json_rows;
 pub mod mcp;
+pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
 mod predicate;
