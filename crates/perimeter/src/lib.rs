@@ -10,6 +10,7 @@ mod activity;
 pub mod answer;
 pub mod caller;
 pub mod catalog;
+mod charged;
 pub mod check;
 pub mod classify;
 pub mod collection;

@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::catalog::Used;
 use crate::deciding::Decide;
 use crate::engine::{Engine, Planned, QueryError};
+use crate::rules::budgets::CHARGED;
 use crate::rules::record::KEY;
 use crate::rules_live::LiveRules;
 
@@ -79,10 +80,15 @@ impl Perimeter {
                 let record = decide.record(caller, records.collect());
                 details.extend(record.map(|record| (KEY.to_owned(), record)));
                 let charged = self.rules.charge(&caller.principal, planned.budgets(), self.clock.now_ms());
-                if let Err(exhausted) = charged {
-                    details.insert("why".to_owned(), json!(exhausted.to_string()));
-                    call.line.decide(Verdict::Deny, details).await?;
-                    return Err(ToolError::invalid(exhausted.to_string()));
+                match charged {
+                    Ok(charged) => {
+                        details.extend(charged.map(|charged| (CHARGED.to_owned(), json!(charged))))
+                    }
+                    Err(exhausted) => {
+                        details.insert("why".to_owned(), json!(exhausted.to_string()));
+                        call.line.decide(Verdict::Deny, details).await?;
+                        return Err(ToolError::invalid(exhausted.to_string()));
+                    }
                 }
                 call.line.decide(Verdict::Allow, details).await?;
                 Ok(planned)
@@ -102,6 +108,32 @@ impl Perimeter {
                     call.line.add(details);
                 }
                 Err(told(&error))
+            }
+        }
+    }
+
+    /// Charges rows and entities of an answer before anything of it leaves, and notes that for the
+    /// audit log.
+    pub async fn settle(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        planned: &Planned,
+        rows: u64,
+    ) -> Result<(), ToolError> {
+        let (budgets, entities, now_ms) = (planned.budgets(), planned.entities(), self.clock.now_ms());
+        let settled = self.rules.settle(&caller.principal, budgets, rows, entities, now_ms).await;
+        let mut details = JsonObject::new();
+        match settled {
+            Ok(charged) => {
+                details.extend(charged.map(|charged| (CHARGED.to_owned(), json!(charged))));
+                call.line.add(details);
+                Ok(())
+            }
+            Err(exhausted) => {
+                details.insert("why".to_owned(), json!(exhausted.to_string()));
+                call.line.add(details);
+                Err(ToolError::Denied(exhausted.to_string()))
             }
         }
     }

@@ -134,8 +134,14 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
         audit_log: Some(args.edge.audit_log.as_path().into()),
     });
     let stop = CancellationToken::new();
-    let prepared = server::prepare(edge, perimeter, args.limits.query_timeout.0, clock, stop.clone()).await;
+    let timeout = args.limits.query_timeout.0;
+    let shared = Arc::clone(&perimeter);
+    let prepared = server::prepare(edge, shared, timeout, Arc::clone(&clock), stop.clone()).await;
     let mut prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
+    // The log holds by now, and is ours.
+    let log = &args.edge.audit_log;
+    let went_on = perimeter.rules.go_on(log, clock.now_ms(), timeout + server::BESIDE_QUERIES).await;
+    went_on.map_err(|e| Failure::runtime(e.to_string()))?;
     prepared.beside(Arc::clone(&watched).watch(stop.clone()));
     let broken = "the rules in the files cannot be used: those from before hold";
     prepared.remark(move || watched.state().broken.map(|_| broken));

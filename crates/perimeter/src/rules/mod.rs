@@ -19,6 +19,7 @@ pub mod explain;
 mod file;
 mod filter;
 mod glob;
+pub mod ledger;
 mod load;
 mod obligations;
 mod one_or_more;

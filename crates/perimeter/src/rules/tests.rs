@@ -382,10 +382,11 @@ fn rules_that_cannot_be_meant_are_refused_with_their_line() {
         (good, "[[obligation]]\ntable = \"*\"\nmask = { bucket = nan }", "a width above 0"),
         (good, "[[obligation]]\ntable = \"*\"\nmax_rows = 0", "lets nothing out"),
         (good, "[[obligation]]\ntable = \"*\"\nbudgets = {}", "budgets without a number"),
+        (good, "[[obligation]]\ntable = \"*\"\nbudgets = { entities_per_day = 5 }", "without an `entity`"),
         (
             good,
-            "[[obligation]]\ntable = \"*\"\nbudgets = { entities_per_day = 5 }",
-            "entities, which are not counted yet",
+            "[[obligation]]\ntable = \"*\"\nbudgets = { rows_per_day = 5, entity = \"id\" }",
+            "that nothing counts",
         ),
         (good, "[[obligation]]\ntable = \"*\"\nhide = true\nunless = {}", "always holds"),
         (
@@ -457,4 +458,24 @@ fn the_hash_is_of_all_that_was_read() {
     assert_eq!(hash(permit, ""), hash(permit, ""));
     assert_ne!(hash(permit, ""), hash(permit, "#"));
     assert_ne!(hash(permit, ""), hash(&format!("{permit} "), ""));
+}
+
+#[test]
+fn entities_are_counted_by_one_column() {
+    let policies = "permit (principal, action, resource);";
+    let of = |rules: &str| decide(&book(policies, rules), &caller("eve", &[], ""), Action::Query);
+    let one = |entity: &str, more: &str| {
+        format!(
+            "[[obligation]]\ntable = \"*\"\nbudgets = {{ entities_per_day = 50, entity = \"{entity}\" }}\n{more}"
+        )
+    };
+    // The strictest of two, of which one has the entity of its groups.
+    let groups = "[[obligation]]\ntable = \"*\"\nmin_group = { entity = \"id\", size = 5 }\nbudgets = { entities_per_day = 20 }";
+    let decision = of(&one("ID", groups));
+    let counted = decision.shape().and_then(|shape| shape.counted.clone());
+    assert_eq!(counted, Some(crate::shape::Counted { entity: "id".to_owned(), per_day: 20 }));
+    assert_eq!(decision.budgets.entities_per_day, Some(20));
+    for rules in [one("ward", groups), one("patient", "")] {
+        assert_eq!(of(&rules).outcome, Outcome::Deny, "{rules}");
+    }
 }

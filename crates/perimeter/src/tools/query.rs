@@ -93,9 +93,7 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     let planned = perimeter.decided(call, &caller, "query", &args.sql).await?;
     let limits = AnswerLimits { rows: args.limit.unwrap_or(ROWS_DEFAULT).min(ROWS_MAX), bytes: BYTES_MAX };
     let rows = planned.run(limits).await.map_err(|error| told(&error))?;
-    let settled =
-        perimeter.rules.settle(&caller.principal, planned.budgets(), rows.rows, perimeter.clock.now_ms());
-    settled.map_err(|exhausted| ToolError::invalid(exhausted.to_string()))?;
+    perimeter.settle(call, &caller, &planned, rows.rows).await?;
     let (mut rows, labels) = (rows, planned.labels.clone());
     let search = move || {
         let filtered = detect::filter(&mut rows, &labels);
