@@ -14,10 +14,7 @@ use crate::shape::{TableName, TableShape};
 
 /// The columns of a source.
 pub fn columns_of(schema: &Schema) -> Vec<ColumnInfo> {
-    let of = |field: &Arc<arrow::datatypes::Field>| ColumnInfo {
-        name: field.name().clone(),
-        data_type: field.data_type().clone(),
-    };
+    let of = |field: &Arc<arrow::datatypes::Field>| ColumnInfo::new(field.name(), field.data_type().clone());
     schema.fields().iter().map(of).collect()
 }
 

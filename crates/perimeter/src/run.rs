@@ -17,6 +17,7 @@ use crate::classify::Classified;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
+use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
 use crate::rules_live::LiveRules;
 use crate::{check, classify, policy, server};
@@ -125,7 +126,9 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let threads = QueryThreads::start(limits.max_queries)
         .map_err(|e| Failure::runtime(format!("the threads of queries could not be started: {e}")))?;
     let handles = Arc::new(Handles::new(HandleLimits::default()));
-    let engine = Engine::new(collections, &limits, threads.handle(), handles)?;
+    let mut engine = Engine::new(collections, &limits, threads.handle(), handles)?;
+    let labelled = Labelled::beside(&args.edge.audit_log).map_err(|e| Failure::runtime(e.to_string()))?;
+    engine.labelled = Arc::new(labelled);
     let perimeter = Arc::new(Perimeter {
         engine,
         rules,

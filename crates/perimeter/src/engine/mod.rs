@@ -42,6 +42,7 @@ use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
 use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
+use crate::labelled::Labelled;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
 use places::Places;
@@ -56,6 +57,8 @@ pub struct Engine {
     threads: QueryHandle,
     collections: Arc<Collections>,
     pub handles: Arc<Handles>,
+    /// Labels that stick to topics.
+    pub labelled: Arc<Labelled>,
     releases: Arc<Releases>,
     /// Plans are not kept waiting by what runs.
     planning: Arc<Places>,
@@ -171,6 +174,7 @@ impl Engine {
             threads,
             collections: Arc::new(collections),
             handles,
+            labelled: Arc::default(),
             releases: Arc::default(),
             planning: Arc::new(Places::new(at_once)),
             running: Arc::new(Places::new(at_once)),
@@ -205,6 +209,7 @@ impl Engine {
             collections: Arc::clone(&self.collections),
             decide,
             handles: Arc::clone(&self.handles),
+            labelled: Arc::clone(&self.labelled),
             kept: Default::default(),
             caller,
             state: self.base.clone(),
@@ -280,6 +285,7 @@ impl Engine {
         }
         let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
         let columns = columns_of(&source.provider.schema());
+        let columns = self.labelled.columns(found.kind(), table, columns);
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
             Ruling::Allowed(allowed) => Described::Table { allowed, columns },
@@ -336,6 +342,11 @@ pub struct Rows {
 }
 
 impl Planned {
+    /// When it has taken too long.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     pub fn rules_hash(&self) -> &str {
         &self.rules_hash
     }

@@ -58,6 +58,9 @@ impl Rulebook {
                 Some(name) => add(name),
                 None => add(&column.data_type.to_string()),
             }
+            // A label is never empty.
+            column.labels.iter().for_each(|label| add(label));
+            add("");
         }
         self.tables.get(key.finalize().into(), || self.prepare(table, columns))
     }
@@ -99,6 +102,7 @@ impl Rulebook {
             let is_unknown = is_closed && own.is_empty();
             let mut labels = prepared.table_labels.clone();
             labels.extend(own);
+            labels.extend(column.labels.iter().cloned());
             sort(&mut labels);
             let mut owed = Vec::new();
             for (at, (index, obligation)) in obligations.iter().enumerate() {

@@ -102,7 +102,7 @@ pub(super) fn columns() -> Vec<ColumnInfo> {
         ("born", DataType::Date32),
         ("ward", DataType::Utf8),
     ];
-    types.into_iter().map(|(name, data_type)| ColumnInfo { name: name.to_owned(), data_type }).collect()
+    types.into_iter().map(|(name, data_type)| ColumnInfo::new(name, data_type)).collect()
 }
 
 pub(super) fn caller(principal: &str, groups: &[&str], purpose: &str) -> Caller {
@@ -293,7 +293,7 @@ fn the_strictest_mask_holds_and_one_that_does_not_fit_is_null() {
             .map(|mask| format!("[[obligation]]\ntable = \"*\"\ncolumn = \"x\"\nmask = {mask}\n"))
             .collect();
         let book = book(permit, &format!("[keys.k]\nenv = \"K\"\n{rules}"));
-        let columns = [ColumnInfo { name: "x".to_owned(), data_type }];
+        let columns = [ColumnInfo::new("x", data_type)];
         let alice = caller("alice", &[], "");
         let decision =
             book.decide(&Request::new(&alice, Action::Query, 0), &TableName::new("a", "b"), &columns);
@@ -478,4 +478,22 @@ fn entities_are_counted_by_one_column() {
     for rules in [one("ward", groups), one("patient", "")] {
         assert_eq!(of(&rules).outcome, Outcome::Deny, "{rules}");
     }
+}
+
+#[test]
+fn labels_that_stick_to_a_column_count_as_those_of_rules() {
+    let policies = "permit (principal, action, resource);\n\
+                    forbid (principal, action, resource is Column) when { resource.labels.contains(\"phi.note\") };";
+    let rules = "[[label]]\ntable = \"x.*\"\ncolumn = \"y\"\nlabels = \"pii.name\"\n\
+                 [[obligation]]\nlabels = \"pii.name\"\nmask = \"null\"";
+    let (book, eve) = (book(policies, rules), caller("eve", &[], ""));
+    let of = |labels: &[&str]| {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let columns = [ColumnInfo { labels, ..ColumnInfo::new("who", DataType::Utf8) }];
+        let request = Request::new(&eve, Action::Query, 0);
+        shown(&book.decide(&request, &TableName::new("events", "out"), &columns))
+    };
+    assert_eq!(of(&[]), ["who=shown"]);
+    assert_eq!(of(&["pii.name"]), ["who=masked:null"]);
+    assert_eq!(of(&["phi.note"]), [""; 0]);
 }
