@@ -21,12 +21,12 @@ use datafusion::logical_expr::{
     SubqueryAlias, TableScan, TableScanBuilder, Union, lit,
 };
 
-use super::Refused;
 use super::guard::{Guard, GuardColumn, GuardedFigure, Layout, entity_guard};
 use super::releases::Released;
 use super::table::{GovernedTable, of_source};
 use super::weight::{Weight, weight_of};
 use super::whole::whole;
+use super::{Refused, made_anew};
 use crate::catalog::HANDLES;
 use crate::shape::MinGroup;
 
@@ -140,11 +140,7 @@ impl Rewriting {
         }
         let expressions = plan.expressions().into_iter().map(|expression| self.subqueries(expression));
         let expressions = expressions.collect::<Result<Vec<_>>>()?;
-        // A plan without either is itself: some cannot be made anew.
-        let plan = match inputs.is_empty() && expressions.is_empty() {
-            true => plan.clone(),
-            false => plan.with_new_exprs(expressions, inputs)?,
-        };
+        let plan = made_anew(plan, expressions, inputs)?;
         let weights = vec![Weight::Unknown; plan.schema().fields().len()];
         Ok(Relation { plan, held: Vec::new(), weights })
     }
