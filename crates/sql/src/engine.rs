@@ -23,7 +23,7 @@ use datafusion::sql::sqlparser::ast::Statement as AstStatement;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::QueryLimitArgs;
 use kafscale_settings::units::{ByteSize, Limit};
-use kafscale_storage::scan::Scanner;
+use kafscale_storage::scan::{ScanError, Scanner};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::allowed;
@@ -34,6 +34,7 @@ use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
 use crate::postgres;
+use crate::postgres::session::OfSession;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
 use crate::sorting::{self, Prepared};
@@ -110,6 +111,11 @@ impl Engine {
 
     /// Begins a statement: what it sees is as of now.
     pub fn begin(&self, text: &QueryText) -> Planner {
+        self.begin_in(text, None)
+    }
+
+    /// The same for a client, whose settings the statement may ask for.
+    pub fn begin_in(&self, text: &QueryText, session: Option<OfSession>) -> Planner {
         let limits = match (&text.follow, text.scan_full) {
             // What follows reads a little at a time, for as long as somebody looks on.
             (Some(_), _) => QueryLimits { scan_bytes: None, result_bytes: None },
@@ -122,6 +128,9 @@ impl Engine {
         if text.follow.is_some() {
             // Rows stay in the order of their offsets.
             state.config_mut().options_mut().execution.target_partitions = 1;
+        }
+        if let Some(session) = session {
+            state.config_mut().options_mut().extensions.insert(session);
         }
         state.register_catalog_list(Arc::new(Database(Arc::new(catalog))));
         // What now() is.
@@ -231,6 +240,7 @@ impl Planner {
         let (planning, places) = (Arc::clone(&self.planning), self.places.clone());
         let work = async move {
             let _place = place(&places.planning).await;
+            planning.check_described().await?;
             planning.plan(&planning.text.sql).await
         };
         self.threads.run(work).await
@@ -290,10 +300,22 @@ impl Planning {
         Ok(plan)
     }
 
+    /// DESCRIBE is for what is there.
+    async fn check_described(&self) -> Result<(), SqlError> {
+        let Some(topic) = &self.text.describes else { return Ok(()) };
+        match self.cluster.scanner.snapshot(topic).await {
+            Err(ScanError::NoTopic(_)) => Err(self.no_table(topic.clone()).await),
+            _ => Ok(()),
+        }
+    }
+
     /// Says of a table that is not there which topics have names like its.
     async fn with_near_topics(&self, error: DataFusionError) -> SqlError {
         let Some(name) = postgres::errors::missing_table(&error) else { return error.into() };
-        let table = name.strip_prefix("public.").unwrap_or(&name).to_owned();
+        self.no_table(name.strip_prefix("public.").unwrap_or(&name).to_owned()).await
+    }
+
+    async fn no_table(&self, table: String) -> SqlError {
         let topics = self.cluster.scanner.topics().await.unwrap_or_default();
         let near = postgres::errors::nearest(&table, topics.iter().map(|topic| topic.name.as_str()));
         let hint = match near {

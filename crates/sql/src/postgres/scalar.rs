@@ -289,7 +289,7 @@ fn formatted<'a>(
 }
 
 /// `a."B c"` is `{a,"B c"}`.
-fn parse_ident(text: &str) -> Option<Vec<String>> {
+pub fn parse_ident(text: &str) -> Option<Vec<String>> {
     let mut parts = vec![String::new()];
     let (mut in_quotes, mut was_quoted) = (false, false);
     for c in text.trim().chars() {
