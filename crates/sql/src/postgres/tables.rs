@@ -13,7 +13,6 @@ use super::types::{self, TYPES};
 use crate::catalog::plain::{Asked, Cell, Nothing, PlainTable, Row, Rows};
 use crate::catalog::relations::{Relation, Relations};
 use crate::catalog::{DATABASE, KAFSCALE, PUBLIC};
-use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 
 const OWNER_OID: i32 = 10;
