@@ -203,7 +203,7 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     if let Some(min_group) = &shape.min_group {
         let (size, entity) = (min_group.size, shape.entity_told());
         parts.push(format!(
-            "groups under {size} different {entity} suppressed, and figures that would tell of them"
+            "groups under {size} different {entity} suppressed, figures that would tell of them, and rows of nobody"
         ));
     }
     if let Some(rows) = shape.max_rows {

@@ -37,6 +37,7 @@ use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
+use crate::governed::whole::WholeCasts;
 use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
 use crate::rules::{Action, ColumnInfo, Limits};
@@ -158,7 +159,10 @@ impl Engine {
         threads: QueryHandle,
         handles: Arc<Handles>,
     ) -> Result<Engine, Failure> {
-        let base = engine::session(limits)?.with_query_planner(Arc::new(Planner)).build();
+        let base = engine::session(limits)?
+            .with_query_planner(Arc::new(Planner))
+            .with_analyzer_rule(Arc::new(WholeCasts))
+            .build();
         let at_once = usize::try_from(limits.max_queries).unwrap_or(usize::MAX);
         Ok(Engine {
             base,
