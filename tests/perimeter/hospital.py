@@ -18,7 +18,7 @@ from rows import check, wait_for
 PATIENTS, VISITS, WARDS = 400, 4000, 4
 DIAGNOSES = ["asthma", "diabetes", "flu", "fracture"]
 ANALYSTS = [f"analyst{n}" for n in range(80)]
-PRINCIPALS = [*ANALYSTS, "nurse", "auditor", "stranger", "frugal"]
+PRINCIPALS = [*ANALYSTS, "nurse", "auditor", "stranger", "frugal", "counted", "racer"]
 # Of nobody: the networks' own for tests.
 CARDS = [4111111111111111, 5555555555554444, 378282246310005, 6011111111111117]
 
@@ -46,6 +46,10 @@ forbid (principal, action, resource in Table::"clinic.salaries") unless { princi
 FRUGAL = """
 @id("frugal")
 permit (principal == User::"frugal", action in [Action::"describe", Action::"query"], resource in Table::"clinic.patients");
+
+@id("counted")
+permit (principal, action in [Action::"describe", Action::"query"], resource in Table::"clinic.patients")
+when { principal == User::"counted" || principal == User::"racer" };
 """
 
 ANALYST = """
@@ -114,6 +118,12 @@ id = "little-for-the-frugal"
 table = "clinic.patients"
 budgets = { queries_per_day = 4, rows_per_day = 50 }
 when = { principals = ["frugal"] }
+
+[[obligation]]
+id = "few-people-for-the-counted"
+table = "clinic.patients"
+budgets = { entities_per_day = 10, entity = "id" }
+when = { principals = ["counted", "racer"] }
 
 [[obligation]]
 id = "visits-in-groups"
@@ -218,6 +228,11 @@ class Hospital:
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(20)
+
+    def kill(self):
+        """As a machine that loses its power, but for the disk."""
+        self.process.kill()
+        self.process.wait(20)
 
     def __exit__(self, *_):
         self.stop()

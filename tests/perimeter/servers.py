@@ -111,6 +111,46 @@ class Redis(Database):
         super().stop(signal.SIGTERM)
 
 
+class Mongodb(Database):
+    """FerretDB (of `tests/setup`, where another account cannot reach), with TLS on a second port. `guarded` is another one, which asks who somebody is. Its log has each command as it came."""
+
+    options = ()
+
+    def __init__(self):
+        super().__init__()
+        (self.tls_port,) = free_ports(1)
+        self.guarded = None
+
+    def env(self):
+        return {"DO_NOT_TRACK": "1"}
+
+    def command(self):
+        return [str(CACHE / "bin" / "ferretdb"), "--handler=sqlite", f"--sqlite-url=file:{self.dir}/", f"--state-dir={self.dir}",
+                f"--listen-addr=127.0.0.1:{self.port}", f"--listen-tls=127.0.0.1:{self.tls_port}", f"--listen-tls-cert-file={self.cert}",
+                f"--listen-tls-key-file={self.key}", "--debug-addr=-", "--telemetry=disable", "--log-level=DEBUG", *self.options]
+
+    def start(self, limit_s=60):
+        super().start(limit_s)
+        if type(self) is Mongodb:
+            self.guarded = GuardedMongodb().start(limit_s)
+        return self
+
+    def variables(self):
+        return {**super().variables(), "KAFSCALE_TEST_MONGODB_TLS_PORT": str(self.tls_port),
+                "KAFSCALE_TEST_MONGODB_GUARDED_PORT": str(self.guarded.port), "KAFSCALE_TEST_MONGODB_GUARDED_LOG": str(self.guarded.log_path)}
+
+    def stop(self, sign=signal.SIGTERM):
+        super().stop(signal.SIGTERM)
+        if self.guarded:
+            self.guarded.close()
+
+
+class GuardedMongodb(Mongodb):
+    """Has a user `perimeter`."""
+
+    options = ("--test-enable-new-auth", "--setup-database=admin", "--setup-username=perimeter", "--setup-password=secret")
+
+
 class Etcd(Database):
     """With TLS on a second port. `Guarded` is another one, which asks who somebody is."""
 

@@ -18,8 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::ToolError;
 
-/// Longer details are in a line as their digest only.
+/// Of longer details a line has a digest, and those of them that are short.
 const MAX_DETAILS_BYTES: usize = 64 << 10;
+/// Such as these, and no more of them than [`MAX_DETAILS_BYTES`].
+const SHORT_DETAIL_BYTES: usize = 1 << 10;
 
 /// Where lines are written.
 #[derive(Clone, Debug)]
@@ -116,10 +118,33 @@ fn bounded(details: JsonObject) -> Option<Value> {
     if details.is_empty() {
         return None;
     }
-    let details = Value::Object(details);
-    let text = details.to_string();
-    Some(match text.len() {
-        0..=MAX_DETAILS_BYTES => details,
-        bytes => json!({ "bytes": bytes, "sha256": hex(&Sha256::digest(text.as_bytes())) }),
-    })
+    let text = json!(details).to_string();
+    if text.len() <= MAX_DETAILS_BYTES {
+        return Some(Value::Object(details));
+    }
+    let mut kept: JsonObject =
+        details.into_iter().filter(|(_, value)| value.to_string().len() <= SHORT_DETAIL_BYTES).collect();
+    if json!(kept).to_string().len() > MAX_DETAILS_BYTES {
+        kept.clear();
+    }
+    kept.insert("bytes".to_owned(), json!(text.len()));
+    kept.insert("sha256".to_owned(), json!(hex(&Sha256::digest(text.as_bytes()))));
+    Some(Value::Object(kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_details_keep_what_is_short_of_them() {
+        let details = |long: usize| {
+            let details = json!({ "charged": { "rows": 5 }, "tables": "x".repeat(long) });
+            bounded(details.as_object().cloned().unwrap_or_default()).unwrap()
+        };
+        assert_eq!(details(10)["tables"].as_str().map(str::len), Some(10));
+        let long = details(MAX_DETAILS_BYTES);
+        assert_eq!((&long["charged"]["rows"], &long["tables"]), (&json!(5), &Value::Null));
+        assert!(long["sha256"].is_string() && long["bytes"].as_u64() > Some(MAX_DETAILS_BYTES as u64));
+    }
 }

@@ -3,6 +3,10 @@
 //! A producer may have five batches in flight, so the last five are remembered: a batch that comes again is
 //! answered with the offsets it got the first time. Batches that are not durable yet stay in the window beyond
 //! the five, so that an append that failed can be taken back with [`ProducerWindows::truncate`].
+//!
+//! Where records of the partition are lost, a producer whose last known batch stands before them may have
+//! written some of them, and goes on behind those: its next batch may leave sequence numbers out. What is
+//! known of it is a duplicate still, and nothing is taken that comes before what is known.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -13,6 +17,9 @@ pub const BATCHES_RETAINED: usize = 5;
 
 /// More producers than this on one partition expire the one that was silent longest.
 pub const PRODUCERS_MAX: usize = 10_000;
+
+/// How many sequence numbers there are.
+const SEQUENCES: i64 = i32::MAX as i64 + 1;
 
 /// What identifies a batch of an idempotent producer; sequence numbers wrap from `i32::MAX` to 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,12 +68,28 @@ struct Window {
 #[derive(Debug, Clone, Default)]
 pub struct ProducerWindows {
     windows: HashMap<ProducerId, Window>,
+    /// Where ranges of lost records end, ascending.
+    lost: Vec<Offset>,
+}
+
+/// What is kept of the windows of a partition.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProducerSnapshot {
+    /// Every producer with its remembered batches, oldest first.
+    pub producers: Vec<(ProducerId, Vec<SeenBatch>)>,
+    /// Where the last range of lost records ends.
+    pub lost_below: Option<Offset>,
 }
 
 /// The sequence number `count` records after `first`.
 pub fn sequence_after(first: i32, count: i32) -> i32 {
     let sum = i64::from(first) + i64::from(count);
-    (sum % (i64::from(i32::MAX) + 1)) as i32
+    (sum % SEQUENCES) as i32
+}
+
+/// Whether a sequence number is at or beyond `next`, rather than one of those before it.
+fn is_ahead(sequence: i32, next: i32) -> bool {
+    (i64::from(sequence) - i64::from(next)).rem_euclid(SEQUENCES) < SEQUENCES / 2
 }
 
 impl ProducerWindows {
@@ -75,7 +98,7 @@ impl ProducerWindows {
         let Some(window) = self.windows.get(&batch.producer_id) else {
             // A log that never held a record has forgotten nobody: this is a later batch of a producer whose first one
             // was refused, and it must not overtake that one (KAFKA-15591, Apache Kafka 4.5).
-            if log_end == Offset(0) && batch.first != 0 {
+            if log_end == Offset(0) && batch.first != 0 && self.lost.is_empty() {
                 return Err(SequenceError::OutOfOrder { got: batch.first, last: -1 });
             }
             // Elsewhere any first sequence is accepted from a producer that was forgotten (KIP-360), so that
@@ -86,9 +109,11 @@ impl ProducerWindows {
         if batch.epoch < last.epoch {
             return Err(SequenceError::Fenced { got: batch.epoch, current: last.epoch });
         }
+        let may_have_written_more = self.lost.last().is_some_and(|end| last.last_offset < *end);
         if batch.epoch > last.epoch {
             return match batch.first {
                 0 => Ok(Admission::Append),
+                _ if may_have_written_more => Ok(Admission::Append),
                 got => Err(SequenceError::OutOfOrder { got, last: -1 }),
             };
         }
@@ -100,7 +125,8 @@ impl ProducerWindows {
         if let Some(seen) = window.batches.iter().find(same) {
             return Ok(Admission::Duplicate(*seen));
         }
-        if batch.first == sequence_after(last.last_sequence, 1) {
+        let next = sequence_after(last.last_sequence, 1);
+        if batch.first == next || (may_have_written_more && is_ahead(batch.first, next)) {
             return Ok(Admission::Append);
         }
         Err(SequenceError::OutOfOrder { got: batch.first, last: last.last_sequence })
@@ -117,6 +143,13 @@ impl ProducerWindows {
         // The front may go once five durable batches stand behind it.
         while window.batches.len() > BATCHES_RETAINED && durable(&window.batches[BATCHES_RETAINED]) {
             window.batches.pop_front();
+        }
+    }
+
+    /// Takes note that records below `end` are lost, and that nobody knows who wrote them.
+    pub fn lose_below(&mut self, end: Offset) {
+        if self.lost.last().is_none_or(|last| *last < end) {
+            self.lost.push(end);
         }
     }
 
@@ -140,8 +173,8 @@ impl ProducerWindows {
         }
     }
 
-    /// Every producer with its remembered batches, oldest first; batches at or above `end` are left out.
-    pub fn snapshot(&self, end: Offset) -> Vec<(ProducerId, Vec<SeenBatch>)> {
+    /// What is known below `end`.
+    pub fn snapshot(&self, end: Offset) -> ProducerSnapshot {
         let below =
             |w: &Window| w.batches.iter().filter(|b| b.base_offset < end).copied().collect::<Vec<_>>();
         let mut all: Vec<_> =
@@ -151,17 +184,19 @@ impl ProducerWindows {
             batches.drain(..excess);
         }
         all.sort_by_key(|(id, _)| *id);
-        all
+        let lost_below = self.lost.iter().rfind(|lost| **lost <= end).copied();
+        ProducerSnapshot { producers: all, lost_below }
     }
 
     /// Restores what [`ProducerWindows::snapshot`] gave.
-    pub fn restore(snapshot: Vec<(ProducerId, Vec<SeenBatch>)>) -> ProducerWindows {
+    pub fn restore(snapshot: ProducerSnapshot) -> ProducerWindows {
         let windows = snapshot
+            .producers
             .into_iter()
             .filter(|(_, batches)| !batches.is_empty())
             .map(|(id, batches)| (id, Window { batches: batches.into() }))
             .collect();
-        ProducerWindows { windows }
+        ProducerWindows { windows, lost: snapshot.lost_below.into_iter().collect() }
     }
 
     pub fn len(&self) -> usize {
@@ -252,7 +287,7 @@ mod tests {
             append(&mut w, seq(0, i, i), i64::from(i), i64::from(i + 1));
         }
         let snapshot = w.snapshot(Offset(i64::MAX));
-        assert_eq!(snapshot[0].1.len(), BATCHES_RETAINED);
+        assert_eq!(snapshot.producers[0].1.len(), BATCHES_RETAINED);
         assert_eq!(w.check(&seq(0, 3, 3), END), Err(SequenceError::OutOfOrder { got: 3, last: 19 }));
         let again = ProducerWindows::restore(snapshot);
         assert!(matches!(again.check(&seq(0, 17, 17), END), Ok(Admission::Duplicate(_))));
@@ -278,5 +313,58 @@ mod tests {
         append(&mut w, seq(0, 0, 0), 0, 0);
         w.truncate(Offset(0));
         assert_eq!(w.check(&seq(0, 1, 1), Offset(0)), Err(SequenceError::OutOfOrder { got: 1, last: -1 }));
+    }
+
+    /// Batches of a producer that was at sequence 9 of epoch 1 when records were lost, and what becomes of them.
+    fn check_behind_a_loss(w: &ProducerWindows) {
+        let out_of_order = |got, last| Err(SequenceError::OutOfOrder { got, last });
+        let cases = [
+            (seq(1, 10, 12), Ok(Admission::Append)),
+            (seq(1, 64, 64), Ok(Admission::Append)),
+            (seq(2, 7, 8), Ok(Admission::Append)),
+            (seq(1, 9, 9), out_of_order(9, 9)),
+            (seq(1, 8, 12), out_of_order(8, 9)),
+            (seq(1, i32::MAX, i32::MAX), out_of_order(i32::MAX, 9)),
+            (seq(0, 20, 20), Err(SequenceError::Fenced { got: 0, current: 1 })),
+        ];
+        for (batch, expected) in cases {
+            assert_eq!(w.check(&batch, END), expected, "{batch:?}");
+        }
+        assert!(matches!(w.check(&seq(1, 0, 9), END), Ok(Admission::Duplicate(_))));
+    }
+
+    #[test]
+    fn a_producer_goes_on_behind_lost_records_and_repeats_nothing() {
+        let mut w = ProducerWindows::default();
+        append(&mut w, seq(1, 0, 9), 0, 0);
+        let nothing_lost = w.clone();
+        w.lose_below(Offset(13));
+        check_behind_a_loss(&w);
+        let snapshot = w.snapshot(Offset(13));
+        check_behind_a_loss(&ProducerWindows::restore(snapshot));
+        // Whoever takes over below the loss sees for itself whether it is there still.
+        assert_eq!(w.snapshot(Offset(12)), nothing_lost.snapshot(Offset(12)));
+        append(&mut w, seq(1, 64, 65), 13, 0);
+        let next = |w: &ProducerWindows| (w.check(&seq(1, 66, 66), END), w.check(&seq(1, 67, 67), END));
+        let strict = (Ok(Admission::Append), Err(SequenceError::OutOfOrder { got: 67, last: 65 }));
+        assert_eq!(next(&w), strict, "what it has written is known from here on");
+        w.truncate(Offset(13));
+        check_behind_a_loss(&w);
+    }
+
+    #[test]
+    fn a_log_whose_only_records_are_lost_has_forgotten_its_producers() {
+        let mut w = ProducerWindows::default();
+        w.lose_below(Offset(0));
+        assert_eq!(w.check(&seq(0, 3, 3), Offset(0)), Ok(Admission::Append));
+    }
+
+    #[test]
+    fn what_is_ahead_wraps_as_sequences_do() {
+        for (sequence, next, ahead) in
+            [(0, i32::MAX, true), (i32::MAX, 0, false), (5, 5, true), (4, 5, false), (3, i32::MAX - 2, true)]
+        {
+            assert_eq!(is_ahead(sequence, next), ahead, "{sequence} after {next}");
+        }
     }
 }

@@ -206,6 +206,9 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
             "groups under {size} different {entity} suppressed, figures that would tell of them, and rows of nobody"
         ));
     }
+    if let Some(counted) = shape.counted.as_ref().filter(|_| shape.min_group.is_none()) {
+        parts.push(format!("at most {} different entities in a day", counted.per_day));
+    }
     if let Some(rows) = shape.max_rows {
         parts.push(format!("at most {rows} rows"));
     }

@@ -16,6 +16,7 @@ use crate::collection::{Collection, Provenance};
 use crate::deciding::{Allowed, Decide, Ruling, columns_of};
 use crate::governed::table::GovernedTable;
 use crate::handles::{Handle, Handles};
+use crate::labelled::Labelled;
 use crate::rules::record::TableRecord;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::{TableName, TableShape};
@@ -48,6 +49,8 @@ pub struct View {
     pub caller: Caller,
     /// For row filters; it has no catalog.
     pub state: SessionState,
+    /// Labels that stick to topics.
+    pub labelled: Arc<Labelled>,
     /// Results that were kept.
     pub handles: Arc<Handles>,
     /// Those that the statement reads.
@@ -78,10 +81,15 @@ pub struct Denied {
 
 /// Whether the rules give a caller of these tables what they gave then.
 pub fn still_holds(caller: &Caller, decide: &dyn Decide, used: &[Used]) -> bool {
-    used.iter().all(|used| match decide.decide(caller, Action::Query, &used.table, &used.columns) {
+    used.iter().all(|used| holds_for(caller, decide, Action::Query, used))
+}
+
+/// Whether the rules give a caller just what it was given of a table, for an action.
+pub fn holds_for(caller: &Caller, decide: &dyn Decide, action: Action, used: &Used) -> bool {
+    match decide.decide(caller, action, &used.table, &used.columns) {
         Ruling::Allowed(allowed) => allowed.shape == *used.shape,
         Ruling::Denied { .. } => false,
-    })
+    }
 }
 
 impl View {
@@ -173,6 +181,7 @@ impl View {
             });
         };
         let columns = columns_of(&source.provider.schema());
+        let columns = self.labelled.columns(collection.kind(), plain, columns);
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
             Ruling::Denied { why, rules, record } => {
                 Ok(Found::Denied(Denied { table: decided_on, why, rules, record }))

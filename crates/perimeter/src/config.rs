@@ -26,6 +26,7 @@ use crate::collection::etcd::{Etcd, EtcdConfig};
 use crate::collection::files::{Files, FilesConfig};
 use crate::collection::http::{Http, HttpConfig};
 use crate::collection::mcp::{Mcp, McpConfig};
+use crate::collection::mongodb::{Mongo, MongoConfig};
 use crate::collection::mysql::{Mysql, MysqlConfig};
 use crate::collection::postgres::{Postgres, PostgresConfig};
 use crate::collection::redis::{Redis, RedisConfig};
@@ -52,6 +53,7 @@ pub enum CollectionConfig {
     Files(FilesConfig),
     Http(HttpConfig),
     Mcp(McpConfig),
+    Mongodb(MongoConfig),
     Mysql(MysqlConfig),
     Postgres(PostgresConfig),
     Redis(RedisConfig),
@@ -164,6 +166,7 @@ impl CollectionConfig {
             CollectionConfig::Files(config) => Arc::new(Files::new(name, config, base)?),
             CollectionConfig::Http(config) => Arc::new(Http::new(name, config, base)?),
             CollectionConfig::Mcp(config) => Arc::new(Mcp::new(name, config, base)?),
+            CollectionConfig::Mongodb(config) => Arc::new(Mongo::new(name, config.clone(), base)?),
             CollectionConfig::Mysql(config) => Arc::new(Mysql::new(name, config.clone(), base)?),
             CollectionConfig::Postgres(config) => Arc::new(Postgres::new(name, config.clone(), base)?),
             CollectionConfig::Redis(config) => Arc::new(Redis::new(name, config.clone(), base)?),
@@ -242,6 +245,28 @@ mod tests {
         assert!(matches!(config.collections["clinic"], CollectionConfig::Sqlite(_)));
         assert_eq!(config.base(), Path::new("/etc"));
         assert!(Config::parse(Path::new("perimeter.toml"), "").unwrap().collections.is_empty());
+    }
+
+    /// Those of the documents that show them.
+    #[test]
+    fn examples_are_right() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for document in ["collections.md", "perimeter-collections.md"] {
+            let path = Path::new("../../docs").join(document);
+            let text = std::fs::read_to_string(&path).unwrap();
+            for block in text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+                let config = Config::parse(&path, block).unwrap_or_else(|error| panic!("{error}: {block}"));
+                for (name, collection) in &config.collections {
+                    // Nothing is connected to, but authorities are read.
+                    if let CollectionConfig::Mongodb(_) = collection {
+                        collection.open(name, config.base()).unwrap();
+                    }
+                    let kind = format!("{collection:?}");
+                    kinds.insert(kind.split('(').next().unwrap_or_default().to_owned());
+                }
+            }
+        }
+        assert_eq!(kinds.len(), 10, "each kind has an example: {kinds:?}");
     }
 
     #[test]

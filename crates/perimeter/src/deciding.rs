@@ -7,16 +7,14 @@ use arrow::datatypes::Schema;
 use serde_json::Value;
 
 use crate::caller::Caller;
+use crate::governed::cover::EntityKey;
 use crate::rules::record::{DecisionRecord, TableRecord};
 use crate::rules::{Action, ColumnInfo, Decision, Limits, Outcome, Request, Rulebook};
 use crate::shape::{TableName, TableShape};
 
 /// The columns of a source.
 pub fn columns_of(schema: &Schema) -> Vec<ColumnInfo> {
-    let of = |field: &Arc<arrow::datatypes::Field>| ColumnInfo {
-        name: field.name().clone(),
-        data_type: field.data_type().clone(),
-    };
+    let of = |field: &Arc<arrow::datatypes::Field>| ColumnInfo::new(field.name(), field.data_type().clone());
     schema.fields().iter().map(of).collect()
 }
 
@@ -60,6 +58,11 @@ pub trait Decide: Debug + Send + Sync {
     /// SHA-256 of the rules, in hex.
     fn hash(&self) -> &str;
 
+    /// What entities are hashed with today.
+    fn entity_key(&self) -> EntityKey {
+        EntityKey::of_process()
+    }
+
     /// Whether the caller may know that there is such a collection.
     fn knows_collection(&self, caller: &Caller, collection: &str) -> bool;
 
@@ -80,6 +83,7 @@ pub struct Ruled {
     pub rulebook: Arc<Rulebook>,
     pub tool: &'static str,
     pub time_ms: i64,
+    pub entity_key: EntityKey,
 }
 
 impl Ruled {
@@ -98,6 +102,10 @@ impl Ruled {
 impl Decide for Ruled {
     fn hash(&self) -> &str {
         self.rulebook.hash()
+    }
+
+    fn entity_key(&self) -> EntityKey {
+        self.entity_key.clone()
     }
 
     fn knows_collection(&self, caller: &Caller, collection: &str) -> bool {

@@ -57,6 +57,7 @@ impl Handle {
             columns: columns.collect(),
             row_filters: Vec::new(),
             min_group: None,
+            counted: None,
             max_rows: None,
             max_bytes: None,
         }

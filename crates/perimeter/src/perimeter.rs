@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kafscale_agent::answer::ToolError;
 use kafscale_agent::audit::Decision as Verdict;
@@ -10,13 +11,19 @@ use kafscale_agent::{Call, JsonObject};
 use kafscale_core::clock::Clock;
 use serde_json::{Value, json};
 
-use crate::answer::shaped_by;
+use crate::answer::{computed_from_told, shaped_by};
 use crate::caller::Caller;
-use crate::catalog::Used;
-use crate::deciding::Decide;
-use crate::engine::{Engine, Planned, QueryError};
+use crate::catalog::{Denied, Used, holds_for};
+use crate::deciding::{Decide, Ruling};
+use crate::deliver::envelope::{Envelope, Made};
+use crate::deliver::{DeliverError, Delivered, Records, deliver};
+use crate::engine::{Engine, Planned, QueryError, Rows};
+use crate::labelled::ColumnLabels;
+use crate::rules::Action;
+use crate::rules::budgets::CHARGED;
 use crate::rules::record::KEY;
 use crate::rules_live::LiveRules;
+use crate::shape::TableName;
 
 #[derive(Debug)]
 pub struct Perimeter {
@@ -28,6 +35,8 @@ pub struct Perimeter {
     pub audit_log: Option<Arc<Path>>,
 }
 
+/// A delivery may take so much longer than its query.
+const DELIVERY_BEYOND: Duration = Duration::from_secs(3);
 /// The longest purpose.
 const PURPOSE_CHARS_MAX: usize = 200;
 
@@ -67,11 +76,20 @@ impl Perimeter {
         caller: &Caller,
         tool: &'static str,
         sql: &str,
+        export: Option<&TableName>,
     ) -> Result<Planned, ToolError> {
         let decide = self.decide(tool);
         let hash = decide.hash().to_owned();
         let planned = self.engine.plan(caller.clone(), Arc::clone(&decide), sql, self.clock.now_ms()).await;
         let mut details = about(caller, &hash);
+        details.extend(export.map(|topic| ("deliver_to".to_owned(), json!(topic.to_string()))));
+        let planned = match (planned, export) {
+            (Ok(planned), Some(topic)) => match exported(caller, decide.as_ref(), &planned, topic) {
+                Ok(()) => Ok(planned),
+                Err(denied) => Err(denied.into()),
+            },
+            (planned, _) => planned,
+        };
         match planned {
             Ok(planned) => {
                 details.extend(tables(&planned.used));
@@ -79,10 +97,15 @@ impl Perimeter {
                 let record = decide.record(caller, records.collect());
                 details.extend(record.map(|record| (KEY.to_owned(), record)));
                 let charged = self.rules.charge(&caller.principal, planned.budgets(), self.clock.now_ms());
-                if let Err(exhausted) = charged {
-                    details.insert("why".to_owned(), json!(exhausted.to_string()));
-                    call.line.decide(Verdict::Deny, details).await?;
-                    return Err(ToolError::invalid(exhausted.to_string()));
+                match charged {
+                    Ok(charged) => {
+                        details.extend(charged.map(|charged| (CHARGED.to_owned(), json!(charged))))
+                    }
+                    Err(exhausted) => {
+                        details.insert("why".to_owned(), json!(exhausted.to_string()));
+                        call.line.decide(Verdict::Deny, details).await?;
+                        return Err(ToolError::invalid(exhausted.to_string()));
+                    }
                 }
                 call.line.decide(Verdict::Allow, details).await?;
                 Ok(planned)
@@ -105,6 +128,117 @@ impl Perimeter {
             }
         }
     }
+
+    /// Writes an answer to a topic, as it would be shown.
+    pub async fn deliver(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        planned: &Planned,
+        rows: &Rows,
+        topic: &TableName,
+        obligations: &[String],
+    ) -> Result<Delivered, ToolError> {
+        let delivery = uuid::Uuid::new_v4().simple().to_string();
+        let made = Made {
+            rules_hash: planned.rules_hash(),
+            labels: &planned.labels,
+            obligations,
+            provenance: &computed_from_told(&planned.used),
+            is_complete: rows.cut_by.is_none(),
+            delivery: &delivery,
+        };
+        let envelope = Envelope::new(caller, &call.meta, made);
+        let until = planned.deadline() + DELIVERY_BEYOND;
+        let work = async {
+            let collection = self.engine.collections().get(&topic.collection);
+            let brokers = collection.and_then(|collection| collection.brokers());
+            let brokers = brokers.ok_or_else(|| DeliverError::NotWritable(topic.collection.clone()))?;
+            let records = Records::of(rows)?;
+            let columns = rows.schema.fields().iter().map(|field| field.name().clone());
+            let labels: ColumnLabels = columns.zip(planned.labels.iter().cloned()).collect();
+            let (labelled, name) = (Arc::clone(&self.engine.labelled), topic.table.clone());
+            let kept = tokio::task::spawn_blocking(move || labelled.add(&name, &labels)).await;
+            match kept {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(unlabelled(&error)),
+                Err(error) => return Err(unlabelled(&error)),
+            }
+            let when = (self.clock.now_ms(), until);
+            deliver(brokers, &topic.table, &records, envelope, &delivery, when).await
+        };
+        let delivered = work.await;
+        let mut details = JsonObject::new();
+        match delivered {
+            Ok((delivered, attempt)) => {
+                let mut told = json!(delivered);
+                told["attempt"] = json!(attempt);
+                details.insert("delivered".to_owned(), told);
+                call.line.add(details);
+                Ok(delivered)
+            }
+            Err(error) => {
+                details.insert("not_delivered".to_owned(), json!(error.to_string()));
+                details.insert("delivery".to_owned(), json!(delivery));
+                call.line.add(details);
+                Err(match error {
+                    DeliverError::Unwritten(_) | DeliverError::Unknown(_) | DeliverError::Unlabelled => {
+                        ToolError::Unavailable(error.to_string())
+                    }
+                    _ => ToolError::Invalid(error.to_string()),
+                })
+            }
+        }
+    }
+
+    /// Charges rows and entities of an answer before anything of it leaves, and notes that for the
+    /// audit log.
+    pub async fn settle(
+        &self,
+        call: &Call,
+        caller: &Caller,
+        planned: &Planned,
+        rows: u64,
+    ) -> Result<(), ToolError> {
+        let (budgets, entities, now_ms) = (planned.budgets(), planned.entities(), self.clock.now_ms());
+        let settled = self.rules.settle(&caller.principal, budgets, rows, entities, now_ms).await;
+        let mut details = JsonObject::new();
+        match settled {
+            Ok(charged) => {
+                details.extend(charged.map(|charged| (CHARGED.to_owned(), json!(charged))));
+                call.line.add(details);
+                Ok(())
+            }
+            Err(exhausted) => {
+                details.insert("why".to_owned(), json!(exhausted.to_string()));
+                call.line.add(details);
+                Err(ToolError::Denied(exhausted.to_string()))
+            }
+        }
+    }
+}
+
+/// Whether the rules let what was planned be exported to a topic: the topic, and each table as it
+/// is given for the query.
+fn exported(
+    caller: &Caller,
+    decide: &dyn Decide,
+    planned: &Planned,
+    topic: &TableName,
+) -> Result<(), Denied> {
+    if let Ruling::Denied { why, rules, record } = decide.decide(caller, Action::Export, topic, &[]) {
+        return Err(Denied { table: topic.clone(), why, rules, record });
+    }
+    let denied = planned.used.iter().find(|used| !holds_for(caller, decide, Action::Export, used));
+    match denied {
+        None => Ok(()),
+        Some(used) => Err(Denied {
+            table: used.table.clone(),
+            why: format!("no rule lets you export {} as you would be shown it", used.table),
+            rules: Vec::new(),
+            record: None,
+        }),
+    }
 }
 
 /// What an audit line says of who asked and under which rules.
@@ -113,6 +247,11 @@ pub fn about(caller: &Caller, rules_hash: &str) -> JsonObject {
     about.insert("caller".to_owned(), json!(caller));
     about.insert("rules_hash".to_owned(), json!(rules_hash));
     about
+}
+
+fn unlabelled(error: &dyn std::fmt::Display) -> DeliverError {
+    tracing::error!(%error, "labels of a topic cannot be kept, and nothing is written to it");
+    DeliverError::Unlabelled
 }
 
 /// What an audit line says of the tables of a statement.

@@ -1,12 +1,16 @@
 //! Rules that are exchanged while the perimeter runs, and the budgets of the day.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use crate::charged;
 use crate::deciding::{Decide, Ruled};
-use crate::rules::budgets::{Budgets, Exhausted};
+use crate::rules::budgets::{Budgets, Charged, Exhausted};
+use crate::rules::ledger::{Ledger, LedgerError};
 use crate::rules::{KeyReader, KeySource, Limits, Rules, RulesError, Source};
 use crate::run::RuleFiles;
 use crate::secret::SecretSource;
@@ -14,7 +18,7 @@ use crate::secret::SecretSource;
 #[derive(Debug)]
 pub struct LiveRules {
     pub rules: Arc<Rules>,
-    budgets: Budgets,
+    budgets: Arc<Budgets>,
 }
 
 impl LiveRules {
@@ -23,22 +27,62 @@ impl LiveRules {
         let read_key = key_reader(base);
         let load = move || Rules::open(files.policies, files.rules, read_key);
         let rules = tokio::task::spawn_blocking(load).await.expect("reading rules does not panic")?;
-        Ok(LiveRules { rules: Arc::new(rules), budgets: Budgets::default() })
+        Ok(LiveRules { rules: Arc::new(rules), budgets: Arc::default() })
     }
 
     /// The rules as they are now, for one call of a tool.
     pub fn now(&self, tool: &'static str, time_ms: i64) -> Arc<dyn Decide> {
-        Arc::new(Ruled { rulebook: self.rules.current(), tool, time_ms })
+        let entity_key = self.budgets.entity_key(Budgets::day_of(time_ms));
+        Arc::new(Ruled { rulebook: self.rules.current(), tool, time_ms, entity_key })
     }
 
-    /// Charges a query, before it is executed.
-    pub fn charge(&self, principal: &str, limits: Limits, time_ms: i64) -> Result<(), Exhausted> {
-        self.budgets.begin(principal, Budgets::day_of(time_ms), &limits).map(|_| ())
+    /// Goes on with the budgets of the day as the audit log has them, and its ledger of entities.
+    /// A call takes at most `longest`.
+    pub async fn go_on(&self, audit_log: &Path, time_ms: i64, longest: Duration) -> Result<(), LedgerError> {
+        let (log, budgets) = (audit_log.to_owned(), Arc::clone(&self.budgets));
+        let began = Instant::now();
+        let restored = tokio::task::spawn_blocking(move || {
+            let charged = charged::of_today(&log, time_ms, longest)
+                .map_err(|source| LedgerError::Unreadable { path: log.clone(), source })?;
+            let principals = charged.len();
+            budgets.restore(Budgets::day_of(time_ms), charged, Ledger::beside(&log))?;
+            Ok::<_, LedgerError>(principals)
+        });
+        let principals = restored.await.expect("reading a log does not panic")?;
+        tracing::info!(principals, took = ?began.elapsed(), "the budgets of today go on");
+        Ok(())
     }
 
-    /// Charges the rows of an answer, before it leaves.
-    pub fn settle(&self, principal: &str, limits: Limits, rows: u64, time_ms: i64) -> Result<(), Exhausted> {
-        self.budgets.settle(principal, Budgets::day_of(time_ms), &limits, rows, &Default::default())
+    /// Charges a query, before it is executed. None: it has no budget.
+    pub fn charge(
+        &self,
+        principal: &str,
+        limits: Limits,
+        time_ms: i64,
+    ) -> Result<Option<Charged>, Exhausted> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        self.budgets.begin(principal, Budgets::day_of(time_ms), &limits).map(Some)
+    }
+
+    /// Charges rows and entities of an answer, before it leaves. None: it has no budget.
+    pub async fn settle(
+        &self,
+        principal: &str,
+        limits: Limits,
+        rows: u64,
+        entities: HashSet<u64>,
+        time_ms: i64,
+    ) -> Result<Option<Charged>, Exhausted> {
+        if limits == Limits::default() {
+            return Ok(None);
+        }
+        let (budgets, principal) = (Arc::clone(&self.budgets), principal.to_owned());
+        let day = Budgets::day_of(time_ms);
+        let settle = move || budgets.settle(&principal, day, &limits, rows, &entities);
+        let settled = tokio::task::spawn_blocking(settle).await;
+        settled.map_err(|_| Exhausted::Unkept)?.map(Some)
     }
 }
 

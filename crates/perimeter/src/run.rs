@@ -17,6 +17,7 @@ use crate::classify::Classified;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
+use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
 use crate::rules_live::LiveRules;
 use crate::{check, classify, policy, server};
@@ -125,7 +126,9 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let threads = QueryThreads::start(limits.max_queries)
         .map_err(|e| Failure::runtime(format!("the threads of queries could not be started: {e}")))?;
     let handles = Arc::new(Handles::new(HandleLimits::default()));
-    let engine = Engine::new(collections, &limits, threads.handle(), handles)?;
+    let mut engine = Engine::new(collections, &limits, threads.handle(), handles)?;
+    let labelled = Labelled::beside(&args.edge.audit_log).map_err(|e| Failure::runtime(e.to_string()))?;
+    engine.labelled = Arc::new(labelled);
     let perimeter = Arc::new(Perimeter {
         engine,
         rules,
@@ -134,8 +137,14 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
         audit_log: Some(args.edge.audit_log.as_path().into()),
     });
     let stop = CancellationToken::new();
-    let prepared = server::prepare(edge, perimeter, args.limits.query_timeout.0, clock, stop.clone()).await;
+    let timeout = args.limits.query_timeout.0;
+    let shared = Arc::clone(&perimeter);
+    let prepared = server::prepare(edge, shared, timeout, Arc::clone(&clock), stop.clone()).await;
     let mut prepared = prepared.map_err(|e| Failure::runtime(e.to_string()))?;
+    // The log holds by now, and is ours.
+    let log = &args.edge.audit_log;
+    let went_on = perimeter.rules.go_on(log, clock.now_ms(), timeout + server::BESIDE_QUERIES).await;
+    went_on.map_err(|e| Failure::runtime(e.to_string()))?;
     prepared.beside(Arc::clone(&watched).watch(stop.clone()));
     let broken = "the rules in the files cannot be used: those from before hold";
     prepared.remark(move || watched.state().broken.map(|_| broken));

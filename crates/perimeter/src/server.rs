@@ -16,7 +16,7 @@ use crate::tools;
 
 const VARIABLES: &str = "KAFSCALE_PERIMETER";
 /// Beyond the time of a query, for the decision and the answer.
-const BESIDE_QUERIES: Duration = Duration::from_secs(5);
+pub const BESIDE_QUERIES: Duration = Duration::from_secs(5);
 
 const INSTRUCTIONS: &str = "Governed, read-only access to data collections. Begin with list_collections and describe_collection; then \
      query with one SELECT over collection.table, and say the purpose. Rules decide per caller and purpose: values may be masked, \

@@ -37,6 +37,8 @@ pub struct TableShape {
     pub row_filters: Vec<String>,
     /// Rows leave only in groups of so many different entities.
     pub min_group: Option<MinGroup>,
+    /// Different entities are counted against a budget of the day, unless rows leave in groups alone.
+    pub counted: Option<Counted>,
     /// The most rows of one answer that this table is a part of.
     pub max_rows: Option<u64>,
     /// The most bytes of one answer.
@@ -124,6 +126,14 @@ impl fmt::Debug for MaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MaskKey({})", self.name)
     }
+}
+
+/// Values of a column of which so many different ones leave in a day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// A column of the source, which the caller need not see.
+    pub entity: String,
+    pub per_day: u64,
 }
 
 /// Rows of a table leave only in groups of at least `size` different values of the column `entity`.

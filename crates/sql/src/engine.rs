@@ -13,26 +13,28 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Analyzer;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::Statement as AstStatement;
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::QueryLimitArgs;
 use kafscale_settings::units::{ByteSize, Limit};
-use kafscale_storage::scan::Scanner;
+use kafscale_storage::scan::{ScanError, Scanner};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::allowed;
 use crate::catalog::{Catalog, Cluster, DATABASE, Database, PUBLIC};
 use crate::charged::charged;
+use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
 use crate::postgres;
+use crate::postgres::session::OfSession;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
 use crate::sorting::{self, Prepared};
@@ -109,6 +111,11 @@ impl Engine {
 
     /// Begins a statement: what it sees is as of now.
     pub fn begin(&self, text: &QueryText) -> Planner {
+        self.begin_in(text, None)
+    }
+
+    /// The same for a client, whose settings the statement may ask for.
+    pub fn begin_in(&self, text: &QueryText, session: Option<OfSession>) -> Planner {
         let limits = match (&text.follow, text.scan_full) {
             // What follows reads a little at a time, for as long as somebody looks on.
             (Some(_), _) => QueryLimits { scan_bytes: None, result_bytes: None },
@@ -121,6 +128,9 @@ impl Engine {
         if text.follow.is_some() {
             // Rows stay in the order of their offsets.
             state.config_mut().options_mut().execution.target_partitions = 1;
+        }
+        if let Some(session) = session {
+            state.config_mut().options_mut().extensions.insert(session);
         }
         state.register_catalog_list(Arc::new(Database(Arc::new(catalog))));
         // What now() is.
@@ -163,13 +173,17 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
     let mut builder =
         SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
     let functions = builder.scalar_functions().get_or_insert_default();
-    functions.extend(growth::bounded(functions));
     functions.extend(postgres::functions::all());
     functions.extend(postgres::json::all());
+    functions.extend(growth::bounded(functions));
+    functions.push(Arc::new(growth::text_concat()));
     builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
     // Before the engine's own, which take `->` for something else.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, postgres::semantics::rule());
     Ok(builder
+        .with_analyzer_rules(rules)
         // Nothing reads or writes files.
         .with_file_formats(Vec::new())
         .with_physical_optimizer_rules(optimizer_rules())
@@ -185,6 +199,7 @@ fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
 }
 
 fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+    growth::limit_process(limits.memory.0);
     let memory = usize::try_from(limits.memory.0).unwrap_or(usize::MAX);
     let named = NAMED_CONSUMERS.try_into().expect("it is not 0");
     let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory), named));
@@ -225,6 +240,7 @@ impl Planner {
         let (planning, places) = (Arc::clone(&self.planning), self.places.clone());
         let work = async move {
             let _place = place(&places.planning).await;
+            planning.check_described().await?;
             planning.plan(&planning.text.sql).await
         };
         self.threads.run(work).await
@@ -276,7 +292,7 @@ impl Planner {
 
 impl Planning {
     async fn plan(&self, sql: &str) -> Result<LogicalPlan, SqlError> {
-        let plan = match self.state.statement_to_plan(parse(sql)?).await {
+        let plan = match growth::planning(self.state.statement_to_plan(parse(sql)?)).await {
             Ok(plan) => plan,
             Err(error) => return Err(self.with_near_topics(error).await),
         };
@@ -284,10 +300,22 @@ impl Planning {
         Ok(plan)
     }
 
+    /// DESCRIBE is for what is there.
+    async fn check_described(&self) -> Result<(), SqlError> {
+        let Some(topic) = &self.text.describes else { return Ok(()) };
+        match self.cluster.scanner.snapshot(topic).await {
+            Err(ScanError::NoTopic(_)) => Err(self.no_table(topic.clone()).await),
+            _ => Ok(()),
+        }
+    }
+
     /// Says of a table that is not there which topics have names like its.
     async fn with_near_topics(&self, error: DataFusionError) -> SqlError {
         let Some(name) = postgres::errors::missing_table(&error) else { return error.into() };
-        let table = name.strip_prefix("public.").unwrap_or(&name).to_owned();
+        self.no_table(name.strip_prefix("public.").unwrap_or(&name).to_owned()).await
+    }
+
+    async fn no_table(&self, table: String) -> SqlError {
         let topics = self.cluster.scanner.topics().await.unwrap_or_default();
         let near = postgres::errors::nearest(&table, topics.iter().map(|topic| topic.name.as_str()));
         let hint = match near {
@@ -309,7 +337,7 @@ pub async fn physical(
     plan: &LogicalPlan,
     query: &Arc<Query>,
 ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-    let plan = state.create_physical_plan(plan).await?;
+    let plan = growth::planning(state.create_physical_plan(plan)).await?;
     Ok(charged(stoppable(plan, query)?)?)
 }
 
@@ -330,14 +358,17 @@ fn not_understood(sql: &str, error: DataFusionError) -> SqlError {
 /// The one query of a text.
 pub fn parse(sql: &str) -> Result<Statement, SqlError> {
     let parsed = DFParserBuilder::new(sql)
-        .with_dialect(&PostgreSqlDialect {})
+        .with_dialect(&PostgresDialect)
         .with_recursion_limit(RECURSION_LIMIT)
         .build()
         .and_then(|mut parser| parser.parse_statements());
     let mut statements = parsed.map_err(|error| not_understood(sql, error))?;
     match (statements.pop_front(), statements.is_empty()) {
         (Some(Statement::Statement(mut statement)), true) if matches!(*statement, AstStatement::Query(_)) => {
-            postgres::rewrite::rewrite(&mut statement);
+            if !postgres::rewrite::rewrite(&mut statement) {
+                let why = "calls of coalesce are nested too deeply in other expressions";
+                return Err(SqlError::TooComplex(why.to_owned()));
+            }
             Ok(Statement::Statement(statement))
         }
         _ => Err(SqlError::Syntax("this is not one query".to_owned())),

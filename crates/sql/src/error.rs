@@ -1,5 +1,6 @@
 //! What goes wrong with a statement, and PostgreSQL's code for it (appendix A of its manual), which is what programs look at.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
@@ -54,6 +55,9 @@ pub enum SqlError {
     /// What is not noted is not answered.
     #[error("refused: the audit log cannot be written; tell the operator of this server")]
     Audit(Arc<kafscale_audit::AuditError>),
+    /// Of a prepared statement; drivers know this error by its text, and prepare it again.
+    #[error("cached plan must not change result type")]
+    OtherColumns,
     #[error("the engine failed at this statement: {0}")]
     Panicked(String),
 }
@@ -68,6 +72,15 @@ impl From<DataFusionError> for SqlError {
             },
             _ => SqlError::Engine(Arc::new(error)),
         }
+    }
+}
+
+impl SqlError {
+    /// What a panic said.
+    pub fn panicked(panic: &(dyn Any + Send)) -> SqlError {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        SqlError::Panicked(text.unwrap_or_else(|| "for a reason that it does not tell".to_owned()))
     }
 }
 
@@ -109,7 +122,7 @@ impl SqlError {
             SqlError::NoTable { .. } => "42P01",
             SqlError::State { code, .. } => code,
             SqlError::ReadOnly(_) => "25006",
-            SqlError::Unsupported(_) => "0A000",
+            SqlError::Unsupported(_) | SqlError::OtherColumns => "0A000",
             SqlError::TooMuch { .. } => "54000",
             SqlError::BadValue(_) => "22023",
             SqlError::Registry(_) => "58000",

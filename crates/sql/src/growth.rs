@@ -1,59 +1,180 @@
-//! Functions whose values may be any number of times as large as what they are given. The engine
-//! charges no memory for values while they are made, so that one such call could take all there is;
-//! here its size is worked out first.
+//! Functions whose values may be any number of times as large as what they are given. The engine charges no memory for
+//! values while they are made, so that one such call could take all there is; here its size is worked out first.
+//!
+//! Those that put values together are among them: with a subquery for each, thirty of them make a gigabyte of a letter.
+//!
+//! While a statement is planned, the engine replaces calls of constants by their values, and copies, compares and prints
+//! those many times over. There large values are refused, and so made when the statement runs.
 
+use std::cell::Cell;
 use std::hash::{Hash, Hasher};
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{Array as _, AsArray as _};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, ListArray, StringViewBuilder};
 use arrow::compute::cast;
 use arrow::compute::kernels::length::length;
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
-use datafusion::common::ScalarValue;
+use datafusion::common::resources_err;
 use datafusion::error::Result;
+use datafusion::functions_nested::{concat, make_array};
 use datafusion::logical_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
 use crate::error::SqlError;
+use crate::postgres::scalar;
 
 /// Of the values of one call, which is for the rows of one batch.
 const CALL_BYTES_MAX: f64 = (256 << 20) as f64;
+/// The same, while a statement is planned.
+const PLANNING_BYTES_MAX: f64 = (64 << 10) as f64;
+/// A call that gives more than this first looks whether the process has memory for it.
+const LARGE_BYTES: f64 = (16 << 20) as f64;
+/// What the process may have besides the memory for queries.
+const BESIDES_BYTES: u64 = 1 << 30;
+/// An element of a list in memory, besides its text.
+const ELEMENT_BYTES: f64 = 16.0;
 
-/// The size of a value by its arguments: bytes of texts, and numbers.
-type Size = fn(&[f64]) -> f64;
-
-/// By name: how large values become, about.
-const GROWING: [(&str, Size); 7] = [
-    ("repeat", |a| at(a, 0) * at(a, 1)),
-    ("lpad", |a| 4.0 * at(a, 1)),
-    ("rpad", |a| 4.0 * at(a, 1)),
-    ("replace", |a| at(a, 0).max(at(a, 0) / at(a, 1).max(1.0) * at(a, 2))),
-    ("array_repeat", |a| 16.0 * at(a, 1)),
-    ("range", |a| numbers(a) * 8.0),
-    ("generate_series", |a| numbers(a) * 8.0),
-];
-
-fn at(arguments: &[f64], place: usize) -> f64 {
-    arguments.get(place).copied().unwrap_or_default()
+/// An argument of a call: what it takes, and which number it is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Argument {
+    bytes: f64,
+    number: f64,
 }
 
-fn numbers(arguments: &[f64]) -> f64 {
-    match arguments {
-        [stop] => *stop,
-        [start, stop] => stop - start,
-        [start, stop, step, ..] if *step != 0.0 => (stop - start) / step,
+/// The size of a value by its arguments, at most.
+type Size = fn(&[Argument]) -> f64;
+
+/// By name: how large values become, at most.
+const GROWING: [(&str, Size); 24] = [
+    ("repeat", |a| bytes(a, 0) * number(a, 1)),
+    ("lpad", |a| 4.0 * number(a, 1)),
+    ("rpad", |a| 4.0 * number(a, 1)),
+    ("replace", |a| bytes(a, 0).max(bytes(a, 0) / bytes(a, 1).max(1.0) * bytes(a, 2))),
+    // One match may be the whole text, and the replacement name it with every second letter; or each letter is one.
+    ("regexp_replace", |a| bytes(a, 0) + (bytes(a, 0) + 1.0) * bytes(a, 2)),
+    ("translate", |a| 4.0 * bytes(a, 0)),
+    ("to_char", |a| 4.0 * bytes(a, 1)),
+    // Each four letters may name an argument.
+    ("format", |a| bytes(a, 0) + bytes(a, 0) / 4.0 * a.iter().skip(1).fold(0.0, |most, a| a.bytes.max(most))),
+    ("string_to_array", |a| (bytes(a, 0) + 1.0) * (1.0 + ELEMENT_BYTES)),
+    ("array_to_string", |a| bytes(a, 0) + bytes(a, 0) / ELEMENT_BYTES * bytes(a, 1)),
+    ("array_repeat", |a| bytes(a, 0).max(ELEMENT_BYTES) * number(a, 1)),
+    ("array_resize", |a| bytes(a, 0) + bytes(a, 2).max(ELEMENT_BYTES) * number(a, 1)),
+    ("encode", |a| 2.0 * bytes(a, 0)),
+    // Letters may be written as `\u0000`.
+    ("json_build_array", |a| 6.0 * sum(a)),
+    ("json_build_object", |a| 6.0 * sum(a)),
+    ("to_json", |a| 6.0 * sum(a)),
+    ("range", |a| numbers(a) * 8.0),
+    ("generate_series", |a| numbers(a) * 8.0),
+    ("concat", sum),
+    ("concat_ws", |a| bytes(a, 0) * a.len() as f64 + sum(a)),
+    ("make_array", sum),
+    ("array_concat", sum),
+    ("array_append", sum),
+    ("array_prepend", sum),
+];
+
+fn bytes(arguments: &[Argument], place: usize) -> f64 {
+    arguments.get(place).map_or(0.0, |argument| argument.bytes)
+}
+
+fn number(arguments: &[Argument], place: usize) -> f64 {
+    arguments.get(place).map_or(0.0, |argument| argument.number)
+}
+
+fn sum(arguments: &[Argument]) -> f64 {
+    arguments.iter().map(|argument| argument.bytes).sum()
+}
+
+fn numbers(arguments: &[Argument]) -> f64 {
+    match *arguments {
+        [stop] => stop.number,
+        [start, stop] => stop.number - start.number,
+        [start, stop, step, ..] if step.number != 0.0 => (stop.number - start.number) / step.number,
         _ => 0.0,
     }
+}
+
+/// Of the whole process: the largest that values may make it.
+static PROCESS_BYTES_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// From now on, values do not make the process much larger than the memory for queries.
+pub fn limit_process(memory: u64) {
+    PROCESS_BYTES_MAX.store(memory.saturating_add(BESIDES_BYTES), Ordering::Relaxed);
+}
+
+/// What the process has in memory; 0 where the system does not tell.
+fn process_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    kib.unwrap_or_default() << 10
+}
+
+thread_local! {
+    static PLANS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Plans a statement, without large values.
+pub async fn planning<T>(plans: impl Future<Output = T>) -> T {
+    let mut plans = pin!(plans);
+    std::future::poll_fn(|context| {
+        let before = PLANS.replace(true);
+        let polled = plans.as_mut().poll(context);
+        PLANS.set(before);
+        polled
+    })
+    .await
 }
 
 /// The same functions, each of which refuses calls that would give too much.
 pub fn bounded(functions: &[Arc<ScalarUDF>]) -> Vec<Arc<ScalarUDF>> {
     let bounded = |inner: &Arc<ScalarUDF>| {
         let (_, size) = GROWING.iter().find(|(name, _)| *name == inner.name())?;
-        Some(Arc::new(ScalarUDF::new_from_impl(Bounded { inner: Arc::clone(inner), size: *size })))
+        Some(Arc::new(of_size(Arc::clone(inner), *size)))
     };
     functions.iter().filter_map(bounded).collect()
+}
+
+fn of_size(inner: Arc<ScalarUDF>, size: Size) -> ScalarUDF {
+    ScalarUDF::new_from_impl(Bounded { inner, size })
+}
+
+/// `||` of two texts.
+pub fn text_concat() -> ScalarUDF {
+    of_size(Arc::new(scalar::row_wise("text_concat", 2, DataType::Utf8View, joined)), sum)
+}
+
+fn joined(texts: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
+    let texts = |place: usize| cast(&texts[place], &DataType::Utf8View);
+    let (left, right) = (texts(0)?, texts(1)?);
+    let mut joined = StringViewBuilder::with_capacity(rows);
+    let mut text = String::new();
+    for pair in left.as_string_view().iter().zip(right.as_string_view()) {
+        let (Some(left), Some(right)) = pair else {
+            joined.append_null();
+            continue;
+        };
+        text.clear();
+        text.push_str(left);
+        text.push_str(right);
+        joined.try_append_value(&text)?;
+    }
+    Ok(Arc::new(joined.finish()))
+}
+
+/// `||` of two arrays.
+pub fn array_concat() -> ScalarUDF {
+    of_size(concat::array_concat_udf(), sum)
+}
+
+/// `ARRAY[…]`.
+pub fn make_array() -> ScalarUDF {
+    of_size(make_array::make_array_udf(), sum)
 }
 
 #[derive(Debug)]
@@ -102,51 +223,77 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        self.within(args, if PLANS.get() { PLANNING_BYTES_MAX } else { CALL_BYTES_MAX })
+    }
+}
+
+impl Bounded {
+    fn within(&self, args: ScalarFunctionArgs, left: f64) -> Result<ColumnarValue> {
         let bytes = call_bytes(self.size, &args)?;
-        if bytes > CALL_BYTES_MAX {
-            let refused = SqlError::TooMuch {
-                message: format!(
-                    "{} would give values of {:.0} MiB at once",
-                    self.name(),
-                    bytes / 1_048_576.0
-                ),
-                hint: "256 MiB are the most.".to_owned(),
-            };
-            return Err(refused.into());
+        let is_one = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        if bytes <= left {
+            self.has_memory(bytes)?;
+            self.inner.inner().invoke_with_args(args)
+        } else if is_one || args.number_rows <= 1 {
+            Err(self.refusal(bytes))
+        } else {
+            self.by_halves(&args, left)
         }
-        self.inner.inner().invoke_with_args(args)
+    }
+
+    /// The values of some rows, and then those of the others: few are as large as they may be.
+    fn by_halves(&self, args: &ScalarFunctionArgs, left: f64) -> Result<ColumnarValue> {
+        let half = args.number_rows / 2;
+        let part = |first: usize, rows: usize| {
+            let part = |arg: &ColumnarValue| match arg {
+                ColumnarValue::Array(array) => ColumnarValue::Array(array.slice(first, rows)),
+                ColumnarValue::Scalar(_) => arg.clone(),
+            };
+            let args = ScalarFunctionArgs { args: args.args.iter().map(part).collect(), ..args.clone() };
+            ScalarFunctionArgs { number_rows: rows, ..args }
+        };
+        let first = self.within(part(0, half), left)?.into_array(half)?;
+        let left = (left - first.get_array_memory_size() as f64).max(0.0);
+        let rest = args.number_rows - half;
+        let second = self.within(part(half, rest), left)?.into_array(rest)?;
+        Ok(ColumnarValue::Array(arrow::compute::concat(&[&*first, &*second])?))
+    }
+
+    /// Many calls of one statement, or of many, each of which would be fine.
+    fn has_memory(&self, bytes: f64) -> Result<()> {
+        if bytes < LARGE_BYTES
+            || process_bytes() as f64 + bytes <= PROCESS_BYTES_MAX.load(Ordering::Relaxed) as f64
+        {
+            return Ok(());
+        }
+        let mib = bytes / 1_048_576.0;
+        resources_err!("there is no memory for another {mib:.0} MiB of values of {}", self.name())
+    }
+
+    fn refusal(&self, bytes: f64) -> datafusion::error::DataFusionError {
+        let message = format!("{} would give values of {:.0} MiB at once", self.name(), bytes / 1_048_576.0);
+        SqlError::TooMuch { message, hint: "256 MiB are the most.".to_owned() }.into()
     }
 }
 
 /// One argument, for each row or for all.
 enum Measures {
-    All(f64),
-    Each(Vec<f64>),
+    All(Argument),
+    Each(Vec<Argument>),
 }
 
 impl Measures {
     fn of(value: &ColumnarValue) -> Result<Measures> {
         Ok(match value {
-            ColumnarValue::Scalar(value) => Measures::All(scalar(value)),
-            ColumnarValue::Array(array) => {
-                let numbers = match array.data_type() {
-                    DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-                        cast(&length(array)?, &DataType::Int64)?
-                    }
-                    // Times and the like are few, and what else there is has no size that
-                    // multiplies.
-                    _ => match cast(array, &DataType::Int64) {
-                        Ok(numbers) => numbers,
-                        Err(_) => return Ok(Measures::All(0.0)),
-                    },
-                };
-                let each = numbers.as_primitive::<Int64Type>().iter();
-                Measures::Each(each.map(|n| n.unwrap_or_default() as f64).collect())
+            ColumnarValue::Array(array) => Measures::Each(measured(array)?),
+            ColumnarValue::Scalar(value) => {
+                let one = measured(&value.to_array()?)?;
+                Measures::All(one.first().copied().unwrap_or_default())
             }
         })
     }
 
-    fn at(&self, row: usize) -> f64 {
+    fn at(&self, row: usize) -> Argument {
         match self {
             Measures::All(value) => *value,
             Measures::Each(values) => values.get(row).copied().unwrap_or_default(),
@@ -154,15 +301,45 @@ impl Measures {
     }
 }
 
-fn scalar(value: &ScalarValue) -> f64 {
-    match value {
-        ScalarValue::Utf8(Some(text))
-        | ScalarValue::LargeUtf8(Some(text))
-        | ScalarValue::Utf8View(Some(text)) => text.len() as f64,
-        other => match other.cast_to(&DataType::Int64) {
-            Ok(ScalarValue::Int64(Some(number))) => number as f64,
-            _ => 0.0,
+/// Times and the like are few, and what else there is has no size that multiplies.
+fn measured(array: &ArrayRef) -> Result<Vec<Argument>> {
+    let each = |numbers: &ArrayRef, argument: &dyn Fn(f64) -> Argument| {
+        let numbers = numbers.as_primitive::<Int64Type>().iter();
+        numbers.map(|n| argument(n.unwrap_or_default() as f64)).collect()
+    };
+    Ok(match array.data_type() {
+        DataType::Utf8
+        | DataType::LargeUtf8
+        | DataType::Utf8View
+        | DataType::Binary
+        | DataType::LargeBinary
+        | DataType::BinaryView => {
+            let lengths = cast(&length(array)?, &DataType::Int64)?;
+            each(&lengths, &|bytes| Argument { bytes, number: 0.0 })
+        }
+        DataType::List(_) => {
+            let lengths = cast(&length(array)?, &DataType::Int64)?;
+            let elements = lengths.as_primitive::<Int64Type>().iter().flatten().sum::<i64>().max(1) as f64;
+            let of_element = ELEMENT_BYTES + inside(array.as_list::<i32>())? / elements;
+            each(&lengths, &|elements| Argument { bytes: elements * of_element, number: 0.0 })
+        }
+        _ => match cast(array, &DataType::Int64) {
+            Ok(numbers) => each(&numbers, &|number| Argument { bytes: ELEMENT_BYTES, number }),
+            Err(_) => vec![Argument { bytes: ELEMENT_BYTES, number: 0.0 }; array.len()],
         },
+    })
+}
+
+/// Bytes of the texts and lists in lists.
+fn inside(lists: &ListArray) -> Result<f64> {
+    let ends = lists.value_offsets();
+    let (first, end) = (ends[0] as usize, ends[ends.len() - 1] as usize);
+    let elements = lists.values().slice(first, end - first);
+    match elements.data_type() {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::List(_) => {
+            Ok(sum(&measured(&elements)?))
+        }
+        _ => Ok(0.0),
     }
 }
 
@@ -171,8 +348,10 @@ fn call_bytes(size: Size, args: &ScalarFunctionArgs) -> Result<f64> {
     let is_one = measures.iter().all(|measure| matches!(measure, Measures::All(_)));
     let rows = if is_one { 1 } else { args.number_rows };
     let mut bytes = 0.0;
+    let mut of_row = Vec::with_capacity(measures.len());
     for row in 0..rows {
-        let of_row: Vec<f64> = measures.iter().map(|measure| measure.at(row)).collect();
+        of_row.clear();
+        of_row.extend(measures.iter().map(|measure| measure.at(row)));
         bytes += size(&of_row).max(0.0);
     }
     Ok(bytes)
@@ -180,14 +359,16 @@ fn call_bytes(size: Size, args: &ScalarFunctionArgs) -> Result<f64> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int64Array, StringArray};
+    use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::Field;
+    use datafusion::common::ScalarValue;
     use datafusion::config::ConfigOptions;
 
     use super::*;
 
     fn call(name: &str, args: Vec<ColumnarValue>, rows: usize) -> Result<ColumnarValue> {
-        let all = datafusion::functions::all_default_functions();
+        let mut all = datafusion::functions::all_default_functions();
+        all.extend(datafusion::functions_nested::all_default_nested_functions());
         let function = bounded(&all).into_iter().find(|function| function.name() == name).unwrap();
         let arg_fields = args.iter().map(|a| Arc::new(Field::new("a", a.data_type(), true))).collect();
         function.invoke_with_args(ScalarFunctionArgs {
@@ -222,5 +403,75 @@ mod tests {
             let error = call(name, args, 2).unwrap_err().to_string();
             assert!(error.contains("MiB at once"), "{name}: {error}");
         }
+    }
+    #[test]
+    fn few_rows_are_as_large_as_they_may_be() {
+        // By the worst that may be, these are 2 GiB.
+        let texts = ColumnarValue::Array(Arc::new(StringArray::from_iter_values(
+            (0..2000).map(|i| format!("{i:01000}")),
+        )));
+        let long = "y".repeat(1000);
+        let found = call("regexp_replace", vec![texts.clone(), text("1999$"), text(&long)], 2000).unwrap();
+        let found = found.into_array(2000).unwrap();
+        let found = cast(&found, &DataType::Utf8).unwrap();
+        let found = found.as_string::<i32>();
+        assert_eq!((found.value(1998).len(), found.value(1999).len()), (1000, 1996));
+        let error = call("regexp_replace", vec![texts, text("0"), text(&long), text("g")], 2000).unwrap_err();
+        assert!(error.to_string().contains("MiB at once"), "{error}");
+    }
+
+    #[test]
+    fn large_numbers_are_no_large_values() {
+        let billion = || number(1_000_000_000_000);
+        assert!(call("make_array", vec![billion(), billion()], 1).is_ok());
+        assert!(call("array_repeat", vec![billion(), number(3)], 1).is_ok());
+        let list = call("array_repeat", vec![text("abc"), number(1_000_000)], 1).unwrap();
+        let long = "x".repeat(1000);
+        let error = call("array_to_string", vec![list, text(&long)], 1).unwrap_err().to_string();
+        assert!(error.contains("MiB at once"), "{error}");
+    }
+
+    #[test]
+    fn what_puts_values_together_does_not_double_them_for_ever() {
+        let mut doubled = text(&"x".repeat(1 << 20));
+        let mut refused = false;
+        for _ in 0..12 {
+            match text_concat_of(vec![doubled.clone(), doubled.clone()]) {
+                Ok(more) => doubled = more,
+                Err(error) => {
+                    assert!(error.to_string().contains("MiB at once"), "{error}");
+                    refused = true;
+                    break;
+                }
+            }
+        }
+        assert!(refused);
+        let nothing = ColumnarValue::Scalar(ScalarValue::Utf8(None));
+        let ColumnarValue::Scalar(value) = text_concat_of(vec![text("a"), nothing]).unwrap() else {
+            panic!()
+        };
+        assert!(value.is_null());
+    }
+
+    fn text_concat_of(args: Vec<ColumnarValue>) -> Result<ColumnarValue> {
+        let arg_fields = args.iter().map(|a| Arc::new(Field::new("a", a.data_type(), true))).collect();
+        text_concat().invoke_with_args(ScalarFunctionArgs {
+            args,
+            arg_fields,
+            number_rows: 1,
+            return_field: Arc::new(Field::new("r", DataType::Utf8View, true)),
+            config_options: Arc::new(ConfigOptions::default()),
+        })
+    }
+
+    #[tokio::test]
+    async fn large_values_are_not_made_while_planning() {
+        let made = || call("repeat", vec![text("ab"), number(100_000)], 1);
+        assert!(made().is_ok());
+        let refused = planning(async {
+            tokio::task::yield_now().await;
+            made().is_err()
+        });
+        assert!(refused.await && made().is_ok());
     }
 }

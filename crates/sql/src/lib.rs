@@ -9,6 +9,7 @@ pub mod allowed;
 pub mod audit;
 pub mod catalog;
 mod charged;
+mod dialect;
 pub mod engine;
 pub mod error;
 pub mod follow;

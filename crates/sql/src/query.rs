@@ -1,6 +1,6 @@
 //! One statement while it runs: its limits, what it has read so far, and as of when it sees each topic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -126,7 +126,7 @@ pub fn ranges_text(ranges: &[Range]) -> String {
     ranges.iter().map(text).collect::<Vec<_>>().join(",")
 }
 
-/// What [`ranges_text`] wrote.
+/// What [`ranges_text`] wrote: one range of each partition, at least of one.
 pub fn parse_ranges(text: &str) -> Option<Vec<Range>> {
     let parse = |item: &str| {
         let (partition, offsets) = item.trim().split_once(':')?;
@@ -135,7 +135,9 @@ pub fn parse_ranges(text: &str) -> Option<Vec<Range>> {
             Range { partition: partition.parse().ok()?, start: start.parse().ok()?, end: end.parse().ok()? };
         (0 <= range.start && range.start <= range.end).then_some(range)
     };
-    text.split(',').filter(|item| !item.trim().is_empty()).map(parse).collect()
+    let ranges: Vec<Range> = text.split(',').map(parse).collect::<Option<_>>()?;
+    let partitions: BTreeSet<_> = ranges.iter().map(|range| range.partition).collect();
+    (partitions.len() == ranges.len()).then_some(ranges)
 }
 
 #[cfg(test)]
@@ -148,8 +150,7 @@ mod tests {
             vec![Range { partition: 0, start: 5, end: 10 }, Range { partition: 12, start: 0, end: 0 }];
         assert_eq!(ranges_text(&ranges), "0:5-10,12:0-0");
         assert_eq!(parse_ranges("0:5-10, 12:0-0"), Some(ranges));
-        assert_eq!(parse_ranges(""), Some(Vec::new()));
-        for text in ["0", "0:1", "0:2-1", "a:1-2", "0:-1-2", "2026-01-01"] {
+        for text in ["", ",", "0:0-2,0:4-6", "0:0-1,", "0", "0:1", "0:2-1", "a:1-2", "0:-1-2", "2026-01-01"] {
             assert_eq!(parse_ranges(text), None, "{text}");
         }
     }

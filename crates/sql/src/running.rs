@@ -1,5 +1,6 @@
 //! A query that runs: its rows, and what ends with them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -112,7 +113,13 @@ impl Stream for Rows {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         if let Some(inner) = &mut self.inner {
-            let Poll::Ready(next) = inner.poll_next_unpin(cx) else { return Poll::Pending };
+            // A step that fails in its own task fails here, too.
+            let polled = catch_unwind(AssertUnwindSafe(|| inner.poll_next_unpin(cx)));
+            let next = match polled {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(next)) => next,
+                Err(panic) => Some(Err(SqlError::panicked(&*panic).into())),
+            };
             let next = next.map(|batch| {
                 let batch = batch.map_err(SqlError::from)?;
                 self.charge(&batch)?;
@@ -221,4 +228,26 @@ pub fn apart(mut rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
 
 pub fn lines(text: &str) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_plan::empty::EmptyExec;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::query::QueryLimits;
+
+    #[tokio::test]
+    async fn a_step_that_panics_is_an_error_of_its_query() {
+        let schema = Arc::new(Schema::empty());
+        let failing = stream::poll_fn(|_| -> Poll<Option<Item>> { panic!("made to fail") });
+        let rows = apart(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), failing)));
+        let query = Query::new(QueryLimits { scan_bytes: None, result_bytes: None });
+        let mut running = Running::new(Arc::new(EmptyExec::new(schema)), rows, query, None);
+        let error = SqlError::from(running.rows.next().await.unwrap().unwrap_err());
+        assert_eq!(error.code(), "XX000");
+        assert!(error.to_string().contains("made to fail"), "{error}");
+        assert!(running.rows.next().await.is_none());
+    }
 }

@@ -13,6 +13,9 @@ use super::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProducersRecord {
     pub producers: Vec<ProducerEntry>,
+    /// Records below this offset are lost: producers whose last batch here stands before it may have written more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_below: Option<i64>,
 }
 
 /// What is remembered of one producer.
@@ -94,8 +97,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(producers in vec(any_producer(), 0..4), topic_id in any_uuid(), partition: i32) {
-            check_encoding(&ProducersRecord { producers });
+        fn round_trip(
+            producers in vec(any_producer(), 0..4),
+            lost_below: Option<i64>,
+            topic_id in any_uuid(),
+            partition: i32,
+        ) {
+            check_encoding(&ProducersRecord { producers, lost_below });
             let key = keyspace().producers(topic_id, partition);
             prop_assert_eq!(keyspace().parse_producers(&key), Some((topic_id, partition)));
             prop_assert!(key.starts_with(&keyspace().producers_of_topic_prefix(topic_id)));
@@ -111,6 +119,7 @@ mod tests {
                 last_timestamp_ms: 2,
                 batches: vec![(0, 9, 100, 109, 2).into()],
             }],
+            lost_below: None,
         };
         check_bytes(
             &record,
@@ -119,5 +128,7 @@ mod tests {
                 r#""batches":[[0,9,100,109,2]]}]}"#
             ),
         );
+        let behind_a_loss = ProducersRecord { lost_below: Some(37), ..ProducersRecord::default() };
+        check_bytes(&behind_a_loss, r#"{"v":1,"producers":[],"lost_below":37}"#);
     }
 }

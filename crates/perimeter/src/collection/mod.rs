@@ -13,6 +13,7 @@ pub mod files;
 pub mod http;
 mod json_rows;
 pub mod mcp;
+pub mod mongodb;
 pub mod mysql;
 pub mod postgres;
 mod predicate;
@@ -37,6 +38,7 @@ use serde_json::Value;
 
 pub use self::declared::AskError;
 use crate::caller::Caller;
+use crate::deliver::Brokers;
 
 /// What is open of a collection that the configuration declares.
 #[async_trait]
@@ -55,6 +57,11 @@ pub trait Collection: Debug + Send + Sync {
 
     /// A table as of now, for one statement of `caller`; None where there is none of that name.
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError>;
+
+    /// Where its tables are written to, if that is declared: only answers that are delivered are.
+    fn brokers(&self) -> Option<&Brokers> {
+        None
+    }
 
     /// Connects, and says what was found, such as the server's version, the role, and that it is read-only.
     async fn check(&self) -> Result<Vec<String>, CollectionError>;

@@ -63,20 +63,24 @@ const PART_BYTES_MAX: usize = 256;
 
 /// `/* kafscale principal=alice agent=claude purpose=… */`, and a space behind it.
 pub fn comment(caller: &Caller) -> String {
+    format!("/* {} */ ", named(caller))
+}
+
+/// `kafscale principal=alice agent=claude purpose=…`
+pub fn named(caller: &Caller) -> String {
     let parts = [
         ("principal", Some(caller.principal.as_str())),
         ("agent", caller.agent.as_deref()),
         ("on_behalf_of", caller.on_behalf_of.as_deref()),
         ("purpose", Some(caller.purpose.as_str())),
     ];
-    let mut comment = String::from("/* kafscale");
+    let mut named = String::from("kafscale");
     for (name, value) in parts {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            comment.push_str(&format!(" {name}={}", escaped(value)));
+            named.push_str(&format!(" {name}={}", escaped(value)));
         }
     }
-    comment.push_str(" */ ");
-    comment
+    named
 }
 
 /// Percent-encoded, and cut.

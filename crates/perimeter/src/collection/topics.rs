@@ -22,6 +22,7 @@ use tokio::sync::OnceCell;
 
 use super::{Collection, CollectionError, Provenance, SourceTable};
 use crate::caller::Caller;
+use crate::deliver::Brokers;
 use crate::secret::SecretSource;
 
 /// The settings are those of `kafscale sql`, and mean the same.
@@ -51,6 +52,8 @@ pub struct TopicsConfig {
     pub schema_registry_password: Option<SecretSource>,
     pub schema_registry_token: Option<SecretSource>,
     pub schema_registry_ca_file: Option<PathBuf>,
+    /// Brokers of the cluster, as `host:port` with commas between several: answers may be delivered to its topics.
+    pub brokers: Option<String>,
     /// The most bytes of a topic that a statement without a bound on time or offsets reads, as `10GiB`.
     pub scan_limit: Option<String>,
 }
@@ -116,6 +119,7 @@ pub struct Topics {
     config: TopicsConfig,
     base: PathBuf,
     scan_bytes: Option<u64>,
+    brokers: Option<Brokers>,
     cluster: Arc<OnceCell<Arc<Cluster>>>,
     /// Of the statement for which this is open.
     statement: Option<(Arc<Statement>, Arc<Query>)>,
@@ -135,7 +139,14 @@ impl Topics {
             Limit::Unlimited => None,
             Limit::At(bytes) => Some(bytes.0),
         };
+        let brokers = |text: &String| {
+            let parsed = Brokers::parse(text);
+            parsed.ok_or_else(|| {
+                TopicsError("brokers is not HOST:PORT, with commas between several".to_owned())
+            })
+        };
         Ok(Topics {
+            brokers: config.brokers.as_ref().map(brokers).transpose()?,
             collection: collection.to_owned(),
             config: config.clone(),
             base: base.to_owned(),
@@ -219,6 +230,10 @@ impl Collection for Topics {
         let topic = name.split('@').next().unwrap_or(name).to_owned();
         let provenance = move || provenance(&query, &topic);
         Ok(Some(SourceTable { provider, provenance: Provenance(Arc::new(provenance)) }))
+    }
+
+    fn brokers(&self) -> Option<&Brokers> {
+        self.brokers.as_ref()
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

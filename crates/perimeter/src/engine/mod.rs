@@ -5,6 +5,7 @@
 mod complexity;
 mod places;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,13 +27,15 @@ use kafscale_sql::query::{Query, QueryLimits};
 use kafscale_sql::running::batch_bytes;
 use kafscale_sql::statement::{self, Statement};
 use kafscale_sql::threads::QueryHandle;
-use kafscale_sql::{allowed, engine};
+use kafscale_sql::{allowed, engine, growth};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::catalog::{Collections, Database, Denied, Used, View};
 use crate::collection::CollectionError;
 use crate::deciding::{Allowed, Decide, Ruling, columns_of};
+use crate::governed::cover::{Cover, PassedPlanner};
+use crate::governed::entities::{Covered, covered};
 use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
@@ -40,6 +43,7 @@ use crate::governed::releases::{Released, Releases};
 use crate::governed::whole::WholeCasts;
 use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
+use crate::labelled::Labelled;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
 use places::Places;
@@ -54,6 +58,8 @@ pub struct Engine {
     threads: QueryHandle,
     collections: Arc<Collections>,
     pub handles: Arc<Handles>,
+    /// Labels that stick to topics.
+    pub labelled: Arc<Labelled>,
     releases: Arc<Releases>,
     /// Plans are not kept waiting by what runs.
     planning: Arc<Places>,
@@ -147,7 +153,10 @@ impl QueryPlanner for Planner {
         plan: &LogicalPlan,
         state: &dyn Session,
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::new(GuardPlanner)]);
+        let planner = DefaultPhysicalPlanner::with_extension_planners(vec![
+            Arc::new(GuardPlanner),
+            Arc::new(PassedPlanner),
+        ]);
         planner.create_physical_plan(plan, state).await
     }
 }
@@ -169,6 +178,7 @@ impl Engine {
             threads,
             collections: Arc::new(collections),
             handles,
+            labelled: Arc::default(),
             releases: Arc::default(),
             planning: Arc::new(Places::new(at_once)),
             running: Arc::new(Places::new(at_once)),
@@ -203,6 +213,7 @@ impl Engine {
             collections: Arc::clone(&self.collections),
             decide,
             handles: Arc::clone(&self.handles),
+            labelled: Arc::clone(&self.labelled),
             kept: Default::default(),
             caller,
             state: self.base.clone(),
@@ -217,24 +228,27 @@ impl Engine {
         let (sql, inner) = (text, state.clone());
         let (origin, principal) = (hash(&sql), view.caller.principal.clone());
         let places = Arc::clone(&self.planning);
+        let key = view.decide.entity_key();
         let planned = self.threads.run(async move {
             let _place = places.take(&principal).await;
-            let plan = inner.statement_to_plan(engine::parse(&sql)?).await?;
+            let plan = growth::planning(inner.statement_to_plan(engine::parse(&sql)?)).await?;
             allowed::check(&plan)?;
             complexity::check(&plan)?;
             let labels = labels(&plan);
             let origin = if is_repeatable(&plan) { origin } else { uuid::Uuid::new_v4().as_u64_pair().0 };
             let governed = in_groups(&plan, &released, origin)?;
-            Ok((governed, labels))
+            let covered = covered(&governed, key)?;
+            Ok((governed, covered, labels))
         });
         let planned = tokio::time::timeout_at(deadline, planned).await;
-        let (plan, labels) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
+        let (plan, covered, labels) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
         let used = view.used().await;
         Ok(Planned {
             is_in_groups: used.iter().any(|used| used.shape.min_group.is_some()),
             rules_hash: view.decide.hash().to_owned(),
             state,
             plan,
+            covered,
             labels,
             used,
             query,
@@ -275,6 +289,7 @@ impl Engine {
         }
         let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
         let columns = columns_of(&source.provider.schema());
+        let columns = self.labelled.columns(found.kind(), table, columns);
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
             Ruling::Allowed(allowed) => Described::Table { allowed, columns },
@@ -295,6 +310,8 @@ pub enum Described {
 pub struct Planned {
     state: SessionState,
     plan: LogicalPlan,
+    /// What is run in its place, where entities are counted.
+    covered: Option<Covered>,
     /// Of each column of the answer.
     pub labels: Vec<Labels>,
     pub used: Vec<Used>,
@@ -329,6 +346,11 @@ pub struct Rows {
 }
 
 impl Planned {
+    /// When it has taken too long.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
     pub fn rules_hash(&self) -> &str {
         &self.rules_hash
     }
@@ -336,6 +358,11 @@ impl Planned {
     /// The strictest of the tables that are in it.
     pub fn budgets(&self) -> Limits {
         self.used.iter().fold(Limits::default(), |all, used| all.strictest(used.budgets))
+    }
+
+    /// Hashes of the entities that the answer covers, as far as it was run: those that a budget counts.
+    pub fn entities(&self) -> HashSet<u64> {
+        self.covered.as_ref().map(|covered| covered.cover.found()).unwrap_or_default()
     }
 
     pub fn column_names(&self) -> Vec<String> {
@@ -377,12 +404,14 @@ impl Planned {
     /// it, and columns that they hide, so that none of that is told, nor how many files or streams are left of it.
     pub async fn explain(&self) -> Result<String, QueryError> {
         let (state, plan, query) = (self.state.clone(), self.plan.clone(), Arc::clone(&self.query));
+        let run = self.covered.as_ref().map(|covered| covered.plan.clone());
         let (places, principal) = (Arc::clone(&self.planning), self.principal.clone());
         let explained = self.threads.run(async move {
             let _place = places.take(&principal).await;
-            let plan = state.optimize(&plan)?;
+            let plan = growth::planning(async { state.optimize(&plan) }).await?;
             // Whether it can be carried out.
-            engine::physical(&state, &plan, &query).await?;
+            let run = run.map(|run| state.optimize(&run)).transpose()?;
+            engine::physical(&state, run.as_ref().unwrap_or(&plan), &query).await?;
             Ok(plan.display_indent().to_string())
         });
         match tokio::time::timeout_at(self.deadline, explained).await {
@@ -407,16 +436,22 @@ impl Planned {
         let (state, query) = (self.state.clone(), Arc::clone(&self.query));
         let (places, principal) = (Arc::clone(&self.running), self.principal.clone());
         let one_more = usize::try_from(limits.rows.saturating_add(1)).unwrap_or(usize::MAX);
-        let plan = LogicalPlanBuilder::from(self.plan.clone()).limit(0, Some(one_more))?.build()?;
+        let run = self.covered.as_ref().map_or(&self.plan, |covered| &covered.plan).clone();
+        let plan = LogicalPlanBuilder::from(run).limit(0, Some(one_more))?.build()?;
+        let covered = self.covered.as_ref().map(|covered| (covered.shown, Arc::clone(&covered.cover)));
         self.threads
             .run(async move {
                 let _place = places.take(&principal).await;
                 let physical = engine::physical(&state, &plan, &query).await?;
                 let mut stream = execute_stream(physical, state.task_ctx())?;
-                let mut rows =
-                    Rows { schema: stream.schema(), batches: Vec::new(), rows: 0, bytes: 0, cut_by: None };
+                let mut schema = stream.schema();
+                if let Some((shown, _)) = &covered {
+                    let shown: Vec<usize> = (0..*shown).collect();
+                    schema = Arc::new(schema.project(&shown).map_err(DataFusionError::from)?);
+                }
+                let mut rows = Rows { schema, batches: Vec::new(), rows: 0, bytes: 0, cut_by: None };
                 while let Some(batch) = stream.next().await {
-                    if !rows.take(batch?, limits) {
+                    if !rows.take(batch?, limits, covered.as_ref())? {
                         break;
                     }
                 }
@@ -427,8 +462,13 @@ impl Planned {
 }
 
 impl Rows {
-    /// Takes what fits of a batch. False: that is all that fits.
-    fn take(&mut self, batch: RecordBatch, limits: AnswerLimits) -> bool {
+    /// Takes what fits of a batch, and notes which entities that covers. False: that is all that fits.
+    fn take(
+        &mut self,
+        batch: RecordBatch,
+        limits: AnswerLimits,
+        covered: Option<&(usize, Arc<Cover>)>,
+    ) -> Result<bool, SqlError> {
         let room = usize::try_from(limits.rows - self.rows).unwrap_or(usize::MAX);
         let batch = if batch.num_rows() > room {
             self.cut_by = Some("rows");
@@ -436,15 +476,26 @@ impl Rows {
         } else {
             batch
         };
+        let all = batch.clone();
+        let batch = match covered {
+            Some((shown, _)) => {
+                let shown: Vec<usize> = (0..*shown).collect();
+                batch.project(&shown).map_err(DataFusionError::from)?
+            }
+            None => batch,
+        };
         let bytes = batch_bytes(&batch);
         if self.bytes + bytes > limits.bytes {
             self.cut_by = Some("bytes");
-            return false;
+            return Ok(false);
+        }
+        if let Some((shown, cover)) = covered {
+            all.columns().iter().skip(*shown).for_each(|hashes| cover.add(hashes));
         }
         self.rows += u64::try_from(batch.num_rows()).unwrap_or(0);
         self.bytes += bytes;
         self.batches.push(batch);
-        self.cut_by.is_none()
+        Ok(self.cut_by.is_none())
     }
 }
 

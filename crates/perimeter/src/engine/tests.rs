@@ -14,7 +14,9 @@ use serde_json::json;
 use super::*;
 use crate::collection::{Collection, Provenance, SourceTable};
 use crate::handles::HandleLimits;
-use crate::shape::{ColumnShape, DatePart, Mask, MaskKey, MinGroup, Shown, TableShape};
+use crate::shape::{ColumnShape, Counted, DatePart, Mask, MaskKey, MinGroup, Shown, TableShape};
+
+mod covered;
 
 const SECRET_NAME: &str = "Zebedee";
 const SECRET_SSN: &str = "987-65-4320";
@@ -120,6 +122,7 @@ struct Given {
     shown: Vec<(&'static str, Shown)>,
     row_filters: Vec<String>,
     min_group: Option<u32>,
+    entities_per_day: Option<u64>,
 }
 
 impl Decide for Given {
@@ -156,6 +159,10 @@ impl Decide for Given {
                 size,
                 rules: Vec::new(),
             }),
+            counted: self
+                .entities_per_day
+                .filter(|_| is_patients)
+                .map(|per_day| Counted { entity: "id".to_owned(), per_day }),
             max_rows: None,
             max_bytes: None,
         })
@@ -664,9 +671,14 @@ async fn what_is_explained_has_nothing_of_the_rules() {
     let filtered = Given {
         shown: hidden.clone(),
         row_filters: vec!["weight < 4711 AND ssn <> 'x4712'".to_owned()],
-        min_group: None,
+        ..Given::default()
     };
-    let grouped = Given { shown: hidden, min_group: Some(10), row_filters: filtered.row_filters.clone() };
+    let grouped = Given {
+        shown: hidden,
+        min_group: Some(10),
+        row_filters: filtered.row_filters.clone(),
+        ..Given::default()
+    };
     for (given, sql) in [
         (&filtered, "SELECT name FROM clinic.patients WHERE ward = 2 ORDER BY name"),
         (&filtered, "SELECT * FROM clinic.patients p JOIN clinic.wards w ON p.ward = w.ward"),

@@ -23,13 +23,13 @@ use datafusion::logical_expr::{
     Subquery, SubqueryAlias, TableScan, TableScanBuilder, Union, lit,
 };
 
-use super::Refused;
 use super::apart::{self, Says, conjuncts_are_apart};
 use super::guard::{Guard, GuardColumn, GuardedFigure, Layout, entity_guard};
 use super::releases::Released;
 use super::table::{GovernedTable, of_source};
 use super::weight::{Weight, weight_of};
 use super::whole::whole;
+use super::{Refused, made_anew};
 use crate::catalog::HANDLES;
 use crate::shape::MinGroup;
 
@@ -152,11 +152,7 @@ impl Rewriting {
         }
         let expressions = plan.expressions().into_iter().map(|expression| self.subqueries(expression));
         let expressions = expressions.collect::<Result<Vec<_>>>()?;
-        // A plan without either is itself: some cannot be made anew.
-        let plan = match inputs.is_empty() && expressions.is_empty() {
-            true => plan.clone(),
-            false => plan.with_new_exprs(expressions, inputs)?,
-        };
+        let plan = made_anew(plan, expressions, inputs)?;
         let known = vec![Known::NOTHING; plan.schema().fields().len()];
         Ok(Relation { plan, held: Vec::new(), known })
     }

@@ -5,6 +5,8 @@
 //! plan, and [`guard`] looks at each group before it leaves, and at what was shown before ([`releases`], [`sketch`]).
 
 mod apart;
+pub mod cover;
+pub mod entities;
 mod exec;
 pub mod groups;
 pub mod guard;
@@ -19,7 +21,10 @@ mod unique;
 mod weight;
 pub mod whole;
 
-use datafusion::error::DataFusionError;
+use std::sync::Arc;
+
+use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::{Distinct, DistinctOn, Expr, LogicalPlan, SortExpr};
 use kafscale_sql::error::SqlError;
 
 use crate::collection::CollectionError;
@@ -65,6 +70,25 @@ impl From<Failed> for DataFusionError {
     fn from(failed: Failed) -> Self {
         DataFusionError::External(Box::new(failed))
     }
+}
+
+/// The same step of a plan with other expressions and inputs: as the engine does it, and one that it cannot do.
+fn made_anew(plan: &LogicalPlan, expressions: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<LogicalPlan> {
+    // A plan without either is itself: some cannot be made anew.
+    if inputs.is_empty() && expressions.is_empty() {
+        return Ok(plan.clone());
+    }
+    if let LogicalPlan::Distinct(Distinct::On(distinct)) = plan
+        && let (Some(sort), [input]) = (&distinct.sort_expr, inputs.as_slice())
+    {
+        let mut expressions = expressions.into_iter();
+        let on = expressions.by_ref().take(distinct.on_expr.len()).collect();
+        let select = expressions.by_ref().take(distinct.select_expr.len()).collect();
+        let sort = sort.iter().zip(expressions).map(|(sort, expr)| SortExpr { expr, ..sort.clone() });
+        let distinct = DistinctOn::try_new(on, select, Some(sort.collect()), Arc::new(input.clone()))?;
+        return Ok(LogicalPlan::Distinct(Distinct::On(distinct)));
+    }
+    plan.with_new_exprs(expressions, inputs)
 }
 
 fn filter_failed(table: &TableName, cause: &DataFusionError) -> DataFusionError {

@@ -20,7 +20,7 @@ use super::guard::Guard;
 use super::weight::number;
 
 /// Functions that give a value for every row, whatever is in it.
-const FUNCTIONS: [&str; 31] = [
+const FUNCTIONS: [&str; 32] = [
     "ascii",
     "bit_length",
     "btrim",
@@ -50,6 +50,7 @@ const FUNCTIONS: [&str; 31] = [
     "sin",
     "starts_with",
     "strpos",
+    "text_concat",
     "trim",
     "upper",
 ];

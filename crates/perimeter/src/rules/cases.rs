@@ -129,7 +129,7 @@ pub fn columns_of(columns: &BTreeMap<String, String>) -> Result<Vec<ColumnInfo>,
     let columns = columns.iter().map(|(name, data_type)| {
         let data_type = DataType::from_str(data_type)
             .map_err(|_| format!("`{data_type}` is no type; write Utf8, Int64, Date32 and so on"))?;
-        Ok(ColumnInfo { name: name.clone(), data_type })
+        Ok(ColumnInfo::new(name, data_type))
     });
     columns.collect()
 }

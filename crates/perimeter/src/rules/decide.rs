@@ -12,7 +12,7 @@ use super::resource::Resource;
 use super::subject::Subject;
 use super::words;
 use super::{Action, ColumnInfo, Decision, Limits, Outcome, Reasons, Request, least, strictness};
-use crate::shape::{ColumnShape, MinGroup, Shown, TableName, TableShape};
+use crate::shape::{ColumnShape, Counted, MinGroup, Shown, TableName, TableShape};
 
 /// All that one decision rests on.
 pub(super) struct Findings<'a> {
@@ -143,6 +143,7 @@ impl Findings<'_> {
             columns: Vec::new(),
             row_filters: Vec::new(),
             min_group: None,
+            counted: None,
             max_rows: None,
             max_bytes: None,
         };
@@ -166,9 +167,11 @@ impl Findings<'_> {
                     .push(format!("obligation {} cannot be carried out: {why}", obligation.id));
                 continue;
             }
-            if !add_group(&mut shape, obligation, self.columns) {
+            let fits = add_group(&mut shape, obligation, self.columns)
+                && add_counted(&mut shape, obligation, self.columns);
+            if !fits {
                 is_possible = false;
-                let why = "groups of two different entities cannot be told apart in one answer";
+                let why = "two different entities of one table cannot be told apart in one answer";
                 reasons
                     .for_auditor
                     .push(format!("obligation {} cannot be carried out: {why}", obligation.id));
@@ -179,7 +182,7 @@ impl Findings<'_> {
             shape.row_filters.extend(owed.row_filter.as_ref().map(|filter| filter.fill(self.subject)));
             shape.max_rows = least(shape.max_rows, owed.max_rows);
             shape.max_bytes = least(shape.max_bytes, owed.max_bytes);
-            if let Some(given) = owed.budgets {
+            if let Some(given) = &owed.budgets {
                 budgets = budgets.strictest(Limits {
                     queries_per_day: given.queries_per_day,
                     rows_per_day: given.rows_per_day,
@@ -191,6 +194,15 @@ impl Findings<'_> {
         shape.row_filters.dedup();
         is_possible.then_some((shape, budgets))
     }
+}
+
+/// False: the shape counts another entity already.
+fn add_counted(shape: &mut TableShape, obligation: &Obligation, columns: &[ColumnInfo]) -> bool {
+    let Some((entity, per_day)) = obligation.owed.counted() else { return true };
+    let Some(entity) = entity_column(entity, columns) else { return false };
+    let known = shape.counted.get_or_insert_with(|| Counted { entity: entity.to_owned(), per_day });
+    known.per_day = known.per_day.min(per_day);
+    known.entity == entity
 }
 
 /// False: the shape has groups of another entity already.

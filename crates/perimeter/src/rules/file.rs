@@ -115,11 +115,13 @@ pub(super) struct MinGroupRule {
     pub(super) size: u32,
 }
 
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BudgetRule {
     pub(super) queries_per_day: Option<u64>,
     pub(super) entities_per_day: Option<u64>,
+    /// The column whose different values are counted: that of `min_group`, unless it stands here.
+    pub(super) entity: Option<String>,
     pub(super) rows_per_day: Option<u64>,
 }
 

@@ -19,6 +19,7 @@ pub mod explain;
 mod file;
 mod filter;
 mod glob;
+pub mod ledger;
 mod load;
 mod obligations;
 mod one_or_more;
@@ -97,6 +98,15 @@ impl<'a> Request<'a> {
 pub struct ColumnInfo {
     pub name: String,
     pub data_type: arrow::datatypes::DataType,
+    /// Those that stick to it, besides those of the rules ([`crate::labelled`]).
+    pub labels: Vec<String>,
+}
+
+impl ColumnInfo {
+    /// Without labels of its own.
+    pub fn new(name: impl Into<String>, data_type: arrow::datatypes::DataType) -> ColumnInfo {
+        ColumnInfo { name: name.into(), data_type, labels: Vec::new() }
+    }
 }
 
 /// What the rules say of one request and one table.

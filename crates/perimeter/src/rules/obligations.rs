@@ -61,6 +61,12 @@ pub(super) struct Owed {
 }
 
 impl Owed {
+    /// The column of entities that it counts, and how many of them.
+    pub(super) fn counted(&self) -> Option<(&str, u64)> {
+        let budgets = self.budgets.as_ref()?;
+        Some((budgets.entity.as_deref()?, budgets.entities_per_day?))
+    }
+
     pub(super) fn is_of_columns(&self) -> bool {
         self.hide || self.mask.is_some()
     }
@@ -195,7 +201,12 @@ fn compile(
     let mask = rule.mask.map(|mask| compile_mask(mask, keys)).transpose();
     let mask = mask.map_err(|why| wrong(format!("the obligation `{id}`: {why}")))?;
     let min_group = rule.min_group.map(|rule| (rule.entity, rule.size));
-    let (max_rows, max_bytes, budgets) = (rule.max_rows, rule.max_bytes, rule.budgets);
+    let (max_rows, max_bytes, mut budgets) = (rule.max_rows, rule.max_bytes, rule.budgets);
+    if let (Some(budgets), Some((entity, _))) = (&mut budgets, &min_group)
+        && budgets.entities_per_day.is_some()
+    {
+        budgets.entity.get_or_insert_with(|| entity.clone());
+    }
     let owed = Owed { hide: rule.hide, mask, row_filter, min_group, max_rows, max_bytes, budgets };
     check_owed(&owed).map_err(|why| wrong(format!("the obligation `{id}` {why}")))?;
     if !rule.column.0.is_empty() && owed.is_of_table() {
@@ -227,7 +238,7 @@ fn compile_mask(mask: MaskRule, keys: &BTreeMap<String, MaskKey>) -> Result<Mask
 
 fn check_owed(owed: &Owed) -> Result<(), &'static str> {
     let is_zero = |number: Option<u64>| number == Some(0);
-    let budgets = owed.budgets.map(|b| [b.queries_per_day, b.entities_per_day, b.rows_per_day]);
+    let budgets = owed.budgets.as_ref().map(|b| [b.queries_per_day, b.entities_per_day, b.rows_per_day]);
     match owed {
         _ if !owed.is_of_columns() && !owed.is_of_table() => Err("owes nothing"),
         Owed { hide: true, mask: Some(_), .. } => Err("hides and masks: choose one"),
@@ -236,9 +247,8 @@ fn check_owed(owed: &Owed) -> Result<(), &'static str> {
             Err("has a group of another size than 2 to 1000000")
         }
         _ if is_zero(owed.max_rows) || is_zero(owed.max_bytes) => Err("lets nothing out: write a forbid"),
-        // A budget that nobody counts would be worse than none.
-        _ if owed.budgets.is_some_and(|b| b.entities_per_day.is_some()) => {
-            Err("has a budget of entities, which are not counted yet: use rows_per_day")
+        _ if owed.budgets.as_ref().is_some_and(|b| b.entities_per_day.is_some() != b.entity.is_some()) => {
+            Err("has a budget of entities without an `entity`, or an `entity` that nothing counts")
         }
         _ if budgets == Some([None; 3]) => Err("has budgets without a number"),
         _ if budgets.is_some_and(|numbers| numbers.iter().any(|number| is_zero(*number))) => {

@@ -58,6 +58,9 @@ impl Rulebook {
                 Some(name) => add(name),
                 None => add(&column.data_type.to_string()),
             }
+            // A label is never empty.
+            column.labels.iter().for_each(|label| add(label));
+            add("");
         }
         self.tables.get(key.finalize().into(), || self.prepare(table, columns))
     }
@@ -99,6 +102,7 @@ impl Rulebook {
             let is_unknown = is_closed && own.is_empty();
             let mut labels = prepared.table_labels.clone();
             labels.extend(own);
+            labels.extend(column.labels.iter().cloned());
             sort(&mut labels);
             let mut owed = Vec::new();
             for (at, (index, obligation)) in obligations.iter().enumerate() {
@@ -196,11 +200,12 @@ fn impossible(obligation: &Obligation, columns: &[ColumnInfo]) -> Option<String>
     if let Some(missing) = filter.and_then(|filter| filter.missing(known)) {
         return Some(format!("its filter needs the column `{missing}`, which the table does not have"));
     }
-    let (entity, _) = obligation.owed.min_group.as_ref()?;
-    match entity_column(entity, columns) {
-        Some(_) => None,
-        None => Some(format!("its groups are of the column `{entity}`, which the table does not have")),
-    }
+    let group = obligation.owed.min_group.as_ref().map(|(entity, _)| ("groups are", entity.as_str()));
+    let counted = obligation.owed.counted().map(|(entity, _)| ("budget is", entity));
+    let missing = [group, counted].into_iter().flatten();
+    let mut missing = missing.filter(|(_, entity)| entity_column(entity, columns).is_none());
+    let (what, entity) = missing.next()?;
+    Some(format!("its {what} of the column `{entity}`, which the table does not have"))
 }
 
 /// The column of an entity: of just this name, or the one that differs by case alone.

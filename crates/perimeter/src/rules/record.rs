@@ -65,6 +65,9 @@ pub struct ColumnRecord {
     pub data_type: String,
     /// `shown`, `hidden`, `masked:hash(KEY)` and so on.
     pub shown: String,
+    /// Those that stick to it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub labels: Vec<String>,
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -114,6 +117,7 @@ impl TableRecord {
             name: column.name.clone(),
             data_type: column.data_type.to_string(),
             shown: shown.get(column.name.as_str()).cloned().unwrap_or_else(|| "hidden".to_owned()),
+            labels: column.labels.clone(),
         });
         TableRecord {
             table: table.clone(),

@@ -102,7 +102,7 @@ pub(super) fn columns() -> Vec<ColumnInfo> {
         ("born", DataType::Date32),
         ("ward", DataType::Utf8),
     ];
-    types.into_iter().map(|(name, data_type)| ColumnInfo { name: name.to_owned(), data_type }).collect()
+    types.into_iter().map(|(name, data_type)| ColumnInfo::new(name, data_type)).collect()
 }
 
 pub(super) fn caller(principal: &str, groups: &[&str], purpose: &str) -> Caller {
@@ -293,7 +293,7 @@ fn the_strictest_mask_holds_and_one_that_does_not_fit_is_null() {
             .map(|mask| format!("[[obligation]]\ntable = \"*\"\ncolumn = \"x\"\nmask = {mask}\n"))
             .collect();
         let book = book(permit, &format!("[keys.k]\nenv = \"K\"\n{rules}"));
-        let columns = [ColumnInfo { name: "x".to_owned(), data_type }];
+        let columns = [ColumnInfo::new("x", data_type)];
         let alice = caller("alice", &[], "");
         let decision =
             book.decide(&Request::new(&alice, Action::Query, 0), &TableName::new("a", "b"), &columns);
@@ -382,10 +382,11 @@ fn rules_that_cannot_be_meant_are_refused_with_their_line() {
         (good, "[[obligation]]\ntable = \"*\"\nmask = { bucket = nan }", "a width above 0"),
         (good, "[[obligation]]\ntable = \"*\"\nmax_rows = 0", "lets nothing out"),
         (good, "[[obligation]]\ntable = \"*\"\nbudgets = {}", "budgets without a number"),
+        (good, "[[obligation]]\ntable = \"*\"\nbudgets = { entities_per_day = 5 }", "without an `entity`"),
         (
             good,
-            "[[obligation]]\ntable = \"*\"\nbudgets = { entities_per_day = 5 }",
-            "entities, which are not counted yet",
+            "[[obligation]]\ntable = \"*\"\nbudgets = { rows_per_day = 5, entity = \"id\" }",
+            "that nothing counts",
         ),
         (good, "[[obligation]]\ntable = \"*\"\nhide = true\nunless = {}", "always holds"),
         (
@@ -457,4 +458,42 @@ fn the_hash_is_of_all_that_was_read() {
     assert_eq!(hash(permit, ""), hash(permit, ""));
     assert_ne!(hash(permit, ""), hash(permit, "#"));
     assert_ne!(hash(permit, ""), hash(&format!("{permit} "), ""));
+}
+
+#[test]
+fn entities_are_counted_by_one_column() {
+    let policies = "permit (principal, action, resource);";
+    let of = |rules: &str| decide(&book(policies, rules), &caller("eve", &[], ""), Action::Query);
+    let one = |entity: &str, more: &str| {
+        format!(
+            "[[obligation]]\ntable = \"*\"\nbudgets = {{ entities_per_day = 50, entity = \"{entity}\" }}\n{more}"
+        )
+    };
+    // The strictest of two, of which one has the entity of its groups.
+    let groups = "[[obligation]]\ntable = \"*\"\nmin_group = { entity = \"id\", size = 5 }\nbudgets = { entities_per_day = 20 }";
+    let decision = of(&one("ID", groups));
+    let counted = decision.shape().and_then(|shape| shape.counted.clone());
+    assert_eq!(counted, Some(crate::shape::Counted { entity: "id".to_owned(), per_day: 20 }));
+    assert_eq!(decision.budgets.entities_per_day, Some(20));
+    for rules in [one("ward", groups), one("patient", "")] {
+        assert_eq!(of(&rules).outcome, Outcome::Deny, "{rules}");
+    }
+}
+
+#[test]
+fn labels_that_stick_to_a_column_count_as_those_of_rules() {
+    let policies = "permit (principal, action, resource);\n\
+                    forbid (principal, action, resource is Column) when { resource.labels.contains(\"phi.note\") };";
+    let rules = "[[label]]\ntable = \"x.*\"\ncolumn = \"y\"\nlabels = \"pii.name\"\n\
+                 [[obligation]]\nlabels = \"pii.name\"\nmask = \"null\"";
+    let (book, eve) = (book(policies, rules), caller("eve", &[], ""));
+    let of = |labels: &[&str]| {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let columns = [ColumnInfo { labels, ..ColumnInfo::new("who", DataType::Utf8) }];
+        let request = Request::new(&eve, Action::Query, 0);
+        shown(&book.decide(&request, &TableName::new("events", "out"), &columns))
+    };
+    assert_eq!(of(&[]), ["who=shown"]);
+    assert_eq!(of(&["pii.name"]), ["who=masked:null"]);
+    assert_eq!(of(&["phi.note"]), [""; 0]);
 }

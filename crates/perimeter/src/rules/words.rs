@@ -73,7 +73,7 @@ pub(super) fn of_owed(obligation: &Obligation) -> String {
     parts.extend(owed.min_group.as_ref().map(|(entity, size)| format!("groups of at least {size} {entity}")));
     parts.extend(owed.max_rows.map(|rows| format!("at most {rows} rows")));
     parts.extend(owed.max_bytes.map(|bytes| format!("at most {bytes} bytes")));
-    parts.extend(owed.budgets.map(|_| "budgets of the day".to_owned()));
+    parts.extend(owed.budgets.as_ref().map(|_| "budgets of the day".to_owned()));
     format!("obligation {}: {}", obligation.id, parts.join(", "))
 }
 

@@ -47,7 +47,7 @@ pub fn tool(perimeter: Arc<Perimeter>) -> Tool {
 
 async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer, ToolError> {
     let caller = caller_of(call, args.purpose.as_deref())?;
-    let planned = perimeter.decided(call, &caller, "explain_query", &args.sql).await?;
+    let planned = perimeter.decided(call, &caller, "explain_query", &args.sql, None).await?;
     let plan = planned.explain().await.map_err(|error| told(&error))?;
     let names = planned.column_names();
     let labels = names.into_iter().zip(&planned.labels).filter(|(_, labels)| !labels.is_empty());

@@ -77,7 +77,7 @@ impl CatalogProvider for Catalog {
     }
 }
 
-/// Topics, and the tables of `pg_catalog`, which need not be named with their schema.
+/// Topics; and the tables of `pg_catalog`, wherever [`crate::postgres::rewrite`] has not found them before.
 #[derive(Debug)]
 struct Public {
     catalog: Arc<PgCatalog>,

@@ -91,9 +91,15 @@ pub async fn answer_one(
         }
         Statement::Set(_)
         | Statement::Show(_)
+        | Statement::ResetAll
         | Statement::Begin
-        | Statement::Commit
-        | Statement::Rollback
+        | Statement::Commit { .. }
+        | Statement::Rollback { .. }
+        | Statement::Savepoint(_)
+        | Statement::Release(_)
+        | Statement::RollbackTo(_)
+        | Statement::Deallocate(_)
+        | Statement::DiscardAll
         | Statement::Nothing(_) => return Ok(()),
     };
     let at_once = query.follow.is_some();

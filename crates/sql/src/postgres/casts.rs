@@ -6,12 +6,19 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use super::functions::TYPE_NAME;
+use super::regclass;
 use super::rewrite::{CATALOG, call, to};
-use super::tables;
 
 /// Another expression for a cast, where it needs one.
 pub fn cast(inner: &Expr, data_type: &DataType, kind: &CastKind) -> Option<Expr> {
     let literal = literal(inner);
+    if is_text(data_type)
+        && let Expr::Cast { expr: of, data_type: between, .. } = inner
+        && name_of(between).as_deref() == Some("regclass")
+        && let Some(name) = self::literal(of)
+    {
+        return Some(kept(to(regclass::of_name(&name, true), DataType::Text), kind));
+    }
     if let DataType::Array(ArrayElemTypeDef::SquareBracket(item, size)) = data_type {
         let item = plain(item).unwrap_or_else(|| (**item).clone());
         let list = DataType::Array(ArrayElemTypeDef::SquareBracket(Box::new(item), *size));
@@ -26,9 +33,9 @@ pub fn cast(inner: &Expr, data_type: &DataType, kind: &CastKind) -> Option<Expr>
         },
         // Of a name: the table's oid.
         "regclass" => match (literal, inner) {
-            (Some(name), _) => Some(tables::oid_query(&name)),
+            (Some(name), _) => Some(regclass::of_name(&name, false)),
             (None, Expr::Value(value)) => match &value.value {
-                Value::Placeholder(name) => Some(tables::oid_query_of(name)),
+                Value::Placeholder(name) => Some(regclass::of_parameter(name)),
                 _ => Some(to(inner.clone(), DataType::Text)),
             },
             (None, _) => Some(to(inner.clone(), DataType::Text)),
@@ -70,6 +77,7 @@ fn name_of(data_type: &DataType) -> Option<String> {
         DataType::Regclass => "regclass".to_owned(),
         DataType::JSON | DataType::JSONB => "json".to_owned(),
         DataType::Bytea => "bytea".to_owned(),
+        DataType::Uuid => "uuid".to_owned(),
         DataType::Interval { .. } => "interval".to_owned(),
         DataType::Custom(name, _) => {
             let parts: Vec<String> = name
@@ -86,6 +94,11 @@ fn name_of(data_type: &DataType) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    let is_varchar = matches!(data_type, DataType::Varchar(_) | DataType::CharacterVarying(_));
+    is_varchar || *data_type == DataType::Text || plain(data_type) == Some(DataType::Text)
 }
 
 /// What the engine calls a type.

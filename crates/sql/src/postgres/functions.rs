@@ -13,6 +13,7 @@ use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::timezone::AtTimeZone;
 use super::types;
 use crate::catalog::{DATABASE, PUBLIC};
 use crate::server::SERVER_VERSION;
@@ -133,7 +134,11 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     let mut functions: Vec<Arc<ScalarUDF>> = constants().into_iter().map(constant).collect();
     functions.extend(super::scalar::all());
     functions.extend(super::json_build::all());
-    for name in [FORMAT_TYPE, TYPE_NAME, SETTING, QUOTE_IDENT] {
+    functions.push(Arc::new(super::semantics::interval_span()));
+    functions.push(Arc::new(ScalarUDF::from(AtTimeZone::new())));
+    functions.extend(super::session::all());
+    functions.extend(super::regclass::all());
+    for name in [FORMAT_TYPE, TYPE_NAME, QUOTE_IDENT] {
         functions.push(Arc::new(ScalarUDF::from(Text::new(name))));
     }
     functions
@@ -177,7 +182,6 @@ impl ScalarUDFImpl for Constant {
 const FORMAT_TYPE: &str = "format_type";
 /// What a cast of an oid to `regtype` is written as: [`super::rewrite`].
 pub const TYPE_NAME: &str = "kafscale_type_name";
-const SETTING: &str = "current_setting";
 const QUOTE_IDENT: &str = "quote_ident";
 
 /// Makes text of its first argument.
@@ -198,12 +202,6 @@ impl Text {
                 let oids = cast(array, &DataType::Int64)?;
                 let name = |oid: i64| types::format(oid).unwrap_or_else(|| "???".to_owned());
                 oids.as_primitive::<Int64Type>().iter().map(|oid| oid.map(name)).collect()
-            }
-            SETTING => {
-                let names = cast(array, &DataType::Utf8)?;
-                let session = crate::server::default_session();
-                let shown = |name: Option<&str>| name.and_then(|name| session.show(name));
-                names.as_string::<i32>().iter().map(shown).collect()
             }
             _ => {
                 let names = cast(array, &DataType::Utf8)?;

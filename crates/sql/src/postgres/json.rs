@@ -20,6 +20,7 @@ use serde_json::value::RawValue;
 
 use super::json_build::json_field;
 use super::scalar;
+use crate::growth;
 use crate::topic::json::Fields;
 use crate::topic::values::text_of;
 
@@ -40,6 +41,7 @@ impl ExprPlanner for Operators {
         // Lists have operators of the same names.
         let is_text =
             |expr: &Expr| expr.get_type(schema).is_ok_and(|kind| kind.is_string() || kind == DataType::Null);
+        let is_list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
         let function = match &expr.op {
             BinaryOperator::Arrow => get(Wanted::Json, false),
             BinaryOperator::LongArrow => get(Wanted::Text, false),
@@ -51,9 +53,20 @@ impl ExprPlanner for Operators {
                 return Ok(PlannerResult::Planned(call));
             }
             BinaryOperator::Question if is_text(&expr.left) => scalar::has(),
+            // The engine's own have no bound for what values become.
+            BinaryOperator::StringConcat if is_text(&expr.left) && is_text(&expr.right) => {
+                growth::text_concat()
+            }
+            BinaryOperator::StringConcat if is_list(&expr.left) && is_list(&expr.right) => {
+                growth::array_concat()
+            }
             _ => return Ok(PlannerResult::Original(expr)),
         };
         Ok(PlannerResult::Planned(function.call(vec![expr.left, expr.right])))
+    }
+
+    fn plan_array_literal(&self, elements: Vec<Expr>, _: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(growth::make_array().call(elements)))
     }
 }
 

@@ -67,7 +67,7 @@ fn of_item(item: &SelectItem) -> String {
 }
 
 /// A name as PostgreSQL reads it.
-fn folded(name: &Ident) -> String {
+pub fn folded(name: &Ident) -> String {
     if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 

@@ -5,40 +5,108 @@
 //! has no rows, so that nothing else of it need be understood: clients ask for constraints, triggers or policies with all that
 //! PostgreSQL's SQL has.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, SetExpr,
-    Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut as _, VisitorMut,
-    visit_expressions_mut,
+    FunctionArguments, GroupByExpr, Ident, LimitClause, ObjectName, ObjectNamePart, Query, Select,
+    SelectItem, SetExpr, Statement, TableAlias, TableAliasColumnDef, TableFactor, Value, VisitMut as _,
+    VisitorMut, visit_expressions_mut,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 
 use super::empty::is_empty;
-use super::{casts, functions, names, single, subqueries, to_char};
+use super::timezone::TIMEZONE;
+use super::{
+    casts, functions, introspection, keywords, names, nested, similar, single, subqueries, tables, to_char,
+};
 use crate::catalog::PUBLIC;
+use crate::dialect::PostgresDialect;
 
 pub const CATALOG: &str = "pg_catalog";
 
-/// Changes a query in place.
-pub fn rewrite(statement: &mut Statement) {
+/// Changes a query in place. False: it is nested too deeply.
+#[must_use]
+pub fn rewrite(statement: &mut Statement) -> bool {
     if let Statement::Query(query) = statement
         && is_empty(query)
     {
         **query = without_rows(query);
-        return;
+        return true;
     }
-    let _ = statement.visit(&mut Words);
+    if !nested::flatten(statement) {
+        return false;
+    }
+    if let Statement::Query(query) = statement
+        && let Some(types) = introspection::types_for(query)
+    {
+        **query = types;
+    }
+    let mut before = Before::default();
+    let _ = statement.visit(&mut before);
+    let _ = statement.visit(&mut Words { named: before.named });
     if let Statement::Query(query) = statement
         && let SetExpr::Select(select) = &mut *query.body
     {
         small_numbers(select);
     }
+    true
 }
 
-struct Words;
+/// What is done before anything else: the names of `WITH` are found, and FETCH FIRST becomes LIMIT.
+#[derive(Default)]
+struct Before {
+    named: HashSet<String>,
+}
+
+impl VisitorMut for Before {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let names = query.with.iter().flat_map(|with| &with.cte_tables);
+        self.named.extend(names.map(|table| names::folded(&table.alias.name)));
+        let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) else {
+            return ControlFlow::Continue(());
+        };
+        let one = || Expr::Value(Value::Number("1".into(), false).into());
+        let count = Some(fetch.quantity.clone().unwrap_or_else(one));
+        match &mut query.limit_clause {
+            None => {
+                let (offset, limit_by) = (None, Vec::new());
+                query.limit_clause = Some(LimitClause::LimitOffset { limit: count, offset, limit_by });
+            }
+            Some(LimitClause::LimitOffset { limit: limit @ None, .. }) => *limit = count,
+            Some(_) => query.fetch = Some(fetch),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+struct Words {
+    /// By `WITH`, anywhere in the statement.
+    named: HashSet<String>,
+}
+
+impl Words {
+    /// As PostgreSQL's search path has it: whatever topics are called, `pg_class` is that of the catalog.
+    fn find_in_catalog(&self, factor: &mut TableFactor) {
+        let TableFactor::Table { name, args: None, alias, .. } = factor else { return };
+        let [ObjectNamePart::Identifier(only)] = &name.0[..] else { return };
+        let (only, plain) = (only.clone(), names::folded(only));
+        if self.named.contains(&plain) || !tables::is_of_catalog(&plain) {
+            return;
+        }
+        let catalog = ObjectNamePart::Identifier(Ident::new(CATALOG));
+        alias.get_or_insert_with(|| TableAlias {
+            explicit: true,
+            name: only.clone(),
+            columns: Vec::new(),
+            at: None,
+        });
+        name.0 = vec![catalog, ObjectNamePart::Identifier(only)];
+    }
+}
 
 impl VisitorMut for Words {
     type Break = ();
@@ -46,6 +114,9 @@ impl VisitorMut for Words {
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         let null = || Expr::Value(Value::Null.into());
         match expr {
+            Expr::Identifier(name) if is_word(name, "current_schema") => {
+                *expr = Expr::Function(function_named("current_schema"));
+            }
             Expr::Subquery(query) if is_empty(query) => *expr = null(),
             Expr::Subquery(query) => single::aggregate(query),
             Expr::Exists { subquery, negated } if is_empty(subquery) => {
@@ -54,6 +125,11 @@ impl VisitorMut for Words {
             Expr::InSubquery { expr: inner, subquery, negated } if subqueries::of_search_path(subquery) => {
                 let list = vec![Expr::Value(Value::SingleQuotedString(PUBLIC.to_owned()).into())];
                 *expr = Expr::InList { expr: inner.clone(), list, negated: *negated };
+            }
+            Expr::AtTimeZone { .. } | Expr::SimilarTo { .. } => {
+                if let Some(meant) = at_time_zone(expr).or_else(|| similar_to(expr)) {
+                    *expr = meant;
+                }
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
             Expr::BinaryOp { left, op, right } => {
@@ -126,11 +202,12 @@ impl VisitorMut for Words {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        self.find_in_catalog(factor);
         // A function as a table.
         if let TableFactor::Table { name, args: Some(_), alias, .. } = factor {
             strip_catalog(name);
             if only_name_of(name).is_some_and(|name| name == "pg_get_keywords") {
-                if let Some(words) = keywords(alias.as_ref()) {
+                if let Some(words) = keywords::table(alias.as_ref()) {
                     *factor = words;
                 }
                 return ControlFlow::Continue(());
@@ -160,6 +237,19 @@ impl VisitorMut for Words {
     }
 }
 
+fn is_word(name: &Ident, word: &str) -> bool {
+    name.quote_style.is_none() && name.value.eq_ignore_ascii_case(word)
+}
+
+/// An expression of a text of our own.
+pub fn expression(sql: &str) -> Expr {
+    let select = select_of(&format!("SELECT {sql}"));
+    match select.and_then(|select| select.projection.into_iter().next()) {
+        Some(SelectItem::UnnamedExpr(expr)) => expr,
+        _ => Expr::Value(Value::Null.into()),
+    }
+}
+
 fn operator(name: &str) -> Option<BinaryOperator> {
     Some(match name {
         "~" => BinaryOperator::PGRegexMatch,
@@ -181,7 +271,7 @@ fn operator(name: &str) -> Option<BinaryOperator> {
 
 /// The one SELECT of a text of our own, whose parts take the place of others.
 pub fn select_of(sql: &str) -> Option<Box<Select>> {
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok()?.pop()?;
+    let parsed = Parser::parse_sql(&PostgresDialect, sql).ok()?.pop()?;
     let Statement::Query(query) = parsed else { return None };
     let SetExpr::Select(select) = *query.body else { return None };
     Some(select)
@@ -217,97 +307,6 @@ fn list_of(query: &Query) -> Option<Expr> {
     Some(Expr::Subquery(Box::new(made)))
 }
 
-/// The words that PostgreSQL reserves (appendix C of its manual), with the columns of `pg_get_keywords()`.
-fn keywords(alias: Option<&TableAlias>) -> Option<TableFactor> {
-    let rows: Vec<String> = RESERVED.iter().map(|word| format!("('{word}', 'R', 'reserved')")).collect();
-    let sql = format!("SELECT 1 FROM (VALUES {}) AS k (word, catcode, catdesc)", rows.join(", "));
-    let mut made = select_of(&sql)?.from.pop()?.relation;
-    if let (TableFactor::Derived { alias: Some(made), .. }, Some(alias)) = (&mut made, alias) {
-        made.name.clone_from(&alias.name);
-    }
-    Some(made)
-}
-
-const RESERVED: [&str; 77] = [
-    "all",
-    "analyse",
-    "analyze",
-    "and",
-    "any",
-    "array",
-    "as",
-    "asc",
-    "asymmetric",
-    "both",
-    "case",
-    "cast",
-    "check",
-    "collate",
-    "column",
-    "constraint",
-    "create",
-    "current_catalog",
-    "current_date",
-    "current_role",
-    "current_time",
-    "current_timestamp",
-    "current_user",
-    "default",
-    "deferrable",
-    "desc",
-    "distinct",
-    "do",
-    "else",
-    "end",
-    "except",
-    "false",
-    "fetch",
-    "for",
-    "foreign",
-    "from",
-    "grant",
-    "group",
-    "having",
-    "in",
-    "initially",
-    "intersect",
-    "into",
-    "lateral",
-    "leading",
-    "limit",
-    "localtime",
-    "localtimestamp",
-    "not",
-    "null",
-    "offset",
-    "on",
-    "only",
-    "or",
-    "order",
-    "placing",
-    "primary",
-    "references",
-    "returning",
-    "select",
-    "session_user",
-    "some",
-    "symmetric",
-    "table",
-    "then",
-    "to",
-    "trailing",
-    "true",
-    "union",
-    "unique",
-    "user",
-    "using",
-    "variadic",
-    "when",
-    "where",
-    "window",
-    "with",
-];
-
 /// Another function as a table: a row with what it gives.
 fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
     let TableFactor::Table { name, args: Some(args), alias, .. } = factor else { return None };
@@ -322,7 +321,7 @@ fn list_as_table(factor: &TableFactor) -> Option<TableFactor> {
     Some(made)
 }
 
-fn only_name_of(name: &ObjectName) -> Option<String> {
+pub fn only_name_of(name: &ObjectName) -> Option<String> {
     match &name.0[..] {
         [ObjectNamePart::Identifier(only)] => Some(only.value.to_lowercase()),
         _ => None,
@@ -496,11 +495,34 @@ pub fn to(expr: Expr, data_type: DataType) -> Expr {
 }
 
 pub fn call(name: &str, argument: Expr) -> Expr {
+    call_of(name, vec![argument])
+}
+
+fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
     let mut function = function_named(name);
     if let FunctionArguments::List(list) = &mut function.args {
-        list.args.push(FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)));
+        let arguments = arguments.into_iter().map(FunctionArgExpr::Expr).map(FunctionArg::Unnamed);
+        list.args.extend(arguments);
     }
     Expr::Function(function)
+}
+
+/// `x AT TIME ZONE zone`.
+fn at_time_zone(expr: &Expr) -> Option<Expr> {
+    let Expr::AtTimeZone { timestamp, time_zone } = expr else { return None };
+    Some(call_of(TIMEZONE, vec![(**time_zone).clone(), (**timestamp).clone()]))
+}
+
+/// `x SIMILAR TO 'pattern'`, as a regular expression.
+fn similar_to(expr: &Expr) -> Option<Expr> {
+    let Expr::SimilarTo { negated, expr, pattern, escape_char } = expr else { return None };
+    let escape = match escape_char {
+        Some(escape) => escape.value.clone().into_string()?.chars().next(),
+        None => Some('\\'),
+    };
+    let regex = Value::SingleQuotedString(similar::regex_of(&casts::literal(pattern)?, escape));
+    let op = if *negated { BinaryOperator::PGRegexNotMatch } else { BinaryOperator::PGRegexMatch };
+    Some(Expr::BinaryOp { left: expr.clone(), op, right: Box::new(Expr::Value(regex.into())) })
 }
 
 /// A call without arguments.
@@ -527,7 +549,7 @@ fn without_rows(query: &Query) -> Query {
         expr: to(Expr::Value(Value::Null.into()), DataType::Text),
         alias: Ident::with_quote('"', name),
     };
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, "SELECT 1 WHERE false");
+    let parsed = Parser::parse_sql(&PostgresDialect, "SELECT 1 WHERE false");
     let Some(Statement::Query(mut empty)) = parsed.ok().and_then(|mut statements| statements.pop()) else {
         return query.clone();
     };
@@ -540,14 +562,13 @@ fn without_rows(query: &Query) -> Query {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
     use datafusion::sql::sqlparser::parser::Parser;
 
     use super::*;
 
     fn rewritten(sql: &str) -> String {
-        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
-        rewrite(&mut statement);
+        let mut statement = Parser::parse_sql(&PostgresDialect, sql).unwrap().remove(0);
+        assert!(rewrite(&mut statement));
         statement.to_string()
     }
 
@@ -565,8 +586,19 @@ mod tests {
             ("SELECT x::pg_catalog.text FROM t", "SELECT x::TEXT AS \"x\" FROM t"),
             (
                 "SELECT (SELECT adbin FROM pg_catalog.pg_attrdef d WHERE d.adnum = a.attnum) FROM pg_attribute a",
-                "SELECT NULL AS \"adbin\" FROM pg_attribute a",
+                "SELECT NULL AS \"adbin\" FROM pg_catalog.pg_attribute a",
             ),
+            ("SELECT a FROM pg_class", "SELECT a FROM pg_catalog.pg_class AS pg_class"),
+            ("SELECT a FROM public.pg_class, \"PG_class\"", "SELECT a FROM public.pg_class, \"PG_class\""),
+            (
+                "WITH pg_class AS (SELECT 1 AS a) SELECT a FROM pg_class",
+                "WITH pg_class AS (SELECT 1 AS a) SELECT a FROM pg_class",
+            ),
+            (
+                "SELECT a FROM t ORDER BY a OFFSET 2 ROWS FETCH FIRST 3 ROWS ONLY",
+                "SELECT a FROM t ORDER BY a LIMIT 3 OFFSET 2 ROWS",
+            ),
+            ("SELECT current_schema", "SELECT current_schema() AS \"current_schema\""),
             ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE true"),
         ] {
             assert_eq!(rewritten(sql), expected, "{sql}");

@@ -22,7 +22,7 @@ use super::{json, to_char, types};
 use crate::error::SqlError;
 
 /// Gives the values of all rows.
-type Work = fn(&[ArrayRef], usize) -> Result<ArrayRef>;
+pub type Work = fn(&[ArrayRef], usize) -> Result<ArrayRef>;
 
 pub fn all() -> Vec<Arc<ScalarUDF>> {
     use DataType::{Boolean, Float64, Int32, Int64, Utf8};
@@ -83,6 +83,11 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     ];
     let function = |(name, count, returns, work)| ScalarUDF::from(RowWise::new(name, count, returns, work));
     functions.into_iter().map(function).chain([contains(), has()]).map(Arc::new).collect()
+}
+
+/// A function of one row at a time, whose values have one type.
+pub fn row_wise(name: &'static str, count: usize, returns: DataType, work: Work) -> ScalarUDF {
+    ScalarUDF::from(RowWise::new(name, Some(count), returns, work))
 }
 
 /// `@>` of JSON.
@@ -284,7 +289,7 @@ fn formatted<'a>(
 }
 
 /// `a."B c"` is `{a,"B c"}`.
-fn parse_ident(text: &str) -> Option<Vec<String>> {
+pub fn parse_ident(text: &str) -> Option<Vec<String>> {
     let mut parts = vec![String::new()];
     let (mut in_quotes, mut was_quoted) = (false, false);
     for c in text.trim().chars() {

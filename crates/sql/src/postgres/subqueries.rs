@@ -118,7 +118,7 @@ mod tests {
 
     fn rewritten(sql: &str) -> String {
         let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap().remove(0);
-        rewrite(&mut statement);
+        assert!(rewrite(&mut statement));
         statement.to_string()
     }
 

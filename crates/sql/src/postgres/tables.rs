@@ -6,9 +6,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::error::Result;
-use datafusion::sql::sqlparser::ast::{Expr, SelectItem, SetExpr, Statement, Value};
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-use datafusion::sql::sqlparser::parser::Parser;
 use uuid::Uuid;
 
 use super::functions::OWNER;
@@ -16,6 +13,7 @@ use super::types::{self, TYPES};
 use crate::catalog::plain::{Asked, Cell, Nothing, PlainTable, Row, Rows};
 use crate::catalog::relations::{Relation, Relations};
 use crate::catalog::{DATABASE, KAFSCALE, PUBLIC};
+use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 
 const OWNER_OID: i32 = 10;
@@ -186,30 +184,57 @@ pub fn topic_oid(topic: Uuid) -> i32 {
     i32::try_from(FIRST_OF_USERS + (high ^ low) % range).expect("it is within the range")
 }
 
-/// An expression that gives the oid of the table of this name, for `'name'::regclass`.
-pub fn oid_query(name: &str) -> Expr {
-    let plain = name.rsplit('.').next().unwrap_or(name).trim_matches('"').replace('\'', "''");
-    only_expression(&format!("SELECT (SELECT min(oid) FROM pg_catalog.pg_class WHERE relname = '{plain}')"))
+/// Oids of PostgreSQL's own tables that clients compare with (`'pg_class'::regclass`); of its headers.
+const CATALOG_OIDS: [(&str, i32); 22] = [
+    ("pg_am", 2601),
+    ("pg_attrdef", 2604),
+    ("pg_attribute", 1249),
+    ("pg_class", 1259),
+    ("pg_collation", 3456),
+    ("pg_constraint", 2606),
+    ("pg_database", 1262),
+    ("pg_description", 2609),
+    ("pg_enum", 3501),
+    ("pg_event_trigger", 3466),
+    ("pg_extension", 3079),
+    ("pg_foreign_data_wrapper", 2328),
+    ("pg_foreign_server", 1417),
+    ("pg_index", 2610),
+    ("pg_language", 2612),
+    ("pg_namespace", 2615),
+    ("pg_operator", 2617),
+    ("pg_proc", 1255),
+    ("pg_rewrite", 2618),
+    ("pg_tablespace", 1213),
+    ("pg_trigger", 2620),
+    ("pg_type", 1247),
+];
+/// Of the others. No row has it.
+const OTHER_OID: i32 = 12_999;
+/// The oid of `pg_catalog` itself.
+pub const CATALOG_OID: i32 = 11;
+
+/// Whether a table is one of `pg_catalog`.
+pub fn is_of_catalog(table: &str) -> bool {
+    FILLED.iter().chain(&EMPTY).any(|(name, _)| *name == table)
 }
 
-/// The same for a name that is a parameter.
-pub fn oid_query_of(parameter: &str) -> Expr {
-    let plain = format!("replace(regexp_replace(CAST({parameter} AS text), '^.*[.]', ''), '\"', '')");
-    only_expression(&format!("SELECT (SELECT min(oid) FROM pg_catalog.pg_class WHERE relname = {plain})"))
+pub fn catalog_oid(table: &str) -> Option<i32> {
+    let known = CATALOG_OIDS.iter().find(|(name, _)| *name == table).map(|(_, oid)| *oid);
+    known.or_else(|| is_of_catalog(table).then_some(OTHER_OID))
 }
 
-/// The column of a query that is written in this program.
-fn only_expression(sql: &str) -> Expr {
-    let parsed = Parser::parse_sql(&PostgreSqlDialect {}, sql).ok().and_then(|mut all| all.pop());
-    let expression = parsed.and_then(|statement| {
-        let Statement::Query(query) = statement else { return None };
-        let SetExpr::Select(select) = *query.body else { return None };
-        match select.projection.into_iter().next() {
-            Some(SelectItem::UnnamedExpr(expr)) => Some(expr),
-            _ => None,
-        }
-    });
-    expression.unwrap_or_else(|| Expr::Value(Value::Null.into()))
+pub fn namespace_oid(schema: &str) -> Option<i32> {
+    NAMESPACES.iter().find(|(name, _)| *name == schema).map(|(_, oid)| *oid)
+}
+
+/// Whether a table is found without its schema.
+pub fn is_on_path(schema: &str, table: &str) -> bool {
+    match schema {
+        "pg_catalog" => true,
+        PUBLIC => catalog_oid(table).is_none(),
+        _ => false,
+    }
 }
 
 #[derive(Debug)]
@@ -243,7 +268,7 @@ impl SchemaProvider for PgCatalog {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        FILLED.iter().chain(&EMPTY).any(|(table, _)| *table == name)
+        is_of_catalog(name)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -20,12 +21,17 @@ const MOST_CURSORS: usize = 64;
 
 /// The cursors of one client, by name.
 #[derive(Default)]
-pub struct Cursors(Mutex<HashMap<String, Arc<Cursor>>>);
+pub struct Cursors {
+    open: Mutex<HashMap<String, Arc<Cursor>>>,
+    declared: AtomicU64,
+}
 
 pub struct Cursor {
     pub declared: Declare,
     pub schema: SchemaRef,
     pub values: Option<ParamValues>,
+    /// How many were declared before it.
+    number: u64,
     progress: Arc<tokio::sync::Mutex<Progress>>,
 }
 
@@ -39,7 +45,7 @@ pub struct Progress {
 
 impl Cursors {
     pub fn check_new(&self, name: &str) -> Result<(), SqlError> {
-        match self.0.lock().contains_key(name) {
+        match self.open.lock().contains_key(name) {
             true => Err(state("42P03", format!("cursor \"{name}\" already exists"))),
             false => Ok(()),
         }
@@ -53,8 +59,9 @@ impl Cursors {
     ) -> Result<(), SqlError> {
         let schema = Arc::clone(&running.schema);
         let progress = Arc::new(tokio::sync::Mutex::new(Progress::of(running)));
-        let cursor = Arc::new(Cursor { declared: declared.clone(), schema, values, progress });
-        let mut cursors = self.0.lock();
+        let number = self.declared.fetch_add(1, Ordering::Relaxed);
+        let cursor = Arc::new(Cursor { declared: declared.clone(), schema, values, number, progress });
+        let mut cursors = self.open.lock();
         if cursors.len() >= MOST_CURSORS {
             return Err(state("54000", format!("there are {MOST_CURSORS} cursors already")));
         }
@@ -63,25 +70,35 @@ impl Cursors {
     }
 
     pub fn find(&self, name: &str) -> Result<Arc<Cursor>, SqlError> {
-        let found = self.0.lock().get(name).cloned();
+        let found = self.open.lock().get(name).cloned();
         found.ok_or_else(|| state("34000", format!("cursor \"{name}\" does not exist")))
     }
 
     /// One, or all.
     pub fn close(&self, name: Option<&str>) -> Result<(), SqlError> {
         match name {
-            None => self.0.lock().clear(),
+            None => self.open.lock().clear(),
             Some(name) => {
                 self.find(name)?;
-                self.0.lock().remove(name);
+                self.open.lock().remove(name);
             }
         }
         Ok(())
     }
 
+    /// How many were declared so far.
+    pub fn count(&self) -> u64 {
+        self.declared.load(Ordering::Relaxed)
+    }
+
     /// At the end of a transaction, those go that were not declared to stay.
     pub fn end_transaction(&self) {
-        self.0.lock().retain(|_, cursor| cursor.declared.hold);
+        self.open.lock().retain(|_, cursor| cursor.declared.hold);
+    }
+
+    /// What is rolled back never declared those that came behind so many others.
+    pub fn roll_back_to(&self, count: u64) {
+        self.open.lock().retain(|_, cursor| cursor.number < count);
     }
 }
 

@@ -15,7 +15,7 @@ use pgwire::api::query::{
     ExtendedQueryHandler, SimpleQueryHandler, send_describe_response, send_ready_for_query,
 };
 use pgwire::api::results::{DescribePortalResponse, Response, Tag};
-use pgwire::api::stmt::QueryParser;
+use pgwire::api::stmt::{QueryParser, StoredStatement};
 use pgwire::api::store::{Entry, PortalStore};
 use pgwire::api::{
     ClientInfo, ClientPortalStore, DEFAULT_NAME, ErrorHandler, PgWireConnectionState, PgWireServerHandlers,
@@ -24,18 +24,25 @@ use pgwire::api::{
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::copy::{CopyData, CopyDone, CopyOutResponse};
-use pgwire::messages::extendedquery::{Describe, Execute, TARGET_TYPE_BYTE_PORTAL};
-use pgwire::messages::response::{EmptyQueryResponse, NoticeResponse};
+use pgwire::messages::extendedquery::{
+    Bind, BindComplete, Close, CloseComplete, Describe, Execute, Parse, ParseComplete, Sync as SyncMessage,
+    TARGET_TYPE_BYTE_PORTAL, TARGET_TYPE_BYTE_STATEMENT,
+};
+use pgwire::messages::response::{EmptyQueryResponse, NoticeResponse, TransactionStatus};
 use pgwire::messages::simplequery::Query as QueryMessage;
 
 use super::Shared;
+use super::commands::Done;
+use super::held::{Held, Kind, PORTAL_BYTES, STATEMENT_BYTES};
+use super::nul;
 use super::rows::fields;
 use super::sending::{next_row, send_partial_query_response, send_query_response};
 use super::session::Session;
 use super::startup::Startup;
-use super::statements::{Answers, CopyOut, Outcome, Prepared, Statements, placed};
+use super::statements::{Answers, CopyOut, Outcome, Prepared, Statements, pg_error, placed};
 use super::stop::{Socket, cancelled, unless_stopped};
 use crate::audit::Auditor;
+use crate::error::SqlError;
 use crate::query::Query;
 use crate::statement::{Statement, parse_all};
 
@@ -56,7 +63,7 @@ impl Connection {
         Connection {
             startup: Arc::new(Startup::new(users, Arc::clone(&cancels), Arc::clone(&session), auditor)),
             cancels: Arc::new(DefaultCancelHandler::new(cancels)),
-            handler: Arc::new(Handler { answers, session, socket, peer }),
+            handler: Arc::new(Handler { answers, session, held: Mutex::default(), socket, peer }),
         }
     }
 }
@@ -87,6 +94,7 @@ impl PgWireServerHandlers for Connection {
 pub struct Handler {
     answers: Arc<dyn Answers>,
     session: Arc<Mutex<Session>>,
+    held: Mutex<Held>,
     socket: Socket,
     peer: SocketAddr,
 }
@@ -107,6 +115,7 @@ impl Handler {
             return Ok(());
         }
         for notice in query.map(|query| query.notices()).unwrap_or_default() {
+            let notice = nul::shown(&notice).into_owned();
             let info = ErrorInfo::new("NOTICE".to_owned(), "00000".to_owned(), notice);
             client.feed(PgWireBackendMessage::NoticeResponse(NoticeResponse::from(info))).await?;
         }
@@ -116,7 +125,8 @@ impl Handler {
     /// One statement of a text, answered as far as its rows.
     async fn answer<C>(&self, client: &mut C, statement: &Statement) -> PgWireResult<()>
     where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
@@ -128,7 +138,7 @@ impl Handler {
                 self.tell(client, query).await
             }
             Outcome::Copy(copy) => self.send_copy(client, copy).await,
-            other => complete(client, other).await,
+            Outcome::Done(done) => self.complete(client, done).await,
         }
     }
 
@@ -140,7 +150,8 @@ impl Handler {
         max_rows: usize,
     ) -> PgWireResult<()>
     where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore,
         C::Error: Debug,
         PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
     {
@@ -159,7 +170,7 @@ impl Handler {
                     *state = PortalExecutionState::Finished;
                     return self.send_copy(client, copy).await;
                 }
-                other => return complete(client, other).await,
+                Outcome::Done(done) => return self.complete(client, done).await,
             }
         }
         match &mut *state {
@@ -170,7 +181,7 @@ impl Handler {
                 self.tell(client, told).await
             }
             PortalExecutionState::Initial | PortalExecutionState::Finished => {
-                complete(client, Outcome::Done(Tag::new("SELECT").with_rows(0), None)).await
+                self.complete(client, Done::with(Tag::new("SELECT").with_rows(0))).await
             }
         }
     }
@@ -212,24 +223,68 @@ impl Handler {
     }
 }
 
-/// Answers what has no rows.
-async fn complete<C>(client: &mut C, outcome: Outcome) -> PgWireResult<()>
-where
-    C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send,
-    PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-{
-    let (tag, told) = match outcome {
-        Outcome::Done(tag, told) => (tag, told),
-        Outcome::Transaction(tag, status) => {
-            client.set_transaction_status(status);
-            (tag, None)
+impl Handler {
+    /// Answers what has no rows.
+    async fn complete<C>(&self, client: &mut C, done: Done) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send,
+        C::PortalStore: PortalStore,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        match &done.forgotten {
+            Some(Some(name)) if client.portal_store().get_statement(name).is_none() => {
+                let message = format!("prepared statement \"{name}\" does not exist");
+                return Err(pg_error(&SqlError::State { code: "26000", message }));
+            }
+            Some(Some(name)) => self.forget(client, Kind::Statement, name),
+            Some(None) => self.forget_all(client, Kind::Statement),
+            None => {}
         }
-        Outcome::Rows(..) | Outcome::Copy(_) => unreachable!("rows are sent by themselves"),
-    };
-    if let Some(told) = told {
-        client.feed(PgWireBackendMessage::ParameterStatus(told)).await?;
+        if let Some(status) = done.status {
+            client.set_transaction_status(status);
+            // A block that ends takes its portals with it.
+            if !self.session.lock().is_in_block() {
+                self.forget_all(client, Kind::Portal);
+            }
+        }
+        if let Some((code, text)) = done.warning {
+            let info = ErrorInfo::new("WARNING".to_owned(), code.to_owned(), text.to_owned());
+            client.feed(PgWireBackendMessage::NoticeResponse(NoticeResponse::from(info))).await?;
+        }
+        for told in done.told {
+            client.feed(PgWireBackendMessage::ParameterStatus(told)).await?;
+        }
+        Ok(client.feed(PgWireBackendMessage::CommandComplete(done.tag.into())).await?)
     }
-    Ok(client.feed(PgWireBackendMessage::CommandComplete(tag.into())).await?)
+
+    fn forget<C>(&self, client: &C, kind: Kind, name: &str)
+    where
+        C: ClientPortalStore,
+        C::PortalStore: PortalStore,
+    {
+        match kind {
+            Kind::Statement => client.portal_store().rm_statement(name),
+            Kind::Portal => client.portal_store().rm_portal(name),
+        }
+        self.held.lock().remove(kind, name);
+    }
+
+    fn forget_all<C>(&self, client: &C, kind: Kind)
+    where
+        C: ClientPortalStore,
+        C::PortalStore: PortalStore,
+    {
+        let names = self.held.lock().clear(kind);
+        names.iter().for_each(|name| self.forget(client, kind, name));
+    }
+
+    fn hold(&self, kind: Kind, name: &str, bytes: usize) -> PgWireResult<()> {
+        self.held.lock().add(kind, name, bytes).map_err(|e| pg_error(&e))
+    }
+}
+
+fn refusal(code: &'static str, message: String) -> PgWireError {
+    pg_error(&SqlError::State { code, message })
 }
 
 #[async_trait]
@@ -245,6 +300,7 @@ impl SimpleQueryHandler for Handler {
             return Err(PgWireError::NotReadyForQuery);
         }
         client.set_state(PgWireConnectionState::QueryInProgress);
+        self.forget(client, Kind::Portal, DEFAULT_NAME);
         let statements = match parse_all(&message.query) {
             Ok(statements) => statements,
             Err(error) => return Err(self.answers.refused(&message.query, error).await),
@@ -286,6 +342,98 @@ impl ExtendedQueryHandler for Handler {
 
     fn query_parser(&self) -> Arc<Parser> {
         Arc::new(Parser(Arc::clone(&self.answers)))
+    }
+
+    async fn on_parse<C>(&self, client: &mut C, message: Parse) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let name = message.name.as_deref().unwrap_or(DEFAULT_NAME);
+        match message.name {
+            Some(_) if client.portal_store().get_statement(name).is_some() => {
+                return Err(refusal("42P05", format!("prepared statement \"{name}\" already exists")));
+            }
+            Some(_) => {}
+            None => self.forget(client, Kind::Statement, name),
+        }
+        match StoredStatement::parse(client, &message, self.query_parser()).await? {
+            Some(stored) => {
+                self.hold(Kind::Statement, name, stored.statement.bytes())?;
+                client.portal_store().put_statement(Arc::new(stored));
+            }
+            None => {
+                self.hold(Kind::Statement, name, STATEMENT_BYTES)?;
+                client.portal_store().put_empty_statement(name);
+            }
+        }
+        Ok(client.send(PgWireBackendMessage::ParseComplete(ParseComplete::new())).await?)
+    }
+
+    async fn on_bind<C>(&self, client: &mut C, mut message: Bind) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        // Each would keep all that was read together with it.
+        for value in message.parameters.iter_mut().flatten() {
+            *value = Bytes::copy_from_slice(value);
+        }
+        let portal = message.portal_name.as_deref().unwrap_or(DEFAULT_NAME);
+        if message.portal_name.is_some() && client.portal_store().get_portal(portal).is_some() {
+            return Err(refusal("42P03", format!("cursor \"{portal}\" already exists")));
+        }
+        let statement = message.statement_name.as_deref().unwrap_or(DEFAULT_NAME);
+        let Some(stored) = client.portal_store().get_statement(statement) else {
+            return Err(PgWireError::StatementNotFound(statement.to_owned()));
+        };
+        self.forget(client, Kind::Portal, portal);
+        let values: usize = message.parameters.iter().flatten().map(Bytes::len).sum();
+        self.hold(Kind::Portal, portal, PORTAL_BYTES + values)?;
+        match stored {
+            Entry::Value(stored) => {
+                client.portal_store().put_portal(Arc::new(Portal::try_new(&message, stored)?));
+            }
+            Entry::Empty if message.parameters.is_empty() => client.portal_store().put_empty_portal(portal),
+            Entry::Empty => {
+                let why = "bind message supplies parameters, but the prepared statement requires none";
+                return Err(refusal("08P01", why.to_owned()));
+            }
+        }
+        Ok(client.send(PgWireBackendMessage::BindComplete(BindComplete::new())).await?)
+    }
+
+    async fn on_close<C>(&self, client: &mut C, message: Close) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let is_statement = message.target_type == TARGET_TYPE_BYTE_STATEMENT;
+        let kind = if is_statement { Kind::Statement } else { Kind::Portal };
+        self.forget(client, kind, message.name.as_deref().unwrap_or(DEFAULT_NAME));
+        Ok(client.send(PgWireBackendMessage::CloseComplete(CloseComplete::new())).await?)
+    }
+
+    /// Outside of a block, a transaction ends here, and its portals with it.
+    async fn on_sync<C>(&self, client: &mut C, _: SyncMessage) -> PgWireResult<()>
+    where
+        C: ClientInfo + ClientPortalStore + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
+        C::PortalStore: PortalStore<Statement = Self::Statement>,
+        C::Error: Debug,
+        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
+    {
+        let status = client.transaction_status();
+        if matches!(status, TransactionStatus::Idle) {
+            self.forget_all(client, Kind::Portal);
+        }
+        send_ready_for_query(client, status).await?;
+        Ok(client.flush().await?)
     }
 
     /// Of a cursor that was declared, too.

@@ -8,12 +8,12 @@ use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 use datafusion::sql::sqlparser::ast::{
     self, LimitClause, Value, VisitMut as _, VisitorMut, visit_expressions,
 };
-use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use pgwire::api::Type;
 
 use super::arrays::list_of;
+use crate::dialect::PostgresDialect;
 use crate::postgres::{names, types};
 
 /// More than a statement of the protocol can have.
@@ -26,7 +26,7 @@ fn place(name: &str) -> Option<usize> {
 
 /// How many parameters a text has. What of it cannot have rows is not planned, and its parameters are not found there.
 pub fn count(sql: &str) -> usize {
-    let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().unwrap_or_default();
+    let tokens = Tokenizer::new(&PostgresDialect, sql).tokenize().unwrap_or_default();
     let numbers = tokens.iter().filter_map(|token| match token {
         Token::Placeholder(name) => place(name),
         _ => None,
@@ -45,7 +45,7 @@ pub fn note(declared: &mut Vec<Option<Type>>, at: usize, found: Type) {
 /// What parameters are cast to, by their places, counted from 0. Those of LIMIT and OFFSET are counts of rows.
 pub fn from_casts(sql: &str) -> Vec<(usize, Type)> {
     let mut found = Vec::new();
-    let Ok(mut statements) = Parser::parse_sql(&PostgreSqlDialect {}, sql) else { return found };
+    let Ok(mut statements) = Parser::parse_sql(&PostgresDialect, sql) else { return found };
     let _ = statements.visit(&mut RowCounts(&mut found));
     for statement in &statements {
         let _ = visit_expressions(statement, |expr| {

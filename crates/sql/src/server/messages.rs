@@ -1,24 +1,33 @@
-//! The messages of one connection, none of which is larger than there is memory for.
+//! The messages of one connection: none is larger than there is memory for, and each is what its
+//! kind has to be ([`bodies`]).
 //!
-//! `pgwire` reads a message as a whole, and takes up to 1 GiB. Here the length that a message
-//! begins with is compared before its bytes are read; a client whose message is too large is told
-//! so, and its connection ends.
+//! `pgwire` takes up to 1 GiB, and believes what a message states of its own parts. Here the length
+//! that a message begins with is compared before its bytes are read; a client whose message is too
+//! large is told so, and its connection ends. A message with wrong parts is answered with an error
+//! and passed over. Whatever fails beyond that, in a handler or a query, is an error of that one
+//! statement.
 
+use std::any::Any;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::mem::take;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
+use bytes::Buf as _;
+use futures_util::{FutureExt as _, SinkExt as _};
 use pgwire::api::{ClientInfo as _, ErrorHandler as _, PgWireConnectionState, PgWireServerHandlers};
-use pgwire::error::ErrorInfo;
+use pgwire::error::{ErrorInfo, PgWireError};
 use pgwire::messages::{PgWireBackendMessage, PgWireFrontendMessage};
 use pgwire::tokio::TlsAcceptor;
 use pgwire::tokio::server::{PgWireMessageServerCodec, negotiate_tls, process_error, process_message};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::codec::{Framed, FramedParts};
+use tokio_util::codec::{Decoder as _, Framed};
+
+use super::bodies::{self, Wrong};
+use super::statements::pg_error;
+use crate::error::SqlError;
 
 /// Of a client that may ask: a statement's text, or the values of its parameters.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -27,6 +36,11 @@ const STARTUP_BYTES_MAX: usize = 64 << 10;
 const STARTUP_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a client to read why its connection ends, while it still sends.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Room that is made for what is read next.
+const READ_BYTES: usize = 8 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
+
+type Socket<S, Q> = Framed<S, PgWireMessageServerCodec<Q>>;
 
 /// Talks to a client until one of both ends the connection.
 pub async fn process<H: PgWireServerHandlers>(
@@ -40,145 +54,157 @@ pub async fn process<H: PgWireServerHandlers>(
         negotiated = negotiate_tls(stream, tls) => negotiated?,
     };
     // A client that begins with TLS where there is none.
-    let Some(negotiated) = negotiated else { return Ok(()) };
-    let mut socket = bounded(negotiated)?;
+    let Some(mut socket) = negotiated else { return Ok(()) };
     loop {
-        let is_starting = matches!(
-            socket.state(),
-            PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress
-        );
-        socket.get_mut().max_bytes = if is_starting { STARTUP_BYTES_MAX } else { MESSAGE_BYTES_MAX };
-        let message = tokio::select! {
-            () = sleep_until(late), if is_starting => None,
-            message = socket.next() => message,
+        let received = tokio::select! {
+            () = sleep_until(late), if is_starting(&socket.state()) => return Ok(()),
+            received = receive(&mut socket) => received?,
         };
-        if let Some(bytes) = socket.get_ref().refused {
-            return refuse(socket, bytes).await;
-        }
-        let Some(Ok(message)) = message else { return Ok(()) };
-        if matches!(message, PgWireFrontendMessage::Terminate(_)) {
-            return Ok(());
-        }
+        let (message, kind_is_extended) = match received {
+            Received::Message(message) => {
+                let is_extended = message.is_extended_query();
+                (Ok(message), is_extended)
+            }
+            Received::PassedOver(wrong, is_extended) => (Err(refusal(wrong)), is_extended),
+            Received::End => return Ok(()),
+            Received::Refused(info) => return refuse(socket, info).await,
+        };
         let is_extended = match socket.state() {
             PgWireConnectionState::CopyInProgress(is_extended) => is_extended,
-            _ => message.is_extended_query(),
+            // Until a client has heard of an error, what it has sent meanwhile is passed over.
+            PgWireConnectionState::AwaitingSync if message.is_err() => continue,
+            _ => kind_is_extended,
         };
-        let done = process_message(
-            message,
-            &mut socket,
-            handlers.startup_handler(),
-            handlers.simple_query_handler(),
-            handlers.extended_query_handler(),
-            handlers.copy_handler(),
-            handlers.cancel_handler(),
-        );
-        if let Err(mut error) = done.await {
+        let was_starting = is_starting(&socket.state());
+        let done = match message {
+            Ok(PgWireFrontendMessage::Terminate(_)) => return Ok(()),
+            Ok(message) => {
+                let done = process_message(
+                    message,
+                    &mut socket,
+                    handlers.startup_handler(),
+                    handlers.simple_query_handler(),
+                    handlers.extended_query_handler(),
+                    handlers.copy_handler(),
+                    handlers.cancel_handler(),
+                );
+                AssertUnwindSafe(done).catch_unwind().await.unwrap_or_else(|panic| Err(failed(panic)))
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(mut error) = done {
             handlers.error_handler().on_error(&socket, &mut error);
+            // Whoever is not known yet has nothing more to ask.
+            let ends = was_starting || matches!(&error, PgWireError::UserError(info) if info.is_fatal());
             process_error(&mut socket, error, is_extended).await?;
+            if ends {
+                return Ok(());
+            }
         }
     }
 }
 
-type Socket<S, Q> = Framed<Bounded<S>, PgWireMessageServerCodec<Q>>;
+fn is_starting(state: &PgWireConnectionState) -> bool {
+    matches!(state, PgWireConnectionState::AwaitingStartup | PgWireConnectionState::AuthenticationInProgress)
+}
 
-fn bounded<S, Q>(socket: Framed<S, PgWireMessageServerCodec<Q>>) -> io::Result<Socket<S, Q>> {
-    let parts = socket.into_parts();
-    let mut io = Bounded::new(parts.io);
-    io.look_at(&parts.read_buf)?;
-    let mut bounded = FramedParts::new::<PgWireBackendMessage>(io, parts.codec);
-    (bounded.read_buf, bounded.write_buf) = (parts.read_buf, parts.write_buf);
-    Ok(Framed::from_parts(bounded))
+fn failed(panic: Box<dyn Any + Send>) -> PgWireError {
+    pg_error(&SqlError::panicked(&*panic))
+}
+
+fn refusal(wrong: Wrong) -> PgWireError {
+    let info = ErrorInfo::new("ERROR".to_owned(), wrong.code().to_owned(), wrong.to_string());
+    PgWireError::UserError(Box::new(info))
+}
+
+fn fatal(code: &str, message: String) -> Box<ErrorInfo> {
+    Box::new(ErrorInfo::new("FATAL".to_owned(), code.to_owned(), message))
+}
+
+/// What came of a client.
+enum Received {
+    Message(PgWireFrontendMessage),
+    /// It had wrong parts; whether it was one of the extended protocol.
+    PassedOver(Wrong, bool),
+    End,
+    /// Nothing that comes behind it can be understood.
+    Refused(Box<ErrorInfo>),
+}
+
+/// The next message, once it is there as a whole.
+async fn receive<S, Q>(socket: &mut Socket<S, Q>) -> io::Result<Received>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    loop {
+        let state = socket.state();
+        let most = if is_starting(&state) { STARTUP_BYTES_MAX } else { MESSAGE_BYTES_MAX };
+        let has_kind = !matches!(state, PgWireConnectionState::AwaitingStartup);
+        let wanted = match whole(socket.read_buffer(), has_kind, most) {
+            Ok(Some(bytes)) if socket.read_buffer().len() >= bytes => {
+                return Ok(decode(socket, bytes, has_kind));
+            }
+            Ok(wanted) => wanted.unwrap_or_default(),
+            Err(info) => return Ok(Received::Refused(info)),
+        };
+        let mut bytes = take(socket.read_buffer_mut());
+        bytes.reserve(wanted.saturating_sub(bytes.len()).clamp(READ_BYTES, READ_BYTES_MAX));
+        let read = socket.get_mut().read_buf(&mut bytes).await;
+        *socket.read_buffer_mut() = bytes;
+        if read? == 0 {
+            return Ok(Received::End);
+        }
+    }
+}
+
+/// The bytes of the message that begins there, as far as they are known.
+fn whole(bytes: &[u8], has_kind: bool, most: usize) -> Result<Option<usize>, Box<ErrorInfo>> {
+    let kind_bytes = usize::from(has_kind);
+    let Some(length) = bytes.get(kind_bytes..).and_then(|rest| rest.first_chunk()) else { return Ok(None) };
+    match u32::from_be_bytes(*length) as usize {
+        length if length > most => {
+            let message = format!("a message of {length} bytes is too large: {most} are the most");
+            Err(fatal("54000", message))
+        }
+        0..4 => Err(fatal("08P01", "invalid message length".to_owned())),
+        length => Ok(Some(kind_bytes + length)),
+    }
+}
+
+fn decode<S, Q>(socket: &mut Socket<S, Q>, bytes: usize, has_kind: bool) -> Received {
+    let message = &socket.read_buffer()[..bytes];
+    let kind = message[0];
+    let checked = if has_kind { bodies::check(kind, &message[5..]) } else { Ok(()) };
+    match checked {
+        Err(wrong @ Wrong::Kind(_)) => return Received::Refused(fatal(wrong.code(), wrong.to_string())),
+        Err(wrong) => {
+            socket.read_buffer_mut().advance(bytes);
+            return Received::PassedOver(wrong, b"PBDECSH".contains(&kind));
+        }
+        Ok(()) => {}
+    }
+    let mut message = socket.read_buffer_mut().split_to(bytes);
+    let codec = socket.codec_mut();
+    let why = match catch_unwind(AssertUnwindSafe(|| codec.decode(&mut message))) {
+        Ok(Ok(Some(message))) => return Received::Message(message),
+        Ok(Ok(None)) => "invalid message format".to_owned(),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => SqlError::panicked(&*panic).to_string(),
+    };
+    Received::Refused(fatal("08P01", why))
 }
 
 /// Says why, and throws away what the client still sends.
-async fn refuse<S, Q>(mut socket: Socket<S, Q>, bytes: usize) -> io::Result<()>
+async fn refuse<S, Q>(mut socket: Socket<S, Q>, info: Box<ErrorInfo>) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let most = socket.get_ref().max_bytes;
-    let message = format!("a message of {bytes} bytes is too large: {most} are the most");
-    let info = ErrorInfo::new("FATAL".to_owned(), "54000".to_owned(), message);
-    socket.send(PgWireBackendMessage::ErrorResponse(info.into())).await?;
+    socket.send(PgWireBackendMessage::ErrorResponse((*info).into())).await?;
     let io = socket.get_mut();
-    io.max_bytes = usize::MAX;
     let mut thrown_away = vec![0; 64 << 10];
-    let reading = async { while matches!(io.inner.read(&mut thrown_away).await, Ok(1..)) {} };
+    let reading = async { while matches!(io.read(&mut thrown_away).await, Ok(1..)) {} };
     let _ = timeout(FAREWELL, reading).await;
     Ok(())
-}
-
-/// Compares the length of each message that is read. The first one has no type before its length.
-struct Bounded<S> {
-    inner: S,
-    max_bytes: usize,
-    /// What there is of a message's type and length.
-    head: Vec<u8>,
-    has_type: bool,
-    /// Until the next message begins.
-    left: usize,
-    /// The length that a message had which was too large.
-    refused: Option<usize>,
-}
-
-impl<S> Bounded<S> {
-    fn new(inner: S) -> Bounded<S> {
-        let head = Vec::with_capacity(5);
-        Bounded { inner, max_bytes: STARTUP_BYTES_MAX, head, has_type: false, left: 0, refused: None }
-    }
-
-    fn look_at(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let passed = self.left.min(bytes.len());
-            bytes = &bytes[passed..];
-            self.left -= passed;
-            let head_bytes = 4 + usize::from(self.has_type);
-            while let (true, [first, rest @ ..]) = (self.left == 0 && self.head.len() < head_bytes, bytes) {
-                self.head.push(*first);
-                bytes = rest;
-            }
-            if self.left == 0 && self.head.len() == head_bytes {
-                let length = self.head[head_bytes - 4..].try_into().expect("these are four");
-                let length = u32::from_be_bytes(length) as usize;
-                if length > self.max_bytes {
-                    self.refused = Some(length);
-                    return Err(io::ErrorKind::InvalidData.into());
-                }
-                self.left = length.saturating_sub(4);
-                self.head.clear();
-                self.has_type = true;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if let Poll::Ready(Ok(())) = read {
-            self.look_at(&buf.filled()[before..])?;
-        }
-        read
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Bounded<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]
@@ -186,23 +212,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_are_compared_however_messages_are_cut() {
-        let mut bytes = vec![0, 0, 0, 9, 0, 3, 0, 0, 0];
-        for length in [4_u32, 100, 60_000] {
-            bytes.push(b'Q');
-            bytes.extend(length.to_be_bytes());
-            bytes.resize(bytes.len() + length as usize - 4, b'x');
-        }
-        for step in [1, 2, 3, 7, 1_000, bytes.len()] {
-            let mut io = Bounded::new(());
-            for piece in bytes.chunks(step) {
-                io.look_at(piece).unwrap();
-            }
-            assert_eq!((io.left, io.head.len()), (0, 0), "in steps of {step}");
-            let large = [&b"Q"[..], &(STARTUP_BYTES_MAX as u32 + 1).to_be_bytes()].concat();
-            let refused = large.chunks(step).map(|piece| io.look_at(piece)).last();
-            assert!(refused.is_some_and(|refused| refused.is_err()), "in steps of {step}");
-            assert_eq!(io.refused, Some(STARTUP_BYTES_MAX + 1));
-        }
+    fn lengths_are_compared_as_soon_as_they_are_there() {
+        let sized = |bytes: &[u8], has_kind| whole(bytes, has_kind, 100).map_err(|info| info.code);
+        assert_eq!((sized(b"", true), sized(b"Q\0\0\0", true)), (Ok(None), Ok(None)));
+        assert_eq!(sized(b"Q\0\0\0\x64", true), Ok(Some(101)));
+        assert_eq!(sized(b"\0\0\0\x08", false), Ok(Some(8)));
+        assert_eq!(sized(b"Q\0\0\0\x65", true), Err("54000".to_owned()));
+        assert_eq!(sized(b"Q\xff\xff\xff\xff", true), Err("54000".to_owned()));
+        assert_eq!(sized(b"Q\0\0\0\x03", true), Err("08P01".to_owned()));
     }
 }

@@ -5,11 +5,15 @@
 //! asks for that, when its time is over, and when its client is gone ([`stop`]).
 
 mod arrays;
+mod bodies;
+mod commands;
 mod copy;
 mod cursors;
 mod handler;
+mod held;
 mod inferred;
 mod messages;
+mod nul;
 mod numeric;
 mod parameters;
 mod rows;
@@ -21,6 +25,7 @@ mod statements;
 mod stop;
 mod text;
 mod tls;
+mod transactions;
 mod users;
 
 use std::io;

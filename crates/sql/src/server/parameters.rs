@@ -75,6 +75,11 @@ pub fn values<S: Clone>(portal: &Portal<S>, types: &[Type]) -> PgWireResult<Vec<
         let target = arrow_type(declared).unwrap_or(DataType::Utf8);
         match bytes {
             None => ScalarValue::try_from(&target).map_err(|e| pg_error(&SqlError::from(e))),
+            Some(bytes) if target == DataType::Utf8 && bytes.contains(&0) && *declared != Type::UUID => {
+                let message =
+                    format!("invalid byte sequence for encoding \"UTF8\": 0x00 (parameter ${})", at + 1);
+                Err(pg_error(&SqlError::State { code: "22021", message }))
+            }
             Some(bytes) if is_binary(&portal.parameter_format, at) => {
                 binary(declared, bytes).ok_or_else(|| bad(at, declared, "22P03"))
             }
@@ -155,6 +160,8 @@ pub fn binary(declared: &Type, bytes: &[u8]) -> Option<ScalarValue> {
         Type::UUID => {
             ScalarValue::Utf8(Some(uuid::Uuid::from_bytes(bytes.try_into().ok()?).hyphenated().to_string()))
         }
+        // Items of arrays; elsewhere it was told.
+        Type::TEXT | Type::VARCHAR if bytes.contains(&0) => return None,
         // A version stands before it.
         Type::JSONB => ScalarValue::Utf8(Some(std::str::from_utf8(bytes.get(1..)?).ok()?.to_owned())),
         _ if arrays::item_of(declared).is_some() => arrays::from_binary(bytes, declared)?,

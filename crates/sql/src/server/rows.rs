@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, RecordBatch};
 use arrow::datatypes::{
     DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field, Schema, UInt64Type,
 };
@@ -16,6 +16,7 @@ use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::data::DataRow;
 
+use super::nul;
 use super::numeric::Numeric;
 use super::statements::pg_error;
 use super::text;
@@ -42,7 +43,7 @@ pub fn fields(schema: &Schema, format: &Format) -> PgWireResult<Arc<Vec<FieldInf
     let field = |(at, field): (usize, &Arc<Field>)| {
         let datatype = type_of(field)?;
         let size = size_of(&datatype);
-        let name = names::shown(field.name()).to_owned();
+        let name = nul::shown(names::shown(field.name())).into_owned();
         let info = FieldInfo::new(name, None, None, datatype, format.format_for(at));
         Ok::<FieldInfo, PgWireError>(info.with_type_size(size))
     };
@@ -59,6 +60,13 @@ fn type_of(field: &Arc<Field>) -> PgWireResult<Type> {
         DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal256(..) => Ok(Type::NUMERIC),
         _ => field_into_pg_type(field),
     }
+}
+
+/// Whether two answers have columns of the same names and types.
+pub fn are_alike(one: &Schema, other: &Schema) -> PgWireResult<bool> {
+    let (one, other) = (fields(one, &Format::UnifiedText)?, fields(other, &Format::UnifiedText)?);
+    let is_alike = |(a, b): (&FieldInfo, &FieldInfo)| a.name() == b.name() && a.datatype() == b.datatype();
+    Ok(one.len() == other.len() && one.iter().zip(other.iter()).all(is_alike))
 }
 
 /// The type of PostgreSQL that values of a type are given as.
@@ -85,10 +93,11 @@ pub fn encoded(
 ) -> impl Stream<Item = PgWireResult<DataRow>> + Send {
     batches.flat_map(move |batch| match batch {
         Ok(batch) => {
+            let columns: Vec<ArrayRef> = batch.columns().iter().map(nul::without).collect();
             let (mut encoder, fields) = (DataRowEncoder::new(Arc::clone(&fields)), Arc::clone(&fields));
             let rows = (0..batch.num_rows()).map(move |row| {
                 for (at, field) in fields.iter().enumerate() {
-                    encode(&mut encoder, &batch, at, row, field)?;
+                    encode(&mut encoder, &columns[at], batch.schema_ref().field(at), row, field)?;
                 }
                 Ok(encoder.take_row())
             });
@@ -104,12 +113,11 @@ pub fn encoded(
 /// One value.
 fn encode(
     encoder: &mut DataRowEncoder,
-    batch: &RecordBatch,
-    at: usize,
+    column: &ArrayRef,
+    of: &Field,
     row: usize,
     field: &FieldInfo,
 ) -> PgWireResult<()> {
-    let column = batch.column(at);
     if column.is_null(row) {
         return encoder.encode_field(&None::<i8>);
     }
@@ -138,6 +146,31 @@ fn encode(
             })?;
             encoder.encode_field(&value)
         }
-        _ => encode_value(encoder, column, row, batch.schema_ref().field(at), field),
+        _ => encode_value(encoder, column, row, of, field),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_alike_by_their_names_and_types() {
+        let schema = |fields: &[(&str, DataType)]| {
+            Schema::new(
+                fields.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>(),
+            )
+        };
+        let one = schema(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
+        for (other, expected) in [
+            (schema(&[("a", DataType::Int64), ("b", DataType::Utf8View)]), true),
+            (schema(&[("a", DataType::Utf8), ("b", DataType::Utf8)]), false),
+            (schema(&[("a", DataType::Int64), ("c", DataType::Utf8)]), false),
+            (schema(&[("a", DataType::Int64)]), false),
+        ] {
+            assert_eq!(are_alike(&one, &other).unwrap(), expected, "{other}");
+        }
+        let named = fields(&schema(&[("x\0y", DataType::Utf8)]), &Format::UnifiedText).unwrap();
+        assert_eq!(named[0].name(), "x\u{fffd}y");
     }
 }

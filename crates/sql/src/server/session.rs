@@ -1,6 +1,7 @@
 //! The settings of a session: those that clients need, with the values that PostgreSQL would give.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use pgwire::api::{METADATA_APPLICATION_NAME, METADATA_CLIENT_ENCODING, METADATA_USER};
@@ -8,8 +9,12 @@ use pgwire::error::PgWireResult;
 
 use super::SERVER_VERSION;
 use super::statements::pg_error;
+use super::transactions::{Block, Told};
 use crate::error::SqlError;
 use crate::statement::Setting;
+
+/// Of a setting: each savepoint may keep all of them.
+const VALUE_BYTES_MAX: usize = 1 << 10;
 
 /// Settings whose values are told at the beginning, and when they change; by the names that clients look for.
 pub const REPORTED: [&str; 13] = [
@@ -77,9 +82,19 @@ const FIXED: [(&str, &str); 14] = [
 #[derive(Debug, Default)]
 pub struct Session {
     pub user: String,
-    set: BTreeMap<String, String>,
+    pub(super) values: Arc<Values>,
     /// What the client asked for when it connected, which RESET goes back to.
-    initial: BTreeMap<String, String>,
+    pub(super) initial: Arc<Values>,
+    /// Begun, and not ended.
+    pub(super) block: Option<Block>,
+}
+
+/// What was set, by the names of settings.
+#[derive(Debug, Clone, Default)]
+pub struct Values {
+    set: BTreeMap<String, String>,
+    /// Until the transaction block ends; these count.
+    pub(super) local: BTreeMap<String, String>,
 }
 
 impl Session {
@@ -92,32 +107,37 @@ impl Session {
             let known = [METADATA_APPLICATION_NAME, METADATA_CLIENT_ENCODING].contains(&name.as_str())
                 || SETTABLE.iter().any(|(settable, _)| *settable == name.to_lowercase());
             if known {
-                let setting = Setting { name: name.to_lowercase(), value: Some(value) };
+                let setting = Setting { name: name.to_lowercase(), value: Some(value), local: false };
                 self.set(&setting).map_err(|e| pg_error(&e))?;
             }
         }
-        self.initial = self.set.clone();
+        self.initial = Arc::clone(&self.values);
         Ok(())
     }
 
     /// The name and the value to tell the client of, where it must be told.
-    pub fn set(&mut self, setting: &Setting) -> Result<Option<(&'static str, String)>, SqlError> {
-        let Setting { name, value } = setting;
+    pub fn set(&mut self, setting: &Setting) -> Result<Option<Told>, SqlError> {
+        let Setting { name, value, local } = setting;
         if !SETTABLE.iter().any(|(settable, _)| settable == name) {
             return Err(match FIXED.iter().any(|(fixed, _)| fixed == name) {
                 true => SqlError::BadValue(format!("parameter \"{name}\" cannot be changed")),
                 false => SqlError::BadValue(format!("unrecognized configuration parameter \"{name}\"")),
             });
         }
-        match value.clone().or_else(|| self.initial.get(name).cloned()) {
-            Some(value) => {
-                let value = checked(name, value)?;
-                self.set.insert(name.clone(), value);
-            }
-            None => {
-                self.set.remove(name);
-            }
+        let value = value.clone().or_else(|| self.initial.set.get(name).cloned());
+        let value = value.map(|value| checked(name, value)).transpose()?;
+        if *local && !self.is_in_block() {
+            return Ok(None);
         }
+        let default = || SETTABLE.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
+        let values = Arc::make_mut(&mut self.values);
+        values.local.remove(name);
+        match value {
+            Some(value) if *local => values.local.insert(name.clone(), value),
+            None if *local => values.local.insert(name.clone(), default().to_owned()),
+            Some(value) => values.set.insert(name.clone(), value),
+            None => values.set.remove(name),
+        };
         let reported = REPORTED.iter().find(|reported| reported.eq_ignore_ascii_case(name));
         Ok(reported.map(|reported| (*reported, self.show(name).unwrap_or_default())))
     }
@@ -128,7 +148,8 @@ impl Session {
             return Some(self.user.clone());
         }
         let default = || SETTABLE.iter().chain(&FIXED).find(|(known, _)| *known == name);
-        self.set.get(&name).cloned().or_else(|| default().map(|(_, value)| (*value).to_owned()))
+        let set = self.values.local.get(&name).or_else(|| self.values.set.get(&name));
+        set.cloned().or_else(|| default().map(|(_, value)| (*value).to_owned()))
     }
 
     /// All settings with their values.
@@ -157,6 +178,9 @@ impl Session {
 
 /// A value that means what the client thinks it does, or an error.
 fn checked(name: &str, value: String) -> Result<String, SqlError> {
+    if value.len() > VALUE_BYTES_MAX {
+        return Err(SqlError::BadValue(format!("a value of {name} has at most {VALUE_BYTES_MAX} bytes")));
+    }
     let refused = |why: &str| Err(SqlError::BadValue(format!("{name} cannot be \"{value}\": {why}")));
     match name {
         "client_encoding" => {
@@ -211,7 +235,7 @@ mod tests {
     use super::*;
 
     fn set(session: &mut Session, name: &str, value: Option<&str>) -> Result<(), String> {
-        let setting = Setting { name: name.to_owned(), value: value.map(str::to_owned) };
+        let setting = Setting { name: name.to_owned(), value: value.map(str::to_owned), local: false };
         session.set(&setting).map(drop).map_err(|e| e.to_string())
     }
 

@@ -109,6 +109,11 @@ impl StartupHandler for Startup {
             PgWireFrontendMessage::Startup(startup) => {
                 protocol_negotiation(client, &startup).await?;
                 save_startup_parameters_to_metadata(client, &startup);
+                if client.metadata().get(METADATA_USER).is_none_or(String::is_empty) {
+                    let why = "no PostgreSQL user name specified in startup packet".to_owned();
+                    let info = ErrorInfo::new("FATAL".to_owned(), "28000".to_owned(), why);
+                    return Err(PgWireError::UserError(Box::new(info)));
+                }
                 if self.users.is_none() {
                     return self.welcome(client).await;
                 }

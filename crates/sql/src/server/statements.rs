@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::ParamValues;
 use datafusion::logical_expr::LogicalPlan;
@@ -17,27 +17,39 @@ use pgwire::api::portal::{Format, Portal};
 use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo, QueryResponse, Tag};
 use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use pgwire::messages::response::TransactionStatus;
-use pgwire::messages::startup::ParameterStatus;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::commands::Done;
 use super::copy::Writer;
 use super::cursors::{Cursors, Progress, taken};
-use super::rows::{encoded, fields, pg_type};
+use super::held::STATEMENT_BYTES;
+use super::rows::{are_alike, encoded, fields, pg_type};
 use super::session::Session;
-use super::{inferred, parameters};
+use super::{inferred, nul, parameters};
 use crate::audit::{Asker, Auditor};
 use crate::engine::{Engine, Planner};
 use crate::error::SqlError;
+use crate::postgres::session::OfSession;
 use crate::query::Query;
 use crate::running::Running;
 use crate::statement::{Copy, Declare, Fetch, QueryText, Statement, parse_all};
 
 /// An error as clients take it.
 pub fn pg_error(error: &SqlError) -> PgWireError {
-    let mut info = ErrorInfo::new("ERROR".to_owned(), error.code().to_owned(), error.to_string());
-    info.hint = error.hint();
+    let message = nul::shown(&error.to_string()).into_owned();
+    let mut info = ErrorInfo::new("ERROR".to_owned(), error.code().to_owned(), message);
+    info.hint = error.hint().map(|hint| nul::shown(&hint).into_owned());
+    // By this, JDBC knows that it has to prepare its statement again.
+    info.routine = matches!(error, SqlError::OtherColumns).then(|| "RevalidateCachedQuery".to_owned());
     info.position = error.position().map(|position| position.to_string());
     PgWireError::UserError(Box::new(info))
+}
+
+fn check_columns(told: Option<&SchemaRef>, now: &Schema) -> Result<(), SqlError> {
+    match told {
+        Some(told) if !are_alike(told, now).unwrap_or(false) => Err(SqlError::OtherColumns),
+        _ => Ok(()),
+    }
 }
 
 /// The same error, its place counted in the whole text that the client has sent. What was written out for the engine has no place there.
@@ -60,9 +72,15 @@ fn query_of(statement: &Statement) -> Option<&QueryText> {
         | Statement::Close(_)
         | Statement::Set(_)
         | Statement::Show(_)
+        | Statement::ResetAll
         | Statement::Begin
-        | Statement::Commit
-        | Statement::Rollback
+        | Statement::Commit { .. }
+        | Statement::Rollback { .. }
+        | Statement::Savepoint(_)
+        | Statement::Release(_)
+        | Statement::RollbackTo(_)
+        | Statement::Deallocate(_)
+        | Statement::DiscardAll
         | Statement::Nothing(_) => None,
     }
 }
@@ -76,14 +94,21 @@ pub struct Prepared {
     pub schema: Option<SchemaRef>,
 }
 
+impl Prepared {
+    /// What it takes while it is kept.
+    pub fn bytes(&self) -> usize {
+        const FIELD_BYTES: usize = 256;
+        let text = query_of(&self.statement).map_or(0, |query| query.sql.len() + query.asked.len());
+        let columns = self.schema.as_ref().map_or(0, |schema| schema.fields().len());
+        STATEMENT_BYTES + 2 * text + FIELD_BYTES * (columns + self.parameters.len())
+    }
+}
+
 /// What a statement gives.
 pub enum Outcome {
     Rows(QueryResponse, Option<Arc<Query>>),
     Copy(CopyOut),
-    /// Nothing but a tag, and perhaps a setting that the client must be told of.
-    Done(Tag, Option<ParameterStatus>),
-    /// Another state of the transaction.
-    Transaction(Tag, TransactionStatus),
+    Done(Done),
 }
 
 /// The rows of a COPY, as they are written.
@@ -144,10 +169,10 @@ pub trait Answers: Send + Sync {
 /// Those of one client.
 pub struct Statements {
     engine: Arc<Engine>,
-    session: Arc<Mutex<Session>>,
+    pub(super) session: Arc<Mutex<Session>>,
     auditor: Auditor,
     peer: SocketAddr,
-    cursors: Cursors,
+    pub(super) cursors: Cursors,
 }
 
 impl Answers for Statements {
@@ -193,17 +218,9 @@ impl Answers for Statements {
         Box::pin(async move {
             Self::check_transaction(statement, status)?;
             match statement {
-                Statement::Query(query) => self.query(query, values, format).await,
+                Statement::Query(query) => self.query(query, values, format, None).await,
                 Statement::Explain { query, analyze } => self.explain(query, *analyze, values).await,
                 Statement::Show(name) => self.show(name),
-                Statement::Set(setting) => {
-                    let told = self.session.lock().set(setting).map_err(|e| pg_error(&e))?;
-                    let told = told.map(|(name, value)| ParameterStatus::new(name.to_owned(), value));
-                    Ok(Outcome::Done(Tag::new("SET"), told))
-                }
-                Statement::Begin => {
-                    Ok(Outcome::Transaction(Tag::new("BEGIN"), status.to_in_transaction_state()))
-                }
                 Statement::Copy(copy) => self.copy(copy, values).await,
                 Statement::Declare(declared) => {
                     if matches!(status, TransactionStatus::Idle) && !declared.hold {
@@ -211,24 +228,10 @@ impl Answers for Statements {
                         return Err(pg_error(&SqlError::State { code: "25P01", message }));
                     }
                     self.declare(declared, values).await.map_err(|e| pg_error(&e))?;
-                    Ok(Outcome::Done(Tag::new("DECLARE CURSOR"), None))
+                    Ok(Outcome::Done(Done::of("DECLARE CURSOR")))
                 }
-                Statement::Fetch(fetch) => self.fetch(fetch, format).await,
-                Statement::Close(name) => {
-                    self.cursors.close(name.as_deref()).map_err(|e| pg_error(&e))?;
-                    Ok(Outcome::Done(Tag::new("CLOSE CURSOR"), None))
-                }
-                // Of a transaction that failed, nothing is left to commit.
-                Statement::Commit => {
-                    self.cursors.end_transaction();
-                    let tag = if matches!(status, TransactionStatus::Error) { "ROLLBACK" } else { "COMMIT" };
-                    Ok(Outcome::Transaction(Tag::new(tag), status.to_idle_state()))
-                }
-                Statement::Rollback => {
-                    self.cursors.end_transaction();
-                    Ok(Outcome::Transaction(Tag::new("ROLLBACK"), status.to_idle_state()))
-                }
-                Statement::Nothing(tag) => Ok(Outcome::Done(Tag::new(tag), None)),
+                Statement::Fetch(fetch) => self.fetch(fetch, format, None).await,
+                other => self.of_session(other, status).map(Outcome::Done).map_err(|e| pg_error(&e)),
             }
         })
     }
@@ -242,7 +245,18 @@ impl Answers for Statements {
             let prepared = &portal.statement.statement;
             let values = parameters::values(portal, &prepared.parameters)?;
             let values = (!values.is_empty()).then(|| ParamValues::from(values));
-            self.execute(&prepared.statement, values, &portal.result_column_format, status).await
+            let (format, told) = (&portal.result_column_format, prepared.schema.as_ref());
+            match &prepared.statement {
+                statement @ Statement::Query(query) => {
+                    Self::check_transaction(statement, status)?;
+                    self.query(query, values, format, told).await
+                }
+                statement @ Statement::Fetch(fetch) => {
+                    Self::check_transaction(statement, status)?;
+                    self.fetch(fetch, format, told).await
+                }
+                other => self.execute(other, values, format, status).await,
+            }
         })
     }
 
@@ -273,8 +287,10 @@ impl Statements {
 
     /// After an error in a transaction, everything but its end is refused.
     fn check_transaction(statement: &Statement, status: TransactionStatus) -> PgWireResult<()> {
-        let ends =
-            matches!(statement, Statement::Commit | Statement::Rollback | Statement::Nothing("ROLLBACK"));
+        let ends = matches!(
+            statement,
+            Statement::Commit { .. } | Statement::Rollback { .. } | Statement::RollbackTo(_)
+        );
         if matches!(status, TransactionStatus::Error) && !ends {
             let message = "current transaction is aborted, commands ignored until end of transaction block";
             let info = ErrorInfo::new("ERROR".to_owned(), "25P02".to_owned(), message.to_owned());
@@ -283,13 +299,15 @@ impl Statements {
         Ok(())
     }
 
+    /// `told`: the columns that the client was told of before.
     async fn query(
         &self,
         query: &QueryText,
         values: Option<ParamValues>,
         format: &Format,
+        told: Option<&SchemaRef>,
     ) -> PgWireResult<Outcome> {
-        let running = self.start(query, values).await.map_err(|e| pg_error(&e))?;
+        let running = self.start_told(query, values, told).await.map_err(|e| pg_error(&e))?;
         let Running { schema, rows, query, .. } = running;
         let fields = fields(&schema, format)?;
         let rows = encoded(rows, Arc::clone(&fields));
@@ -313,13 +331,16 @@ impl Statements {
         self.cursors.add(declared, values, running)
     }
 
-    async fn fetch(&self, fetch: &Fetch, format: &Format) -> PgWireResult<Outcome> {
+    async fn fetch(&self, fetch: &Fetch, format: &Format, told: Option<&SchemaRef>) -> PgWireResult<Outcome> {
         let cursor = self.cursors.find(&fetch.name).map_err(|e| pg_error(&e))?;
+        check_columns(told, &cursor.schema).map_err(|e| pg_error(&e))?;
         let format = if cursor.declared.binary { &Format::UnifiedBinary } else { format };
         let mut progress = cursor.progress().map_err(|e| pg_error(&e))?;
         if fetch.rewind && !progress.is_at_start() {
             let again = self.start(&cursor.declared.query, cursor.values.clone()).await;
-            *progress = Progress::of(again.map_err(|e| pg_error(&e))?);
+            let again = again.map_err(|e| pg_error(&e))?;
+            check_columns(Some(&cursor.schema), &again.schema).map_err(|e| pg_error(&e))?;
+            *progress = Progress::of(again);
         }
         let mut rows = Box::pin(taken(progress, fetch.rows));
         if fetch.only_move {
@@ -327,7 +348,7 @@ impl Statements {
             while let Some(batch) = rows.next().await {
                 count += batch.map_err(|e| pg_error(&SqlError::from(e)))?.num_rows();
             }
-            return Ok(Outcome::Done(Tag::new("MOVE").with_rows(count), None));
+            return Ok(Outcome::Done(Done::with(Tag::new("MOVE").with_rows(count))));
         }
         let fields = fields(&cursor.schema, format)?;
         let mut response = QueryResponse::new(Arc::clone(&fields), encoded(rows, fields));
@@ -335,11 +356,27 @@ impl Statements {
         Ok(Outcome::Rows(response, None))
     }
 
+    fn begin(&self, query: &QueryText) -> Planner {
+        self.engine.begin_in(query, Some(OfSession(Arc::clone(&self.session))))
+    }
+
     async fn start(&self, query: &QueryText, values: Option<ParamValues>) -> Result<Running, SqlError> {
-        let planner = self.engine.begin(query);
+        self.start_told(query, values, None).await
+    }
+
+    /// The plan as it is now is compared with the one that the client was told of: what values of
+    /// parameters make of it later is no change.
+    async fn start_told(
+        &self,
+        query: &QueryText,
+        values: Option<ParamValues>,
+        told: Option<&SchemaRef>,
+    ) -> Result<Running, SqlError> {
+        let planner = self.begin(query);
         let mut record = self.auditor.begin(self.asker(), &query.asked, &planner.query).await?;
         let started = async {
             let plan = planner.plan().await?;
+            check_columns(told, plan.schema().as_arrow())?;
             planner.run(plan, values).await
         };
         match started.await {
@@ -367,7 +404,7 @@ impl Statements {
                 Running::measured(&*running.plan)
             }
             false => {
-                let planner = self.engine.begin(query);
+                let planner = self.begin(query);
                 let plan = planner.plan().await.map_err(failed)?;
                 planner.explain(plan, values).await.map_err(failed)?
             }
@@ -441,10 +478,16 @@ impl Statements {
                 Prepared { statement: Statement::Fetch(fetch), parameters: Vec::new(), schema }
             }
             other @ (Statement::Set(_)
+            | Statement::ResetAll
             | Statement::Close(_)
             | Statement::Begin
-            | Statement::Commit
-            | Statement::Rollback
+            | Statement::Commit { .. }
+            | Statement::Rollback { .. }
+            | Statement::Savepoint(_)
+            | Statement::Release(_)
+            | Statement::RollbackTo(_)
+            | Statement::Deallocate(_)
+            | Statement::DiscardAll
             | Statement::Nothing(_)) => Prepared { statement: other, parameters: Vec::new(), schema: None },
         })
     }
@@ -461,7 +504,7 @@ impl Statements {
     }
 
     async fn planned(&self, query: &QueryText) -> PgWireResult<LogicalPlan> {
-        let planner: Planner = self.engine.begin(query);
+        let planner: Planner = self.begin(query);
         match planner.plan().await {
             Ok(plan) => Ok(plan),
             Err(error) => Err(self.refused(&query.asked, error).await),

@@ -30,12 +30,12 @@ pub struct Fetch {
 }
 
 /// The name of a cursor, a word as PostgreSQL reads it.
-fn name_at(tokens: &Tokens, place: Option<&usize>) -> Result<String, SqlError> {
+pub fn name_at(tokens: &Tokens, place: Option<&usize>) -> Result<String, SqlError> {
     use datafusion::sql::sqlparser::tokenizer::Token;
     match place.map(|at| &tokens.all[*at]) {
         Some(Token::Word(word)) if word.quote_style.is_some() => Ok(word.value.replace("\"\"", "\"")),
         Some(Token::Word(word)) => Ok(word.value.to_lowercase()),
-        _ => Err(SqlError::Syntax("the name of a cursor is missing".to_owned())),
+        _ => Err(SqlError::Syntax("a name is missing".to_owned())),
     }
 }
 

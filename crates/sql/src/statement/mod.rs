@@ -10,6 +10,7 @@ mod session;
 mod short;
 mod table_ref;
 mod tokens;
+mod transaction;
 mod within;
 
 pub use copy::{Copy, CopyFormat, Force, TextFormat};
@@ -37,9 +38,22 @@ pub enum Statement {
     Close(Option<String>),
     Set(Setting),
     Show(String),
+    ResetAll,
     Begin,
-    Commit,
-    Rollback,
+    /// `chain`: another transaction begins at once.
+    Commit {
+        chain: bool,
+    },
+    Rollback {
+        chain: bool,
+    },
+    Savepoint(String),
+    Release(String),
+    RollbackTo(String),
+    /// One prepared statement is forgotten, or all.
+    Deallocate(Option<String>),
+    /// The session is as at its beginning.
+    DiscardAll,
     /// Is done already, since there is nothing to be done: the tag that answers it.
     Nothing(&'static str),
 }
@@ -66,6 +80,8 @@ pub struct QueryText {
     pub follow: Option<Follow>,
     /// It names tables that are not of the server itself.
     pub reads_topics: bool,
+    /// It describes a topic, which has to be there.
+    pub describes: Option<String>,
     /// What EXPLAIN says of the short forms in it.
     pub notes: Vec<String>,
 }
@@ -104,13 +120,8 @@ fn parse(tokens: &Tokens) -> Result<Statement, SqlError> {
         "SET" => session::set(tokens)?,
         "RESET" => session::reset(tokens)?,
         "BEGIN" | "START" => Statement::Begin,
-        "COMMIT" | "END" => Statement::Commit,
-        "ROLLBACK" | "ABORT" if word(1) == "TO" || word(2) == "TO" => Statement::Nothing("ROLLBACK"),
-        "ROLLBACK" | "ABORT" => Statement::Rollback,
-        "SAVEPOINT" => Statement::Nothing("SAVEPOINT"),
-        "RELEASE" => Statement::Nothing("RELEASE"),
-        "DISCARD" => Statement::Nothing("DISCARD ALL"),
-        "DEALLOCATE" => Statement::Nothing("DEALLOCATE"),
+        "COMMIT" | "END" | "ROLLBACK" | "ABORT" | "SAVEPOINT" | "RELEASE" => transaction::parse(tokens)?,
+        "DISCARD" | "DEALLOCATE" => transaction::forget(tokens)?,
         "COPY" => copy::copy(tokens)?,
         "DECLARE" => cursor::declare(tokens)?,
         "FETCH" | "MOVE" => cursor::fetch(tokens)?,
@@ -158,10 +169,22 @@ const WRITES: [&str; 27] = [
 const SHOW_TOPICS: &str =
     "SELECT name, partitions, format, columns_are, cleanup_policy, bytes FROM kafscale.topics ORDER BY name";
 
-fn query(tokens: &Tokens) -> Result<QueryText, SqlError> {
+fn query(asked: &Tokens) -> Result<QueryText, SqlError> {
+    let tokens = &without_table(asked)?;
     complexity::check(tokens)?;
     let reads_topics = table_ref::names_topics(tokens);
-    Ok(QueryText { asked: tokens.text(), reads_topics, ..short::write_out(tokens)? })
+    Ok(QueryText { asked: asked.text(), reads_topics, ..short::write_out(tokens)? })
+}
+
+/// `TABLE orders` is `SELECT * FROM orders`.
+fn without_table(tokens: &Tokens) -> Result<Tokens, SqlError> {
+    let mut tokens = tokens.clone();
+    if let Some(first) = tokens.significant().first().copied()
+        && tokens.is(first, "TABLE")
+    {
+        tokens.all.splice(first..=first, Tokens::of("SELECT * FROM")?.all);
+    }
+    Ok(tokens)
 }
 
 /// A query of our own, for a statement that is none.
@@ -170,17 +193,19 @@ fn plain(sql: &str, asked: &Tokens) -> QueryText {
 }
 
 fn describe(tokens: &Tokens) -> Result<QueryText, SqlError> {
-    let topic = tokens.name_after(1)?.replace('\'', "''");
+    let topic = tokens.name_after(1)?;
+    let quoted = topic.replace('\'', "''");
     let sql = format!(
-        "SELECT column_name, data_type, columns_are FROM kafscale.columns WHERE topic = '{topic}' ORDER BY ordinal"
+        "SELECT column_name, data_type, columns_are FROM kafscale.columns WHERE topic = '{quoted}' ORDER BY ordinal"
     );
-    Ok(plain(&sql, tokens))
+    Ok(QueryText { describes: Some(topic), ..plain(&sql, tokens) })
 }
 
 fn show_partitions(tokens: &Tokens) -> Result<QueryText, SqlError> {
-    let topic = tokens.name_after(3)?.replace('\'', "''");
-    let sql = format!("SELECT * FROM kafscale.partitions WHERE topic = '{topic}' ORDER BY partition");
-    Ok(plain(&sql, tokens))
+    let topic = tokens.name_after(3)?;
+    let quoted = topic.replace('\'', "''");
+    let sql = format!("SELECT * FROM kafscale.partitions WHERE topic = '{quoted}' ORDER BY partition");
+    Ok(QueryText { describes: Some(topic), ..plain(&sql, tokens) })
 }
 
 /// `EXPLAIN [ANALYZE] [VERBOSE] query` and `EXPLAIN (option, …) query`.
@@ -257,6 +282,14 @@ mod tests {
             assert_eq!(explained(text), ("SELECT 1".to_owned(), analyze), "{text}");
         }
         assert!(parse_all("EXPLAIN INSERT INTO t VALUES (1)").is_err());
+    }
+
+    #[test]
+    fn a_table_by_itself_is_a_query() {
+        let Statement::Query(query) = one("TABLE orders TAIL 2") else { panic!("no query") };
+        assert!(query.sql.starts_with("SELECT * FROM (SELECT * FROM \"orders@tail:2\""), "{}", query.sql);
+        assert_eq!(query.asked, "TABLE orders TAIL 2");
+        assert!(query.reads_topics);
     }
 
     #[test]

@@ -14,12 +14,15 @@ use crate::error::SqlError;
 pub struct Setting {
     pub name: String,
     pub value: Option<String>,
+    /// Until the end of the transaction block.
+    pub local: bool,
 }
 
 /// `SET [SESSION | LOCAL] name {= | TO} value`, and its older forms.
 pub fn set(tokens: &Tokens) -> Result<Statement, SqlError> {
     let words = tokens.words();
     let mut at = 1;
+    let local = words.get(1).is_some_and(|word| word == "LOCAL");
     if matches!(words.get(at).map(String::as_str), Some("SESSION" | "LOCAL")) {
         at += 1;
     }
@@ -36,13 +39,13 @@ pub fn set(tokens: &Tokens) -> Result<Statement, SqlError> {
     let value = tokens.behind_words(value_at);
     let is_default = matches!(value.words().as_slice(), [only] if only == "DEFAULT");
     let value = if is_default { None } else { Some(plain_value(&value)?) };
-    Ok(Statement::Set(Setting { name, value }))
+    Ok(Statement::Set(Setting { name, value, local }))
 }
 
 pub fn reset(tokens: &Tokens) -> Result<Statement, SqlError> {
     match tokens.words().get(1).map(String::as_str) {
-        Some("ALL") => Ok(Statement::Nothing("RESET")),
-        Some(name) => Ok(Statement::Set(Setting { name: name.to_lowercase(), value: None })),
+        Some("ALL") => Ok(Statement::ResetAll),
+        Some(name) => Ok(Statement::Set(Setting { name: name.to_lowercase(), value: None, local: false })),
         None => Err(SqlError::Syntax("RESET needs the name of a setting".to_owned())),
     }
 }
@@ -87,13 +90,15 @@ mod tests {
             ("set session DateStyle = ISO, DMY", "datestyle", Some("ISO, DMY")),
             ("SET TIME ZONE 'Europe/Berlin'", "timezone", Some("Europe/Berlin")),
             ("SET NAMES 'utf-8'", "client_encoding", Some("utf-8")),
+            ("SET LOCAL timezone = 'UTC'", "timezone", Some("UTC")),
             ("SET extra_float_digits = 3", "extra_float_digits", Some("3")),
             ("SET statement_timeout TO DEFAULT", "statement_timeout", None),
             ("RESET timezone", "timezone", None),
         ] {
             let tokens = Tokens::of(text).unwrap();
             let parsed = if text.starts_with("RESET") { reset(&tokens) } else { set(&tokens) };
-            let expected = Setting { name: name.to_owned(), value: value.map(str::to_owned) };
+            let local = text.contains("LOCAL");
+            let expected = Setting { name: name.to_owned(), value: value.map(str::to_owned), local };
             assert_eq!(parsed.unwrap(), Statement::Set(expected), "{text}");
         }
         for text in ["SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", "SET TRANSACTION READ ONLY"] {

@@ -297,7 +297,10 @@ impl Seen {
                 .collect(),
             ValueFormat::Json => {
                 let taken = |name: &String| MetaColumn::ALL.iter().any(|meta| meta.name() == name);
-                let fields = self.fields.into_iter().filter(|(name, _)| !name.is_empty() && !taken(name));
+                // Nobody could write these: NUL ends a statement, and U+0001 is the engine's own mark.
+                let has_mark = |name: &String| name.contains(['\0', '\u{1}']);
+                let is_name = |name: &String| !name.is_empty() && !taken(name) && !has_mark(name);
+                let fields = self.fields.into_iter().filter(|(name, _)| is_name(name));
                 fields.map(|(name, kind)| column(name, kind.sql_type())).collect()
             }
         }
@@ -320,6 +323,7 @@ mod tests {
     fn columns_are_those_of_the_fields() {
         let seen = seen(&[
             br#"{"id":1,"price":2,"ok":null,"n":null,"m":1,"_offset":3,"tags":[1]}"#,
+            br#"{"x\u0000y":1,"x\u0001y":1}"#,
             br#"{"price":2.5,"id":7,"ok":true,"m":"x","note":"a","tags":{}}"#,
         ]);
         assert_eq!(seen.format(), ValueFormat::Json);

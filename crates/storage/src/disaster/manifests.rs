@@ -13,7 +13,7 @@ use object_store::{GetRange, ObjectStore};
 
 use super::select::{Candidate, InChain, Selected, select};
 use super::survey::Object;
-use crate::log::manifest::{Manifest, directory, producer_entry};
+use crate::log::manifest::{Manifest, directory, producers_record};
 use crate::segment::{BatchEntry, ReadLimits, SegmentReader, SegmentRef};
 
 const READS_AT_ONCE: usize = 16;
@@ -103,11 +103,15 @@ impl Rebuilder {
         let log: Vec<_> = ends.segments.iter().map(|at| described[*at].at.clone()).collect();
         let whole = ends.hole.is_none() && before.producers.is_some();
         let known = before.producers.clone().filter(|_| whole);
-        let manifest = Manifest::from_records(
+        let mut manifest = Manifest::from_records(
             &directory(&before.topic_name, before.id),
             Some((PartitionRecord::default(), Revision(0))),
             known,
         );
+        if ends.log_start.0 > known_end {
+            // Who wrote what retention has dropped since then, nobody knows.
+            manifest.producers.lose_below(ends.log_start);
+        }
         let from = if whole { Offset(known_end) } else { Offset::ZERO };
         let producers = self.producers(manifest.producers, &log, from).await?;
         let Before { topic_name, id, .. } = before;
@@ -200,8 +204,7 @@ impl Rebuilder {
                 at = read.next;
             }
         }
-        let all = windows.snapshot(Offset(i64::MAX));
-        Ok(ProducersRecord { producers: all.into_iter().map(producer_entry).collect() })
+        Ok(producers_record(windows.snapshot(Offset(i64::MAX))))
     }
 
     fn see(&self, windows: &mut ProducerWindows, batch: &PlacedBatch) {

@@ -3,7 +3,8 @@
 //!
 //! An object of a chain may be lost, with all that told of its batches. Where a partition's log goes on behind it, the offsets that are
 //! missing between are answered as damaged. Where nothing shows that the log goes on, its last records may have been in that object: then
-//! what is known of it is read, but nothing is appended, as an offset must not be given out twice.
+//! what is known of it is read, but nothing is appended, as an offset must not be given out twice. Which batches of idempotent producers
+//! were lost is not known either: those go on with whatever follows ([`lose_below`](kafscale_core::producer::ProducerWindows::lose_below)).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
@@ -136,8 +137,24 @@ impl Above {
         chains.iter().any(|c| c.id == chain && c.missed().any(|lost| lost.seq == seq))
     }
 
-    /// An object that the last records of a partition may have been in.
+    /// An object that the last records of a partition may have been in, and that may be put back.
     fn holding(&self, hosted: &HostedPartition, published: &Published) -> Option<Held> {
+        let (chain, LostObject { seq, why, .. }) = self.lost_at_end(hosted, published, Lost::Missed)?;
+        let why = format!(
+            "the last records of the partition may have been in {}, which is lost ({why}): it is read, and takes no records, until that object is put back from \
+             a copy or an earlier version, or its records are given up with an empty object in its place",
+            chain.object(*seq)
+        );
+        Some(Held { chain, seq: *seq, why })
+    }
+
+    /// An object that the last records of a partition may have been in, and that is lost like this.
+    fn lost_at_end(
+        &self,
+        hosted: &HostedPartition,
+        published: &Published,
+        how: Lost,
+    ) -> Option<(ChainId, &LostObject)> {
         let Above::Chains { chains, .. } = self else { return None };
         // Nobody owned it before.
         if hosted.leader_epoch == LeaderEpoch(0) {
@@ -145,9 +162,10 @@ impl Above {
         }
         let before = LeaderEpoch(hosted.leader_epoch.0 - 1);
         chains.iter().find_map(|chain| {
-            let goes_on_elsewhere = chains.iter().filter(|other| other.id != chain.id).any(|other| {
-                other.batches(hosted.id).iter().any(|found| found.entry.leader_epoch >= before)
-            });
+            let goes_on_elsewhere = chains
+                .iter()
+                .filter(|other| other.id != chain.id)
+                .any(|other| other.batches(hosted.id).iter().any(|found| found.entry.leader_epoch >= before));
             // The last owner but this one, which it was not.
             let is_of_another = published.epoch.is_some_and(|epoch| epoch >= before)
                 && ![chain.id.incarnation, published.own].contains(&published.by);
@@ -155,13 +173,9 @@ impl Above {
                 return None;
             }
             let last = chain.batches(hosted.id).last().map(|found| found.seq);
-            let lost = chain.missed().find(|lost| last.is_none_or(|last| last <= lost.seq))?;
-            let why = format!(
-                "the last records of the partition may have been in {}, which is lost ({}): it is read, and takes no records, until that object is put back from \
-                 a copy or an earlier version, or its records are given up with an empty object in its place",
-                chain.id.object(lost.seq), lost.why
-            );
-            Some(Held { chain: chain.id, seq: lost.seq, why })
+            let is_behind = |lost: &&LostObject| last.is_none_or(|last| last <= lost.seq);
+            let mut lost = chain.lost.iter().filter(|lost| lost.given_up == (how == Lost::GivenUp));
+            Some((chain.id, lost.find(is_behind)?))
         })
     }
 
@@ -274,6 +288,9 @@ fn claim(
     };
     covered.iter().for_each(|place| shared.files.release(place.file_no, 1));
     state.held = above.holding(hosted, &published);
+    if above.lost_at_end(hosted, &published, Lost::GivenUp).is_some() {
+        state.producers.lose_below(state.log_end);
+    }
     tell_damage(shared, hosted, &state, above.damaged(hosted.id, stored_end));
     let held = state.held.as_ref().map(|held| held.why.clone());
     shared.partitions.insert(Arc::new(new_partition(hosted, state)));
@@ -428,6 +445,7 @@ impl State {
             slot: 0,
         });
         self.log_end = next.base_offset;
+        self.producers.lose_below(self.log_end);
     }
 
     /// Adds a batch; `false` when the manifest covers it already.

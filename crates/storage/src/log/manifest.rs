@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kafscale_core::epochs::EpochCache;
 use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, ProducerId};
-use kafscale_core::producer::{ProducerWindows, SeenBatch};
+use kafscale_core::producer::{ProducerSnapshot, ProducerWindows, SeenBatch};
 use kafscale_core::times::Times;
 use kafscale_meta::records::{
     Keyspace, PartitionRecord, ProducerBatch, ProducerEntry, ProducersRecord, Record, SegmentRecord,
@@ -85,9 +85,7 @@ impl Manifest {
             log_start: Offset(record.log_start_offset),
             segments: record.segments.into_iter().map(|s| stored_segment(directory, s)).collect(),
             epochs: EpochCache::from_starts(starts),
-            producers: ProducerWindows::restore(
-                producers.unwrap_or_default().producers.into_iter().map(windows).collect(),
-            ),
+            producers: ProducerWindows::restore(snapshot_of(producers.unwrap_or_default())),
             revision,
         }
     }
@@ -102,14 +100,13 @@ impl Manifest {
         keys: &Keyspace,
         id: PartitionId,
         Guard { writer_epoch, chain }: Guard<'_>,
-        producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
+        producers: Option<ProducerSnapshot>,
     ) -> Result<Revision, PublishError> {
         let key = keys.partition(id.topic.0, id.index);
         let mut ops = vec![Op::put(&key, self.record(writer_epoch).encode())];
         if let Some(producers) = producers {
-            let producers = producers.into_iter().map(producer_entry).collect();
             let key = keys.producers(id.topic.0, id.index);
-            ops.push(Op::put(key, ProducersRecord { producers }.encode()));
+            ops.push(Op::put(key, producers_record(producers).encode()));
         }
         let mut expected = self.revision;
         loop {
@@ -185,6 +182,20 @@ fn segment_record(segment: &StoredSegment) -> SegmentRecord {
     }
 }
 
+fn snapshot_of(record: ProducersRecord) -> ProducerSnapshot {
+    ProducerSnapshot {
+        producers: record.producers.into_iter().map(windows).collect(),
+        lost_below: record.lost_below.map(Offset),
+    }
+}
+
+pub fn producers_record(snapshot: ProducerSnapshot) -> ProducersRecord {
+    ProducersRecord {
+        producers: snapshot.producers.into_iter().map(producer_entry).collect(),
+        lost_below: snapshot.lost_below.map(|offset| offset.0),
+    }
+}
+
 fn windows(entry: ProducerEntry) -> (ProducerId, Vec<SeenBatch>) {
     let seen = |b: &ProducerBatch| SeenBatch {
         epoch: entry.epoch,
@@ -198,7 +209,7 @@ fn windows(entry: ProducerEntry) -> (ProducerId, Vec<SeenBatch>) {
 }
 
 /// Batches of earlier epochs of the producer are left out: they can never be asked for again.
-pub fn producer_entry((id, batches): (ProducerId, Vec<SeenBatch>)) -> ProducerEntry {
+fn producer_entry((id, batches): (ProducerId, Vec<SeenBatch>)) -> ProducerEntry {
     let last = batches.last().expect("a snapshot has no empty windows");
     let (epoch, last_timestamp_ms) = (last.epoch, last.timestamp_ms);
     let batch = |b: &SeenBatch| ProducerBatch {

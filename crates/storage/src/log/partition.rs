@@ -731,7 +731,7 @@ impl Partition {
     pub fn producers(&self) -> Vec<(ProducerId, SeenBatch)> {
         let state = self.inner.state.lock();
         let snapshot = state.producers.snapshot(state.high_watermark);
-        snapshot.into_iter().filter_map(|(id, batches)| Some((id, *batches.last()?))).collect()
+        snapshot.producers.into_iter().filter_map(|(id, batches)| Some((id, *batches.last()?))).collect()
     }
 
     /// How many producers [`Partition::producers`] gives, or some more.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use futures_util::TryStreamExt;
-use kafscale_core::ids::{Offset, ProducerId, TopicId};
-use kafscale_core::producer::SeenBatch;
+use kafscale_core::ids::{Offset, TopicId};
+use kafscale_core::producer::ProducerSnapshot;
 use kafscale_core::topic_config::TopicConfig;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -100,7 +100,7 @@ impl State {
 
     /// What producers have written below a log start, where batches go with it that are in no segment: who recovers the partition does
     /// not look at those, and their producers go on with the sequence numbers behind them.
-    fn producers_below(&self, log_start: Offset) -> Option<Vec<(ProducerId, Vec<SeenBatch>)>> {
+    fn producers_below(&self, log_start: Offset) -> Option<ProducerSnapshot> {
         let gone = self.tail.partition_point(|batch| batch.last_offset < log_start);
         let end = self.tail.get(gone).map_or(log_start, |cut| log_start.min(cut.base_offset));
         (gone > 0).then(|| self.producers.snapshot(end))

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use kafscale_core::batch::BatchHeader;
 use kafscale_core::clock::Clock;
-use kafscale_core::ids::{Offset, PartitionId, ProducerId};
-use kafscale_core::producer::SeenBatch;
+use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::producer::ProducerSnapshot;
 use kafscale_meta::records::Keyspace;
 use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
@@ -164,7 +164,7 @@ impl Shared {
         &self,
         manifest: &Manifest,
         partition: &PartitionInner,
-        producers: Option<Vec<(ProducerId, Vec<SeenBatch>)>>,
+        producers: Option<ProducerSnapshot>,
     ) -> Result<Revision, PublishError> {
         let guard = Guard { writer_epoch: self.config.incarnation, chain: self.chain.as_deref() };
         // Before it is sent: who asks for it may go away.

@@ -163,6 +163,45 @@ async fn a_lost_object_costs_its_records_and_no_others() {
     }
 }
 
+/// It may have written what is lost, and goes on behind that; what is known of it is not written twice.
+#[tokio::test(start_paused = true)]
+async fn an_idempotent_producer_goes_on_behind_a_lost_object() {
+    let sequence = |first| Some((7, 0, first));
+    // In the middle of the log, or at its end. What is given up is moved into segments, and is known to their readers.
+    for (lost, given_up) in [(1, false), (1, true), (3, true)] {
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        append_from(&partition(&first, 0), 3, 0, sequence(0)).await.unwrap();
+        for tag in 1..4 {
+            let producer = sequence(3).filter(|_| tag == lost);
+            append_from(&partition(&first, 0), 3, tag, producer).await.unwrap();
+        }
+        let object = chain(&first).object(u64::from(lost));
+        match given_up {
+            true => drop(change(&cluster, &object, Vec::clear).await),
+            false => cluster.store.inner.delete(&object).await.unwrap(),
+        }
+        let mut owner = cluster.broker(2).await;
+        seal(&owner, &first).await;
+        assert_eq!(owner.acquire(hosted(1)).await[0].1, Ok(()));
+        if given_up {
+            rewrite(&owner.shared, &partition(&owner, 0).inner).await.unwrap();
+            let next = cluster.broker(3).await;
+            seal(&next, &owner).await;
+            assert_eq!(next.acquire(hosted(2)).await[0].1, Ok(()));
+            owner = next;
+        }
+        let p = partition(&owner, 0);
+        let end = p.offsets().log_end;
+        assert_eq!(append_from(&p, 3, 0, sequence(0)).await, Ok(Offset(0)), "a duplicate is known");
+        let overlaps = append_from(&p, 3, 9, sequence(2)).await;
+        assert!(matches!(overlaps, Err(AppendError::Sequence(_))), "{overlaps:?}");
+        assert_eq!(append_from(&p, 3, 9, sequence(6)).await, Ok(end), "object {lost}");
+        let leaves_out = append_from(&p, 3, 9, sequence(12)).await;
+        assert!(matches!(leaves_out, Err(AppendError::Sequence(_))), "nothing is lost there: {leaves_out:?}");
+    }
+}
+
 /// Also where records were appended behind the hole since.
 #[tokio::test(start_paused = true)]
 async fn a_lost_object_that_is_put_back_is_read_by_the_next_incarnation() {

@@ -1,0 +1,140 @@
+//! What PostgreSQL means by expressions that the engine takes for something else, once their types are known.
+//!
+//! - A cast to integers rounds, and does not cut.
+//! - Intervals are as long as they are, a month thirty days: the engine compares months, then days, then the rest.
+//! - Bytes are compared with what a text says (`'\x00ff'`), not with its letters.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray as _, Decimal128Array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, IntervalMonthDayNanoType, IntervalUnit};
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::Transformed;
+use datafusion::common::{DFSchema, Result, ScalarValue};
+use datafusion::functions::math::expr_fn::round;
+use datafusion::logical_expr::expr::{Cast, InList};
+use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, Operator, ScalarUDF};
+use datafusion::optimizer::AnalyzerRule;
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
+
+use super::scalar;
+
+const NANOSECONDS_OF_DAY: i128 = 24 * 3600 * 1_000_000_000;
+const DAYS_OF_MONTH: i128 = 30;
+
+/// The rule, which is to come before all others.
+pub fn rule() -> Arc<dyn AnalyzerRule + Send + Sync> {
+    Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(Meanings)]))
+}
+
+#[derive(Debug)]
+struct Meanings;
+
+impl FunctionRewrite for Meanings {
+    fn name(&self) -> &'static str {
+        "postgres_meanings"
+    }
+
+    fn rewrite(&self, expr: Expr, schema: &DFSchema, _: &ConfigOptions) -> Result<Transformed<Expr>> {
+        Ok(match expr {
+            Expr::Cast(cast) => rounded(cast, schema),
+            Expr::BinaryExpr(binary) if is_comparison(binary.op) => compared(binary, schema),
+            Expr::Between(mut between) => {
+                let is_span = is_interval(&between.expr, schema);
+                if is_span {
+                    for part in [&mut between.expr, &mut between.low, &mut between.high] {
+                        *part = Box::new(span(std::mem::take(part.as_mut())));
+                    }
+                }
+                match is_span {
+                    true => Transformed::yes(Expr::Between(between)),
+                    false => Transformed::no(Expr::Between(between)),
+                }
+            }
+            Expr::InList(list) => listed(list, schema),
+            other => Transformed::no(other),
+        })
+    }
+}
+
+fn rounded(cast: Cast, schema: &DFSchema) -> Transformed<Expr> {
+    let is_fraction = |kind: DataType| kind.is_floating() || kind.is_decimal();
+    if !cast.field.data_type().is_integer() || !cast.expr.get_type(schema).is_ok_and(is_fraction) {
+        return Transformed::no(Expr::Cast(cast));
+    }
+    let expr = Box::new(round(vec![*cast.expr]));
+    Transformed::yes(Expr::Cast(Cast { expr, ..cast }))
+}
+
+fn compared(binary: BinaryExpr, schema: &DFSchema) -> Transformed<Expr> {
+    let BinaryExpr { left, op, right } = binary;
+    let made = |left, right| Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right }));
+    if is_interval(&left, schema) || is_interval(&right, schema) {
+        return made(Box::new(span(*left)), Box::new(span(*right)));
+    }
+    if is_bytes(&left, schema)
+        && let Some(bytes) = bytes_of(&right)
+    {
+        return made(left, Box::new(bytes));
+    }
+    if is_bytes(&right, schema)
+        && let Some(bytes) = bytes_of(&left)
+    {
+        return made(Box::new(bytes), right);
+    }
+    Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right }))
+}
+
+fn listed(list: InList, schema: &DFSchema) -> Transformed<Expr> {
+    let InList { expr, list, negated } = list;
+    if !is_bytes(&expr, schema) {
+        return Transformed::no(Expr::InList(InList { expr, list, negated }));
+    }
+    let list = list.into_iter().map(|item| bytes_of(&item).unwrap_or(item)).collect();
+    Transformed::yes(Expr::InList(InList { expr, list, negated }))
+}
+
+fn is_comparison(operator: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+fn is_interval(expr: &Expr, schema: &DFSchema) -> bool {
+    matches!(expr.get_type(schema), Ok(DataType::Interval(_) | DataType::Duration(_)))
+}
+
+fn is_bytes(expr: &Expr, schema: &DFSchema) -> bool {
+    matches!(expr.get_type(schema), Ok(DataType::Binary | DataType::LargeBinary | DataType::BinaryView))
+}
+
+/// Bytes that a text stands for.
+fn bytes_of(expr: &Expr) -> Option<Expr> {
+    let Expr::Literal(value, metadata) = expr else { return None };
+    let hex = value.try_as_str()??.strip_prefix("\\x")?;
+    let digits = hex.as_bytes().chunks(2);
+    let bytes = digits.map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok());
+    let bytes = (hex.len() % 2 == 0).then(|| bytes.collect::<Option<Vec<u8>>>())??;
+    Some(Expr::Literal(ScalarValue::Binary(Some(bytes)), metadata.clone()))
+}
+
+fn span(expr: Expr) -> Expr {
+    interval_span().call(vec![expr])
+}
+
+/// How many nanoseconds an interval has.
+pub fn interval_span() -> ScalarUDF {
+    scalar::row_wise("kafscale_interval_span", 1, DataType::Decimal128(38, 0), |args, _| {
+        // Texts too, and durations.
+        let intervals = cast(&args[0], &DataType::Interval(IntervalUnit::MonthDayNano))?;
+        let each = intervals.as_primitive::<IntervalMonthDayNanoType>().iter().map(|interval| {
+            interval.map(|interval| {
+                let days = i128::from(interval.months) * DAYS_OF_MONTH + i128::from(interval.days);
+                days * NANOSECONDS_OF_DAY + i128::from(interval.nanoseconds)
+            })
+        });
+        let spans: Decimal128Array = each.collect();
+        Ok(Arc::new(spans.with_precision_and_scale(38, 0)?) as ArrayRef)
+    })
+}
