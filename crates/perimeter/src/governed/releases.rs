@@ -31,7 +31,6 @@ struct Release {
     at_ms: i64,
     /// The same statement asked again is the same figure, whatever came or went meanwhile.
     origin: u64,
-    size: u32,
     sketch: Sketch,
     /// False: it was too small. That is an answer too.
     shown: bool,
@@ -160,7 +159,6 @@ impl Shown {
         domain.add(Release {
             at_ms: now_ms,
             origin: candidate.origin,
-            size: candidate.size,
             sketch: candidate.sketch.clone(),
             shown: !is_small,
         });
