@@ -31,8 +31,8 @@ use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::catalog::{Collections, Database, Denied, Used, View};
-use crate::collection::CollectionError;
-use crate::deciding::{Allowed, Decide, Ruling, columns_of};
+use crate::collection::{CollectionError, find};
+use crate::deciding::{Allowed, Decide, Ruling};
 use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
@@ -264,16 +264,21 @@ impl Engine {
         collection: &str,
         table: &str,
     ) -> Result<Described, CollectionError> {
-        let named = TableName::new(collection, table);
         let Some(found) = self.collections.get(collection) else { return Ok(Described::Nothing) };
         if !decide.knows_collection(caller, collection) {
             return Ok(Described::Nothing);
         }
-        let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
-        let columns = columns_of(&source.provider.schema());
-        Ok(match decide.decide(caller, Action::Query, &named, &columns) {
+        let named = TableName::new(collection, found.table_named(table));
+        let missing = |named| Ok(Described::Denied(Denied::missing(decide, caller, named).why));
+        let source = match find(found.as_ref(), table, caller).await {
+            Ok(Some(source)) => source,
+            Ok(None) => return missing(named),
+            Err(_) if !decide.knows(caller, &named) => return missing(named),
+            Err(error) => return Err(error),
+        };
+        Ok(match decide.decide(caller, Action::Query, &named, &source.columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
-            Ruling::Allowed(allowed) => Described::Table { allowed, columns },
+            Ruling::Allowed(allowed) => Described::Table { allowed, columns: source.columns },
         })
     }
 }
@@ -281,9 +286,14 @@ impl Engine {
 /// What a caller is told of a table.
 #[derive(Debug)]
 pub enum Described {
+    /// The caller may not know of the collection.
     Nothing,
+    /// In the same words whether the table is there or not.
     Denied(String),
-    Table { allowed: Box<Allowed>, columns: Vec<ColumnInfo> },
+    Table {
+        allowed: Box<Allowed>,
+        columns: Vec<ColumnInfo>,
+    },
 }
 
 /// A statement whose rules are in its plan.

@@ -84,7 +84,7 @@ fn replay(
     }
     let columns = table.columns.iter().map(|column| {
         let data_type = DataType::from_str(&column.data_type).ok()?;
-        Some(ColumnInfo { name: column.name.clone(), data_type })
+        Some(ColumnInfo { holds: column.holds.clone(), ..ColumnInfo::new(&column.name, data_type) })
     });
     let columns = columns.collect::<Option<Vec<_>>>()?;
     let request = Request {

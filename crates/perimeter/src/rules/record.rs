@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::load::Rulebook;
-use super::{Action, ColumnInfo, Decision, Limits, Request, strictness};
+use super::{Action, ColumnInfo, Decision, Holds, Limits, Request, strictness};
 use crate::caller::Caller;
 use crate::shape::TableName;
 
@@ -65,6 +65,12 @@ pub struct ColumnRecord {
     pub data_type: String,
     /// `shown`, `hidden`, `masked:hash(KEY)` and so on.
     pub shown: String,
+    #[serde(skip_serializing_if = "holds_nothing", default)]
+    pub holds: Holds,
+}
+
+fn holds_nothing(holds: &Holds) -> bool {
+    *holds == Holds::Nothing
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -114,6 +120,7 @@ impl TableRecord {
             name: column.name.clone(),
             data_type: column.data_type.to_string(),
             shown: shown.get(column.name.as_str()).cloned().unwrap_or_else(|| "hidden".to_owned()),
+            holds: column.holds.clone(),
         });
         TableRecord {
             table: table.clone(),

@@ -102,7 +102,7 @@ pub(super) fn columns() -> Vec<ColumnInfo> {
         ("born", DataType::Date32),
         ("ward", DataType::Utf8),
     ];
-    types.into_iter().map(|(name, data_type)| ColumnInfo { name: name.to_owned(), data_type }).collect()
+    types.into_iter().map(|(name, data_type)| ColumnInfo::new(name, data_type)).collect()
 }
 
 pub(super) fn caller(principal: &str, groups: &[&str], purpose: &str) -> Caller {
@@ -123,7 +123,7 @@ fn decide(book: &Rulebook, caller: &Caller, action: Action) -> Decision {
 }
 
 /// The columns of a shape in short.
-fn shown(decision: &Decision) -> Vec<String> {
+pub(super) fn shown(decision: &Decision) -> Vec<String> {
     let columns = decision.shape().map(|shape| shape.columns.as_slice()).unwrap_or_default();
     columns.iter().map(|column| format!("{}={}", column.name, strictness::describe(&column.shown))).collect()
 }
@@ -293,7 +293,7 @@ fn the_strictest_mask_holds_and_one_that_does_not_fit_is_null() {
             .map(|mask| format!("[[obligation]]\ntable = \"*\"\ncolumn = \"x\"\nmask = {mask}\n"))
             .collect();
         let book = book(permit, &format!("[keys.k]\nenv = \"K\"\n{rules}"));
-        let columns = [ColumnInfo { name: "x".to_owned(), data_type }];
+        let columns = [ColumnInfo::new("x", data_type)];
         let alice = caller("alice", &[], "");
         let decision =
             book.decide(&Request::new(&alice, Action::Query, 0), &TableName::new("a", "b"), &columns);
@@ -457,4 +457,28 @@ fn the_hash_is_of_all_that_was_read() {
     assert_eq!(hash(permit, ""), hash(permit, ""));
     assert_ne!(hash(permit, ""), hash(permit, "#"));
     assert_ne!(hash(permit, ""), hash(&format!("{permit} "), ""));
+}
+
+#[test]
+fn a_label_to_which_nothing_is_owed_is_told() {
+    let label =
+        |name: &str| format!("[[label]]\ntable = \"hospital.*\"\ncolumn = \"ssn\"\nlabels = \"{name}\"\n");
+    let warnings = |policies: &str, rules: &str| {
+        let book = book(policies, rules);
+        book.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let told = warnings(POLICIES, &label("pii.ssn"));
+    assert!(told.len() == 1 && told[0].contains("line 1: the label `pii.ssn` changes nothing"), "{told:?}");
+    assert!(warnings(POLICIES, &label("secret")).is_empty(), "a policy is about it");
+    assert!(warnings(POLICIES, &label("plain")).is_empty());
+    let owed = "[[obligation]]\nlabels = \"pii.*\"\nhide = true\n";
+    assert!(warnings(POLICIES, &format!("{}{owed}", label("pii.ssn"))).is_empty());
+}
+
+#[test]
+fn a_mask_keeps_little() {
+    let rules = |count: u32| format!("[[obligation]]\ntable = \"*\"\nmask = {{ keep_last = {count} }}");
+    assert!(try_book(POLICIES, &rules(16)).is_ok());
+    let told = try_book(POLICIES, &rules(17)).unwrap_err().to_string();
+    assert!(told.contains("keep_last keeps at most 16 characters"), "{told}");
 }

@@ -13,7 +13,7 @@ fn table() -> TableName {
 
 fn columns(count: usize) -> Vec<ColumnInfo> {
     let name = |n: usize| format!("column{n}");
-    (0..count).map(|n| ColumnInfo { name: name(n), data_type: arrow::datatypes::DataType::Utf8 }).collect()
+    (0..count).map(|n| ColumnInfo::new(name(n), arrow::datatypes::DataType::Utf8)).collect()
 }
 
 fn allows(book: &crate::rules::Rulebook, caller: &Caller, time_ms: i64) -> bool {

@@ -181,7 +181,7 @@ proptest! {
     ) {
         let book = book(POLICIES, RULES);
         let caller = Caller { principal, groups, purpose, agent, ..Caller::default() };
-        let columns = [ColumnInfo { name: column, data_type: DataType::Utf8 }];
+        let columns = [ColumnInfo::new(column, DataType::Utf8)];
         let request = Request::new(&caller, Action::Query, i64::MAX);
         book.decide(&request, &TableName::new(collection.as_str(), table), &columns);
         book.sees_collection(&request, &collection);
