@@ -90,12 +90,18 @@ impl Collection for Clinic {
         "memory"
     }
 
+    fn table_named<'n>(&self, name: &'n str) -> &'n str {
+        name.split_once("@tail:").map_or(name, |(table, _)| table)
+    }
+
     async fn tables(&self) -> Result<Vec<String>, CollectionError> {
         Ok(["patients", "visits", "wards"].map(str::to_owned).to_vec())
     }
 
     async fn table(&self, name: &str, _: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        let batch = match name {
+        // As sources do that do not care about the case.
+        let name = self.table_named(name).to_lowercase();
+        let batch = match name.as_str() {
             "patients" => patients(),
             "visits" => visits(),
             "wards" => {
@@ -108,7 +114,7 @@ impl Collection for Clinic {
             _ => return Ok(None),
         };
         let provider = Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]]).expect("a table"));
-        Ok(Some(SourceTable { provider, provenance: Provenance(Arc::new(|| json!("memory"))) }))
+        Ok(Some(SourceTable::new(name, provider, Provenance(Arc::new(|| json!("memory"))))))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {
@@ -166,6 +172,32 @@ impl Decide for Given {
             max_rows: None,
             max_bytes: None,
         })
+    }
+}
+
+/// A source that finds tables in any case has none of another case here.
+#[tokio::test]
+async fn a_table_is_found_by_exactly_its_name() {
+    let clinic = Clinical::new(Given::default());
+    assert!(clinic.ask("SELECT id FROM clinic.patients WHERE id = 7").await.unwrap().contains('7'));
+    let caller = Caller::default();
+    for name in ["PATIENTS", "Patients", "patients@secret", "patients\u{131}"] {
+        let told = clinic.ask(&format!("SELECT * FROM clinic.\"{name}\"")).await.unwrap_err();
+        assert_eq!(told, crate::rules::not_there(&TableName::new("clinic", name), "query"));
+        let described = clinic.engine.describe(&caller, &clinic.given, "clinic", name).await.unwrap();
+        assert!(matches!(&described, Described::Denied(why) if *why == told), "{described:?}");
+    }
+}
+
+/// The last rows are counted before the rules take some away.
+#[tokio::test]
+async fn the_end_of_a_table_is_not_had_where_rows_are_kept_back() {
+    let sql = "SELECT count(*) FROM clinic.\"patients@tail:5\"";
+    assert!(Clinical::new(Given::default()).ask(sql).await.unwrap().contains("100"));
+    let of_a_ward = Given { row_filters: vec!["ward = 2".to_owned()], ..Given::default() };
+    for given in [of_a_ward, Given { min_group: Some(10), ..Given::default() }] {
+        let told = Clinical::new(given).ask(sql).await.unwrap_err();
+        assert!(told.contains("rows of it are kept back"), "{told}");
     }
 }
 
