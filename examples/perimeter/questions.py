@@ -55,8 +55,8 @@ QUESTIONS = [
              lesson=f"Groups of fewer than ten people are left out, and another one with them, so that no difference tells of the one case of {RARE}."),
     Question(ANALYST, f"and the cost of asthma without patient {GRETAS_ID}?",
              sql=f"SELECT count(*) AS visits, avg(cost) AS cost FROM clinic.visits WHERE diagnosis = 'asthma' AND patient_id <> {GRETAS_ID}",
-             holds=lambda a: a.why is None and all(value is None for row in a.rows for value in row),
-             lesson="Together with the answer before, this would be the bill of one person. Two answers do not tell of those in between: NULL."),
+             holds=lambda a: a.why is None and not a.rows,
+             lesson="Together with the answer before, this would be the bill of one person. Answers do not tell of those in between: nothing."),
     Question(ANALYST, "how many alarms has each ward, by bed?",
              sql="SELECT w.name, w.beds, count(*) AS alarms FROM monitors.alarms a JOIN clinic.patients p ON p.id = a.patient_id "
                  "JOIN papers.wards w ON w.ward = p.ward GROUP BY w.name, w.beds ORDER BY alarms DESC",

@@ -17,7 +17,7 @@ from rows import check, wait_for
 
 PATIENTS, VISITS, WARDS = 400, 4000, 4
 DIAGNOSES = ["asthma", "diabetes", "flu", "fracture"]
-ANALYSTS = [f"analyst{n}" for n in range(12)]
+ANALYSTS = [f"analyst{n}" for n in range(80)]
 PRINCIPALS = [*ANALYSTS, "nurse", "auditor", "stranger", "frugal", "counted", "racer"]
 # Of nobody: the networks' own for tests.
 CARDS = [4111111111111111, 5555555555554444, 378282246310005, 6011111111111117]
@@ -41,6 +41,9 @@ permit (principal == User::"auditor", action in [Action::"describe", Action::"qu
 
 @id("no-salaries")
 forbid (principal, action, resource in Table::"clinic.salaries") unless { principal == User::"auditor" };
+
+@id("no-secret-notes")
+forbid (principal, action, resource in Table::"clinic.\\"notes@secret\\"") unless { principal == User::"auditor" };
 """
 
 FRUGAL = """
@@ -153,6 +156,10 @@ class Hospital:
         db.execute("CREATE TABLE patients (id INTEGER PRIMARY KEY, name TEXT, ssn TEXT, born TEXT, ward INTEGER, email TEXT, weight REAL, remark TEXT)")
         db.execute("CREATE TABLE visits (id INTEGER PRIMARY KEY, patient_id INTEGER, month INTEGER, diagnosis TEXT, cost REAL)")
         db.execute("CREATE TABLE salaries (name TEXT, salary INTEGER)")
+        db.execute("CREATE TABLE notes (id INTEGER, note TEXT)")
+        db.execute('CREATE TABLE "notes@secret" (id INTEGER, note TEXT)')
+        db.execute("INSERT INTO notes VALUES (1, 'for everybody')")
+        db.execute("INSERT INTO \"notes@secret\" VALUES (1, 'for nobody but the auditor')")
         for n in range(1, PATIENTS + 1):
             secret = f"{dice.getrandbits(40):010x}"
             person = {"id": n, "name": f"Nam{secret}", "ssn": f"{dice.randrange(100, 665)}-{dice.randrange(10, 99)}-{dice.randrange(1000, 9999)}",

@@ -10,6 +10,7 @@
 //! that says where the one before ended.
 
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::hex;
-use crate::log::Writer;
+use crate::log::{FILE_MODE, Writer};
 use crate::verify::check_anchored;
 use crate::{AuditError, AuditLog, Event, Link, Violation};
 
@@ -78,7 +79,8 @@ impl Anchor {
                 let (file, line) = (path.clone(), link.line());
                 let write = move || {
                     let options = &mut std::fs::OpenOptions::new();
-                    let mut file = options.write(true).create(true).truncate(false).open(file)?;
+                    let options = options.write(true).create(true).truncate(false);
+                    let mut file = options.mode(FILE_MODE).open(file)?;
                     std::io::Write::write_all(&mut file, line.as_bytes())?;
                     file.sync_data()
                 };
@@ -334,6 +336,15 @@ mod tests {
         assert!(!head.exists());
     }
 
+    async fn wait_for_file(path: &Path) -> std::fs::Metadata {
+        loop {
+            match path.metadata() {
+                Ok(found) => return found,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     #[tokio::test]
     async fn nothing_is_taken_while_the_anchor_is_gone_or_the_file() {
         let dir = tempfile::tempdir().unwrap();
@@ -357,6 +368,9 @@ mod tests {
             panic!("it is not writable: {is_writable}");
         };
         until(true).await;
+        let anchored = wait_for_file(&elsewhere.join("anchor")).await;
+        // No more than may read the log itself.
+        assert_eq!(std::os::unix::fs::PermissionsExt::mode(&anchored.permissions()) & 0o137, 0);
         std::fs::remove_dir_all(&elsewhere).unwrap();
         until(false).await;
         assert!(matches!(append().await, Err(AuditError::Unanchored { .. })));

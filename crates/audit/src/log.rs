@@ -18,7 +18,7 @@ use crate::verify::{Walked, head_path, read_head, walk};
 use crate::{Event, Line, Link, MAX_LINE_BYTES, VERSION, Violation};
 
 /// Names of people and of what they looked at are not for everybody on the machine.
-const FILE_MODE: u32 = 0o640;
+pub(crate) const FILE_MODE: u32 = 0o640;
 /// Calls that wait for their line at the same time.
 const QUEUE: usize = 1024;
 /// Lines that are made durable together.

@@ -152,14 +152,23 @@ pub fn computed_from(used: &[Used]) -> Vec<ComputedFrom> {
     used.iter().map(of).collect()
 }
 
-/// The same as its caller may know it: of a table of which rows are kept back, neither how much of it was read nor which files, since
-/// a condition goes to the source before rows are taken away; and of no table what was found in columns that are not shown.
+/// What is told of a table of which rows are kept back.
+const TOLD_OF_THE_REST: [&str; 4] = ["topic", "database", "from", "to"];
+/// Where the server keeps something.
+const PLACES: [&str; 2] = ["path", "root"];
+
+/// The same as its caller may know it: of a table of which rows are kept back, neither how much of it was read, nor which files or
+/// offsets, since a condition goes to the source before rows are taken away; of no table what was found in columns that are not
+/// shown, nor a path of the server.
 pub fn computed_from_told(used: &[Used]) -> Vec<ComputedFrom> {
     let of = |used: &Used, mut from: ComputedFrom| {
         let keeps_rows_back = used.shape.keeps_rows_back();
         match &mut from.as_of {
-            Value::Object(told) if keeps_rows_back => told.retain(|_, value| value.is_string()),
+            Value::Object(told) if keeps_rows_back => {
+                told.retain(|key, value| value.is_string() && TOLD_OF_THE_REST.contains(&key.as_str()));
+            }
             Value::Object(told) => {
+                told.retain(|key, _| !PLACES.contains(&key.as_str()));
                 if let Some(Value::Object(misfits)) = told.get_mut("misfits") {
                     misfits.retain(|name, _| {
                         let of = |column: &&ColumnShape| column.name == *name && column.shown == Shown::AsIs;
@@ -203,7 +212,7 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     if let Some(min_group) = &shape.min_group {
         let (size, entity) = (min_group.size, shape.entity_told());
         parts.push(format!(
-            "groups under {size} different {entity} suppressed, and figures that would tell of them"
+            "groups under {size} different {entity} suppressed, figures that would tell of them, and rows of nobody"
         ));
     }
     if let Some(counted) = shape.counted.as_ref().filter(|_| shape.min_group.is_none()) {
@@ -227,5 +236,51 @@ pub fn mask_in_words(mask: &Mask) -> String {
         Mask::KeepLast(count) => format!("but for the last {count}"),
         Mask::Date(part) => format!("to the {}", format!("{part:?}").to_lowercase()),
         Mask::Bucket(width) => format!("in steps of {width}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::collection::Provenance;
+    use crate::rules::Limits;
+    use crate::shape::TableName;
+
+    fn told(filters: &[&str], as_of: Value) -> Value {
+        let table = TableName::new("a", "t");
+        let shape = TableShape {
+            table: table.clone(),
+            columns: Vec::new(),
+            row_filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
+            min_group: None,
+            max_rows: None,
+            max_bytes: None,
+        };
+        let used = Used {
+            table,
+            shape: Arc::new(shape),
+            rules: Vec::new(),
+            budgets: Limits::default(),
+            record: None,
+            columns: Vec::new(),
+            provenance: Provenance(Arc::new(move || as_of.clone())),
+        };
+        computed_from_told(&[used]).remove(0).as_of
+    }
+
+    #[test]
+    fn what_an_answer_is_computed_from_tells_neither_places_nor_rows_that_are_kept_back() {
+        let topic = || json!({ "topic": "t", "as_of": "0:0-445,1:0-455", "rows_read": 900, "columns": "inferred from 900 records" });
+        assert_eq!(told(&[], topic()), topic());
+        assert_eq!(told(&["ward = 2"], topic()), json!({ "topic": "t" }));
+        let database = || json!({ "path": "/srv/clinic.db", "data_version": 3, "file": { "bytes": 5 } });
+        assert_eq!(told(&[], database()), json!({ "data_version": 3, "file": { "bytes": 5 } }));
+        assert_eq!(told(&["ward = 2"], database()), json!({}));
+        let files = json!({ "root": "/srv/papers", "files": [{ "path": "a.csv", "bytes": 5 }] });
+        assert_eq!(told(&[], files), json!({ "files": [{ "path": "a.csv", "bytes": 5 }] }));
     }
 }

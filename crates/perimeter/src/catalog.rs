@@ -12,13 +12,14 @@ use kafscale_sql::catalog::DATABASE;
 use tokio::sync::Mutex;
 
 use crate::caller::Caller;
-use crate::collection::{Collection, Provenance};
-use crate::deciding::{Allowed, Decide, Ruling, columns_of};
+use crate::collection::{Collection, Provenance, find};
+use crate::deciding::{Allowed, Decide, Ruling};
+use crate::governed::Refused;
 use crate::governed::table::GovernedTable;
 use crate::handles::{Handle, Handles};
 use crate::labelled::Labelled;
 use crate::rules::record::TableRecord;
-use crate::rules::{Action, ColumnInfo, Limits};
+use crate::rules::{Action, ColumnInfo, Limits, not_there};
 use crate::shape::{TableName, TableShape};
 
 /// All collections, by name.
@@ -77,6 +78,19 @@ pub struct Denied {
     /// For the auditor.
     pub rules: Vec<String>,
     pub record: Option<Box<TableRecord>>,
+    /// For the auditor alone: a caller is told the same in both cases.
+    pub is_there: bool,
+}
+
+impl Denied {
+    /// Of a table that is not there: in the words of one that is there and denied.
+    pub fn missing(decide: &dyn Decide, caller: &Caller, table: TableName) -> Denied {
+        let (why, rules, record) = match decide.decide(caller, Action::Query, &table, &[]) {
+            Ruling::Denied { why, rules, record } => (why, rules, record),
+            Ruling::Allowed(_) => (not_there(&table, Action::Query.name()), Vec::new(), None),
+        };
+        Denied { table, why, rules, record, is_there: false }
+    }
 }
 
 /// Whether the rules give a caller of these tables what they gave then.
@@ -118,8 +132,8 @@ impl View {
         if handle.rules_hash != self.decide.hash() && !still_holds(&self.caller, &*self.decide, &handle.used)
         {
             let why = "the rules have changed since the result was made; query again".to_owned();
-            let denied =
-                Denied { table: TableName::new(HANDLES, name), why, rules: Vec::new(), record: None };
+            let table = TableName::new(HANDLES, name);
+            let denied = Denied { table, why, rules: Vec::new(), record: None, is_there: true };
             return Err(DataFusionError::External(Box::new(denied)));
         }
         let table = handle.table()?;
@@ -162,40 +176,44 @@ impl View {
 
     async fn find(&self, named: &TableName) -> Result<Found> {
         let Some(collection) = self.collections.get(&named.collection) else { return Ok(Found::Nothing) };
-        // What is asked of a topic beside its rows stands behind an @ (`kafscale_sql::catalog`).
-        let plain = named.table.split('@').next().unwrap_or(&named.table);
-        let decided_on = TableName::new(&named.collection, plain);
         // Nothing is asked of a source for somebody who may not know of the collection.
         if !self.decide.knows_collection(&self.caller, &named.collection) {
             return Ok(Found::Nothing);
         }
+        let decided_on = TableName::new(&named.collection, collection.table_named(&named.table));
+        let missing = |table| Found::Denied(Denied::missing(&*self.decide, &self.caller, table));
         let begun = self.begun(&named.collection, collection).await?;
-        let Some(source) = begun.table(&named.table, &self.caller).await? else {
-            // In the same words as one that is there and denied.
-            let ruling = self.decide.decide(&self.caller, Action::Query, &decided_on, &[]);
-            return Ok(match ruling {
-                Ruling::Denied { why, rules, record } => {
-                    Found::Denied(Denied { table: decided_on, why, rules, record })
-                }
-                Ruling::Allowed(_) => Found::Nothing,
-            });
+        let source = match find(begun.as_ref(), &named.table, &self.caller).await {
+            Ok(Some(source)) => source,
+            Ok(None) => return Ok(missing(decided_on)),
+            // That it fails would tell that it is there.
+            Err(_) if !self.decide.knows(&self.caller, &decided_on) => return Ok(missing(decided_on)),
+            Err(error) => return Err(error.into()),
         };
-        let columns = columns_of(&source.provider.schema());
-        let columns = self.labelled.columns(collection.kind(), plain, columns);
+        let columns = self.labelled.columns(collection.kind(), &decided_on.table, source.columns.clone());
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
             Ruling::Denied { why, rules, record } => {
-                Ok(Found::Denied(Denied { table: decided_on, why, rules, record }))
+                Ok(Found::Denied(Denied { table: decided_on, why, rules, record, is_there: true }))
             }
             Ruling::Allowed(allowed) => {
                 let Allowed { shape, rules, budgets, record } = *allowed;
+                if decided_on.table != named.table && shape.keeps_rows_back() {
+                    return Err(counts_what_is_kept_back(&decided_on).into());
+                }
                 let shape = Arc::new(shape);
                 let table = GovernedTable::try_new(&self.state, source.provider, Arc::clone(&shape))?;
-                let provenance = source.provenance;
+                let (columns, provenance) = (source.columns, source.provenance);
                 let used = Used { table: decided_on, shape, rules, budgets, record, columns, provenance };
                 Ok(Found::Table { table: Arc::new(table), used })
             }
         }
     }
+}
+
+/// The last records of a topic, or its state at some offsets, are counted before the rules take rows away.
+fn counts_what_is_kept_back(table: &TableName) -> Refused {
+    let why = format!("{table}: rows of it are kept back, and TAIL and AS OF would count them");
+    Refused::new(why, "write conditions on _ts or _offset instead".to_owned())
 }
 
 /// The one database.

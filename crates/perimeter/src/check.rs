@@ -1,5 +1,6 @@
 //! `kafscale perimeter check`: connects to every collection at once, and says what works, what was found, how long it took, and what
-//! to do where it does not work.
+//! to do where it does not work. Then it holds the rules beside what there is: names that nothing has, and columns that are hidden
+//! from everybody because of what they hold.
 //!
 //! This is for the operator: causes are told with their sources, which callers never see.
 
@@ -10,11 +11,17 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
-use crate::collection::{Collection, CollectionError};
+use crate::caller::Caller;
+use crate::catalog::Collections;
+use crate::collection::{Collection, CollectionError, find};
 use crate::config::{Config, ConfigError};
+use crate::rules::{ColumnInfo, Inventory, Rulebook, RulesError};
+use crate::shape::TableName;
 
 /// A collection that has not answered by then does not work.
 const LONGEST: Duration = Duration::from_secs(30);
+/// A collection with more tables is not held beside the rules.
+const TABLES_MAX: usize = 1_000;
 
 /// What was found of one collection.
 #[derive(Debug)]
@@ -36,6 +43,88 @@ pub struct Fault {
 pub async fn run(config: &Config) -> Result<Vec<Row>, ConfigError> {
     let collections = config.open()?;
     Ok(join_all(collections.into_iter().map(|(name, collection)| check(name, collection))).await)
+}
+
+/// The tables that there are now. What does not work, or not within [`LONGEST`], is away.
+pub async fn inventory(collections: &Collections) -> Inventory {
+    let all = collections.iter();
+    let all = all.map(|(name, collection)| {
+        tokio::time::timeout(LONGEST, tables_of(name.clone(), Arc::clone(collection)))
+    });
+    let found = join_all(all).await;
+    let mut inventory = Inventory::default();
+    for (name, tables) in collections.keys().cloned().zip(found) {
+        match tables.ok().and_then(Result::ok).flatten() {
+            Some(tables) => {
+                inventory.open.insert(name);
+                inventory.tables.extend(tables);
+            }
+            None => _ = inventory.away.insert(name),
+        }
+    }
+    inventory
+}
+
+type Tables = Vec<(TableName, Vec<ColumnInfo>)>;
+
+/// None: there are too many.
+async fn tables_of(name: String, collection: Arc<dyn Collection>) -> Result<Option<Tables>, CollectionError> {
+    let operator = Caller::operator();
+    let begun = collection.begin(&operator).await?.unwrap_or(collection);
+    let names = begun.tables().await?;
+    if names.len() > TABLES_MAX {
+        return Ok(None);
+    }
+    let mut tables = Tables::new();
+    for table in names {
+        if let Some(found) = find(begun.as_ref(), &table, &operator).await? {
+            tables.push((TableName::new(name.as_str(), found.name), found.columns));
+        }
+    }
+    Ok(Some(tables))
+}
+
+/// What is odd about rules, beside what there is: a line each.
+pub fn warnings(book: &Rulebook, inventory: &Inventory) -> Vec<String> {
+    let found = book.check(inventory);
+    book.warnings().iter().chain(&found).map(ToString::to_string).collect()
+}
+
+/// The rules beside what there is, as lines of text. `true`: they can be used.
+pub fn print_rules(loaded: &Result<Rulebook, RulesError>, inventory: &Inventory) -> (String, bool) {
+    let mut text = String::new();
+    let book = match loaded {
+        Ok(book) => book,
+        Err(RulesError::Unreadable { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let _ = writeln!(
+                text,
+                "There are no rules yet, and nothing is permitted: {} is not there.",
+                path.display()
+            );
+            return (text, true);
+        }
+        Err(error) => {
+            let _ = writeln!(text, "FAILED rules\n         {error}");
+            return (text, false);
+        }
+    };
+    for warning in warnings(book, inventory) {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    for (table, columns) in book.held_back(inventory) {
+        let columns = columns.join(", ");
+        let _ = writeln!(
+            text,
+            "note: {table}: {columns} hidden, as rules are about what is in there; a rule that names the column decides otherwise"
+        );
+    }
+    for name in &inventory.away {
+        let _ = writeln!(
+            text,
+            "note: what rules say of {name} is not checked: not all of its tables can be read"
+        );
+    }
+    (text, true)
 }
 
 async fn check(name: String, collection: Arc<dyn Collection>) -> Row {
@@ -114,6 +203,40 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[tokio::test]
+    async fn rules_are_held_beside_what_there_is() {
+        let dir = tempfile::tempdir().unwrap();
+        rusqlite::Connection::open(dir.path().join("clinic.db"))
+            .unwrap()
+            .execute_batch("CREATE TABLE patients (id INT, ssn TEXT)")
+            .unwrap();
+        let path = dir.path().join("perimeter.toml");
+        let text = "[collections.clinic]\nkind = \"sqlite\"\npath = \"clinic.db\"\n\
+            [collections.gone]\nkind = \"sqlite\"\npath = \"gone.db\"\n";
+        let collections = Config::parse(&path, text).unwrap().open().unwrap();
+        let inventory = inventory(&collections).await;
+        let (policies, rules) = (dir.path().join("a.cedar"), dir.path().join("rules.toml"));
+        let load = || Rulebook::load(&policies, &rules, &|_| Ok(vec![7; 32]));
+        let (text, is_well) = print_rules(&load(), &inventory);
+        assert!(is_well && text.contains("There are no rules yet"), "{text}");
+        fs::write(&policies, "forbid (principal, action, resource in Table::\"clinic.Patients\");").unwrap();
+        let owed = "[[obligation]]\nid = \"o\"\ntable = \"clinic.patients\"\ncolumn = \"snn\"\nhide = true\n\
+            [[obligation]]\ntable = \"gone.x\"\nhide = true\n";
+        fs::write(&rules, owed).unwrap();
+        let (text, is_well) = print_rules(&load(), &inventory);
+        assert!(is_well, "{text}");
+        for expected in [
+            "the obligation `o`: there is no column `snn`; did you mean `ssn`?",
+            "names Table::\"clinic.Patients\", which is not there; did you mean `clinic.patients`?",
+            "note: what rules say of gone is not checked",
+        ] {
+            assert!(text.contains(expected), "{expected} in:\n{text}");
+        }
+        assert_eq!(text.matches("warning: ").count(), 2, "{text}");
+        fs::write(&rules, "x").unwrap();
+        assert!(!print_rules(&load(), &inventory).1);
+    }
 
     #[tokio::test]
     async fn each_collection_is_told_with_what_to_do() {

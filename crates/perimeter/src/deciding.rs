@@ -3,7 +3,6 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
 use serde_json::Value;
 
 use crate::caller::Caller;
@@ -11,12 +10,6 @@ use crate::governed::cover::EntityKey;
 use crate::rules::record::{DecisionRecord, TableRecord};
 use crate::rules::{Action, ColumnInfo, Decision, Limits, Outcome, Request, Rulebook};
 use crate::shape::{TableName, TableShape};
-
-/// The columns of a source.
-pub fn columns_of(schema: &Schema) -> Vec<ColumnInfo> {
-    let of = |field: &Arc<arrow::datatypes::Field>| ColumnInfo::new(field.name(), field.data_type().clone());
-    schema.fields().iter().map(of).collect()
-}
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Ruling {

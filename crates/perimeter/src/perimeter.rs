@@ -19,9 +19,9 @@ use crate::deliver::envelope::{Envelope, Made};
 use crate::deliver::{DeliverError, Delivered, Records, deliver};
 use crate::engine::{Engine, Planned, QueryError, Rows};
 use crate::labelled::ColumnLabels;
-use crate::rules::Action;
 use crate::rules::budgets::CHARGED;
 use crate::rules::record::KEY;
+use crate::rules::{Action, checked_purpose};
 use crate::rules_live::LiveRules;
 use crate::shape::TableName;
 
@@ -37,17 +37,11 @@ pub struct Perimeter {
 
 /// A delivery may take so much longer than its query.
 const DELIVERY_BEYOND: Duration = Duration::from_secs(3);
-/// The longest purpose.
-const PURPOSE_CHARS_MAX: usize = 200;
 
 /// The caller of a tool, as its token and its request say.
 pub fn caller_of(call: &Call, purpose: Option<&str>) -> Result<Caller, ToolError> {
-    let purpose = purpose.unwrap_or_default().trim();
-    if purpose.chars().count() > PURPOSE_CHARS_MAX || purpose.chars().any(char::is_control) {
-        return Err(ToolError::invalid(format!(
-            "a purpose is one line of at most {PURPOSE_CHARS_MAX} characters"
-        )));
-    }
+    let purpose = checked_purpose(purpose.unwrap_or_default());
+    let purpose = purpose.map_err(|error| ToolError::invalid(error.to_string()))?;
     let principal = &call.principal;
     let mut claims = (*principal.claims).clone();
     let on_behalf_of =
@@ -58,7 +52,7 @@ pub fn caller_of(call: &Call, purpose: Option<&str>) -> Result<Caller, ToolError
         groups: principal.groups().map(str::to_owned).collect(),
         agent: principal.client.as_deref().map(str::to_owned),
         on_behalf_of,
-        purpose: purpose.to_owned(),
+        purpose,
         claims,
     })
 }
@@ -113,6 +107,7 @@ impl Perimeter {
             Err(error) => {
                 if let QueryError::Denied(denied) = &error {
                     details.insert("denied".to_owned(), json!(denied.table.to_string()));
+                    details.insert("is_there".to_owned(), json!(denied.is_there));
                     details.insert("rules".to_owned(), json!(denied.rules));
                     let records = denied.record.as_deref().cloned().into_iter().collect();
                     details.extend(decide.record(caller, records).map(|record| (KEY.to_owned(), record)));

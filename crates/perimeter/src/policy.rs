@@ -10,12 +10,13 @@ use kafscale_settings::failure::Failure;
 use kafscale_settings::perimeter::{ExplainArgs, PerimeterFiles, PolicyCommand};
 
 use crate::caller::Caller;
+use crate::collection::find;
 use crate::config::Config;
-use crate::deciding::columns_of;
 use crate::rules::cases::{self, table_of};
 use crate::rules::{Action, Request, Rulebook, diff, explain};
-use crate::rules_live::key_reader;
+use crate::rules_live::LiveRules;
 use crate::run::{RuleFiles, config, print};
+use crate::shape::TableName;
 
 const MAX_CASES_BYTES: u64 = 16 << 20;
 
@@ -37,10 +38,7 @@ pub async fn run(files: &PerimeterFiles, command: &PolicyCommand) -> Result<(), 
 }
 
 async fn load(files: RuleFiles, base: &Path) -> Result<Rulebook, Failure> {
-    let read_key = key_reader(base);
-    let load = move || Rulebook::load(&files.policies, &files.rules, &read_key);
-    let loaded = tokio::task::spawn_blocking(load).await.expect("reading rules does not panic");
-    let book = loaded.map_err(|e| Failure::usage(e.to_string()))?;
+    let book = LiveRules::read(files, base).await.map_err(|e| Failure::usage(e.to_string()))?;
     for warning in book.warnings() {
         eprintln!("warning: {warning}");
     }
@@ -70,12 +68,12 @@ async fn explain_one(book: &Rulebook, config: &Config, args: &ExplainArgs) -> Re
     let collection = collections.get(&table.collection);
     let collection =
         collection.ok_or_else(|| Failure::usage(format!("there is no collection {}", table.collection)))?;
-    let source =
-        collection.table(&table.table, &caller).await.map_err(|e| Failure::runtime(e.to_string()))?;
+    let source = find(collection.as_ref(), &table.table, &caller).await;
+    let source = source.map_err(|e| Failure::runtime(e.to_string()))?;
     let source = source.ok_or_else(|| Failure::usage(format!("there is no table {table}")))?;
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let now_ms = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
     let request = Request::new(&caller, Action::Query, now_ms);
-    let columns = columns_of(&source.provider.schema());
-    print(&explain::explain(book, &request, &table, &columns, args.column.as_deref()))
+    let table = TableName::new(table.collection, source.name);
+    print(&explain::explain(book, &request, &table, &source.columns, args.column.as_deref()))
 }

@@ -11,7 +11,7 @@ use crate::charged;
 use crate::deciding::{Decide, Ruled};
 use crate::rules::budgets::{Budgets, Charged, Exhausted};
 use crate::rules::ledger::{Ledger, LedgerError};
-use crate::rules::{KeyReader, KeySource, Limits, Rules, RulesError, Source};
+use crate::rules::{KeyReader, KeySource, Limits, Rulebook, Rules, RulesError, Source};
 use crate::run::RuleFiles;
 use crate::secret::SecretSource;
 
@@ -28,6 +28,13 @@ impl LiveRules {
         let load = move || Rules::open(files.policies, files.rules, read_key);
         let rules = tokio::task::spawn_blocking(load).await.expect("reading rules does not panic")?;
         Ok(LiveRules { rules: Arc::new(rules), budgets: Arc::default() })
+    }
+
+    /// The rules as the files have them, for somebody who looks at them.
+    pub async fn read(files: RuleFiles, base: &Path) -> Result<Rulebook, RulesError> {
+        let read_key = key_reader(base);
+        let load = move || Rulebook::load(&files.policies, &files.rules, &read_key);
+        tokio::task::spawn_blocking(load).await.expect("reading rules does not panic")
     }
 
     /// The rules as they are now, for one call of a tool.

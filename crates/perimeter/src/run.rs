@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use kafscale_core::clock::Clock;
 use kafscale_settings::failure::Failure;
@@ -13,14 +13,21 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::catalog::Collections;
 use crate::classify::Classified;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
 use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
+use crate::rules::Rules;
 use crate::rules_live::LiveRules;
 use crate::{check, classify, policy, server};
+
+/// Whether the rules have been exchanged is looked at so often.
+const RULES_INTERVAL: Duration = Duration::from_secs(5);
+/// About one state of the rules, in the log.
+const WARNINGS_MAX: usize = 50;
 
 pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
     // The protocol's library tells of each request; `--log-level rmcp=info` shows that.
@@ -69,10 +76,15 @@ async fn check(args: &PerimeterArgs) -> Result<(), Failure> {
     let config = config(&args.files)?;
     let rows = check::run(&config).await.map_err(|e| Failure::usage(e.to_string()))?;
     let (text, is_well) = check::print(&rows);
-    print(&text)?;
-    match is_well {
-        true => Ok(()),
-        false => Err(Failure::runtime("not every collection can be used".to_owned())),
+    let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
+    let inventory = check::inventory(&collections).await;
+    let loaded = LiveRules::read(RuleFiles::of(&args.files, &config), config.base()).await;
+    let (of_rules, are_well) = check::print_rules(&loaded, &inventory);
+    print(&(of_rules + &text))?;
+    match (is_well, are_well) {
+        (true, true) => Ok(()),
+        (false, _) => Err(Failure::runtime("not every collection can be used".to_owned())),
+        (true, false) => Err(Failure::runtime("the rules cannot be used".to_owned())),
     }
 }
 
@@ -110,6 +122,28 @@ impl Clock for SystemClock {
     }
 }
 
+/// Tells the log what is odd about rules, at the start and when they are exchanged, until `stop`.
+async fn warn_of_rules(rules: Arc<Rules>, collections: Collections, stop: CancellationToken) {
+    let mut checked = String::new();
+    loop {
+        let book = rules.current();
+        if book.hash() != checked {
+            book.hash().clone_into(&mut checked);
+            let Some(inventory) = stop.run_until_cancelled(check::inventory(&collections)).await else {
+                break;
+            };
+            let warnings = check::warnings(&book, &inventory);
+            warnings.iter().take(WARNINGS_MAX).for_each(|warning| tracing::warn!("{warning}"));
+            if warnings.len() > WARNINGS_MAX {
+                tracing::warn!("{} more; kafscale perimeter check has all", warnings.len() - WARNINGS_MAX);
+            }
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(RULES_INTERVAL)).await.is_none() {
+            break;
+        }
+    }
+}
+
 async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::runtime(format!("signals cannot be received: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -122,6 +156,7 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let rules = rules.map_err(|e| Failure::usage(e.to_string()))?;
     let (watched, reloaded) = (Arc::clone(&rules.rules), Arc::clone(&rules.rules));
     let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
+    let (checked, all) = (Arc::clone(&rules.rules), collections.clone());
     let limits = args.limits.of_queries();
     let threads = QueryThreads::start(limits.max_queries)
         .map_err(|e| Failure::runtime(format!("the threads of queries could not be started: {e}")))?;
@@ -146,7 +181,8 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let went_on = perimeter.rules.go_on(log, clock.now_ms(), timeout + server::BESIDE_QUERIES).await;
     went_on.map_err(|e| Failure::runtime(e.to_string()))?;
     prepared.beside(Arc::clone(&watched).watch(stop.clone()));
-    let broken = "the rules in the files cannot be used: those from before hold";
+    prepared.beside(warn_of_rules(checked, all, stop.clone()));
+    let broken = "the rules in the files are not used: those from before hold";
     prepared.remark(move || watched.state().broken.map(|_| broken));
     let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
     tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());

@@ -90,6 +90,14 @@ fn check(name: &str, value: &Value, property: &Value) -> Result<(), ToolError> {
     if fits {
         return Ok(());
     }
+    if let Value::String(text) = value
+        && text.len() > MAX_STRING_BYTES
+    {
+        let bytes = text.len();
+        return Err(ToolError::invalid(format!(
+            "{name} has {bytes} bytes: give a string of at most {MAX_STRING_BYTES}"
+        )));
+    }
     let mut hint = String::new();
     if let (Some(allowed), Value::String(text)) = (property.get("enum").and_then(Value::as_array), value) {
         hint = suggest::did_you_mean(text, allowed.iter().filter_map(Value::as_str));
@@ -164,6 +172,12 @@ mod tests {
         ] {
             assert_eq!(read_json(arguments.clone()).unwrap_err(), text, "{arguments}");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_is_said_to_be() {
+        let told = read_json(json!({"names": ["x".repeat(MAX_STRING_BYTES + 1)]})).unwrap_err();
+        assert_eq!(told, "names has 65537 bytes: give a string of at most 65536");
     }
 
     #[test]

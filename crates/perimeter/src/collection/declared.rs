@@ -20,12 +20,13 @@ use kafscale_sql::topic::cell::Cell;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, json};
 
-use super::Provenance;
 use super::json_rows::{Columns, Pointer, checked, rows};
 use super::predicate::{Comparison, Leaf, Predicate, Pushed, Test, text};
 use super::remote::{Memory, Request, Rows as RowStream};
 use super::rows::{Rows, Tally};
 use super::web::{Failed, engine_error};
+use super::{Provenance, SourceTable};
+use crate::rules::Holds;
 
 /// A value that is longer is NULL, and counted.
 const VALUE_BYTES_MAX: usize = 1 << 20;
@@ -121,6 +122,21 @@ impl Declared {
             columns: all,
             of_answer,
             parameters,
+        })
+    }
+
+    /// Says of columns that other columns are parts of them: `/who` of `/who/name`.
+    pub fn with_what_columns_hold(&self, table: SourceTable) -> SourceTable {
+        let parts = |at: usize| {
+            let of = move |(other, pointer): &(usize, &Pointer)| {
+                *other != at && self.pointers[at].contains(pointer)
+            };
+            let parts = self.pointers.iter().enumerate().filter(of);
+            parts.map(|(other, _)| self.columns[other].name.clone()).collect::<Vec<_>>()
+        };
+        (0..self.of_answer).fold(table, |table, at| match parts(at) {
+            none if none.is_empty() => table,
+            parts => table.holding(&self.columns[at].name, Holds::Columns(parts)),
         })
     }
 
@@ -502,6 +518,23 @@ mod tests {
             arguments: &arguments,
         };
         Declared::new("t", declaration).map(Arc::new).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_column_holds_those_within_it() {
+        let text = "columns = \"id int, who json, name text, whole json, again json\"\n\
+            [pointers]\nname = \"/who/name\"\nwhole = \"\"\nagain = \"/who\"";
+        let declared = declared(text).unwrap();
+        let schema = super::super::rows::schema_of(&declared.columns);
+        let provider = Arc::new(datafusion::datasource::MemTable::try_new(schema, vec![vec![]]).unwrap());
+        let table = SourceTable::new("t", provider, Provenance(Arc::new(|| Value::Null)));
+        let columns = declared.with_what_columns_hold(table).columns;
+        let held = |names: &[&str]| Holds::Columns(names.iter().map(|name| (*name).to_owned()).collect());
+        let holds: Vec<Holds> = columns.into_iter().map(|column| column.holds).collect();
+        let whole = held(&["id", "who", "name", "again"]);
+        let expected =
+            [Holds::Nothing, held(&["name", "again"]), Holds::Nothing, whole, held(&["who", "name"])];
+        assert_eq!(holds, expected);
     }
 
     fn eq(column: usize, value: impl Into<ScalarValue>) -> Predicate {

@@ -41,6 +41,11 @@ impl Pointer {
         Pointer(vec![name.to_owned()])
     }
 
+    /// Whether the value of `other` is a part of the value here, or the same.
+    pub fn contains(&self, other: &Pointer) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
     /// The first step, and the rest.
     fn split(&self) -> Option<(&str, &[String])> {
         let (first, rest) = self.0.split_first()?;

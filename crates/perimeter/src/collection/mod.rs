@@ -32,6 +32,7 @@ use std::fmt::{self, Debug};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::Field;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde_json::Value;
@@ -39,6 +40,7 @@ use serde_json::Value;
 pub use self::declared::AskError;
 use crate::caller::Caller;
 use crate::deliver::Brokers;
+use crate::rules::{ColumnInfo, Holds};
 
 /// What is open of a collection that the configuration declares.
 #[async_trait]
@@ -52,10 +54,16 @@ pub trait Collection: Debug + Send + Sync {
         Ok(None)
     }
 
+    /// The table that a name in a statement is about. More stands in a name for topics alone.
+    fn table_named<'n>(&self, name: &'n str) -> &'n str {
+        name
+    }
+
     /// The names of its tables, as of now.
     async fn tables(&self) -> Result<Vec<String>, CollectionError>;
 
-    /// A table as of now, for one statement of `caller`; None where there is none of that name.
+    /// A table as of now, for one statement of `caller`; None where there is none of that name. Who decides by the name takes it
+    /// from [`find`].
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError>;
 
     /// Where its tables are written to, if that is declared: only answers that are delivered are.
@@ -70,9 +78,56 @@ pub trait Collection: Debug + Send + Sync {
 /// A table of a collection, with everything in it.
 #[derive(Debug, Clone)]
 pub struct SourceTable {
+    /// As the source writes it. By this name rules decide, releases are remembered, and the audit log tells.
+    pub name: String,
+    /// What rules decide about. A column of the provider that is none of these is shown to nobody.
+    pub columns: Vec<ColumnInfo>,
     pub provider: Arc<dyn TableProvider>,
     /// As of when it is read, for the answer: ranges of offsets, a snapshot of the database, versions of files with hashes.
     pub provenance: Provenance,
+}
+
+impl SourceTable {
+    /// With the columns of the provider, none of which holds another one.
+    pub fn new(
+        name: impl Into<String>,
+        provider: Arc<dyn TableProvider>,
+        provenance: Provenance,
+    ) -> SourceTable {
+        let schema = provider.schema();
+        let of = |field: &Arc<Field>| ColumnInfo::new(field.name(), field.data_type().clone());
+        let columns = schema.fields().iter().map(of).collect();
+        SourceTable { name: name.into(), columns, provider, provenance }
+    }
+
+    /// A column of which others can be had.
+    #[must_use]
+    pub fn holding(mut self, column: &str, holds: Holds) -> SourceTable {
+        for known in self.columns.iter_mut().filter(|known| known.name == column) {
+            known.holds = holds.clone();
+        }
+        self
+    }
+
+    /// A column that is shown to nobody, whatever the rules say.
+    #[must_use]
+    pub fn without(mut self, column: &str) -> SourceTable {
+        self.columns.retain(|known| known.name != column);
+        self
+    }
+}
+
+/// The table of exactly this name.
+///
+/// Invariant: what is decided by a name is read by it. A source that finds a table by another spelling of its name gives a table
+/// that is not found here.
+pub async fn find(
+    collection: &dyn Collection,
+    name: &str,
+    caller: &Caller,
+) -> Result<Option<SourceTable>, CollectionError> {
+    let found = collection.table(name, caller).await?;
+    Ok(found.filter(|table| table.name == collection.table_named(name)))
 }
 
 /// Asked once the statement has run.

@@ -12,10 +12,11 @@ use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::{Source, SqlArgs};
 use kafscale_settings::units::Limit;
 use kafscale_sql::catalog::Cluster;
-use kafscale_sql::catalog::topics::Topics as Statement;
+use kafscale_sql::catalog::topics::{Topics as Statement, asked};
 use kafscale_sql::error::SqlError;
 use kafscale_sql::query::{Query, QueryLimits, ranges_text};
 use kafscale_sql::run::open_cluster;
+use kafscale_sql::topic::layout::MetaColumn;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
@@ -23,6 +24,7 @@ use tokio::sync::OnceCell;
 use super::{Collection, CollectionError, Provenance, SourceTable};
 use crate::caller::Caller;
 use crate::deliver::Brokers;
+use crate::rules::Holds;
 use crate::secret::SecretSource;
 
 /// The settings are those of `kafscale sql`, and mean the same.
@@ -211,6 +213,10 @@ impl Collection for Topics {
         Ok(Some(Arc::new(Topics { statement, ..self.clone() })))
     }
 
+    fn table_named<'n>(&self, name: &'n str) -> &'n str {
+        topic_of(name)
+    }
+
     async fn tables(&self) -> Result<Vec<String>, CollectionError> {
         self.names().await
     }
@@ -226,10 +232,10 @@ impl Collection for Topics {
                 return Err(CollectionError::Unusable { collection, source: error.into() });
             }
         };
-        // Behind an @ stands how it is looked at.
-        let topic = name.split('@').next().unwrap_or(name).to_owned();
-        let provenance = move || provenance(&query, &topic);
-        Ok(Some(SourceTable { provider, provenance: Provenance(Arc::new(provenance)) }))
+        let topic = topic_of(name).to_owned();
+        let told = topic.clone();
+        let provenance = Provenance(Arc::new(move || provenance(&query, &told)));
+        Ok(Some(with_what_columns_hold(SourceTable::new(topic, provider, provenance))))
     }
 
     fn brokers(&self) -> Option<&Brokers> {
@@ -239,6 +245,20 @@ impl Collection for Topics {
     async fn check(&self) -> Result<Vec<String>, CollectionError> {
         Ok(vec![format!("{} topics", self.names().await?.len())])
     }
+}
+
+/// The topic of a name, behind which may stand how it is looked at. The names are taken apart as the engine does it, or rules would
+/// decide about another topic.
+fn topic_of(name: &str) -> &str {
+    let marks = [asked::TAIL, asked::AS_OF];
+    marks.iter().find_map(|mark| name.split_once(mark)).map_or(name, |(topic, _)| topic)
+}
+
+/// Records as they were written are columns beside their fields. Where a record is stored is the server's business.
+fn with_what_columns_hold(table: SourceTable) -> SourceTable {
+    let raw = [MetaColumn::Key, MetaColumn::Value, MetaColumn::Headers];
+    let table = raw.iter().fold(table, |table, column| table.holding(column.name(), Holds::Everything));
+    table.without(MetaColumn::Segment.name())
 }
 
 fn provenance(query: &Query, topic: &str) -> Value {
@@ -278,6 +298,38 @@ mod tests {
         assert_eq!(topics("scan_limit = \"1GiB\"", Path::new("/")).unwrap().scan_bytes, Some(1 << 30));
         let error = topics("store = \"ftp://x\"", Path::new("/")).unwrap_err().to_string();
         assert!(error.contains("--store"), "{error}");
+    }
+
+    /// The rules decide about the topic that is read, whatever its name is made of.
+    #[test]
+    fn a_name_is_taken_apart_as_the_engine_does_it() {
+        for (name, topic) in [
+            ("alarms", "alarms"),
+            ("alarms@tail:50", "alarms"),
+            ("alarms@as-of:0:0-10", "alarms"),
+            ("alarms@secret", "alarms@secret"),
+            ("alarms@as-of:0:0-1@tail:5", "alarms@as-of:0:0-1"),
+            ("@tail:5", ""),
+        ] {
+            assert_eq!(topic_of(name), topic, "{name}");
+            assert_eq!(topics("", Path::new("/")).unwrap().table_named(name), topic);
+        }
+    }
+
+    #[test]
+    fn a_record_holds_its_fields_and_no_path_is_told() {
+        let names = ["_offset", "_key", "_value", "_headers", "_segment", "kind"];
+        let field = |name| arrow::datatypes::Field::new(name, arrow::datatypes::DataType::Utf8, true);
+        let schema = Arc::new(arrow::datatypes::Schema::new(names.map(field).to_vec()));
+        let provider = Arc::new(datafusion::datasource::MemTable::try_new(schema, vec![vec![]]).unwrap());
+        let table = SourceTable::new("t", provider, Provenance(Arc::new(|| json!(null))));
+        let columns = with_what_columns_hold(table).columns;
+        let raw = columns.iter().filter(|column| column.holds == Holds::Everything);
+        assert_eq!(
+            raw.map(|column| column.name.as_str()).collect::<Vec<_>>(),
+            ["_key", "_value", "_headers"]
+        );
+        assert!(columns.iter().any(|c| c.name == "kind") && !columns.iter().any(|c| c.name == "_segment"));
     }
 
     #[tokio::test]

@@ -32,14 +32,15 @@ use tokio::time::Instant;
 
 use crate::caller::Caller;
 use crate::catalog::{Collections, Database, Denied, Used, View};
-use crate::collection::CollectionError;
-use crate::deciding::{Allowed, Decide, Ruling, columns_of};
+use crate::collection::{CollectionError, find};
+use crate::deciding::{Allowed, Decide, Ruling};
 use crate::governed::cover::{Cover, PassedPlanner};
 use crate::governed::entities::{Covered, covered};
 use crate::governed::groups::{RESERVED, in_groups};
 use crate::governed::guard::GuardPlanner;
 use crate::governed::lineage::{Labels, labels};
 use crate::governed::releases::{Released, Releases};
+use crate::governed::whole::WholeCasts;
 use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
 use crate::labelled::Labelled;
@@ -167,7 +168,10 @@ impl Engine {
         threads: QueryHandle,
         handles: Arc<Handles>,
     ) -> Result<Engine, Failure> {
-        let base = engine::session(limits)?.with_query_planner(Arc::new(Planner)).build();
+        let base = engine::session(limits)?
+            .with_query_planner(Arc::new(Planner))
+            .with_analyzer_rule(Arc::new(WholeCasts))
+            .build();
         let at_once = usize::try_from(limits.max_queries).unwrap_or(usize::MAX);
         Ok(Engine {
             base,
@@ -278,14 +282,19 @@ impl Engine {
         collection: &str,
         table: &str,
     ) -> Result<Described, CollectionError> {
-        let named = TableName::new(collection, table);
         let Some(found) = self.collections.get(collection) else { return Ok(Described::Nothing) };
         if !decide.knows_collection(caller, collection) {
             return Ok(Described::Nothing);
         }
-        let Some(source) = found.table(table, caller).await? else { return Ok(Described::Nothing) };
-        let columns = columns_of(&source.provider.schema());
-        let columns = self.labelled.columns(found.kind(), table, columns);
+        let named = TableName::new(collection, found.table_named(table));
+        let missing = |named| Ok(Described::Denied(Denied::missing(decide, caller, named).why));
+        let source = match find(found.as_ref(), table, caller).await {
+            Ok(Some(source)) => source,
+            Ok(None) => return missing(named),
+            Err(_) if !decide.knows(caller, &named) => return missing(named),
+            Err(error) => return Err(error),
+        };
+        let columns = self.labelled.columns(found.kind(), &named.table, source.columns);
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
             Ruling::Allowed(allowed) => Described::Table { allowed, columns },
@@ -296,9 +305,14 @@ impl Engine {
 /// What a caller is told of a table.
 #[derive(Debug)]
 pub enum Described {
+    /// The caller may not know of the collection.
     Nothing,
+    /// In the same words whether the table is there or not.
     Denied(String),
-    Table { allowed: Box<Allowed>, columns: Vec<ColumnInfo> },
+    Table {
+        allowed: Box<Allowed>,
+        columns: Vec<ColumnInfo>,
+    },
 }
 
 /// A statement whose rules are in its plan.

@@ -2,13 +2,15 @@
 //! of the optimizer looks through it or moves anything past it.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 
-use arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
@@ -25,10 +27,26 @@ const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropert
 
 /// Where a column of the output comes from.
 #[derive(Debug, Clone)]
-pub struct Output {
-    /// In the input.
-    pub column: usize,
-    pub mask: Option<Mask>,
+pub enum Output {
+    /// A column of the input.
+    Column { at: usize, mask: Option<Mask> },
+    /// A hash of all columns of the input, whether they are shown or not.
+    RowKey,
+}
+
+impl Output {
+    fn is_masked(&self) -> bool {
+        matches!(self, Output::Column { mask: Some(_), .. })
+    }
+}
+
+/// Nobody outside knows which rows have which keys.
+static ROW_KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+fn row_keys(batch: &RecordBatch) -> Result<ArrayRef> {
+    let fields = batch.columns().iter().map(|column| SortField::new(column.data_type().clone()));
+    let rows = RowConverter::new(fields.collect())?.convert_columns(batch.columns())?;
+    Ok(Arc::new(rows.iter().map(|row| ROW_KEYS.hash_one(row.as_ref())).collect::<UInt64Array>()))
 }
 
 /// What is done to each batch.
@@ -66,7 +84,7 @@ impl GovernedExec {
 impl DisplayAs for GovernedExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shaping = &self.shaping;
-        let masked = shaping.outputs.iter().filter(|output| output.mask.is_some()).count();
+        let masked = shaping.outputs.iter().filter(|output| output.is_masked()).count();
         let rows = if shaping.filter.is_some() { "some rows" } else { "all rows" };
         write!(
             f,
@@ -157,14 +175,12 @@ impl Shaping {
             }
             None => batch,
         };
-        let columns = self.outputs.iter().map(|output| {
-            let values = batch.column(output.column);
-            match &output.mask {
-                Some(mask) => masks::apply(mask, values),
-                None => Arc::clone(values),
-            }
+        let columns = self.outputs.iter().map(|output| match output {
+            Output::Column { at, mask: Some(mask) } => Ok(masks::apply(mask, batch.column(*at))),
+            Output::Column { at, mask: None } => Ok(Arc::clone(batch.column(*at))),
+            Output::RowKey => row_keys(batch),
         });
-        let columns: Vec<ArrayRef> = columns.collect();
+        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }

@@ -1,26 +1,29 @@
 //! Rewrites a plan so that rows of a table whose rules say "only in groups" are in nothing but groups that are large enough.
 //!
-//! From the scan on, such rows are held: a column with their entity goes with them through projections, filters and joins, until an
-//! aggregation, behind which [`super::guard`] looks at each group. What cannot be looked at there is refused here: expressions
-//! that could fail on one row, or make one row outweigh all others ([`weight`]), functions that give single values, windows,
-//! limits, and subqueries that give held rows to others.
+//! From the scan on, such rows are held: columns with their entity and a key of the row go with them through projections, filters and
+//! joins, until an aggregation, behind which [`super::guard`] looks at the set of rows of each group and of each figure. What cannot
+//! be looked at there is refused here: expressions that could fail on one row ([`whole`]), make one row outweigh all others
+//! ([`weight_of`], [`super::joins`]), or single one out ([`apart`]); functions that give single values, windows, limits, unions,
+//! and subqueries that give held rows to others.
 //!
-//! Invariant: no held row, and nothing computed from fewer entities than the rule says, is in the result.
+//! Invariant: no held row, and nothing computed from fewer entities than the rule says, is in the result; and each held row is in a set
+//! once at most, so that figures of two sets can be compared by comparing the sets.
 
 use std::sync::Arc;
 
 use arrow::datatypes::FieldRef;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
-use datafusion::common::{Column, DFSchemaRef, JoinType};
+use datafusion::common::{Column, DFSchemaRef};
 use datafusion::datasource::provider_as_source;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::{
-    Aggregate, AggregateUDF, Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, Subquery,
-    SubqueryAlias, TableScan, TableScanBuilder, Union, lit,
+    Aggregate, AggregateUDF, Distinct, Expr, ExprSchemable as _, Extension, Filter, LogicalPlan, Projection,
+    Subquery, SubqueryAlias, TableScan, TableScanBuilder, Union, lit,
 };
 
+use super::apart::{self, Says, conjuncts_are_apart};
 use super::guard::{Guard, GuardColumn, GuardedFigure, Layout, entity_guard};
 use super::releases::Released;
 use super::table::{GovernedTable, of_source};
@@ -34,23 +37,33 @@ use crate::shape::MinGroup;
 pub const RESERVED: &str = "__kafscale_";
 /// Columns of one grouping: secondary suppression looks at all sets of them.
 const GROUP_COLUMNS_MAX: usize = 6;
-/// Figures that count rows.
-const ROWS: &str = "rows";
 
 /// A plan, and which rows in it are held.
 pub(super) struct Relation {
-    plan: LogicalPlan,
-    held: Vec<Held>,
-    /// One for each column of the plan, without those of entities.
-    weights: Vec<Weight>,
+    pub(super) plan: LogicalPlan,
+    pub(super) held: Vec<Held>,
+    /// One for each column of the plan, without those of entities and rows.
+    pub(super) known: Vec<Known>,
 }
 
-/// Rows whose entity is in a column of the plan.
+/// What is known of a column.
 #[derive(Debug, Clone)]
-struct Held {
-    /// The column's name, which is in the plan once.
-    column: String,
-    table: String,
+pub(super) struct Known {
+    pub(super) weight: Weight,
+    pub(super) says: Says,
+}
+
+impl Known {
+    const NOTHING: Known = Known { weight: Weight::Unknown, says: Says::Nothing };
+}
+
+/// Rows whose entity and whose key are in columns of the plan.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    /// The names of both columns, which are in the plan once.
+    entity: String,
+    row: String,
+    pub(super) table: String,
     rule: MinGroup,
     /// The entity, as the caller may know it.
     told: String,
@@ -66,7 +79,7 @@ pub fn in_groups(plan: &LogicalPlan, released: &Released, origin: u64) -> Result
     }
 }
 
-fn not_in_groups(held: &Held) -> Refused {
+pub(super) fn not_in_groups(held: &Held) -> Refused {
     Refused::new(
         format!(
             "rows of {} leave only in groups of at least {} different {}",
@@ -79,12 +92,11 @@ fn not_in_groups(held: &Held) -> Refused {
 /// A figure of a group of held rows.
 struct Figure {
     figure: Expr,
-    /// On which of its rows it rests, where that is not all of them.
-    rests_on: Option<Expr>,
-    kind: String,
+    /// On which of the rows it rests, beside all of them. Whether the set is one that it tells of, or must only be large enough.
+    rests_on: Vec<(Expr, bool)>,
 }
 
-struct Rewriting {
+pub(super) struct Rewriting {
     made: usize,
     released: Released,
     origin: u64,
@@ -96,7 +108,7 @@ impl Rewriting {
         format!("{RESERVED}{what}_{}", self.made)
     }
 
-    fn relation(&mut self, plan: &LogicalPlan) -> Result<Relation> {
+    pub(super) fn relation(&mut self, plan: &LogicalPlan) -> Result<Relation> {
         match plan {
             LogicalPlan::TableScan(scan) => self.scan(scan),
             LogicalPlan::Projection(projection) => self.projection(projection),
@@ -141,8 +153,8 @@ impl Rewriting {
         let expressions = plan.expressions().into_iter().map(|expression| self.subqueries(expression));
         let expressions = expressions.collect::<Result<Vec<_>>>()?;
         let plan = made_anew(plan, expressions, inputs)?;
-        let weights = vec![Weight::Unknown; plan.schema().fields().len()];
-        Ok(Relation { plan, held: Vec::new(), weights })
+        let known = vec![Known::NOTHING; plan.schema().fields().len()];
+        Ok(Relation { plan, held: Vec::new(), known })
     }
 
     fn scan(&mut self, scan: &TableScan) -> Result<Relation> {
@@ -153,90 +165,65 @@ impl Rewriting {
         let scan_number = self.made;
         // What is in a handle, its caller may have made up.
         let is_made_up = table.shape().table.collection == HANDLES;
-        let own = |field: &FieldRef| match is_made_up {
-            true => Weight::Unknown,
-            false => Weight::of_column(scan_number, format!("{}.{}", table.shape().table, field.name())),
+        let rule = table.min_group();
+        let own = |field: &FieldRef| Known {
+            weight: match is_made_up {
+                true => Weight::Unknown,
+                false => Weight::of_column(scan_number, format!("{}.{}", table.shape().table, field.name())),
+            },
+            says: match rule {
+                None => Says::Nothing,
+                Some(rule) if *field.name() == rule.entity => Says::Whose,
+                Some(_) => Says::What,
+            },
         };
-        let weights = scan.projected_schema.fields().iter().map(own).collect();
-        let Some(rule) = table.min_group() else {
-            return Ok(Relation { plan: LogicalPlan::TableScan(scan.clone()), held: Vec::new(), weights });
+        let known = scan.projected_schema.fields().iter().map(own).collect();
+        let Some(rule) = rule else {
+            return Ok(Relation { plan: LogicalPlan::TableScan(scan.clone()), held: Vec::new(), known });
         };
-        let column = self.name("entity");
-        let with_entity: GovernedTable = table.with_entity(&rule.entity, &column)?;
-        let source = provider_as_source(Arc::new(with_entity));
+        let (entity, row) = (self.name("entity"), self.name("row"));
+        let held_rows: GovernedTable = table.held(&rule.entity, &entity, &row)?;
+        let source = provider_as_source(Arc::new(held_rows));
         let projection = scan.projection.as_ref().map(|projection| {
-            let entity = table_columns(table);
-            projection.iter().copied().chain([entity]).collect()
+            let shown = table_columns(table);
+            projection.iter().copied().chain([shown, shown + 1]).collect()
         });
         let plan = TableScanBuilder::new(scan.table_name.clone(), source)
             .with_projection(projection)
             .with_filters(scan.filters.clone())
             .build()?;
         let told = table.shape().entity_told().to_owned();
-        let held = Held { column, table: table.shape().table.to_string(), rule: rule.clone(), told };
-        Ok(Relation { plan: LogicalPlan::TableScan(plan), held: vec![held], weights })
+        let held = Held { entity, row, table: table.shape().table.to_string(), rule: rule.clone(), told };
+        Ok(Relation { plan: LogicalPlan::TableScan(plan), held: vec![held], known })
     }
 
     fn projection(&mut self, projection: &Projection) -> Result<Relation> {
         let input = self.relation(&projection.input)?;
-        let known = input.weights_by_name();
-        let weights = projection.expr.iter().map(|expression| weight_of(expression, &known)).collect();
+        let (weights, says) = (input.weights_by_name(), input.says_by_name());
+        let known = projection.expr.iter().map(|expression| {
+            Ok::<_, DataFusionError>(Known {
+                weight: weight_of(expression, &weights),
+                says: if input.held.is_empty() { Says::Nothing } else { apart::says(expression, &says)? },
+            })
+        });
+        let known = known.collect::<Result<_>>()?;
         let mut expressions = self.expressions(&projection.expr, &input)?;
-        for held in &input.held {
-            expressions.push(column_of(input.plan.schema(), &held.column)?);
+        for name in input.held.iter().flat_map(|held| [&held.entity, &held.row]) {
+            expressions.push(column_of(input.plan.schema(), name)?);
         }
         let plan = Projection::try_new(expressions, Arc::new(input.plan))?;
-        Ok(Relation { plan: LogicalPlan::Projection(plan), held: input.held, weights })
+        Ok(Relation { plan: LogicalPlan::Projection(plan), held: input.held, known })
     }
 
     fn filter(&mut self, filter: &Filter) -> Result<Relation> {
         let input = self.relation(&filter.input)?;
         let mut predicate = self.subqueries(filter.predicate.clone())?;
         if !input.held.is_empty() {
+            conjuncts_are_apart(&predicate, &input.says_by_name())?;
             predicate = whole(predicate)?;
         }
         let plan = Filter::try_new(predicate, Arc::new(input.plan))?;
-        Ok(Relation { plan: LogicalPlan::Filter(plan), held: input.held, weights: input.weights })
-    }
-
-    fn join(&mut self, join: &Join) -> Result<Relation> {
-        let (left, right) = (self.relation(&join.left)?, self.relation(&join.right)?);
-        let dropped = match join.join_type {
-            JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => None,
-            JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => right.held.first(),
-            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => left.held.first(),
-        };
-        if let Some(held) = dropped {
-            return Err(not_in_groups(held).into());
-        }
-        let is_held = !left.held.is_empty() || !right.held.is_empty();
-        let treat = |rewriting: &mut Self, expression: Expr| {
-            let expression = rewriting.subqueries(expression)?;
-            if is_held { whole(expression) } else { Ok(expression) }
-        };
-        let mut on = Vec::new();
-        for (l, r) in &join.on {
-            on.push((treat(self, l.clone())?, treat(self, r.clone())?));
-        }
-        let filter = join.filter.clone().map(|filter| treat(self, filter)).transpose()?;
-        let (of_left, of_right) = (left.weights, right.weights);
-        let weights = match join.join_type {
-            JoinType::LeftSemi | JoinType::LeftAnti => of_left,
-            JoinType::RightSemi | JoinType::RightAnti => of_right,
-            _ => [of_left, of_right].concat(),
-        };
-        let held = [left.held, right.held].concat();
-        let plan = Join::try_new(
-            Arc::new(left.plan),
-            Arc::new(right.plan),
-            on,
-            filter,
-            join.join_type,
-            join.join_constraint,
-            join.null_equality,
-            join.null_aware,
-        )?;
-        Ok(Relation { plan: LogicalPlan::Join(plan), held, weights })
+        Ok(Relation { plan: LogicalPlan::Filter(plan), held: input.held, known: input.known })
     }
 
     /// Expressions over rows that may be held. Their names stay.
@@ -255,7 +242,7 @@ impl Rewriting {
     }
 
     /// The same expression, with the rules carried out in its subqueries.
-    fn subqueries(&mut self, expression: Expr) -> Result<Expr> {
+    pub(super) fn subqueries(&mut self, expression: Expr) -> Result<Expr> {
         let rewritten = expression.transform_up(|part| match part {
             Expr::ScalarSubquery(subquery) => {
                 Ok(Transformed::yes(Expr::ScalarSubquery(self.subquery(subquery)?)))
@@ -308,32 +295,9 @@ impl Rewriting {
         if relations.iter().all(|relation| relation.held.is_empty()) {
             return self.rebuilt(plan, relations);
         }
-        let Some([first, rest @ ..]) = relations.first().map(|relation| relation.held.as_slice()) else {
-            return Err(mixed_union().into());
-        };
-        let same = |relation: &Relation| match relation.held.as_slice() {
-            [held] => held.table == first.table && held.rule == first.rule,
-            _ => false,
-        };
-        if !rest.is_empty() || !relations.iter().all(same) {
-            return Err(mixed_union().into());
-        }
-        // The entity is the last column of each, by the same name.
-        let (held, columns) = (first.clone(), union.schema.columns());
-        let mut inputs = Vec::new();
-        for relation in relations {
-            let own = relation.plan.schema().columns();
-            let entity = column_of(relation.plan.schema(), &relation.held[0].column)?.alias(&held.column);
-            let shown = own.into_iter().filter(|column| column.name != relation.held[0].column);
-            let expressions = shown.map(Expr::Column).chain([entity]).collect();
-            inputs.push(Arc::new(LogicalPlan::Projection(Projection::try_new(
-                expressions,
-                Arc::new(relation.plan),
-            )?)));
-        }
-        let weights = vec![Weight::Unknown; columns.len()];
-        let plan = LogicalPlan::Union(Union::try_new_with_loose_types(inputs)?);
-        Ok(Relation { plan, held: vec![held], weights })
+        // The same row could be in it twice.
+        let held = relations.iter().find_map(|relation| relation.held.first());
+        Err(in_union(held.map_or("a table", |held| held.table.as_str())).into())
     }
 
     fn aggregate(&mut self, aggregate: &Aggregate) -> Result<Relation> {
@@ -361,15 +325,18 @@ impl Rewriting {
             .into());
         }
         let group_columns = groups.len();
+        let says = input.says_by_name();
+        groups.iter().try_for_each(|group| apart::says(group, &says).map(drop))?;
         let groups = self.expressions(&groups, &input)?;
         let (mut guards, mut sketches) = (Vec::new(), Vec::new());
         let mut guard = |rewriting: &mut Self, held: &Held, contributes: Option<Expr>| {
             let name = rewriting.name("guard");
-            let entity = column_of(input.plan.schema(), &held.column)?;
-            sketches.push(call(entity_guard(held.rule.size), entity, contributes).alias(&name));
+            let of_row = [&held.entity, &held.row].map(|name| column_of(input.plan.schema(), name));
+            let of_row = of_row.into_iter().collect::<Result<Vec<_>>>()?;
+            sketches.push(call(entity_guard(held.rule.size), of_row, contributes).alias(&name));
             guards.push(GuardColumn {
                 name,
-                domain: format!("{}.{}", held.table, held.rule.entity),
+                domain: format!("{}.{} {}", held.table, held.rule.entity, held.rule.size),
                 told: format!("{} of {}", held.told, held.table),
                 size: held.rule.size,
             });
@@ -380,14 +347,13 @@ impl Rewriting {
         }
         let (mut shown, mut guarded) = (Vec::new(), Vec::new());
         for (at, figure) in figures.iter().enumerate() {
-            let Figure { figure, rests_on, kind } = self.figure(figure, &input)?;
+            let Figure { figure, rests_on } = self.figure(figure, &input)?;
             shown.push(figure);
-            for (of_group, held) in input.held.iter().enumerate() {
-                let guard = match &rests_on {
-                    Some(rests_on) => guard(self, held, Some(rests_on.clone()))?,
-                    None => of_group,
-                };
-                guarded.push(GuardedFigure { column: group_columns + at, guard, kind: kind.clone() });
+            for (condition, is_noted) in rests_on {
+                for held in &input.held {
+                    let guard = guard(self, held, Some(condition.clone()))?;
+                    guarded.push(GuardedFigure { column: group_columns + at, guard, is_noted });
+                }
             }
         }
         let layout = Layout {
@@ -398,11 +364,11 @@ impl Rewriting {
             figures: guarded,
             origin: self.origin,
         };
-        let weights = vec![Weight::Unknown; layout.shown_columns];
+        let known = vec![Known::NOTHING; layout.shown_columns];
         let aggregate = Aggregate::try_new(Arc::new(input.plan), groups, [shown, sketches].concat())?;
         let guard = Guard::try_new(LogicalPlan::Aggregate(aggregate), layout, self.released.clone())?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(guard) });
-        Ok(Relation { plan, held: Vec::new(), weights })
+        Ok(Relation { plan, held: Vec::new(), known })
     }
 
     fn figure(&mut self, figure: &Expr, input: &Relation) -> Result<Figure> {
@@ -418,28 +384,16 @@ impl Rewriting {
         if !is_plain || !may_be_shown(func.name(), &weights, params.distinct) {
             return Err(refused().into());
         }
+        let says = input.says_by_name();
+        params.args.iter().try_for_each(|arg| apart::says(arg, &says).map(drop))?;
+        params.filter.iter().try_for_each(|filter| conjuncts_are_apart(filter, &says))?;
         let args = self.plain(params.args)?;
         let filter = params.filter.map(|filter| self.plain(vec![*filter])).transpose()?;
         let filter = filter.and_then(|mut filter| filter.pop());
-        let mut rests_on = filter.clone();
-        for (arg, weight) in args.iter().zip(&weights) {
-            let condition = match weight {
-                Weight::Constant => continue,
-                Weight::Indicator => arg.clone().is_not_null().and(arg.clone().not_eq(lit(0))),
-                Weight::Columns(_) | Weight::Unknown => arg.clone().is_not_null(),
-            };
-            rests_on = Some(match rests_on {
-                Some(before) => before.and(condition),
-                None => condition,
-            });
-        }
-        let kind = match func.name() {
-            "count" => ROWS.to_owned(),
-            _ => kind_of(&weights),
-        };
+        let rests_on = rests_on(func.name(), &args, &weights, filter.as_ref(), input)?;
         let params = AggregateFunctionParams { args, filter: filter.map(Box::new), ..params };
         let figure = name.restore(Expr::AggregateFunction(AggregateFunction { func, params }));
-        Ok(Figure { figure, rests_on, kind })
+        Ok(Figure { figure, rests_on })
     }
 
     fn plain(&mut self, expressions: Vec<Expr>) -> Result<Vec<Expr>> {
@@ -448,10 +402,18 @@ impl Rewriting {
 }
 
 impl Relation {
-    fn weights_by_name(&self) -> Vec<(Column, Weight)> {
+    fn by_name<T>(&self, of: impl Fn(&Known) -> T) -> Vec<(Column, T)> {
         let shown = self.plan.schema().columns().into_iter();
-        let shown = shown.filter(|column| !self.held.iter().any(|held| held.column == column.name));
-        shown.zip(self.weights.iter().cloned()).collect()
+        let shown = shown.filter(|column| !column.name.starts_with(RESERVED));
+        shown.zip(self.known.iter().map(of)).collect()
+    }
+
+    fn weights_by_name(&self) -> Vec<(Column, Weight)> {
+        self.by_name(|known| known.weight.clone())
+    }
+
+    pub(super) fn says_by_name(&self) -> Vec<(Column, Says)> {
+        self.by_name(|known| known.says)
     }
 }
 
@@ -465,15 +427,8 @@ fn column_of(schema: &DFSchemaRef, name: &str) -> Result<Expr> {
     Ok(Expr::Column(Column::new(qualifier.cloned(), field.name())))
 }
 
-fn call(func: Arc<AggregateUDF>, arg: Expr, filter: Option<Expr>) -> Expr {
-    Expr::AggregateFunction(AggregateFunction::new_udf(
-        func,
-        vec![arg],
-        false,
-        filter.map(Box::new),
-        vec![],
-        None,
-    ))
+fn call(func: Arc<AggregateUDF>, args: Vec<Expr>, filter: Option<Expr>) -> Expr {
+    Expr::AggregateFunction(AggregateFunction::new_udf(func, args, false, filter.map(Box::new), vec![], None))
 }
 
 /// A table with held rows in a plan, whatever becomes of them.
@@ -491,44 +446,81 @@ fn held_table(plan: &LogicalPlan) -> Option<String> {
     found
 }
 
-fn mixed_union() -> Refused {
+fn in_union(table: &str) -> Refused {
     Refused::new(
-        "rows that leave only in groups are put together only with rows of the same table".to_owned(),
-        "make groups in each part of the UNION".to_owned(),
+        format!("rows of {table} leave only in groups, and a UNION of them could have the same row twice"),
+        "make groups in each part of the UNION, or write the conditions of both in one WHERE".to_owned(),
     )
 }
 
 fn figure_refused(figure: &str) -> Refused {
     Refused::new(
         format!("{figure} could tell of single rows"),
-        "figures of groups are count, sum, avg, stddev, var and median of columns, of their sums and products with constants, and of \
-         CASE WHEN … THEN 1 ELSE 0 END"
+        "figures of groups are count, sum, avg, stddev, var, median and corr of columns, or of their sums and products with numbers from \
+         0.001 to 1000 (divide by 100.0, not by 100); conditions go to WHERE or to FILTER (WHERE …); round what comes out, not what \
+         goes in"
             .to_owned(),
     )
 }
 
-/// What a figure is a figure of: figures of the same kind can be subtracted from each other.
-fn kind_of(weights: &[Weight]) -> String {
-    let columns = weights.iter().filter_map(|weight| match weight {
-        Weight::Columns(columns) => {
-            Some(columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join("+"))
+/// On which rows a figure rests, beside all of its group: those that it is a figure of, which are noted, and those without which a sum
+/// would be the same.
+fn rests_on(
+    function: &str,
+    args: &[Expr],
+    weights: &[Weight],
+    filter: Option<&Expr>,
+    input: &Relation,
+) -> Result<Vec<(Expr, bool)>> {
+    let filtered = |condition: Expr| match filter {
+        Some(filter) => filter.clone().and(condition),
+        None => condition,
+    };
+    let is_not_zero = |expression: &Expr| expression.clone().not_eq(lit(0));
+    let varying = args.iter().zip(weights).filter(|(_, weight)| **weight != Weight::Constant);
+    let values = varying.clone().map(|(arg, _)| arg.clone().is_not_null()).reduce(Expr::and);
+    let Some(values) = values else {
+        return Ok(filter.map(|filter| (filter.clone(), true)).into_iter().collect());
+    };
+    let mut sets = Vec::new();
+    if function != "sum" {
+        sets.push((filtered(values.clone()), true));
+    } else if let Some(filter) = filter {
+        // NULL is 0 in a sum, which is of all its rows.
+        sets.push((filter.clone(), true));
+    }
+    for (arg, weight) in varying {
+        match weight {
+            Weight::Indicator if function != "count" => {
+                sets.push((filtered(values.clone().and(is_not_zero(arg))), true));
+            }
+            Weight::Columns { .. } if function == "sum" => {
+                for column in arg.column_refs() {
+                    let column = Expr::Column(column.clone());
+                    let is_number = column.get_type(input.plan.schema())?.is_numeric();
+                    let weighs = is_not_zero(if is_number { &column } else { arg });
+                    sets.push((filtered(values.clone().and(weighs)), false));
+                }
+            }
+            _ => {}
         }
-        Weight::Constant | Weight::Indicator | Weight::Unknown => None,
-    });
-    let columns: Vec<String> = columns.collect();
-    if columns.is_empty() { ROWS.to_owned() } else { columns.join(",") }
+    }
+    Ok(sets)
 }
 
 /// Whether a function of such arguments tells of all its rows alike.
 fn may_be_shown(name: &str, args: &[Weight], distinct: bool) -> bool {
     let is_even =
-        |weight: &Weight| matches!(weight, Weight::Columns(_) | Weight::Indicator | Weight::Constant);
+        |weight: &Weight| weight.is_columns() || matches!(weight, Weight::Indicator | Weight::Constant);
+    // Of other values, how many there are tells of conditions on single rows.
+    let is_column = |weight: &Weight| weight.is_plain_column();
     match name {
+        "count" if distinct => args.iter().all(is_column),
         "count" => true,
         "sum" | "avg" | "mean" => !distinct && args.iter().all(is_even),
         "stddev" | "stddev_pop" | "stddev_samp" | "var" | "var_pop" | "var_samp" | "var_sample"
-        | "median" | "corr" => !distinct && args.iter().all(|weight| matches!(weight, Weight::Columns(_))),
-        "approx_distinct" => true,
+        | "median" | "corr" => !distinct && args.iter().all(Weight::is_columns),
+        "approx_distinct" => args.iter().all(is_column),
         _ => false,
     }
 }

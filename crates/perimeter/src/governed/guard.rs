@@ -1,19 +1,20 @@
 //! Looks at each group of held rows before it leaves: whether it is large enough, whether what was kept back could be told from the
 //! rest, and whether it differs by a few from what the same principal was shown before.
 //!
-//! The aggregation below has a sketch of the entities of each group, and of those that a figure rests on where it does not rest on
-//! all. The groups come together here, and leave without the sketches.
+//! The aggregation below has a sketch of the rows of each group, and of those that a figure rests on where it does not rest on all.
+//! The groups come together here, and leave without the sketches. All groups of one answer, and those that they make together
+//! where some of their columns are left out, are sets that are shown ([`super::releases`]): a caller can add them up.
 
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch, nullif};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use arrow::row::{RowConverter, Rows, SortField};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, UInt64Type};
+use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use datafusion::catalog::Session;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -38,16 +39,17 @@ use futures_util::{StreamExt as _, stream};
 
 use super::Refused;
 use super::releases::{Candidate, Released, Verdict, Work};
-use super::sketch::Sketch;
+use super::sketch::{Extent, Rows, Sketch};
+use super::unique::Unique;
 
 /// Groups, times the sets of columns that they have in common.
-const GROUPS_AND_SETS_MAX: usize = 1 << 21;
+const GROUPS_AND_SETS_MAX: usize = 1 << 18;
 
 const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
 /// The function that makes sketches, for groups of `size`.
 pub fn entity_guard(size: u32) -> Arc<AggregateUDF> {
-    Arc::new(AggregateUDF::from(EntityGuard { size, signature: Signature::any(1, Volatility::Immutable) }))
+    Arc::new(AggregateUDF::from(EntityGuard { size, signature: Signature::any(2, Volatility::Immutable) }))
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -70,29 +72,30 @@ impl AggregateUDFImpl for EntityGuard {
     }
 
     fn accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(Entities { size: self.size, keys: HashSet::new() }))
+        Ok(Box::new(OfGroup { size: self.size, rows: Rows::default() }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
-        Ok(vec![Arc::new(Field::new(format!("{}[keys]", args.name), DataType::Binary, true))])
+        Ok(vec![Arc::new(Field::new(format!("{}[rows]", args.name), DataType::Binary, true))])
     }
 }
 
-/// The different entities of a group, as hashes.
+/// The rows of a group, by their entities.
 #[derive(Debug)]
-struct Entities {
+struct OfGroup {
     size: u32,
-    keys: HashSet<u64>,
+    rows: Rows,
 }
 
-impl Accumulator for Entities {
+impl Accumulator for OfGroup {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        let [entities] = values else { return Ok(()) };
+        let [entities, keys] = values else { return Ok(()) };
+        let Some(keys) = keys.as_primitive_opt::<UInt64Type>() else { return Ok(()) };
         let converter = RowConverter::new(vec![SortField::new(entities.data_type().clone())])?;
         let rows = converter.convert_columns(std::slice::from_ref(entities))?;
         for (at, row) in rows.iter().enumerate() {
-            if entities.is_valid(at) {
-                self.keys.insert(hash_of(row.as_ref()));
+            if entities.is_valid(at) && keys.is_valid(at) {
+                self.rows.add(hash_of(row.as_ref()), keys.value(at));
             }
         }
         Ok(())
@@ -100,26 +103,22 @@ impl Accumulator for Entities {
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         let [states] = states else { return Ok(()) };
-        for keys in states.as_binary::<i32>().iter().flatten() {
-            self.keys.extend(
-                keys.chunks_exact(8).map(|key| u64::from_le_bytes(key.try_into().expect("they are 8"))),
-            );
+        for bytes in states.as_binary::<i32>().iter().flatten() {
+            self.rows.add_bytes(bytes);
         }
         Ok(())
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        let keys: Vec<u8> = self.keys.iter().flat_map(|key| key.to_le_bytes()).collect();
-        Ok(vec![ScalarValue::Binary(Some(keys))])
+        Ok(vec![ScalarValue::Binary(Some(self.rows.to_bytes()))])
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        let sketch = Sketch::of(self.keys.iter().copied(), self.size);
-        Ok(ScalarValue::Binary(Some(sketch.to_bytes())))
+        Ok(ScalarValue::Binary(Some(self.rows.sketch(self.size).to_bytes())))
     }
 
     fn size(&self) -> usize {
-        size_of_val(self) + self.keys.capacity() * 9
+        size_of_val(self) + self.rows.bytes()
     }
 }
 
@@ -140,15 +139,15 @@ pub struct GuardColumn {
     pub size: u32,
 }
 
-/// A figure, and the sketch of those that it rests on.
+/// A figure, and a sketch of rows that it rests on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd)]
 pub struct GuardedFigure {
     /// Among the columns that are shown.
     pub column: usize,
     /// Among the guards.
     pub guard: usize,
-    /// Figures of the same kind are compared with each other.
-    pub kind: String,
+    /// Whether the set is one that is compared with others, and not only large enough.
+    pub is_noted: bool,
 }
 
 /// What the columns of the aggregation are.
@@ -159,6 +158,7 @@ pub struct Layout {
     /// The first so many guards are of the groups themselves.
     pub held: usize,
     pub guards: Vec<GuardColumn>,
+    /// On what figures rest beside the groups.
     pub figures: Vec<GuardedFigure>,
     /// What the statement is known by.
     pub origin: u64,
@@ -239,7 +239,7 @@ fn fmt_layout(layout: &Layout, f: &mut fmt::Formatter) -> fmt::Result {
     write!(f, "GuardExec: groups of {}", groups.collect::<Vec<_>>().join(", "))
 }
 
-/// Makes the step of an execution.
+/// Makes the steps of an execution: this one, and that of [`Unique`].
 #[derive(Debug)]
 pub struct GuardPlanner;
 
@@ -254,7 +254,11 @@ impl ExtensionPlanner for GuardPlanner {
         _: &dyn Session,
         _: &PhysicalPlanningContext,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-        let (Some(guard), [input]) = (node.as_any().downcast_ref::<Guard>(), inputs) else { return Ok(None) };
+        let [input] = inputs else { return Ok(None) };
+        if let Some(unique) = node.as_any().downcast_ref::<Unique>() {
+            return Ok(Some(unique.physical(Arc::clone(input))));
+        }
+        let Some(guard) = node.as_any().downcast_ref::<Guard>() else { return Ok(None) };
         let schema = Arc::new(Schema::new(guard.schema.fields().to_vec()));
         Ok(Some(Arc::new(GuardExec::new(
             Arc::clone(input),
@@ -352,6 +356,8 @@ impl ExecutionPlan for GuardExec {
             }
             let groups = concat_batches(&of_input, &batches)?;
             drop(batches);
+            // The sketches of one guard are there once more.
+            memory.try_grow(groups.get_array_memory_size())?;
             let guarded = Guarding::new(&layout, &groups)?.guard(&released, &schema);
             drop(memory);
             guarded
@@ -365,7 +371,14 @@ struct Guarding<'a> {
     layout: &'a Layout,
     groups: &'a RecordBatch,
     sketches: Vec<&'a BinaryArray>,
-    kept: Vec<bool>,
+    /// For each set of group columns, from the fewest to all, the rows that have them in common.
+    parts: Vec<Vec<Part>>,
+}
+
+/// Groups that have some of their columns in common.
+struct Part {
+    key: u64,
+    rows: Vec<usize>,
 }
 
 impl<'a> Guarding<'a> {
@@ -375,130 +388,165 @@ impl<'a> Guarding<'a> {
         let sketches = sketches.filter(|sketches| sketches.len() == layout.guards.len());
         let sketches =
             sketches.ok_or_else(|| DataFusionError::Internal("a guard lacks its columns".to_owned()))?;
-        Ok(Guarding { layout, groups, sketches, kept: vec![true; groups.num_rows()] })
-    }
-
-    /// None: nobody is in it.
-    fn sketch(&self, guard: usize, row: usize) -> Option<Sketch> {
-        let sketches = self.sketches[guard];
-        sketches.is_valid(row).then(|| Sketch::from_bytes(sketches.value(row))).flatten()
-    }
-
-    fn entities(&self, guard: usize, row: usize) -> u64 {
-        let sketches = self.sketches[guard];
-        sketches.is_valid(row).then(|| Sketch::entities_in(sketches.value(row))).flatten().unwrap_or(0)
-    }
-
-    fn guard(mut self, released: &Released, schema: &SchemaRef) -> Result<RecordBatch> {
         // Each set of columns is looked at, of each group.
-        if self.groups.num_rows() << self.layout.group_columns > GROUPS_AND_SETS_MAX {
-            return Err(too_many(self.groups.num_rows()).into());
+        if groups.num_rows() << layout.group_columns > GROUPS_AND_SETS_MAX {
+            return Err(too_many(groups.num_rows()).into());
         }
-        for guard in 0..self.layout.held {
-            self.keep_back_small(guard);
-            self.keep_back_more(guard)?;
-        }
-        let keys = self.keys(&(0..self.layout.group_columns).collect::<Vec<_>>())?;
-        let mut hidden: HashMap<usize, Vec<bool>> = HashMap::new();
+        let mut sets: Vec<u32> = (0..1 << layout.group_columns).collect();
+        sets.sort_by_key(|set| set.count_ones());
+        let parts = sets.into_iter().map(|set| parts(layout, groups, set)).collect::<Result<_>>()?;
+        Ok(Guarding { layout, groups, sketches, parts })
+    }
+
+    /// Without rows where nobody is in it.
+    fn sketch(&self, guard: usize, row: usize) -> Sketch {
+        let sketches = self.sketches[guard];
+        let known = sketches.is_valid(row).then(|| Sketch::from_bytes(sketches.value(row))).flatten();
+        known.unwrap_or_else(|| Sketch::new(self.layout.guards[guard].size))
+    }
+
+    fn guard(self, released: &Released, schema: &SchemaRef) -> Result<RecordBatch> {
         let mut work = Work::default();
-        for figure in &self.layout.figures {
-            let guard = &self.layout.guards[figure.guard];
-            let domain: Arc<str> = format!("{} {}", guard.domain, figure.kind).into();
-            for row in 0..self.groups.num_rows() {
-                if !self.kept[row] {
-                    continue;
-                }
-                let origin =
-                    hash_of((self.layout.origin, key_of(keys.as_ref(), row), figure.column, figure.guard));
-                let sketch = self.sketch(figure.guard, row);
-                let verdict = match sketch.filter(|sketch| sketch.entities >= u64::from(guard.size)) {
-                    None => Verdict::DiffersLittle,
-                    Some(sketch) => {
-                        let domain = Arc::clone(&domain);
-                        released.ask(&Candidate { domain, origin, size: guard.size, sketch }, &mut work)
-                    }
-                };
-                match verdict {
-                    Verdict::Shown => {}
-                    Verdict::DiffersLittle => {
-                        hidden.entry(figure.column).or_insert_with(|| vec![false; self.groups.num_rows()])
-                            [row] = true;
-                    }
-                    Verdict::Full => return Err(too_much().into()),
-                }
-            }
+        let mut kept = vec![true; self.groups.num_rows()];
+        for guard in 0..self.layout.held {
+            self.keep_back(guard, None, &mut kept, released, &mut work)?;
         }
         let mut columns: Vec<ArrayRef> = self.groups.columns()[..self.layout.shown_columns].to_vec();
-        for (column, rows) in hidden {
-            columns[column] = nullif(&columns[column], &BooleanArray::from(rows))?;
+        for figure in &self.layout.figures {
+            let mut shown = kept.clone();
+            self.keep_back(figure.guard, Some(figure), &mut shown, released, &mut work)?;
+            let hidden: Vec<bool> = shown.into_iter().map(|shown| !shown).collect();
+            columns[figure.column] = nullif(&columns[figure.column], &BooleanArray::from(hidden))?;
         }
         let shown = RecordBatch::try_new(Arc::clone(schema), columns)?;
-        Ok(filter_record_batch(&shown, &BooleanArray::from(self.kept))?)
+        Ok(filter_record_batch(&shown, &BooleanArray::from(kept))?)
     }
 
-    fn keep_back_small(&mut self, guard: usize) {
-        let size = u64::from(self.layout.guards[guard].size);
-        for row in 0..self.groups.num_rows() {
-            self.kept[row] &= self.entities(guard, row) >= size;
-        }
-    }
-
-    /// Where the groups that are kept back are few entities together, the total of all would tell of them: so that the smallest
-    /// others are kept back too. The total may be of all groups, or of those that have some of their columns in common.
-    fn keep_back_more(&mut self, guard: usize) -> Result<()> {
-        let size = u64::from(self.layout.guards[guard].size);
-        let entities: Vec<u64> = (0..self.groups.num_rows()).map(|row| self.entities(guard, row)).collect();
-        let columns = self.layout.group_columns;
-        loop {
-            let mut changed = false;
-            for set in 0..(1_usize << columns) {
-                // All columns make the groups themselves.
-                if columns > 0 && set == (1 << columns) - 1 {
-                    continue;
+    /// Takes out of `kept` what must not leave of one guard, and notes the rest as shown.
+    fn keep_back(
+        &self,
+        guard: usize,
+        figure: Option<&GuardedFigure>,
+        kept: &mut [bool],
+        released: &Released,
+        work: &mut Work,
+    ) -> Result<()> {
+        let size = self.layout.guards[guard].size;
+        let sketches: Vec<Sketch> = (0..kept.len()).map(|row| self.sketch(guard, row)).collect();
+        for (row, sketch) in sketches.iter().enumerate() {
+            if kept[row] && sketch.entities < u64::from(size) {
+                kept[row] = false;
+                if figure.is_none_or(|figure| figure.is_noted) {
+                    // That it is too small is an answer too.
+                    self.ask(guard, (usize::MAX, row as u64), sketch, released, work)?;
                 }
-                let common: Vec<usize> = (0..columns).filter(|column| set & (1 << column) != 0).collect();
-                changed |= self.keep_back_in(&common, &entities, size)?;
             }
-            if !changed {
+        }
+        loop {
+            self.keep_back_more(size, &sketches, kept);
+            if figure.is_some_and(|figure| !figure.is_noted) {
+                return Ok(());
+            }
+            // Some were kept back, so that others make other sums now. Each time there are fewer.
+            if !self.keep_back_told(guard, &sketches, kept, released, work)? {
                 return Ok(());
             }
         }
     }
 
-    fn keep_back_in(&mut self, common: &[usize], entities: &[u64], size: u64) -> Result<bool> {
-        let keys = self.keys(common)?;
-        let mut parts: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
-        for row in 0..self.groups.num_rows() {
-            parts.entry(key_of(keys.as_ref(), row)).or_default().push(row);
+    /// Where the groups that are kept back are few entities together, the total of all would tell of them: so that the smallest
+    /// others are kept back too. The total may be of all groups, or of those that have some of their columns in common.
+    fn keep_back_more(&self, size: u32, sketches: &[Sketch], kept: &mut [bool]) {
+        // All columns make the groups themselves, unless there are none.
+        let sets = self.parts.len().saturating_sub(1).max(1);
+        loop {
+            let mut changed = false;
+            for part in self.parts[..sets].iter().flatten() {
+                let mut back = Sketch::new(size);
+                let of_part = part.rows.iter().copied();
+                of_part.clone().filter(|row| !kept[*row]).for_each(|row| back.add(&sketches[row]));
+                while back.extent(size) == Extent::Few {
+                    let others = of_part.clone().filter(|row| kept[*row]);
+                    let Some(smallest) = others.min_by_key(|row| sketches[*row].entities) else { break };
+                    back.add(&sketches[smallest]);
+                    kept[smallest] = false;
+                    changed = true;
+                }
+            }
+            if !changed {
+                return;
+            }
         }
+    }
+
+    /// Compares what is left, and what it makes together, with what was shown before. Whether some had to be kept back.
+    fn keep_back_told(
+        &self,
+        guard: usize,
+        sketches: &[Sketch],
+        kept: &mut [bool],
+        released: &Released,
+        work: &mut Work,
+    ) -> Result<bool> {
         let mut changed = false;
-        for rows in parts.into_values() {
-            let kept_back = |kept: &[bool]| -> u64 {
-                rows.iter().filter(|row| !kept[**row]).map(|row| entities[*row]).sum()
-            };
-            while (1..size).contains(&kept_back(&self.kept)) {
-                let smallest = rows.iter().filter(|row| self.kept[**row]).min_by_key(|row| entities[**row]);
-                let Some(smallest) = smallest else { break };
-                self.kept[*smallest] = false;
+        for (set, parts) in self.parts.iter().enumerate() {
+            for part in parts {
+                let rows: Vec<usize> = part.rows.iter().copied().filter(|row| kept[*row]).collect();
+                let mut sum = Sketch::new(self.layout.guards[guard].size);
+                rows.iter().for_each(|row| sum.add(&sketches[*row]));
+                if rows.is_empty() || self.ask(guard, (set, part.key), &sum, released, work)? {
+                    continue;
+                }
+                rows.iter().for_each(|row| kept[*row] = false);
                 changed = true;
             }
         }
         Ok(changed)
     }
 
-    fn keys(&self, columns: &[usize]) -> Result<Option<Rows>> {
-        if columns.is_empty() {
-            return Ok(None);
+    fn ask(
+        &self,
+        guard: usize,
+        of: (usize, u64),
+        sketch: &Sketch,
+        released: &Released,
+        work: &mut Work,
+    ) -> Result<bool> {
+        let GuardColumn { domain, size, .. } = &self.layout.guards[guard];
+        let candidate = Candidate {
+            domain: domain.as_str().into(),
+            origin: hash_of((self.layout.origin, guard, of)),
+            size: *size,
+            sketch: sketch.clone(),
+        };
+        match released.ask(&candidate, work) {
+            Verdict::Shown => Ok(true),
+            Verdict::TellsOfFew => Ok(false),
+            Verdict::Full => Err(too_much().into()),
         }
-        let columns: Vec<ArrayRef> =
-            columns.iter().map(|column| Arc::clone(self.groups.column(*column))).collect();
-        let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-        Ok(Some(RowConverter::new(fields)?.convert_columns(&columns)?))
     }
 }
 
-fn key_of(keys: Option<&Rows>, row: usize) -> Vec<u8> {
-    keys.map_or_else(Vec::new, |keys| keys.row(row).as_ref().to_vec())
+/// The groups that have the columns of `set` in common.
+fn parts(layout: &Layout, groups: &RecordBatch, set: u32) -> Result<Vec<Part>> {
+    let common = (0..layout.group_columns).filter(|column| set & (1 << column) != 0);
+    let columns: Vec<ArrayRef> = common.map(|column| Arc::clone(groups.column(column))).collect();
+    let rows = 0..groups.num_rows();
+    if columns.is_empty() {
+        return Ok(vec![Part { key: 0, rows: rows.collect() }]);
+    }
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let keys = RowConverter::new(fields)?.convert_columns(&columns)?;
+    let mut parts: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    let keys: Vec<_> = keys.iter().map(|key| key.as_ref().to_vec()).collect();
+    for row in rows {
+        parts.entry(&keys[row]).or_default().push(row);
+    }
+    let mut parts: Vec<Part> =
+        parts.into_iter().map(|(key, rows)| Part { key: hash_of(key), rows }).collect();
+    // The same answer each time.
+    parts.sort_by_key(|part| part.rows[0]);
+    Ok(parts)
 }
 
 fn too_many(groups: usize) -> Refused {

@@ -2,21 +2,24 @@
 //!
 //! Columns and rows are shaped at the scan ([`table`], [`masks`]): a predicate, a join, a sort or an error message that the caller
 //! causes sees masked values of permitted rows, and nothing else. Where rows leave only in groups, [`groups`] rewrites the
-//! plan, and [`guard`] looks at each group before it leaves.
+//! plan, and [`guard`] looks at each group before it leaves, and at what was shown before ([`releases`], [`sketch`]).
 
+mod apart;
 pub mod cover;
 pub mod entities;
 mod exec;
 pub mod groups;
 pub mod guard;
+mod joins;
 pub mod leakproof;
 pub mod lineage;
 pub mod masks;
 pub mod releases;
 pub mod sketch;
 pub mod table;
+mod unique;
 mod weight;
-mod whole;
+pub mod whole;
 
 use std::sync::Arc;
 

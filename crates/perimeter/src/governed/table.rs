@@ -4,10 +4,10 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::DFSchema;
+use datafusion::common::{Column, DFSchema};
 use datafusion::datasource::TableType;
 use datafusion::error::Result;
 use datafusion::execution::SessionState;
@@ -63,7 +63,7 @@ impl GovernedTable {
                 Shown::AsIs => None,
             };
             fields.push(shown_field(field, mask.as_ref()));
-            outputs.push(Output { column: at, mask });
+            outputs.push(Output::Column { at, mask });
         }
         let schema = Arc::new(Schema::new(fields));
         GovernedTable { shape, source, schema, outputs: outputs.into(), row_filter }
@@ -77,22 +77,27 @@ impl GovernedTable {
         self.shape.min_group.as_ref()
     }
 
-    /// The same table with one column more, at the end: the entity of the rule about groups, unmasked.
-    pub fn with_entity(&self, entity: &str, name: &str) -> Result<GovernedTable> {
+    /// The same table with two columns more, at the end: the entity of the rule about groups, unmasked, and a key of the row. Rows
+    /// without an entity are in no group, and left out.
+    pub fn held(&self, entity: &str, entity_name: &str, row_name: &str) -> Result<GovernedTable> {
         let of_source = self.source.schema();
         let Some((at, field)) = of_source.column_with_name(entity) else {
             return Err(Failed::NoEntity(self.shape.table.clone()).into());
         };
         let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
-        fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
+        fields.push(Arc::new(Field::new(entity_name, field.data_type().clone(), true)));
+        fields.push(Arc::new(Field::new(row_name, DataType::UInt64, true)));
         let mut outputs = self.outputs.to_vec();
-        outputs.push(Output { column: at, mask: None });
-        Ok(GovernedTable { schema: Arc::new(Schema::new(fields)), outputs: outputs.into(), ..self.clone() })
+        outputs.extend([Output::Column { at, mask: None }, Output::RowKey]);
+        let has_entity = Expr::Column(Column::new_unqualified(entity)).is_not_null();
+        let row_filter = conjunction(self.row_filter.iter().cloned().chain([has_entity]));
+        let schema = Arc::new(Schema::new(fields));
+        Ok(GovernedTable { schema, outputs: outputs.into(), row_filter, ..self.clone() })
     }
 
     fn is_shown_as_it_is(&self, name: &str) -> bool {
         let at = self.schema.index_of(name);
-        at.is_ok_and(|at| self.outputs[at].mask.is_none())
+        at.is_ok_and(|at| matches!(self.outputs[at], Output::Column { mask: None, .. }))
     }
 
     /// Whether the source may evaluate a condition of the caller.
@@ -151,7 +156,11 @@ impl TableProvider for GovernedTable {
         let all: Vec<usize> = (0..self.outputs.len()).collect();
         let wanted: Vec<&Output> = projection.unwrap_or(&all).iter().map(|at| &self.outputs[*at]).collect();
         let of_source = self.source.schema();
-        let mut read: BTreeSet<usize> = wanted.iter().map(|output| output.column).collect();
+        let read_for = |output: &Output| match output {
+            Output::Column { at, .. } => vec![*at],
+            Output::RowKey => (0..of_source.fields().len()).collect(),
+        };
+        let mut read: BTreeSet<usize> = wanted.iter().copied().flat_map(read_for).collect();
         for column in self.row_filter.iter().flat_map(Expr::column_refs) {
             let at = of_source.index_of(&column.name);
             read.insert(at.map_err(|error| filter_failed(&self.shape.table, &error.into()))?);
@@ -164,8 +173,10 @@ impl TableProvider for GovernedTable {
         let input = self.source.scan(state, Some(&read), &pushed, limit).await;
         let input = input.map_err(|error| source_failed(&self.shape.table, error))?;
         let place = |column: usize| read.binary_search(&column).expect("it is read");
-        let outputs =
-            wanted.iter().map(|output| Output { column: place(output.column), mask: output.mask.clone() });
+        let outputs = wanted.iter().map(|output| match output {
+            Output::Column { at, mask } => Output::Column { at: place(*at), mask: mask.clone() },
+            Output::RowKey => Output::RowKey,
+        });
         let filter = match &self.row_filter {
             Some(filter) => {
                 let schema = DFSchema::try_from(input.schema().as_ref().clone())?;

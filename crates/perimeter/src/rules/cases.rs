@@ -14,7 +14,7 @@ use super::file::{explain_toml, lines_of};
 use super::load::Rulebook;
 use super::one_or_more::OneOrMore;
 use super::record::TableRecord;
-use super::{Action, ColumnInfo, Request};
+use super::{Action, ColumnInfo, Holds, Request};
 use crate::caller::Caller;
 use crate::shape::TableName;
 
@@ -124,12 +124,16 @@ pub fn run(book: &Rulebook, path: &Path, text: &str) -> Result<CasesReport, Case
     Ok(report)
 }
 
-/// Columns from names and types as Arrow writes them.
+/// Columns from names and types as Arrow writes them, `, raw` behind that of a column that holds others.
 pub fn columns_of(columns: &BTreeMap<String, String>) -> Result<Vec<ColumnInfo>, String> {
     let columns = columns.iter().map(|(name, data_type)| {
+        let (data_type, holds) = match data_type.strip_suffix(", raw") {
+            Some(data_type) => (data_type, Holds::Everything),
+            None => (data_type.as_str(), Holds::Nothing),
+        };
         let data_type = DataType::from_str(data_type)
             .map_err(|_| format!("`{data_type}` is no type; write Utf8, Int64, Date32 and so on"))?;
-        Ok(ColumnInfo::new(name, data_type))
+        Ok(ColumnInfo { holds, ..ColumnInfo::new(name, data_type) })
     });
     columns.collect()
 }

@@ -109,6 +109,10 @@ impl Findings<'_> {
             if known.is_unknown {
                 return hidden(vec!["closed".to_owned()]);
             }
+            if known.is_held_back {
+                reasons.for_auditor.push(words::of_held_back(&column.name));
+                return hidden(vec!["raw".to_owned()]);
+            }
             let (mut shown, mut rules): (Shown, Vec<String>) = (Shown::AsIs, Vec::new());
             for (index, made) in &known.owed {
                 let obligation = &self.obligations[*index];

@@ -84,7 +84,8 @@ fn replay(
     }
     let columns = table.columns.iter().map(|column| {
         let data_type = DataType::from_str(&column.data_type).ok()?;
-        Some(ColumnInfo { name: column.name.clone(), data_type, labels: column.labels.clone() })
+        let (labels, holds) = (column.labels.clone(), column.holds.clone());
+        Some(ColumnInfo { labels, holds, ..ColumnInfo::new(&column.name, data_type) })
     });
     let columns = columns.collect::<Option<Vec<_>>>()?;
     let request = Request {

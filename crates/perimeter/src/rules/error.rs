@@ -42,6 +42,11 @@ pub enum RulesError {
     Filter { place: Place, id: String, source: FilterError },
     #[error("{place}: the key `{name}` cannot be read: {source}")]
     Key { place: Place, name: String, source: Source },
+    /// Rules that can be used, and lack what holds now.
+    #[error(
+        "the rules in the files would lose {what}; where this is meant, send SIGHUP or start the program again"
+    )]
+    Loses { what: String },
     /// A fault of this program.
     #[error("the schema of policies cannot be used: {source}")]
     Schema { source: Source },

@@ -19,6 +19,11 @@ impl Glob {
         Glob { text: text.to_owned(), folded: fold(text) }
     }
 
+    /// Whether it is one name.
+    pub(super) fn is_plain(&self) -> bool {
+        !self.text.contains(['*', '?'])
+    }
+
     /// As it was written.
     pub(super) fn text(&self) -> &str {
         &self.text

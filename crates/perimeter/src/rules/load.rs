@@ -106,6 +106,7 @@ impl Rulebook {
         let policies = Policies::parse(&texts.policies, &mut warnings)?;
         let (path, text) = &texts.rules;
         let obligations = Obligations::parse(path, text, read_key, &mut warnings)?;
+        obligations.warn_of_idle_labels(|label| policies.says(label), &mut warnings);
         let hash = texts.hash();
         Ok(Rulebook { policies, obligations, tables: Cache::new(CACHED_TABLES), hash, warnings })
     }

@@ -21,10 +21,12 @@ mod filter;
 mod glob;
 pub mod ledger;
 mod load;
+mod losses;
 mod obligations;
 mod one_or_more;
 mod policies;
 mod prepared;
+mod raw;
 pub mod record;
 mod resource;
 mod seen;
@@ -38,13 +40,16 @@ use serde::{Deserialize, Serialize};
 use crate::caller::Caller;
 use crate::shape::TableShape;
 
+pub use check::Inventory;
 pub use error::{Place, RulesError, Source, Warning};
 pub use file::KeySource;
 pub use filter::FilterError;
 pub use load::Rulebook;
 pub use obligations::ReadKey;
 pub use policies::SCHEMA;
+pub use subject::{SubjectError, checked_purpose};
 pub use watch::{KeyReader, Rules, RulesState};
+pub use words::not_there;
 
 /// What a caller wants to do with a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -100,13 +105,26 @@ pub struct ColumnInfo {
     pub data_type: arrow::datatypes::DataType,
     /// Those that stick to it, besides those of the rules ([`crate::labelled`]).
     pub labels: Vec<String>,
+    pub holds: Holds,
 }
 
 impl ColumnInfo {
-    /// Without labels of its own.
+    /// Without labels of its own, and one of which no other can be had.
     pub fn new(name: impl Into<String>, data_type: arrow::datatypes::DataType) -> ColumnInfo {
-        ColumnInfo { name: name.into(), data_type, labels: Vec::new() }
+        ColumnInfo { name: name.into(), data_type, labels: Vec::new(), holds: Holds::Nothing }
     }
+}
+
+/// What can be had from a column beside what it is called.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Holds {
+    #[default]
+    Nothing,
+    /// These columns of the same table.
+    Columns(Vec<String>),
+    /// Fields that are columns of the table, and perhaps others.
+    Everything,
 }
 
 /// What the rules say of one request and one table.

@@ -20,6 +20,11 @@ use crate::shape::{Mask, MaskKey, TableName};
 /// A key that is shorter can be guessed.
 const MIN_KEY_BYTES: usize = 16;
 const MAX_MIN_GROUP: u32 = 1_000_000;
+/// Of a text, by a mask. What keeps more keeps most of what people write, and of the rest nothing.
+const MAX_KEPT_CHARS: u32 = 16;
+
+/// The label of what is known, and to which nothing is owed.
+const PLAIN: &str = "plain";
 
 /// Gives the bytes of a key, or says why not.
 pub type ReadKey<'a> = &'a dyn Fn(&KeySource) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>>;
@@ -36,6 +41,8 @@ pub(super) struct Obligations {
 #[derive(Debug)]
 pub(super) struct Obligation {
     pub(super) id: String,
+    /// By whoever wrote it, and not by its place.
+    pub(super) is_named: bool,
     pub(super) place: Place,
     pub(super) labels: Vec<Glob>,
     table: super::one_or_more::OneOrMore<Glob>,
@@ -119,6 +126,27 @@ impl Obligations {
         Ok(Obligations { purposes: file.purposes.0, tables: file.table, labels, list })
     }
 
+    /// Labels to which nothing is owed: neither an obligation nor, as `says` knows, a policy is about them.
+    pub(super) fn warn_of_idle_labels(&self, says: impl Fn(&str) -> bool, warnings: &mut Vec<Warning>) {
+        let owed = |label: &str| {
+            let folded = fold(label);
+            let mut globs = self.list.iter().flat_map(|obligation| &obligation.labels);
+            globs.any(|glob| glob.matches_any_case(&folded))
+        };
+        let mut told = std::collections::HashSet::new();
+        for (place, rule) in &self.labels {
+            for label in &rule.labels.0 {
+                if label != PLAIN && !owed(label) && !says(label) && told.insert(label) {
+                    let why = format!(
+                        "the label `{label}` changes nothing: no obligation and no policy is about it; \
+                         what is meant to be seen as it is has the label `{PLAIN}`"
+                    );
+                    warnings.push(Warning { place: place.clone(), why });
+                }
+            }
+        }
+    }
+
     /// Whether columns without a label are hidden.
     pub(super) fn is_closed(&self, table: &TableName) -> bool {
         let name = fold(&table.to_string());
@@ -175,6 +203,7 @@ fn compile(
     keys: &BTreeMap<String, MaskKey>,
 ) -> Result<Obligation, RulesError> {
     let wrong = |why: String| RulesError::Rule { place: place.clone(), why };
+    let is_named = rule.id.is_some();
     let id = rule.id.unwrap_or_else(|| format!("obligation{}", index + 1));
     if check_name(&id).is_err() {
         return Err(wrong("an id is a short name".to_owned()));
@@ -216,7 +245,7 @@ fn compile(
     let (labels, table, column) = (rule.labels.0, rule.table, rule.column);
     let (when, unless) = (rule.when.0, rule.unless.0);
     let (tell, shadow) = (rule.tell, rule.shadow);
-    Ok(Obligation { id, place, labels, table, column, when, unless, tell, shadow, owed })
+    Ok(Obligation { id, is_named, place, labels, table, column, when, unless, tell, shadow, owed })
 }
 
 fn compile_mask(mask: MaskRule, keys: &BTreeMap<String, MaskKey>) -> Result<Mask, String> {
@@ -229,7 +258,8 @@ fn compile_mask(mask: MaskRule, keys: &BTreeMap<String, MaskKey>) -> Result<Mask
         MaskRule::Fixed(text) => Mask::Fixed(text),
         MaskRule::Hash(name) => Mask::Hash(key(name)?),
         MaskRule::Tokenise(name) => Mask::Tokenise(key(name)?),
-        MaskRule::KeepLast(count) => Mask::KeepLast(count),
+        MaskRule::KeepLast(count) if count <= MAX_KEPT_CHARS => Mask::KeepLast(count),
+        MaskRule::KeepLast(_) => return Err(format!("keep_last keeps at most {MAX_KEPT_CHARS} characters")),
         MaskRule::Date(part) => Mask::Date(part),
         MaskRule::Bucket(width) if width.is_finite() && width > 0.0 => Mask::Bucket(width),
         MaskRule::Bucket(_) => return Err("a bucket has a width above 0".to_owned()),
@@ -326,6 +356,16 @@ fn warn_of_keys(
 }
 
 impl Obligation {
+    /// The patterns of the tables that it is of. Without any: all of them.
+    pub(super) fn tables(&self) -> &super::one_or_more::OneOrMore<Glob> {
+        &self.table
+    }
+
+    /// The same of columns.
+    pub(super) fn columns(&self) -> &super::one_or_more::OneOrMore<Glob> {
+        &self.column
+    }
+
     pub(super) fn is_of_table(&self, folded_table: &[char]) -> bool {
         self.table.all_or_any(folded_table)
     }

@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::Cache;
 use super::error::{Place, RulesError, Warning};
+use super::losses::Ids;
 use super::resource::{Names, Resource, expected_name};
 use super::subject::{Subject, check_name};
 
@@ -38,6 +39,8 @@ pub(super) struct Policies {
     ids: HashMap<PolicyId, usize>,
     /// Columns that policies name: each is decided about by itself.
     columns: HashSet<String>,
+    /// What stands in conditions.
+    texts: HashSet<String>,
     /// Tags of principals that policies name.
     tags: BTreeSet<String>,
     by_time: bool,
@@ -107,8 +110,36 @@ impl Policies {
         }
         let enforced = all.iter().filter(|rule| !rule.shadow).map(|rule| rule.policy.clone());
         let enforced = set_of(enforced)?;
-        let Mentions { columns, tags, by_time } = found;
-        Ok(Policies { schema, all, enforced, ids, columns, tags, by_time, verdicts: Cache::new(CACHED) })
+        let Mentions { columns, tags, texts, by_time } = found;
+        Ok(Policies {
+            schema,
+            all,
+            enforced,
+            ids,
+            columns,
+            texts,
+            tags,
+            by_time,
+            verdicts: Cache::new(CACHED),
+        })
+    }
+
+    /// Whether a text stands in a condition.
+    pub(super) fn says(&self, text: &str) -> bool {
+        self.texts.contains(text)
+    }
+
+    pub(super) fn forbids(&self) -> Ids {
+        let mut ids = Ids::default();
+        for rule in self.all.iter().filter(|rule| rule.policy.effect() == Effect::Forbid) {
+            ids.add(rule.policy.annotation("id"));
+        }
+        ids
+    }
+
+    /// The columns that policies name, in the form of [`Names`].
+    pub(super) fn columns(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(String::as_str)
     }
 
     /// Whether a policy names this column, in the form of [`Names`].
@@ -503,6 +534,7 @@ fn sort_key(place: &Place) -> (PathBuf, Option<usize>) {
 struct Mentions {
     columns: HashSet<String>,
     tags: BTreeSet<String>,
+    texts: HashSet<String>,
     by_time: bool,
 }
 
@@ -543,6 +575,7 @@ impl Mentions {
                 self.by_time |= value.get("attr").and_then(Value::as_str) == Some("time");
                 return Ok(());
             }
+            "Value" => self.texts.extend(value.as_str().map(str::to_owned)),
             "Var" if value.as_str() == Some("context") => self.by_time = true,
             _ => {}
         }

@@ -4,11 +4,11 @@
 use arrow::datatypes::DataType;
 use sha2::{Digest as _, Sha256};
 
-use super::ColumnInfo;
 use super::glob::fold;
 use super::load::Rulebook;
 use super::obligations::Obligation;
 use super::resource::Resource;
+use super::{ColumnInfo, Holds};
 use crate::shape::{Mask, Shown, TableName};
 
 /// A table with these columns.
@@ -31,6 +31,10 @@ pub(super) struct PreparedColumn {
     pub(super) class: usize,
     /// The table is closed, and no rule is about this column.
     pub(super) is_unknown: bool,
+    /// It holds other columns that rules are about.
+    pub(super) is_held_back: bool,
+    /// Of its own, and not of the table alone.
+    pub(super) has_labels: bool,
     /// Obligations that mask or hide it, by their number, and to what.
     pub(super) owed: Vec<(usize, Shown)>,
 }
@@ -61,6 +65,7 @@ impl Rulebook {
             // A label is never empty.
             column.labels.iter().for_each(|label| add(label));
             add("");
+            add_held(&column.holds, &mut add);
         }
         self.tables.get(key.finalize().into(), || self.prepare(table, columns))
     }
@@ -99,7 +104,7 @@ impl Rulebook {
             let folded = fold(&column.name);
             let own = of_columns.iter().filter(|rule| rule.column.all_or_any(&folded));
             let own: Vec<String> = own.flat_map(|rule| rule.labels.0.iter().cloned()).collect();
-            let is_unknown = is_closed && own.is_empty();
+            let has_labels = !own.is_empty();
             let mut labels = prepared.table_labels.clone();
             labels.extend(own);
             labels.extend(column.labels.iter().cloned());
@@ -112,8 +117,11 @@ impl Rulebook {
                 }
             }
             let class = self.class_of(&mut prepared, table, &column.name, labels);
-            prepared.columns.push(PreparedColumn { class, is_unknown, owed });
+            let is_unknown = is_closed && !has_labels;
+            let column = PreparedColumn { class, is_unknown, is_held_back: false, has_labels, owed };
+            prepared.columns.push(column);
         }
+        self.hold_back(table, columns, &mut prepared);
         for ((index, obligation), has_column) in obligations.into_iter().zip(of_whole) {
             let of_table = obligation.labels.is_empty() || has_column;
             if obligation.owed.is_of_table() && of_table {
@@ -149,6 +157,17 @@ impl Rulebook {
             prepared.classes.push(class);
             prepared.classes.len() - 1
         })
+    }
+}
+
+fn add_held(holds: &Holds, add: &mut impl FnMut(&str)) {
+    match holds {
+        Holds::Nothing => add("nothing"),
+        Holds::Everything => add("everything"),
+        Holds::Columns(names) => {
+            add(&names.len().to_string());
+            names.iter().for_each(|name| add(name));
+        }
     }
 }
 

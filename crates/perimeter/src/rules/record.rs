@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::load::Rulebook;
-use super::{Action, ColumnInfo, Decision, Limits, Request, strictness};
+use super::{Action, ColumnInfo, Decision, Holds, Limits, Request, strictness};
 use crate::caller::Caller;
 use crate::shape::TableName;
 
@@ -68,6 +68,12 @@ pub struct ColumnRecord {
     /// Those that stick to it.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub labels: Vec<String>,
+    #[serde(skip_serializing_if = "holds_nothing", default)]
+    pub holds: Holds,
+}
+
+fn holds_nothing(holds: &Holds) -> bool {
+    *holds == Holds::Nothing
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -118,6 +124,7 @@ impl TableRecord {
             data_type: column.data_type.to_string(),
             shown: shown.get(column.name.as_str()).cloned().unwrap_or_else(|| "hidden".to_owned()),
             labels: column.labels.clone(),
+            holds: column.holds.clone(),
         });
         TableRecord {
             table: table.clone(),

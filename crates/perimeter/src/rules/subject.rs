@@ -16,7 +16,7 @@ use super::{Action, Request};
 
 const MAX_NAME_CHARS: usize = 256;
 /// A longer purpose is refused and not cut: what was cut could be what a rule looks for.
-const MAX_PURPOSE_CHARS: usize = 1_000;
+const MAX_PURPOSE_CHARS: usize = 200;
 const MAX_GROUPS: usize = 1_000;
 const MAX_CONSENTS: usize = 100;
 
@@ -62,7 +62,7 @@ pub(super) struct Subject {
 
 /// Why a caller cannot be decided about. It is told to the caller.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum SubjectError {
+pub enum SubjectError {
     #[error("the name of the {0} {1}")]
     Name(&'static str, NameError),
     #[error("the purpose has more than {MAX_PURPOSE_CHARS} characters")]
@@ -77,7 +77,7 @@ pub(super) enum SubjectError {
 
 /// What is wrong with a name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub(super) enum NameError {
+pub enum NameError {
     #[error("is empty")]
     Empty,
     #[error("has more than {MAX_NAME_CHARS} characters")]
@@ -129,6 +129,14 @@ fn free_text(text: &str, what: &'static str) -> Result<String, SubjectError> {
     }
 }
 
+/// A purpose as rules take it.
+pub fn checked_purpose(text: &str) -> Result<String, SubjectError> {
+    match text.chars().nth(MAX_PURPOSE_CHARS) {
+        Some(_) => Err(SubjectError::LongPurpose),
+        None => free_text(text, "purpose"),
+    }
+}
+
 /// Characters that are not seen, and turn the order of others or split words: they hide what a
 /// purpose says.
 fn is_format(c: char) -> bool {
@@ -156,9 +164,6 @@ impl Subject {
         let groups_left_out = caller.groups.len() - groups.len();
         groups.sort();
         groups.dedup();
-        if caller.purpose.chars().nth(MAX_PURPOSE_CHARS).is_some() {
-            return Err(SubjectError::LongPurpose);
-        }
         let consent = request.consent.iter().map(|text| free_text(text, "consent"));
         let mut consent = consent.collect::<Result<Vec<String>, _>>()?;
         consent.sort();
@@ -170,7 +175,7 @@ impl Subject {
             groups,
             agent: caller.agent.as_deref().map(agent_name).filter(|name| !name.is_empty()),
             on_behalf_of: caller.on_behalf_of.clone(),
-            purpose: free_text(&caller.purpose, "purpose")?,
+            purpose: checked_purpose(&caller.purpose)?,
             claims: caller.claims.clone(),
             tool: agent_name(request.tool),
             consent,
@@ -296,6 +301,8 @@ mod tests {
         for hidden in ["mar\u{200b}keting", "a\u{202e}b", "a\u{e0041}b", "a\u{7}b"] {
             assert_eq!(free_text(hidden, "purpose"), Err(SubjectError::Unseen("purpose")), "{hidden:?}");
         }
+        assert_eq!(checked_purpose(&"ä".repeat(200)), Ok("ä".repeat(200)));
+        assert_eq!(checked_purpose(&"ä".repeat(201)), Err(SubjectError::LongPurpose));
         assert_eq!(free_text("Überweisung → Klinik", "purpose"), Ok("Überweisung → Klinik".to_owned()));
     }
 }

@@ -123,7 +123,7 @@ fn decide(book: &Rulebook, caller: &Caller, action: Action) -> Decision {
 }
 
 /// The columns of a shape in short.
-fn shown(decision: &Decision) -> Vec<String> {
+pub(super) fn shown(decision: &Decision) -> Vec<String> {
     let columns = decision.shape().map(|shape| shape.columns.as_slice()).unwrap_or_default();
     columns.iter().map(|column| format!("{}={}", column.name, strictness::describe(&column.shown))).collect()
 }
@@ -496,4 +496,28 @@ fn labels_that_stick_to_a_column_count_as_those_of_rules() {
     assert_eq!(of(&[]), ["who=shown"]);
     assert_eq!(of(&["pii.name"]), ["who=masked:null"]);
     assert_eq!(of(&["phi.note"]), [""; 0]);
+}
+
+#[test]
+fn a_label_to_which_nothing_is_owed_is_told() {
+    let label =
+        |name: &str| format!("[[label]]\ntable = \"hospital.*\"\ncolumn = \"ssn\"\nlabels = \"{name}\"\n");
+    let warnings = |policies: &str, rules: &str| {
+        let book = book(policies, rules);
+        book.warnings().iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let told = warnings(POLICIES, &label("pii.ssn"));
+    assert!(told.len() == 1 && told[0].contains("line 1: the label `pii.ssn` changes nothing"), "{told:?}");
+    assert!(warnings(POLICIES, &label("secret")).is_empty(), "a policy is about it");
+    assert!(warnings(POLICIES, &label("plain")).is_empty());
+    let owed = "[[obligation]]\nlabels = \"pii.*\"\nhide = true\n";
+    assert!(warnings(POLICIES, &format!("{}{owed}", label("pii.ssn"))).is_empty());
+}
+
+#[test]
+fn a_mask_keeps_little() {
+    let rules = |count: u32| format!("[[obligation]]\ntable = \"*\"\nmask = {{ keep_last = {count} }}");
+    assert!(try_book(POLICIES, &rules(16)).is_ok());
+    let told = try_book(POLICIES, &rules(17)).unwrap_err().to_string();
+    assert!(told.contains("keep_last keeps at most 16 characters"), "{told}");
 }

@@ -2,7 +2,8 @@
 //! operator says so.
 //!
 //! Invariant: there are always rules. Files that cannot be used, or that somebody is just writing,
-//! change nothing; that they cannot be used is part of the state, until they can.
+//! change nothing; that they cannot be used is part of the state, until they can. A rule that is gone
+//! from the files holds until somebody says that this is meant.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,6 +18,17 @@ use super::file::KeySource;
 use super::load::{Rulebook, Texts};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Of the rules that would be lost.
+const MOST_TOLD: usize = 5;
+
+/// What is made of rules that are in the files no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Losses {
+    /// An operator has asked for what is in the files.
+    Meant,
+    /// Nobody has: a file may have been cut.
+    Refused,
+}
 
 /// Gives the bytes of a key. It may wait.
 pub type KeyReader = Box<dyn Fn(&KeySource) -> Result<Vec<u8>, Source> + Send + Sync>;
@@ -86,12 +98,12 @@ impl Rules {
     }
 
     /// Reads the files and the keys again, whether they changed or not: for SIGHUP, after a key was
-    /// exchanged. It may wait.
+    /// exchanged or a rule was taken away. It may wait.
     pub fn reload(&self) -> RulesState {
         let _turn = self.turn.lock();
         let read = Texts::read(&self.policies, &self.rules);
         self.now.lock().seen = found(&read);
-        self.take(read);
+        self.take(read, Losses::Meant);
         self.state()
     }
 
@@ -111,12 +123,16 @@ impl Rules {
                 return;
             }
         }
-        self.take(read);
+        self.take(read, Losses::Refused);
     }
 
-    fn take(&self, read: Result<Texts, RulesError>) {
+    fn take(&self, read: Result<Texts, RulesError>, losses: Losses) {
         // Not under the lock: keys may take their time.
         let loaded = read.and_then(|texts| Rulebook::of(&texts, &self.read_key));
+        let loaded = loaded.and_then(|book| match losses {
+            Losses::Meant => Ok(book),
+            Losses::Refused => without_losses(&self.current(), book),
+        });
         let mut now = self.now.lock();
         now.tried = true;
         match loaded {
@@ -146,6 +162,18 @@ impl Rules {
             if let Err(error) = tokio::task::spawn_blocking(move || rules.look()).await {
                 tracing::error!(%error, "the rules could not be looked at");
             }
+        }
+    }
+}
+
+fn without_losses(now: &Rulebook, new: Rulebook) -> Result<Rulebook, RulesError> {
+    let lost = now.lost_in(&new);
+    match lost.len() {
+        0 => Ok(new),
+        1..=MOST_TOLD => Err(RulesError::Loses { what: lost.join(", ") }),
+        all => {
+            let what = format!("{} and {} more", lost[..MOST_TOLD].join(", "), all - MOST_TOLD);
+            Err(RulesError::Loses { what })
         }
     }
 }
@@ -213,6 +241,30 @@ mod tests {
         assert!(rules.state().broken.is_some_and(|why| why.contains("no file")), "no policies are no rules");
         fs::write(dir.path().join("policies/a.cedar"), PERMIT).unwrap();
         assert_eq!(rules.reload(), first);
+    }
+
+    #[test]
+    fn rules_that_lose_something_wait_for_somebody_to_say_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let rules = rules(dir.path());
+        let file = dir.path().join("rules.toml");
+        let look = || (0..2).for_each(|_| rules.look());
+        let one = "[[obligation]]\nid = \"few\"\ntable = \"*\"\nmax_rows = 5\n";
+        fs::write(&file, format!("{one}[[obligation]]\nid = \"less\"\ntable = \"*\"\nmax_bytes = 50\n"))
+            .unwrap();
+        look();
+        let whole = rules.state();
+        assert_eq!(whole.broken, None);
+        for (text, lost) in [("", "`few`, the obligation `less`"), (one, "the obligation `less`;")] {
+            fs::write(&file, text).unwrap();
+            look();
+            let state = rules.state();
+            assert_eq!(state.hash, whole.hash);
+            assert!(state.broken.as_ref().is_some_and(|why| why.contains(lost)), "{state:?}");
+        }
+        let state = rules.reload();
+        assert!(state.broken.is_none() && state.hash != whole.hash, "{state:?}");
+        assert_eq!(rules.current().hash(), state.hash);
     }
 
     #[test]

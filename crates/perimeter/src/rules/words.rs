@@ -15,7 +15,7 @@ use crate::shape::{Shown, TableName, TableShape};
 const MAX_NAMED: usize = 20;
 
 /// What a caller is told of a table that it may not read, or that is not there.
-pub(super) fn not_there(table: &TableName, action: &str) -> String {
+pub fn not_there(table: &TableName, action: &str) -> String {
     format!(
         "There is no table {table}, or no rule lets you {action} it: ask its owner for a rule for your groups and purpose."
     )
@@ -75,6 +75,11 @@ pub(super) fn of_owed(obligation: &Obligation) -> String {
     parts.extend(owed.max_bytes.map(|bytes| format!("at most {bytes} bytes")));
     parts.extend(owed.budgets.as_ref().map(|_| "budgets of the day".to_owned()));
     format!("obligation {}: {}", obligation.id, parts.join(", "))
+}
+
+/// For the auditor.
+pub(super) fn of_held_back(column: &str) -> String {
+    format!("{column}: hidden, as it holds what rules are about; a rule that names it decides otherwise")
 }
 
 /// What came out.

@@ -229,7 +229,7 @@ impl Collection for Etcd {
     }
 
     async fn table(&self, name: &str, _: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        let Some(declared) = self.server.config.tables.get(name) else { return Ok(None) };
+        let Some((name, declared)) = self.server.config.tables.get_key_value(name) else { return Ok(None) };
         let revision = match self.revision {
             Some(revision) => revision,
             None => self.now(&declared.prefix).await.map_err(|failed| failed.told(&self.name))?,
@@ -251,7 +251,7 @@ impl Collection for Etcd {
             told["revision"] = json!(revision.0);
             told
         }));
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(table)), provenance }))
+        Ok(Some(SourceTable::new(name, Arc::new(RemoteTable::new(table)), provenance)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

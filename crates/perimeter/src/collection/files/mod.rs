@@ -440,12 +440,12 @@ impl Collection for Files {
 
     async fn table(&self, name: &str, _: &Caller) -> Result<Option<SourceTable>, CollectionError> {
         let root = self.root().await?;
-        let Some(wanted) = self.tables_of(&root).await?.remove(name) else { return Ok(None) };
+        let Some((name, wanted)) = self.tables_of(&root).await?.remove_entry(name) else { return Ok(None) };
         let place = root.told();
-        let table = Arc::new(self.open(root, name, &wanted).await.map_err(|e| self.told(e))?);
+        let table = Arc::new(self.open(root, &name, &wanted).await.map_err(|e| self.told(e))?);
         let of = Arc::clone(&table);
         let provenance = move || provenance(&of, &place);
-        Ok(Some(SourceTable { provider: table, provenance: Provenance(Arc::new(provenance)) }))
+        Ok(Some(SourceTable::new(name, table, Provenance(Arc::new(provenance)))))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

@@ -134,7 +134,7 @@ impl Collection for Http {
     }
 
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        let Some(table) = self.tables.get(name) else { return Ok(None) };
+        let Some((name, table)) = self.tables.get_key_value(name) else { return Ok(None) };
         let taken = Arc::<Taken>::default();
         let source = HttpTableSource {
             collection: self.name.clone(),
@@ -145,7 +145,8 @@ impl Collection for Http {
             taken: Arc::clone(&taken),
         };
         let provenance = taken.provenance();
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(source)), provenance }))
+        let found = SourceTable::new(name, Arc::new(RemoteTable::new(source)), provenance);
+        Ok(Some(table.declared.with_what_columns_hold(found)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

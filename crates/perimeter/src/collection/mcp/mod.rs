@@ -115,7 +115,7 @@ impl Collection for Mcp {
     }
 
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        let Some(table) = self.tables.get(name) else { return Ok(None) };
+        let Some((name, table)) = self.tables.get_key_value(name) else { return Ok(None) };
         let taken = Arc::<Taken>::default();
         let source = McpTable {
             collection: self.name.clone(),
@@ -126,7 +126,8 @@ impl Collection for Mcp {
             taken: Arc::clone(&taken),
         };
         let provenance = taken.provenance();
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(source)), provenance }))
+        let found = SourceTable::new(name, Arc::new(RemoteTable::new(source)), provenance);
+        Ok(Some(table.declared.with_what_columns_hold(found)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

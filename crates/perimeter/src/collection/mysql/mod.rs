@@ -102,7 +102,7 @@ impl Collection for Mysql {
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError> {
         let beginning = self.beginning(caller).map_err(|failed| self.told(failed))?;
         let catalog = self.catalog(&beginning.role).await?;
-        let Some(relation) = catalog.tables.get(name) else { return Ok(None) };
+        let Some((name, relation)) = catalog.tables.get_key_value(name) else { return Ok(None) };
         let (tally, times) = (Arc::<Tally>::default(), Arc::<Mutex<Vec<String>>>::default());
         let table = MysqlTable {
             collection: self.name.clone(),
@@ -120,7 +120,7 @@ impl Collection for Mysql {
             told["snapshots"] = times.lock().iter().map(|time| json!({ "time": time })).collect::<Value>();
             told
         }));
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(table)), provenance }))
+        Ok(Some(SourceTable::new(name, Arc::new(RemoteTable::new(table)), provenance)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

@@ -1,7 +1,7 @@
 //! Which tables there are, by the server's own catalogs: those of the schemas that are configured,
 //! with the columns that the role may read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema};
@@ -90,13 +90,25 @@ impl Catalog {
         }
         let encoding = session.rows("SELECT pg_catalog.current_setting('server_encoding')", &[]).await?;
         let utf8 = encoding.first().is_some_and(|row| row.try_get::<_, &str>(0).is_ok_and(|e| e == "UTF8"));
-        let named = relations.into_iter().map(|((schema, table), columns)| {
+        let relations = relations.into_iter().map(|((schema, table), columns)| {
             let name = name_of(config, &schema, &table);
             (name, Arc::new(Relation { schema, table, columns }))
         });
         let allowed = |name: &String| config.tables.as_ref().is_none_or(|tables| tables.contains(name));
-        Ok(Catalog { tables: named.filter(|(name, _)| allowed(name)).collect(), utf8 })
+        Ok(Catalog { tables: named(relations.filter(|(name, _)| allowed(name))), utf8 })
     }
+}
+
+/// A name that two relations have is of neither: rules about one of them would be about the other.
+fn named(all: impl Iterator<Item = (String, Arc<Relation>)>) -> BTreeMap<String, Arc<Relation>> {
+    let (mut tables, mut twice) = (BTreeMap::new(), BTreeSet::new());
+    for (name, relation) in all {
+        if tables.insert(name.clone(), relation).is_some() {
+            twice.insert(name);
+        }
+    }
+    tables.retain(|name, _| !twice.contains(name));
+    tables
 }
 
 /// Tables of the first schema have their plain names.
@@ -116,6 +128,19 @@ fn array_text(texts: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `"b.c"` of the first schema, and `c` of the schema `b`.
+    #[test]
+    fn a_name_that_two_relations_have_is_of_neither() {
+        let relation = |schema: &str, table: &str| {
+            let (schema, table) = (schema.to_owned(), table.to_owned());
+            Arc::new(Relation { schema, table, columns: Vec::new() })
+        };
+        let all =
+            [("b.c", relation("public", "b.c")), ("b.c", relation("b", "c")), ("d", relation("public", "d"))];
+        let found = named(all.into_iter().map(|(name, relation)| (name.to_owned(), relation)));
+        assert_eq!(found.keys().collect::<Vec<_>>(), ["d"]);
+    }
 
     #[test]
     fn names_of_schemas_stay_values() {

@@ -187,7 +187,7 @@ impl Collection for Statement {
     /// The caller is the one with whom the statement began.
     async fn table(&self, name: &str, _: &Caller) -> Result<Option<SourceTable>, CollectionError> {
         let catalog = self.0.database.catalog(&self.0.beginning.role).await?;
-        let Some(relation) = catalog.tables.get(name) else { return Ok(None) };
+        let Some((name, relation)) = catalog.tables.get_key_value(name) else { return Ok(None) };
         let tally = Arc::<Tally>::default();
         let table = PostgresTable {
             transaction: Arc::clone(&self.0),
@@ -199,7 +199,7 @@ impl Collection for Statement {
         let provider = Arc::new(RemoteTable::new(table));
         let transaction = Arc::clone(&self.0);
         let provenance = Provenance(Arc::new(move || transaction.provenance(&tally)));
-        Ok(Some(SourceTable { provider, provenance }))
+        Ok(Some(SourceTable::new(name, provider, provenance)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

@@ -37,6 +37,10 @@ use super::remote::{Memory, RemoteSource, RemoteTable, Request, Rows as RowStrea
 use super::rows::{Rows, Tally, schema_of};
 use super::{Collection, CollectionError, Provenance, SourceTable};
 use crate::caller::Caller;
+use crate::rules::Holds;
+
+/// The column with the whole of what a key has.
+const VALUE: &str = COLUMNS[2];
 
 #[derive(Debug)]
 pub struct Redis {
@@ -66,7 +70,7 @@ impl Collection for Redis {
     }
 
     async fn table(&self, name: &str, _: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        let Some(declared) = self.server.config.tables.get(name) else { return Ok(None) };
+        let Some((name, declared)) = self.server.config.tables.get_key_value(name) else { return Ok(None) };
         let types = [SqlType::Text, SqlType::Text, SqlType::Text, SqlType::Int8];
         let wanted = [Wanted::Key, Wanted::Type, Wanted::Value, Wanted::Ttl];
         let named = COLUMNS
@@ -75,6 +79,8 @@ impl Collection for Redis {
             .map(|(name, sql_type)| SqlColumn { name: (*name).to_owned(), sql_type });
         let fields = declared.fields.0.iter().map(|field| (field.clone(), Wanted::Field(field.name.clone())));
         let columns: Vec<(SqlColumn, Wanted)> = named.zip(wanted).chain(fields).collect();
+        // What a hash has in it is its value, too.
+        let fields = declared.fields.0.iter().map(|field| field.name.clone()).collect();
         let tally = Arc::<Tally>::default();
         let table = RedisTable {
             collection: self.name.clone(),
@@ -91,7 +97,8 @@ impl Collection for Redis {
             told["to"] = json!(Utc::now().to_rfc3339());
             told
         }));
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(table)), provenance }))
+        let table = SourceTable::new(name, Arc::new(RemoteTable::new(table)), provenance);
+        Ok(Some(table.holding(VALUE, Holds::Columns(fields))))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

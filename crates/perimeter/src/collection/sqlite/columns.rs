@@ -116,16 +116,10 @@ pub fn tables(connection: &Connection) -> Result<Vec<(String, bool)>, SqliteErro
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// A table by its name, or else by the one that differs from it in upper and lower case only.
+/// A table by its name as the database writes it. SQLite itself would find it in any case.
 pub fn find(connection: &Connection, name: &str) -> Result<Option<Found>, SqliteError> {
     let all = tables(connection)?;
-    let exact = all.iter().find(|(known, _)| known == name);
-    // SQLite has no two names that differ in that only.
-    let Some((name, is_view)) =
-        exact.or_else(|| all.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)))
-    else {
-        return Ok(None);
-    };
+    let Some((name, is_view)) = all.iter().find(|(known, _)| known == name) else { return Ok(None) };
     let encoding: String =
         connection.query_row("SELECT encoding FROM pragma_encoding", [], |row| row.get(0))?;
     let mut columns: Vec<(String, Option<Kind>)> = Vec::new();

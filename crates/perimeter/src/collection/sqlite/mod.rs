@@ -139,6 +139,7 @@ impl Collection for Sqlite {
             }
             told
         };
+        let name = found.name.clone();
         let provider = SqliteTable {
             collection: self.collection.clone(),
             session,
@@ -146,7 +147,7 @@ impl Collection for Sqlite {
             found,
             tally,
         };
-        Ok(Some(SourceTable { provider: Arc::new(provider), provenance: Provenance(Arc::new(provenance)) }))
+        Ok(Some(SourceTable::new(name, Arc::new(provider), Provenance(Arc::new(provenance)))))
     }
 
     async fn check(&self) -> std::result::Result<Vec<String>, CollectionError> {
