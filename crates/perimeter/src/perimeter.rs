@@ -222,7 +222,7 @@ fn exported(
     topic: &TableName,
 ) -> Result<(), Denied> {
     if let Ruling::Denied { why, rules, record } = decide.decide(caller, Action::Export, topic, &[]) {
-        return Err(Denied { table: topic.clone(), why, rules, record });
+        return Err(Denied { table: topic.clone(), why, rules, record, is_there: true });
     }
     let denied = planned.used.iter().find(|used| !holds_for(caller, decide, Action::Export, used));
     match denied {
@@ -232,6 +232,7 @@ fn exported(
             why: format!("no rule lets you export {} as you would be shown it", used.table),
             rules: Vec::new(),
             record: None,
+            is_there: true,
         }),
     }
 }

@@ -95,6 +95,19 @@ impl GovernedTable {
         Ok(GovernedTable { schema, outputs: outputs.into(), row_filter, ..self.clone() })
     }
 
+    /// The same table with one column more, at the end: an entity whose number is limited, unmasked.
+    pub fn with_entity(&self, entity: &str, name: &str) -> Result<GovernedTable> {
+        let of_source = self.source.schema();
+        let Some((at, field)) = of_source.column_with_name(entity) else {
+            return Err(Failed::NoEntity(self.shape.table.clone()).into());
+        };
+        let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(name, field.data_type().clone(), true)));
+        let mut outputs = self.outputs.to_vec();
+        outputs.push(Output::Column { at, mask: None });
+        Ok(GovernedTable { schema: Arc::new(Schema::new(fields)), outputs: outputs.into(), ..self.clone() })
+    }
+
     fn is_shown_as_it_is(&self, name: &str) -> bool {
         let at = self.schema.index_of(name);
         at.is_ok_and(|at| matches!(self.outputs[at], Output::Column { mask: None, .. }))
