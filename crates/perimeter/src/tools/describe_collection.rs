@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::reads;
 use crate::answer::{mask_in_words, shape_in_words, type_name};
+use crate::config::is_identifier;
 use crate::engine::Described;
 use crate::perimeter::{Perimeter, caller_of};
 use crate::rules::ColumnInfo;
-use crate::shape::{Shown, TableShape};
+use crate::shape::{Shown, TableName, TableShape};
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +102,14 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     Ok(answer)
 }
 
+/// A name without quotes is one in lower case.
+fn in_sql(TableName { collection, table }: &TableName) -> String {
+    match is_identifier(table) {
+        true => format!("{collection}.{table}"),
+        false => format!("{collection}.\"{}\"", table.replace('"', "\"\"")),
+    }
+}
+
 fn shown(shape: &TableShape, columns: &[ColumnInfo]) -> Table {
     let types = |name: &str| columns.iter().find(|column| column.name == name);
     let visible: Vec<_> = shape.columns.iter().filter(|column| column.shown != Shown::Hidden).collect();
@@ -112,9 +121,10 @@ fn shown(shape: &TableShape, columns: &[ColumnInfo]) -> Table {
         };
         (column.name.clone(), of, column.labels.clone(), mask)
     });
+    let table = in_sql(&shape.table);
     let example = match &shape.min_group {
-        Some(_) => format!("SELECT count(*) FROM {}", shape.table),
-        None => format!("SELECT * FROM {} LIMIT 10", shape.table),
+        Some(_) => format!("SELECT count(*) FROM {table}"),
+        None => format!("SELECT * FROM {table} LIMIT 10"),
     };
     Table {
         name: shape.table.table.clone(),
@@ -122,5 +132,17 @@ fn shown(shape: &TableShape, columns: &[ColumnInfo]) -> Table {
         shaped_by: shape_in_words(shape),
         denied: None,
         example: Some(example),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_example_has_quotes_where_a_name_needs_them() {
+        for (table, text) in [("visits", "a.visits"), ("Visits", "a.\"Visits\""), ("x\"y", "a.\"x\"\"y\"")] {
+            assert_eq!(in_sql(&TableName::new("a", table)), text);
+        }
     }
 }

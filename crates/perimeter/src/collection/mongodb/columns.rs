@@ -25,6 +25,17 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// Columns of which others are parts, with the names of those: `address` of `address.city`.
+    pub fn holding(&self) -> Vec<(String, Vec<String>)> {
+        let name = |at: usize| self.sql[at].name.clone();
+        let parts = |at: usize| {
+            let is_part = |other: &usize| *other != at && self.paths[at].contains(&self.paths[*other]);
+            (0..self.paths.len()).filter(is_part).map(name).collect::<Vec<_>>()
+        };
+        let all = (0..self.paths.len()).map(|at| (name(at), parts(at)));
+        all.filter(|(_, parts)| !parts.is_empty()).collect()
+    }
+
     /// None: they are not declared.
     pub fn declared(table: &MongoTable) -> Option<Columns> {
         let sql = table.columns.0.clone();
@@ -66,4 +77,21 @@ pub async fn sample(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kafscale_core::sql_schema::SqlType;
+
+    use super::*;
+
+    #[test]
+    fn a_column_holds_those_within_it() {
+        let paths =
+            ["_id", "address", "address.city", "addresses"].map(|path| FieldPath::parse(path).unwrap());
+        let column = |name: &str| SqlColumn { name: name.to_owned(), sql_type: SqlType::Json };
+        let sql = ["id", "address", "city", "others"].map(column).to_vec();
+        let columns = Columns { sql, paths: paths.to_vec(), inferred_from: None };
+        assert_eq!(columns.holding(), [("address".to_owned(), vec!["city".to_owned()])]);
+    }
 }

@@ -20,6 +20,11 @@ impl FieldPath {
         FieldPath(vec![name.to_owned()])
     }
 
+    /// Whether what is at `other` is a part of what is here, or the same.
+    pub fn contains(&self, other: &FieldPath) -> bool {
+        other.0.starts_with(&self.0)
+    }
+
     /// As the server reads it. None: it would take it for something else.
     pub fn written(&self) -> Option<String> {
         self.0.iter().all(|step| is_plain(step)).then(|| self.0.join("."))

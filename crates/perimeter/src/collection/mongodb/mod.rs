@@ -46,6 +46,7 @@ use super::rows::{Rows, Tally, schema_of};
 use super::told::named;
 use super::{Collection, CollectionError, Provenance, SourceTable};
 use crate::caller::Caller;
+use crate::rules::Holds;
 
 /// See the file's comment.
 #[derive(Debug)]
@@ -111,14 +112,14 @@ impl Collection for Mongo {
     }
 
     async fn table(&self, name: &str, caller: &Caller) -> Result<Option<SourceTable>, CollectionError> {
-        if !self.names().await?.contains(name) {
-            return Ok(None);
-        }
+        let names = self.names().await?;
+        let Some(name) = names.get(name) else { return Ok(None) };
         let declared = self.server.config.tables.get(name);
         let collection = declared.and_then(|table| table.collection.as_deref()).unwrap_or(name).to_owned();
         let columns = self.columns(name, &collection).await?;
         let tally = Arc::<Tally>::default();
         let inferred_from = columns.inferred_from;
+        let holding = columns.holding();
         let table = MongoTable {
             name: self.name.clone(),
             server: Arc::clone(&self.server),
@@ -138,7 +139,11 @@ impl Collection for Mongo {
             told["to"] = json!(Utc::now().to_rfc3339());
             told
         }));
-        Ok(Some(SourceTable { provider: Arc::new(RemoteTable::new(table)), provenance }))
+        let table = SourceTable::new(name, Arc::new(RemoteTable::new(table)), provenance);
+        let with = |table: SourceTable, (column, parts): (String, Vec<String>)| {
+            table.holding(&column, Holds::Columns(parts))
+        };
+        Ok(Some(holding.into_iter().fold(table, with)))
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

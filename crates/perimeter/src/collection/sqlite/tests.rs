@@ -88,7 +88,9 @@ async fn the_names_of_tables_are_those_of_the_database() {
     let sqlite = database.sqlite();
     // Not what the extension keeps for itself.
     assert_eq!(sqlite.tables().await.unwrap(), ["Visits", "notes"]);
-    assert!(sqlite.table("visits", &caller()).await.unwrap().is_some());
+    assert_eq!(sqlite.table("Visits", &caller()).await.unwrap().map(|table| table.name).unwrap(), "Visits");
+    // SQLite would find it, and rules would be about another name.
+    assert!(sqlite.table("visits", &caller()).await.unwrap().is_none());
     assert!(sqlite.table("sqlite_schema", &caller()).await.unwrap().is_none());
     assert!(sqlite.table("notes_content", &caller()).await.unwrap().is_none());
 }
