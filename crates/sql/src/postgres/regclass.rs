@@ -92,13 +92,16 @@ impl ScalarUDFImpl for Function {
         let column = |at: usize| args.args[at].clone().into_array(rows);
         let (oids, names) = (cast(&column(0)?, &DataType::Int64)?, cast(&column(1)?, &DataType::Utf8)?);
         let (oids, names) = (oids.as_primitive::<Int64Type>(), names.as_string::<i32>());
-        let found = |row: usize| match (names.is_valid(row), oids.is_valid(row)) {
-            (false, _) => Ok(None),
-            (true, true) => Ok(Some((oids.value(row), names.value(row)))),
-            (true, false) => {
-                let message = format!("relation \"{}\" does not exist", names.value(row));
-                Err(SqlError::State { code: "42P01", message })
+        let found = |row: usize| {
+            if names.is_null(row) {
+                return Ok(None);
             }
+            let written = names.value(row);
+            // Names that come as parameters are those of topics until here.
+            let oid = of_catalog(written).or_else(|| oids.is_valid(row).then(|| oids.value(row)));
+            let message = || format!("relation \"{written}\" does not exist");
+            let oid = oid.ok_or_else(|| SqlError::State { code: "42P01", message: message() })?;
+            Ok(Some((oid, written)))
         };
         let found = (0..rows).map(found).collect::<std::result::Result<Vec<_>, SqlError>>()?;
         let values: ArrayRef = match self.gives_name {
@@ -113,6 +116,18 @@ impl ScalarUDFImpl for Function {
             false => Ok(ColumnarValue::Array(values)),
         }
     }
+}
+
+/// The oid of one of the catalog's own tables.
+fn of_catalog(written: &str) -> Option<i64> {
+    let oid = match parse_ident(written).unwrap_or_default().as_slice() {
+        [only] => tables::catalog_oid(only),
+        [schema, only] if tables::namespace_oid(schema) == Some(tables::CATALOG_OID) => {
+            tables::catalog_oid(only)
+        }
+        _ => None,
+    };
+    oid.map(i64::from)
 }
 
 /// Without the schema that it is found in anyway.
@@ -132,6 +147,8 @@ mod tests {
 
     #[test]
     fn names_of_the_catalog_come_first() {
+        assert_eq!(of_catalog("pg_catalog.pg_constraint"), Some(2606));
+        assert_eq!((of_catalog("pg_class"), of_catalog("public.pg_class")), (Some(1259), None));
         assert_eq!(oid_of("pg_class"), "1259");
         assert_eq!(oid_of("pg_catalog.\"pg_type\""), "1247");
         assert_eq!(oid_of("1259"), "1259");
