@@ -17,7 +17,7 @@ from rows import check, wait_for
 
 PATIENTS, VISITS, WARDS = 400, 4000, 4
 DIAGNOSES = ["asthma", "diabetes", "flu", "fracture"]
-ANALYSTS = [f"analyst{n}" for n in range(80)]
+ANALYSTS = [f"analyst{n}" for n in range(100)]
 PRINCIPALS = [*ANALYSTS, "nurse", "auditor", "stranger", "frugal", "counted", "racer"]
 # Of nobody: the networks' own for tests.
 CARDS = [4111111111111111, 5555555555554444, 378282246310005, 6011111111111117]

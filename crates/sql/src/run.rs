@@ -30,7 +30,11 @@ pub fn run(args: &SqlArgs) -> Result<(), Failure> {
         .map_err(|e| Failure::usage(format!("--log-level {}: {e}", args.logging.log_level)))?;
     // Only what goes wrong is of interest beside answers.
     let filter = if args.answer.is_local() { EnvFilter::new("warn") } else { filter };
-    tracing_subscriber::fmt().with_writer(io::stderr).with_env_filter(filter).init();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_stack_size(STACK_BYTES)

@@ -11,11 +11,11 @@ use crate::dialect::PostgresDialect;
 const TREE: &str = "typeinfo_tree";
 
 /// The same columns for the types here. `kind` and `elemdelim` are of type "char", whose bytes are
-/// those of bytea.
+/// those of bytea. No column has a type that asyncpg would have to ask for.
 const TYPES: &str = "SELECT * FROM (
     SELECT t.oid AS oid, 'pg_catalog' AS ns, t.typname AS name, CAST(t.typtype AS bytea) AS kind,
         CAST(NULL AS bigint) AS basetype, t.typelem AS elemtype, CAST(',' AS bytea) AS elemdelim,
-        CAST(NULL AS bigint) AS range_subtype, CAST(NULL AS bigint[]) AS attrtypoids, CAST(NULL AS text[]) AS attrnames,
+        CAST(NULL AS bigint) AS range_subtype, CAST(NULL AS bigint) AS attrtypoids, CAST(NULL AS text[]) AS attrnames,
         CASE WHEN t.oid = ANY(CAST($1 AS bigint[])) THEN 0 ELSE 1 END AS depth,
         CAST(NULL AS text) AS basetype_name,
         CASE WHEN t.typelem <> 0 THEN format_type(t.typelem, NULL) END AS elemtype_name,

@@ -61,8 +61,12 @@ const SETTABLE: [(&str, &str); 23] = [
 ];
 
 /// Settings that can only be shown.
-const FIXED: [(&str, &str); 14] = [
+const FIXED: [(&str, &str); 18] = [
     ("block_size", "8192"),
+    ("data_checksums", "on"),
+    ("default_table_access_method", "heap"),
+    ("default_tablespace", ""),
+    ("default_with_oids", "off"),
     ("in_hot_standby", "off"),
     ("integer_datetimes", "on"),
     ("is_superuser", "off"),

@@ -22,6 +22,8 @@ use crate::error::SqlError;
 
 /// What was inferred is inferred again after this long: a topic that was empty may have records now, others new fields.
 const REMEMBERED: Duration = Duration::from_secs(60);
+/// The same where there was no record: with the first one there are columns.
+const REMEMBERED_EMPTY: Duration = Duration::from_secs(1);
 /// What was refused is not tried again at once.
 const REFUSED: Duration = Duration::from_secs(5);
 /// Of a value, what says which schema it has.
@@ -45,6 +47,9 @@ impl Known {
     fn is_fresh(&self) -> bool {
         match &self.layout {
             Ok(layout) if layout.inferred.is_none() && layout.source.is_none() => true,
+            Ok(layout) if layout.inferred.as_ref().is_some_and(|sample| sample.records == 0) => {
+                self.at.elapsed() < REMEMBERED_EMPTY
+            }
             Ok(_) => self.at.elapsed() < REMEMBERED,
             Err(_) => self.at.elapsed() < REFUSED,
         }
