@@ -259,6 +259,7 @@ mod tests {
             min_group: None,
             max_rows: None,
             max_bytes: None,
+            counted: None,
         };
         let used = Used {
             table,

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchemaRef, JoinType};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, ExprSchemable as _, Extension, Join, LogicalPlan};
+use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{
+    BinaryExpr, Expr, ExprSchemable as _, Extension, Join, LogicalPlan, Operator,
+};
 
 use super::Refused;
 use super::apart::{Says, mixed};
@@ -50,6 +53,9 @@ impl Rewriting {
 
     fn join_of_held(&mut self, join: &Join, mut left: Relation, mut right: Relation) -> Result<Relation> {
         let (of_left, of_right) = (!left.held.is_empty(), !right.held.is_empty());
+        let Some(join) = &of_equal_columns(join, left.plan.schema(), right.plan.schema()) else {
+            return Err(refused(&left, &right).into());
+        };
         let columns = join.on.iter().map(|pair| match pair {
             (Expr::Column(l), Expr::Column(r)) => Some((l, r)),
             _ => None,
@@ -122,6 +128,26 @@ impl Rewriting {
         )?;
         Ok(Relation { plan: LogicalPlan::Join(plan), held, known })
     }
+}
+
+/// The same join with its whole condition as pairs of columns. None: there is more to it.
+fn of_equal_columns(join: &Join, left: &DFSchemaRef, right: &DFSchemaRef) -> Option<Join> {
+    let mut on = join.on.clone();
+    for part in join.filter.iter().flat_map(split_conjunction) {
+        let Expr::BinaryExpr(BinaryExpr { left: one, op: Operator::Eq, right: other }) = part else {
+            return None;
+        };
+        let (Expr::Column(l), Expr::Column(r)) = (one.as_ref(), other.as_ref()) else { return None };
+        let (one, other) = ((**one).clone(), (**other).clone());
+        if left.has_column(l) && right.has_column(r) {
+            on.push((one, other));
+        } else if left.has_column(r) && right.has_column(l) {
+            on.push((other, one));
+        } else {
+            return None;
+        }
+    }
+    Some(Join { on, filter: None, ..join.clone() })
 }
 
 fn place(schema: &DFSchemaRef, column: &Column) -> Result<usize> {
