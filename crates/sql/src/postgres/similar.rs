@@ -4,7 +4,7 @@
 pub fn regex_of(pattern: &str, escape: Option<char>) -> String {
     let mut regex = String::from("(?s)^(?:");
     let mut letters = pattern.chars().peekable();
-    let mut in_brackets = false;
+    let (mut in_brackets, mut in_braces) = (false, false);
     while let Some(letter) = letters.next() {
         match letter {
             letter if Some(letter) == escape => {
@@ -31,7 +31,12 @@ pub fn regex_of(pattern: &str, escape: Option<char>) -> String {
             letter if in_brackets => regex.push(letter),
             '%' => regex.push_str(".*"),
             '_' => regex.push('.'),
-            '|' | '*' | '+' | '?' | '{' | '}' | '(' | ')' => regex.push(letter),
+            '{' | '}' => {
+                in_braces = letter == '{';
+                regex.push(letter);
+            }
+            ',' if in_braces => regex.push(letter),
+            '|' | '*' | '+' | '?' | '(' | ')' => regex.push(letter),
             letter => push_literal(&mut regex, letter),
         }
     }
