@@ -48,6 +48,7 @@ pub struct Config {
 /// A collection, by its kind. To add a kind, add a line here and one in [`CollectionConfig::open`].
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each collection")]
 pub enum CollectionConfig {
     Etcd(EtcdConfig),
     Files(FilesConfig),

@@ -115,7 +115,7 @@ fn is_card(text: &str) -> bool {
             (_, doubled) => doubled,
         })
         .sum();
-    network && sum % 10 == 0
+    network && sum.is_multiple_of(10)
 }
 
 /// Whether a whole number is one of a card. Other numbers of so many digits end in the right digit one time in ten, so that lengths

@@ -37,14 +37,16 @@ fn patients() -> RecordBatch {
         ("id", Arc::new(Int64Array::from(ids.clone()))),
         ("name", Arc::new(ids.iter().map(name).map(Some).collect::<StringArray>())),
         ("ssn", Arc::new(ids.iter().map(ssn).map(Some).collect::<StringArray>())),
-        ("ward", Arc::new(ids.iter().map(|id| ward(id)).collect::<Int64Array>())),
+        ("ward", Arc::new(ids.iter().map(ward).collect::<Int64Array>())),
         (
             "born",
             Arc::new(ids.iter().map(|id| Some(format!("19{:02}-05-17", id % 100))).collect::<StringArray>()),
         ),
         (
             "weight",
-            Arc::new(ids.iter().map(|id| (*id != 11).then(|| 60.0 + (*id as f64))).collect::<Float64Array>()),
+            Arc::new(
+                ids.iter().map(|id| (*id != 11).then_some(60.0 + (*id as f64))).collect::<Float64Array>(),
+            ),
         ),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true)))

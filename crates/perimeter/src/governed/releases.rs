@@ -381,7 +381,8 @@ mod tests {
     fn hundreds_of_sets_are_compared_soon() {
         // Nobody in common; and half of 200 people each, by chance.
         let apart = |n: u64| (n * 20..n * 20 + 20).collect::<Vec<_>>();
-        let half = |n: u64| (0..200).filter(|person| key(n * 1000 + person) % 2 == 0).collect::<Vec<_>>();
+        let half =
+            |n: u64| (0..200).filter(|person| key(n * 1000 + person).is_multiple_of(2)).collect::<Vec<_>>();
         for people in [&apart as &dyn Fn(u64) -> Vec<u64>, &half] {
             let (released, mut work) = (of_ada(), Work::default());
             for n in 0..300 {

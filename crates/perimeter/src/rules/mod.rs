@@ -137,6 +137,7 @@ pub struct Decision {
 }
 
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "most decisions allow")]
 pub enum Outcome {
     Allow(TableShape),
     Deny,

@@ -150,7 +150,7 @@ pub fn array_of(text: &str) -> Option<Expr> {
     if !inner.trim().is_empty() {
         push(&mut item, &mut was_quoted, &mut items);
     }
-    (!in_quotes).then(|| Expr::Array(Array { elem: items, named: true }))
+    (!in_quotes).then_some(Expr::Array(Array { elem: items, named: true }))
 }
 
 /// An interval whose time is written with units.

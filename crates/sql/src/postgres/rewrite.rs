@@ -143,11 +143,9 @@ impl VisitorMut for Words {
                 }
             }
             // ARRAY(SELECT …)
-            Expr::Function(Function { args: FunctionArguments::Subquery(query), .. }) if is_empty(query) => {
-                *expr = null();
-            }
             Expr::Function(Function { args: FunctionArguments::Subquery(query), .. }) => {
-                if let Some(list) = list_of(query) {
+                let list = if is_empty(query) { Some(null()) } else { list_of(query) };
+                if let Some(list) = list {
                     *expr = list;
                 }
             }

@@ -45,7 +45,7 @@ impl FunctionRewrite for Meanings {
                 let is_span = is_interval(&between.expr, schema);
                 if is_span {
                     for part in [&mut between.expr, &mut between.low, &mut between.high] {
-                        *part = Box::new(span(std::mem::take(part.as_mut())));
+                        **part = span(std::mem::take(part.as_mut()));
                     }
                 }
                 match is_span {

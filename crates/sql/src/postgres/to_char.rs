@@ -203,7 +203,7 @@ fn number(value: f64, pattern: &str) -> String {
     let digits = format!("{:.places$}", value.abs());
     let (integer, behind) = digits.split_once('.').unwrap_or((&digits, ""));
     let slots = whole.chars().filter(|c| matches!(c, '9' | '0')).count();
-    if integer.len() > slots && !(integer == "0") {
+    if integer.len() > slots && (integer != "0") {
         let hidden = |c: char| if c.is_ascii_digit() { '#' } else { c };
         let hidden: String =
             picture.chars().filter(|c| matches!(c, '9' | '0' | '.' | ',')).map(hidden).collect();

@@ -160,11 +160,13 @@ impl Reader {
     }
 }
 
+type ByHead<T> = HashMap<Box<[u8]>, Result<T, String>>;
+
 /// What is known of those who wrote the values, by the first bytes of these.
 #[derive(Debug)]
 struct Writers<T> {
     from: Origin,
-    known: RwLock<HashMap<Box<[u8]>, Result<T, String>>>,
+    known: RwLock<ByHead<T>>,
     unknown: AtomicUsize,
 }
 

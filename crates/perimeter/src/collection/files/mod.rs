@@ -147,6 +147,7 @@ impl Wanted {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each collection")]
 enum Place {
     Directory(PathBuf),
     Bucket { bucket: String, prefix: String, options: BucketOptions, key: Option<(String, SecretSlot)> },

@@ -54,7 +54,7 @@ pub fn of_leaf(leaf: &Leaf, path: &FieldPath, sql_type: SqlType) -> Option<Docum
 fn ordering(comparison: Comparison, value: Bson) -> Option<Document> {
     let is_float = matches!(value, Bson::Double(_));
     match (comparison, value) {
-        (_, Bson::Double(zero)) if zero == 0.0 => None,
+        (_, Bson::Double(0.0)) => None,
         (Comparison::Lt, value) => Some(doc! { "$lt": value }),
         (Comparison::LtEq, value) => Some(doc! { "$lte": value }),
         (Comparison::Gt, value) if is_float => Some(doc! { "$not": { "$lte": value } }),

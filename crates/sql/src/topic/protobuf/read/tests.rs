@@ -135,11 +135,11 @@ fn numbers_of_each_kind_are_read() {
     ];
     let table = &*TABLE;
     check(table, &value, &expected);
-    check(&table, &number(16, 7), &[("e", "7")]);
+    check(table, &number(16, 7), &[("e", "7")]);
     // What is there twice counts as it was last; what is of another type does not fit.
-    check(&table, &[number(3, 1), number(3, 2)].concat(), &[("i", "2")]);
-    check(&table, &[number(14, 1), bytes(3, b"x")].concat(), &[("s", "!"), ("i", "!"), ("l", "0")]);
-    check(&table, &bytes(14, b"\xff"), &[("s", "!")]);
+    check(table, &[number(3, 1), number(3, 2)].concat(), &[("i", "2")]);
+    check(table, &[number(14, 1), bytes(3, b"x")].concat(), &[("s", "!"), ("i", "!"), ("l", "0")]);
+    check(table, &bytes(14, b"\xff"), &[("s", "!")]);
 }
 
 #[test]
@@ -176,18 +176,18 @@ fn messages_lists_and_maps_are_json() {
         ("texts", r#"["one", ""]"#.to_owned()),
         ("numbered", r#"{"-1": "ONE"}"#.to_owned()),
     ];
-    check(&table, &value, &expected.each_ref().map(|(name, json)| (*name, json.as_str())));
-    check(&table, &bytes(17, &bytes(2, b"no number")), &[("in", "!"), ("s", "\"\"")]);
+    check(table, &value, &expected.each_ref().map(|(name, json)| (*name, json.as_str())));
+    check(table, &bytes(17, &bytes(2, b"no number")), &[("in", "!"), ("s", "\"\"")]);
 }
 
 #[test]
 fn alternatives_exclude_each_other() {
     let table = &*TABLE;
     let (left, right) = (bytes(21, b"l"), bytes(22, &[]));
-    check(&table, &left, &[("left", "\"l\""), ("right", "null")]);
+    check(table, &left, &[("left", "\"l\""), ("right", "null")]);
     let expected = [("left", "null"), ("right", r#"{"name": "", "n": 0, "es": []}"#)];
-    check(&table, &[left, right].concat(), &expected);
-    check(&table, &bytes(20, b""), &[("maybe", "\"\"")]);
+    check(table, &[left, right].concat(), &expected);
+    check(table, &bytes(20, b""), &[("maybe", "\"\"")]);
 }
 
 #[test]
@@ -215,10 +215,10 @@ fn well_known_messages_mean_what_they_say() {
         ("wrapped", "5"),
         ("any", r#"{"a": 1.5, "l": [true, null], "n": null}"#),
     ];
-    check(&table, &value, &expected);
-    check(&table, &bytes(25, &[]), &[("wrapped", "0")]);
-    check(&table, &bytes(23, &moment(i64::MAX, 0)), &[("at", "!")]);
-    check(&table, &bytes(24, &moment(1, -1)), &[("took", "!")]);
+    check(table, &value, &expected);
+    check(table, &bytes(25, &[]), &[("wrapped", "0")]);
+    check(table, &bytes(23, &moment(i64::MAX, 0)), &[("at", "!")]);
+    check(table, &bytes(24, &moment(1, -1)), &[("took", "!")]);
 }
 
 #[test]
@@ -241,21 +241,21 @@ fn proto2_has_groups_and_required_fields() {
 fn bombs_do_not_go_off() {
     let table = &*TABLE;
     let nested = |levels: usize| (0..levels).fold(Vec::new(), |inner, _| bytes(3, &inner));
-    assert!(read_all(&table, &bytes(17, &nested(40))).is_ok());
-    assert_eq!(read_all(&table, &bytes(17, &nested(1_000))), Err(Bad::TooLarge));
+    assert!(read_all(table, &bytes(17, &nested(40))).is_ok());
+    assert_eq!(read_all(table, &bytes(17, &nested(1_000))), Err(Bad::TooLarge));
     let open =
         vec![(77 << 3 | 3) as u8; 100_000].iter().flat_map(|_| varint(77 << 3 | 3)).collect::<Vec<u8>>();
-    assert_eq!(read_all(&table, &open), Err(Bad::TooLarge));
+    assert_eq!(read_all(table, &open), Err(Bad::TooLarge));
     for value in [&[2 << 3 | 2, 0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0, 0], &[7], &[0x80; 11]] {
-        assert!(read_all(&table, value).is_err(), "{value:?}");
+        assert!(read_all(table, value).is_err(), "{value:?}");
     }
     // A list of lists in a Struct, as deep as the bytes go.
     let lists = (0..2_000).fold(Vec::new(), |inner, _| bytes(6, &bytes(1, &inner)));
     let structure = bytes(26, &bytes(1, &bytes(2, &lists)));
-    assert_eq!(read_all(&table, &structure), Err(Bad::TooLarge));
+    assert_eq!(read_all(table, &structure), Err(Bad::TooLarge));
     // Many empty messages, each of which is longer as JSON.
     let many: Vec<u8> = bytes(27, &[]).repeat(600_000);
-    assert_eq!(read_all(&table, &many), Err(Bad::TooLarge));
+    assert_eq!(read_all(table, &many), Err(Bad::TooLarge));
 }
 
 proptest! {
