@@ -39,15 +39,14 @@ impl Rulebook {
             return deny_caller(why);
         }
         let prepared = self.prepared(table, columns);
-        let class = self.policies.class(&subject);
+        let asker = self.policies.asker(&subject);
         let labels =
             Labels { collection: &prepared.collection_labels, table: &prepared.table_labels, column: &[] };
-        let decide = |resource, labels: &Labels<'_>| self.policies.decide(&subject, &class, resource, labels);
-        let of_table = decide(Resource::Table(table), &labels);
+        let of_table = asker.decide(Resource::Table(table), &labels);
         let classes = prepared.classes.iter();
         let of_classes = classes.map(|class| {
             let resource = Resource::Column(table, class.name.as_deref());
-            decide(resource, &Labels { column: &class.labels, ..labels })
+            asker.decide(resource, &Labels { column: &class.labels, ..labels })
         });
         let of_classes = of_classes.collect();
         let obligations = self.obligations.list.as_slice();

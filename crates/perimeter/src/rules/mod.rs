@@ -19,6 +19,7 @@ pub mod explain;
 mod file;
 mod filter;
 mod glob;
+mod guard;
 pub mod ledger;
 mod load;
 mod losses;

@@ -3,15 +3,16 @@
 //! Invariant: what no policy permits is not permitted, and a forbid that cannot be evaluated
 //! forbids. (Cedar itself skips it.)
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::Arc;
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    Policy, PolicyId, PolicySet, PrincipalConstraint, Request as CedarRequest, ResourceConstraint,
-    RestrictedExpression, Schema, ValidationMode, ValidationWarning, Validator,
+    Authorizer, Context, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
+    PolicySet, Request as CedarRequest, ResourceConstraint, RestrictedExpression, Schema, ValidationMode,
+    ValidationWarning, Validator,
 };
 use miette::Diagnostic;
 use serde_json::Value;
@@ -19,6 +20,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cache::Cache;
 use super::error::{Place, RulesError, Warning};
+use super::guard::{Guard, Truth};
 use super::losses::Ids;
 use super::resource::{Names, Resource, expected_name};
 use super::subject::{Subject, check_name};
@@ -53,9 +55,7 @@ struct Rule {
     id: Arc<str>,
     place: Place,
     policy: Policy,
-    principal: PrincipalConstraint,
-    action: ActionConstraint,
-    resource: ResourceConstraint,
+    guard: Guard,
     shadow: bool,
     tell: Option<String>,
 }
@@ -147,7 +147,7 @@ impl Policies {
         self.columns.contains(name)
     }
 
-    /// Names of tables and columns in policies, of the type and the name.
+    /// Names in policies, of the type and the name.
     pub(super) fn literals(&self) -> impl Iterator<Item = (&str, String, String)> {
         self.all.iter().flat_map(|rule| {
             let literals = rule.policy.entity_literals().into_iter();
@@ -165,45 +165,25 @@ impl Policies {
         self.tags.iter().map(String::as_str)
     }
 
-    /// What decisions on callers depend on.
-    pub(super) fn class(&self, subject: &Subject) -> [u8; 32] {
-        subject.class(self.tags.iter(), self.by_time)
+    /// Whom to decide about.
+    pub(super) fn asker<'a>(&'a self, subject: &'a Subject) -> Asker<'a> {
+        let class = subject.class(self.tags.iter(), self.by_time);
+        Asker { policies: self, subject, class, concerned: OnceCell::new() }
     }
 
-    /// Of a subject, whose class is `class`, on a resource with labels: its own and those that it
-    /// inherits.
-    pub(super) fn decide(
+    fn evaluate(
         &self,
         subject: &Subject,
-        class: &[u8; 32],
-        resource: Resource<'_>,
+        concerned: &[&Rule],
+        names: &Names,
         labels: &Labels<'_>,
-    ) -> Arc<Verdict> {
-        let names = resource.names();
-        let mut key = Sha256::new();
-        key.update(class);
-        let mut add = |text: &str| {
-            key.update((text.len() as u64).to_le_bytes());
-            key.update(text);
-        };
-        add(names.own().0);
-        add(names.own().1);
-        for list in [labels.collection, labels.table, labels.column] {
-            add(&list.len().to_string());
-            list.iter().for_each(|label| add(label));
-        }
-        self.verdicts.get(key.finalize().into(), || self.evaluate(subject, &names, labels))
-    }
-
-    fn evaluate(&self, subject: &Subject, names: &Names, labels: &Labels<'_>) -> Verdict {
-        match self.try_evaluate(subject, names, labels) {
+    ) -> Verdict {
+        match self.try_evaluate(subject, concerned, names, labels) {
             Ok(verdict) => verdict,
             Err(source) => Verdict {
                 decision: Permission::Forbidden,
-                policies: Vec::new(),
-                shadow: Vec::new(),
                 errors: vec![source.to_string()],
-                tell: Vec::new(),
+                ..Verdict::NOTHING
             },
         }
     }
@@ -211,29 +191,13 @@ impl Policies {
     fn try_evaluate(
         &self,
         subject: &Subject,
+        concerned: &[&Rule],
         names: &Names,
         labels: &Labels<'_>,
     ) -> Result<Verdict, super::error::Source> {
-        let entities = entities(subject, names, labels, &self.tags)?;
-        let request = CedarRequest::new(
-            uid(subject.kind.name(), &subject.name)?,
-            uid("Action", subject.action.name())?,
-            uid(names.own().0, names.own().1)?,
-            context(subject)?,
-            Some(&self.schema),
-        )?;
-        // Only conditions are left to Cedar: most policies do not concern most callers.
-        let concerns = |rule: &&Rule| rule.concerns(subject, names);
-        let enforced: Vec<&Rule> = self.all.iter().filter(|rule| !rule.shadow).filter(concerns).collect();
-        let chosen;
-        let set = match enforced.len() * 2 > self.enforced.num_of_policies() {
-            true => &self.enforced,
-            false => {
-                chosen = set_of(enforced.iter().map(|rule| rule.policy.clone()))?;
-                &chosen
-            }
-        };
-        let (permitted, mut decisive, failed) = self.ask(&request, set, &entities);
+        let (enforced, shadow) = of_resource(subject, concerned, names, labels);
+        let asked = (subject, names, labels);
+        let (permitted, mut decisive, failed) = self.ask(asked, &enforced)?;
         let failed_forbids: Vec<&Rule> = failed
             .iter()
             .map(|(rule, _)| *rule)
@@ -251,11 +215,7 @@ impl Policies {
                 Permission::Forbidden
             }
         };
-        let shadow: Vec<&Rule> = self.all.iter().filter(|rule| rule.shadow).filter(concerns).collect();
-        let shadow = match shadow.is_empty() {
-            true => Vec::new(),
-            false => self.ask(&request, &set_of(shadow.iter().map(|rule| rule.policy.clone()))?, &entities).1,
-        };
+        let shadow = self.ask(asked, &shadow)?.1;
         let told = if permitted && decision == Permission::Permitted { &[][..] } else { &decisive[..] };
         let mut tell: Vec<String> = told.iter().filter_map(|rule| rule.tell.clone()).collect();
         tell.sort();
@@ -266,22 +226,119 @@ impl Policies {
     }
 
     /// Whether it is permitted, which policies decided, and which failed.
-    fn ask(
-        &self,
-        request: &CedarRequest,
-        set: &PolicySet,
-        entities: &Entities,
-    ) -> (bool, Vec<&Rule>, Vec<(&Rule, String)>) {
-        let response = Authorizer::new().is_authorized(request, set, entities);
+    fn ask<'r>(
+        &'r self,
+        (subject, names, labels): (&Subject, &Names, &Labels<'_>),
+        rules: &[(&'r Rule, Truth)],
+    ) -> Result<Asked<'r>, super::error::Source> {
+        if rules.iter().all(|(_, truth)| *truth == Truth::True) {
+            return Ok(settled(rules));
+        }
+        let entities = entities(subject, names, labels, &self.tags)?;
+        let request = CedarRequest::new(
+            uid(subject.kind.name(), &subject.name)?,
+            uid("Action", subject.action.name())?,
+            uid(names.own().0, names.own().1)?,
+            context(subject)?,
+            Some(&self.schema),
+        )?;
+        let is_shadow = rules.iter().any(|(rule, _)| rule.shadow);
+        let chosen;
+        let set = match !is_shadow && rules.len() * 2 > self.enforced.num_of_policies() {
+            true => &self.enforced,
+            false => {
+                chosen = set_of(rules.iter().map(|(rule, _)| rule.policy.clone()))?;
+                &chosen
+            }
+        };
+        let response = Authorizer::new().is_authorized(&request, set, &entities);
         let rule = |id: &PolicyId| self.ids.get(id).map(|index| &self.all[*index]);
         let decisive = response.diagnostics().reason().filter_map(rule).collect();
         let failed = response.diagnostics().errors().filter_map(|error| {
             let cedar_policy::AuthorizationError::PolicyEvaluationError(failed) = error;
             Some((rule(failed.policy_id())?, error.to_string()))
         });
-        let failed = failed.collect();
-        (response.decision() == cedar_policy::Decision::Allow, decisive, failed)
+        Ok((response.decision() == cedar_policy::Decision::Allow, decisive, failed.collect()))
     }
+}
+
+/// Whether it is permitted, which policies decided, and which failed.
+type Asked<'r> = (bool, Vec<&'r Rule>, Vec<(&'r Rule, String)>);
+
+/// What Cedar would say of policies all of which apply.
+fn settled<'r>(rules: &[(&'r Rule, Truth)]) -> Asked<'r> {
+    let all = rules.iter().map(|(rule, _)| *rule);
+    let (forbids, permits): (Vec<_>, Vec<_>) = all.partition(|rule| rule.policy.effect() == Effect::Forbid);
+    match (forbids.is_empty(), permits.is_empty()) {
+        (false, _) => (false, forbids, Vec::new()),
+        (true, is_empty) => (!is_empty, permits, Vec::new()),
+    }
+}
+
+/// Somebody who asks, about one resource or many.
+#[derive(Debug)]
+pub(super) struct Asker<'a> {
+    policies: &'a Policies,
+    pub(super) subject: &'a Subject,
+    class: [u8; 32],
+    /// Policies that may be about them, whatever the resource is. Looked for when something is not remembered.
+    concerned: OnceCell<Vec<&'a Rule>>,
+}
+
+impl<'a> Asker<'a> {
+    /// On a resource with labels: its own and those that it inherits.
+    pub(super) fn decide(&self, resource: Resource<'_>, labels: &Labels<'_>) -> Arc<Verdict> {
+        let names = resource.names();
+        let mut key = Sha256::new();
+        key.update(self.class);
+        let mut add = |text: &str| {
+            key.update((text.len() as u64).to_le_bytes());
+            key.update(text);
+        };
+        add(names.own().0);
+        add(names.own().1);
+        for list in [labels.collection, labels.table, labels.column] {
+            add(&list.len().to_string());
+            list.iter().for_each(|label| add(label));
+        }
+        let work_out = || self.policies.evaluate(self.subject, self.concerned(), &names, labels);
+        self.policies.verdicts.get(key.finalize().into(), work_out)
+    }
+
+    /// Whether a policy may permit them anything.
+    pub(super) fn may_be_permitted(&self) -> bool {
+        let permits = |rule: &&Rule| rule.policy.effect() == Effect::Permit;
+        self.concerned().iter().any(permits)
+    }
+
+    fn concerned(&self) -> &[&'a Rule] {
+        self.concerned.get_or_init(|| {
+            let concerns = |rule: &&Rule| rule.guard.holds(self.subject, None) != Truth::False;
+            self.policies.all.iter().filter(concerns).collect()
+        })
+    }
+}
+
+/// Those that may be about a resource: enforced, and in shadow.
+fn of_resource<'r>(
+    subject: &Subject,
+    concerned: &[&'r Rule],
+    names: &Names,
+    labels: &Labels<'_>,
+) -> (Vec<(&'r Rule, Truth)>, Vec<(&'r Rule, Truth)>) {
+    let known = concerned.iter().map(|rule| (*rule, rule.guard.holds(subject, Some((names, labels)))));
+    known.filter(|(_, truth)| *truth != Truth::False).partition(|(rule, _)| !rule.shadow)
+}
+
+impl Verdict {
+    /// No policy says anything.
+    const NOTHING: Verdict = Verdict {
+        decision: Permission::NotPermitted,
+        policies: Vec::new(),
+        shadow: Vec::new(),
+        errors: Vec::new(),
+        tell: Vec::new(),
+    };
 }
 
 /// The labels of a resource and of what it is in.
@@ -292,45 +349,22 @@ pub(super) struct Labels<'a> {
     pub(super) column: &'a [String],
 }
 
+impl<'a> Labels<'a> {
+    /// Those of the resource itself.
+    pub(super) fn own(&self, kind: &str) -> &'a [String] {
+        match kind {
+            "Collection" => self.collection,
+            "Table" => self.table,
+            _ => self.column,
+        }
+    }
+}
+
 fn ids_of(rules: &[&Rule]) -> Vec<Arc<str>> {
     let mut ids: Vec<Arc<str>> = rules.iter().map(|rule| rule.id.clone()).collect();
     ids.sort();
     ids.truncate(MAX_NAMED);
     ids
-}
-
-impl Rule {
-    /// Whether its scope, the part in parentheses, is of this request.
-    fn concerns(&self, subject: &Subject, names: &Names) -> bool {
-        let is_of = |kind: &EntityTypeName| kind.to_string() == subject.kind.name();
-        let is_self = |uid: &EntityUid| is_of(uid.type_name()) && uid.id().unescaped() == subject.name;
-        let in_group = |uid: &EntityUid| {
-            let name = uid.id().unescaped();
-            uid.type_name().basename() == "Group" && subject.groups.iter().any(|group| group == name)
-        };
-        let principal = match &self.principal {
-            PrincipalConstraint::Any => true,
-            PrincipalConstraint::Eq(uid) => is_self(uid),
-            PrincipalConstraint::In(uid) => is_self(uid) || in_group(uid),
-            PrincipalConstraint::Is(kind) => is_of(kind),
-            PrincipalConstraint::IsIn(kind, uid) => is_of(kind) && (is_self(uid) || in_group(uid)),
-        };
-        let is_action = |uid: &EntityUid| uid.id().unescaped() == subject.action.name();
-        let action = match &self.action {
-            ActionConstraint::Any => true,
-            ActionConstraint::Eq(uid) => is_action(uid),
-            ActionConstraint::In(list) => list.iter().any(is_action),
-        };
-        let within = |uid: &EntityUid| names.is_in(uid.type_name().basename(), uid.id().unescaped());
-        let is_kind = |kind: &EntityTypeName| kind.basename() == names.own().0;
-        let resource = match &self.resource {
-            ResourceConstraint::Any => true,
-            ResourceConstraint::Eq(uid) | ResourceConstraint::In(uid) => within(uid),
-            ResourceConstraint::Is(kind) => is_kind(kind),
-            ResourceConstraint::IsIn(kind, uid) => is_kind(kind) && within(uid),
-        };
-        principal && action && resource
-    }
 }
 
 fn uid(kind: &str, name: &str) -> Result<EntityUid, super::error::Source> {
@@ -434,9 +468,7 @@ fn read_file(path: &Path, text: &str, all: &mut Vec<Rule>) -> Result<(), RulesEr
         let rule = Rule {
             id: id.into(),
             place: place.clone(),
-            principal: policy.principal_constraint(),
-            action: policy.action_constraint(),
-            resource: policy.resource_constraint(),
+            guard: Guard::of(&policy),
             shadow,
             tell: policy.annotation("tell").map(str::to_owned),
             policy,
@@ -493,7 +525,7 @@ fn check_names(place: &Place, policy: &Policy) -> Result<(), RulesError> {
 
 /// `==` means the table alone, and none of its columns.
 fn warn_of_equality(place: &Place, rule: &Rule, warnings: &mut Vec<Warning>) {
-    let ResourceConstraint::Eq(uid) = &rule.resource else { return };
+    let ResourceConstraint::Eq(uid) = rule.policy.resource_constraint() else { return };
     if rule.policy.effect() == Effect::Permit && uid.type_name().basename() != "Column" {
         let why =
             format!("the policy `{}` permits {uid} without its columns; write `resource in {uid}`", rule.id);

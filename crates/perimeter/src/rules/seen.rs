@@ -6,7 +6,7 @@
 
 use super::glob::fold;
 use super::load::Rulebook;
-use super::policies::{Labels, Permission};
+use super::policies::{Asker, Labels, Permission};
 use super::resource::{Resource, parts};
 use super::subject::Subject;
 use super::{Action, Request};
@@ -24,10 +24,14 @@ struct Candidate {
 impl Rulebook {
     /// Whether a caller sees that there is a collection.
     pub fn sees_collection(&self, request: &Request<'_>, collection: &str) -> bool {
-        let Some((subject, class)) = self.onlooker(request) else { return false };
+        let Some(subject) = onlooker(request) else { return false };
+        let asker = self.policies.asker(&subject);
+        if !asker.may_be_permitted() {
+            return false;
+        }
         let own = self.labels_of_collection(collection);
         let labels = Labels { collection: &own, table: &own, column: &own };
-        match self.policies.decide(&subject, &class, Resource::Collection(collection), &labels).decision {
+        match asker.decide(Resource::Collection(collection), &labels).decision {
             Permission::Permitted => return true,
             Permission::Forbidden => return false,
             Permission::NotPermitted => {}
@@ -36,15 +40,19 @@ impl Rulebook {
         let beginning = fold(&format!("{collection}."));
         let any = TableName::new(collection, "*");
         candidates.extend(self.labelled(&any, |glob| glob.can_begin(&beginning)));
-        candidates.iter().any(|candidate| self.sees(&subject, &class, candidate))
+        candidates.iter().any(|candidate| self.sees(&asker, candidate))
     }
 
     /// Whether a caller sees that there is a table.
     pub fn sees_table(&self, request: &Request<'_>, table: &TableName) -> bool {
-        let Some((subject, class)) = self.onlooker(request) else { return false };
+        let Some(subject) = onlooker(request) else { return false };
+        let asker = self.policies.asker(&subject);
+        if !asker.may_be_permitted() {
+            return false;
+        }
         let known = self.prepared(table, &[]);
         let labels = Labels { collection: &known.collection_labels, table: &known.table_labels, column: &[] };
-        match self.policies.decide(&subject, &class, Resource::Table(table), &labels).decision {
+        match asker.decide(Resource::Table(table), &labels).decision {
             Permission::Permitted => return true,
             Permission::Forbidden => return false,
             Permission::NotPermitted => {}
@@ -52,13 +60,7 @@ impl Rulebook {
         let mut candidates = self.named(|named| named == table);
         let folded = fold(&table.to_string());
         candidates.extend(self.labelled(table, |glob| glob.matches_any_case(&folded)));
-        candidates.iter().any(|candidate| self.sees(&subject, &class, candidate))
-    }
-
-    fn onlooker(&self, request: &Request<'_>) -> Option<(Subject, [u8; 32])> {
-        let subject = Subject::of(&Request { action: Action::Describe, ..*request }).ok()?;
-        let class = self.policies.class(&subject);
-        Some((subject, class))
+        candidates.iter().any(|candidate| self.sees(&asker, candidate))
     }
 
     /// What policies name.
@@ -85,7 +87,7 @@ impl Rulebook {
         std::iter::once(candidate(Vec::new())).chain(labelled).collect()
     }
 
-    fn sees(&self, subject: &Subject, class: &[u8; 32], candidate: &Candidate) -> bool {
+    fn sees(&self, asker: &Asker<'_>, candidate: &Candidate) -> bool {
         let Candidate { table, column, labels } = candidate;
         let known = self.prepared(table, &[]);
         let mut column_labels = [known.table_labels.as_slice(), labels].concat();
@@ -94,8 +96,7 @@ impl Rulebook {
         let of_table =
             Labels { collection: &known.collection_labels, table: &known.table_labels, column: &[] };
         let of_column = Labels { column: &column_labels, ..of_table };
-        let decide =
-            |resource, labels: &Labels<'_>| self.policies.decide(subject, class, resource, labels).decision;
+        let decide = |resource, labels: &Labels<'_>| asker.decide(resource, labels).decision;
         match decide(Resource::Table(table), &of_table) {
             Permission::Forbidden => false,
             Permission::Permitted => true,
@@ -104,6 +105,10 @@ impl Rulebook {
             }
         }
     }
+}
+
+fn onlooker(request: &Request<'_>) -> Option<Subject> {
+    Subject::of(&Request { action: Action::Describe, ..*request }).ok()
 }
 
 #[cfg(test)]

@@ -194,6 +194,11 @@ impl Subject {
         given.collect()
     }
 
+    /// Whether the token has a claim that is a tag.
+    pub(super) fn has_tag(&self, name: &str) -> bool {
+        self.claims.get(name).and_then(texts).is_some()
+    }
+
     /// What policies decide by, so that equal callers are decided about once.
     pub(super) fn class<'a>(&'a self, tags: impl Iterator<Item = &'a String>, by_time: bool) -> [u8; 32] {
         let mut hash = Sha256::new();
