@@ -1,6 +1,7 @@
 //! What the protocol asks, answered: the lists of tools, resources and prompts, and each call with its limits, its audit
 //! line and its error.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +11,10 @@ use rmcp::model::{
     CompleteResult, CompletionInfo, ContentBlock, CustomRequest, CustomResult, ErrorCode, ErrorData,
     GetPromptRequestParams, GetPromptResponse, GetPromptResult, Implementation, JsonObject,
     ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
-    PaginatedRequestParams, PromptMessage, ReadResourceRequestParams, ReadResourceResponse,
-    ReadResourceResult, Reference, ResourceContents, Role, ServerCapabilities, ServerConfig,
-    SubscribeRequestParams, SubscriptionFilter, Tool as Definition, UnsubscribeRequestParams,
+    PaginatedRequestParams, ProgressNotificationParam, PromptMessage, ProtocolVersion,
+    ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult, Reference, ResourceContents, Role,
+    ServerCapabilities, ServerConfig, SubscribeRequestParams, SubscriptionFilter, Tool as Definition,
+    UnsubscribeRequestParams,
 };
 use rmcp::service::{RequestContext, RoleServer, SubscriptionContext};
 use serde_json::{Value, json};
@@ -27,7 +29,8 @@ use kafscale_identity::{Principal, Scope};
 use crate::answer::{DENIED, ToolError, names, suggest};
 use crate::call::{AuditLine, Auditor, Call, Unwritten};
 use crate::gate::Peer;
-use crate::prompts;
+use crate::places::Places;
+use crate::prompts::{self, Prompt};
 use crate::resources::{Completed, MIME_TYPE, Named, Resources};
 use crate::service::Service;
 use crate::subscriptions::{self, MAX_SUBSCRIPTIONS, OfSession};
@@ -37,6 +40,8 @@ use crate::tools::{Answered, Tool};
 const STREAMS_AT_ONCE: usize = 512;
 /// A stream ends after this long, so that its client comes back with a token that still holds.
 const STREAM_AT_MOST: Duration = Duration::from_secs(15 * 60);
+/// A client that asks for progress of a call hears so often that it goes on.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long clients may keep lists that only a new release changes.
 const LIST_TTL_MS: u64 = 3_600_000;
 /// How long clients may keep what a resource shows.
@@ -53,20 +58,24 @@ pub struct Shared {
     pub auditor: Auditor,
     /// Ends what would go on.
     pub stop: CancellationToken,
-    calls: Semaphore,
+    calls: Arc<Places>,
     streams: Semaphore,
 }
 
 impl Shared {
     pub fn new(service: Service, scope: Scope, auditor: Auditor, stop: CancellationToken) -> Self {
-        let (calls, streams) =
-            (Semaphore::new(service.limits.calls_at_once), Semaphore::new(STREAMS_AT_ONCE));
+        let (calls, streams) = (Places::new(service.limits.calls_at_once), Semaphore::new(STREAMS_AT_ONCE));
         Self { service, scope, auditor, stop, calls, streams }
     }
 
     pub fn resources(&self) -> Result<&Resources, ErrorData> {
         let none = || ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "this server has no resources", None);
         self.service.resources.as_ref().ok_or_else(none)
+    }
+
+    fn prompts(&self) -> Result<&'static [&'static Prompt], ErrorData> {
+        let none = || ErrorData::new(ErrorCode::METHOD_NOT_FOUND, "this server has no prompts", None);
+        if self.service.prompts.is_empty() { Err(none()) } else { Ok(self.service.prompts) }
     }
 
     fn lacks_scope(&self) -> String {
@@ -120,7 +129,7 @@ impl Handler {
     async fn answer(&self, tool: &Tool, call: Call, arguments: JsonObject) -> Outcome {
         let limit = self.shared.service.limits.call_timeout;
         let answer = async {
-            let _permit = self.shared.calls.acquire().await.expect("the semaphore is never closed");
+            let _place = self.shared.calls.take(&call.principal.name).await;
             tool.call(call, arguments).await
         };
         let outcome = |name, result: CallToolResult, bytes| Outcome { result, name, bytes };
@@ -184,7 +193,7 @@ impl Handler {
         let outcome = if allowed {
             let limit = self.shared.service.limits.call_timeout;
             let limited = async {
-                let _permit = self.shared.calls.acquire().await.expect("the semaphore is never closed");
+                let _place = self.shared.calls.take(&call.principal.name).await;
                 work(call).await
             };
             tokio::select! {
@@ -251,15 +260,28 @@ pub fn note_arguments(event: &mut Event, arguments: Value, shown: bool) {
     event.arguments = (shown && text.len() <= MAX_AUDITED_ARGUMENT_BYTES).then_some(arguments);
 }
 
-/// The methods with parameters that are served.
-const SERVED: [&str; 6] = [
-    "tools/call",
-    "resources/read",
-    "resources/subscribe",
-    "resources/unsubscribe",
-    "prompts/get",
-    "completion/complete",
-];
+/// Whether a method with parameters is served.
+fn is_served(service: &Service, method: &str, is_legacy: bool) -> bool {
+    match method {
+        "tools/call" => true,
+        "prompts/get" => !service.prompts.is_empty(),
+        "resources/read" | "completion/complete" => service.resources.is_some(),
+        "resources/subscribe" | "resources/unsubscribe" => is_legacy && service.resources.is_some(),
+        _ => false,
+    }
+}
+
+/// Tells a client that asked for it that its call goes on, for as long as it does.
+async fn tell_progress(context: &RequestContext<RoleServer>, started: Instant) -> Infallible {
+    let Some(token) = context.meta.get_progress_token() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PROGRESS_EVERY).await;
+        let seconds = started.elapsed().as_secs_f64();
+        let progress = ProgressNotificationParam::new(token.clone(), seconds).with_message("still at work");
+        // A client that is gone ends the call, and not this.
+        let _ = context.peer.notify_progress(progress).await;
+    }
+}
 
 /// What is wrong with parameters that do not have the shape of their method's.
 fn shape_of(method: &str) -> String {
@@ -325,9 +347,8 @@ impl ServerHandler for Handler {
         _: RequestContext<RoleServer>,
     ) -> Result<ListPromptsResult, ErrorData> {
         first_page(request)?;
-        let list = ListPromptsResult::with_all_items(
-            self.shared.service.prompts.iter().map(|prompt| prompt.definition()).collect(),
-        );
+        let prompts = self.shared.prompts()?.iter().map(|prompt| prompt.definition());
+        let list = ListPromptsResult::with_all_items(prompts.collect());
         Ok(list.with_cache_scope(CacheScope::Private).with_ttl_ms(LIST_TTL_MS))
     }
 
@@ -369,7 +390,7 @@ impl ServerHandler for Handler {
         let arguments = request.arguments.unwrap_or_default();
         let asked = json!({ "name": request.name, "arguments": arguments });
         let prompt = async |_| {
-            let prompt = prompts::find(self.shared.service.prompts, &request.name).map_err(error_data)?;
+            let prompt = prompts::find(self.shared.prompts()?, &request.name).map_err(error_data)?;
             let text = prompt.task(&arguments).map_err(error_data)?;
             let bytes = text.len();
             let result = GetPromptResult::new(vec![PromptMessage::new_text(Role::User, text)]);
@@ -397,6 +418,7 @@ impl ServerHandler for Handler {
         };
         let asked = json!({ "ref": of, "argument": argument.name, "value": argument.value });
         let names = async |call| {
+            self.shared.resources()?;
             let unknown = || ErrorData::invalid_params("there is no such argument to complete", None);
             self.names(named.ok_or_else(unknown)?, &argument.value, call).await
         };
@@ -481,7 +503,9 @@ impl ServerHandler for Handler {
         let parameters = request.params.unwrap_or_default();
         event.tool = parameters.get("name").and_then(Value::as_str).map(|name| names::text(name, 100));
         note_arguments(&mut event, parameters.get("arguments").cloned().unwrap_or_default(), false);
-        let error = match SERVED.contains(&request.method.as_str()) {
+        let version = context.meta.protocol_version();
+        let is_legacy = version.is_none_or(|version| version < ProtocolVersion::V_2026_07_28);
+        let error = match is_served(&self.shared.service, &request.method, is_legacy) {
             true => ErrorData::invalid_params(shape_of(&request.method), None),
             false => ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None),
         };
@@ -529,6 +553,7 @@ impl ServerHandler for Handler {
         let line = Arc::clone(&call.line);
         let outcome = tokio::select! {
             outcome = self.answer(tool, call, arguments) => outcome,
+            never = tell_progress(&context, started) => match never {},
             () = context.ct.cancelled() => Outcome {
                 result: CallToolResult::error(vec![ContentBlock::text("cancelled")]),
                 name: "cancelled",

@@ -1,4 +1,5 @@
-//! Shares of something bounded: so many for everybody together, and fewer for each principal, so that one cannot take all.
+//! Shares of something bounded: so many for everybody together, and fewer for each principal, so that one cannot take all. Nor can a
+//! few: a principal has no more than are left for others, as with [`places`](crate::places).
 //!
 //! Invariant: what is taken is counted until its [`Share`] is dropped, and nothing is kept of a principal that holds none.
 
@@ -53,11 +54,12 @@ impl Shares {
     pub fn take(self: &Arc<Self>, principal: &Arc<str>) -> Result<Share, Full> {
         let mut taken = self.taken.lock();
         let own = taken.get(principal).copied().unwrap_or(0);
-        if own >= self.of_each_max {
-            return Err(Full::OfPrincipal { what: self.what, max: self.of_each_max });
-        }
-        if taken.values().sum::<usize>() >= self.all_max {
+        let left = self.all_max.saturating_sub(taken.values().sum());
+        if left == 0 {
             return Err(Full::Altogether { what: self.what, max: self.all_max });
+        }
+        if own >= self.of_each_max.min(left) {
+            return Err(Full::OfPrincipal { what: self.what, max: own });
         }
         taken.insert(Arc::clone(principal), own + 1);
         Ok(Share { of: Arc::clone(self), principal: Arc::clone(principal) })
@@ -86,17 +88,21 @@ mod tests {
 
     #[test]
     fn one_principal_cannot_take_everything() {
-        let shares = Shares::new("sessions", 5, 3);
-        let [ana, bot] = ["ana", "bot"].map(Arc::<str>::from);
-        let mut of_ana: Vec<Share> = (0..3).map(|_| shares.take(&ana).unwrap()).collect();
+        let shares = Shares::new("sessions", 7, 3);
+        let [ana, bot, eve, dan, kim] = ["ana", "bot", "eve", "dan", "kim"].map(Arc::<str>::from);
+        let mut held: Vec<Share> = (0..3).map(|_| shares.take(&ana).unwrap()).collect();
         let full = shares.take(&ana).unwrap_err();
         assert_eq!(full.to_string(), "this principal has 3 sessions open already");
-        let of_bot: Vec<Share> = (0..2).map(|_| shares.take(&bot).unwrap()).collect();
+        // No more than are left for others.
+        held.extend((0..2).map(|_| shares.take(&bot).unwrap()));
         let full = shares.take(&bot).unwrap_err();
-        assert_eq!(full.to_string(), "5 sessions are open already, of all principals");
-        of_ana.pop();
-        assert!(shares.take(&bot).is_ok());
-        drop((of_ana, of_bot));
+        assert_eq!(full.to_string(), "this principal has 2 sessions open already");
+        held.extend([shares.take(&eve).unwrap(), shares.take(&dan).unwrap()]);
+        let full = shares.take(&kim).unwrap_err();
+        assert_eq!(full.to_string(), "7 sessions are open already, of all principals");
+        held.pop();
+        assert!(shares.take(&kim).is_ok());
+        drop(held);
         assert!(shares.taken.lock().is_empty());
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt as _};
 
 use crate::caller::Caller;
 use crate::catalog::Collections;
@@ -21,7 +22,9 @@ use crate::shape::TableName;
 /// A collection that has not answered by then does not work.
 const LONGEST: Duration = Duration::from_secs(30);
 /// A collection with more tables is not held beside the rules.
-const TABLES_MAX: usize = 1_000;
+pub const TABLES_MAX: usize = 1_000;
+/// Collections that are asked for their tables at once.
+const ASKED_AT_ONCE: usize = 4;
 
 /// What was found of one collection.
 #[derive(Debug)]
@@ -45,13 +48,15 @@ pub async fn run(config: &Config) -> Result<Vec<Row>, ConfigError> {
     Ok(join_all(collections.into_iter().map(|(name, collection)| check(name, collection))).await)
 }
 
-/// The tables that there are now. What does not work, or not within [`LONGEST`], is away.
-pub async fn inventory(collections: &Collections) -> Inventory {
-    let all = collections.iter();
-    let all = all.map(|(name, collection)| {
-        tokio::time::timeout(LONGEST, tables_of(name.clone(), Arc::clone(collection)))
-    });
-    let found = join_all(all).await;
+/// The tables that there are now. What does not work, or not within [`LONGEST`], is away, and so is what has more than `tables_max`.
+pub async fn inventory(collections: &Collections, tables_max: usize) -> Inventory {
+    // Collected, since a closure over borrowed names is not general enough for a task.
+    let mut all = Vec::with_capacity(collections.len());
+    for (name, collection) in collections {
+        let tables = tables_of(name.clone(), Arc::clone(collection), tables_max);
+        all.push(tokio::time::timeout(LONGEST, tables));
+    }
+    let found: Vec<_> = stream::iter(all).buffered(ASKED_AT_ONCE).collect().await;
     let mut inventory = Inventory::default();
     for (name, tables) in collections.keys().cloned().zip(found) {
         match tables.ok().and_then(Result::ok).flatten() {
@@ -68,11 +73,15 @@ pub async fn inventory(collections: &Collections) -> Inventory {
 type Tables = Vec<(TableName, Vec<ColumnInfo>)>;
 
 /// None: there are too many.
-async fn tables_of(name: String, collection: Arc<dyn Collection>) -> Result<Option<Tables>, CollectionError> {
+async fn tables_of(
+    name: String,
+    collection: Arc<dyn Collection>,
+    tables_max: usize,
+) -> Result<Option<Tables>, CollectionError> {
     let operator = Caller::operator();
     let begun = collection.begin(&operator).await?.unwrap_or(collection);
     let names = begun.tables().await?;
-    if names.len() > TABLES_MAX {
+    if names.len() > tables_max {
         return Ok(None);
     }
     let mut tables = Tables::new();
@@ -215,7 +224,9 @@ mod tests {
         let text = "[collections.clinic]\nkind = \"sqlite\"\npath = \"clinic.db\"\n\
             [collections.gone]\nkind = \"sqlite\"\npath = \"gone.db\"\n";
         let collections = Config::parse(&path, text).unwrap().open().unwrap();
-        let inventory = inventory(&collections).await;
+        let none = inventory(&collections, 0).await;
+        assert_eq!((none.tables.len(), none.away.len()), (0, 2));
+        let inventory = inventory(&collections, TABLES_MAX).await;
         let (policies, rules) = (dir.path().join("a.cedar"), dir.path().join("rules.toml"));
         let load = || Rulebook::load(&policies, &rules, &|_| Ok(vec![7; 32]));
         let (text, is_well) = print_rules(&load(), &inventory);

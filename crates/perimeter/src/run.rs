@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kafscale_core::clock::Clock;
 use kafscale_settings::failure::Failure;
@@ -20,12 +20,16 @@ use crate::engine::Engine;
 use crate::handles::{HandleLimits, Handles};
 use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
-use crate::rules::Rules;
+use crate::rules::{Inventory, Rules};
 use crate::rules_live::LiveRules;
 use crate::{check, classify, policy, server};
 
 /// Whether the rules have been exchanged is looked at so often.
 const RULES_INTERVAL: Duration = Duration::from_secs(5);
+/// What collections have is asked for no more often, however often rules are exchanged.
+const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+/// A collection with more tables is not asked for all of their columns by itself; `kafscale perimeter check` has a higher limit.
+const INVENTORY_TABLES_MAX: usize = 100;
 /// About one state of the rules, in the log.
 const WARNINGS_MAX: usize = 50;
 
@@ -81,7 +85,7 @@ async fn check(args: &PerimeterArgs) -> Result<(), Failure> {
     let rows = check::run(&config).await.map_err(|e| Failure::usage(e.to_string()))?;
     let (text, is_well) = check::print(&rows);
     let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
-    let inventory = check::inventory(&collections).await;
+    let inventory = check::inventory(&collections, check::TABLES_MAX).await;
     let loaded = LiveRules::read(RuleFiles::of(&args.files, &config), config.base()).await;
     let (of_rules, are_well) = check::print_rules(&loaded, &inventory);
     print(&(of_rules + &text))?;
@@ -129,14 +133,18 @@ impl Clock for SystemClock {
 /// Tells the log what is odd about rules, at the start and when they are exchanged, until `stop`.
 async fn warn_of_rules(rules: Arc<Rules>, collections: Collections, stop: CancellationToken) {
     let mut checked = String::new();
+    let mut known: Option<(Instant, Inventory)> = None;
     loop {
         let book = rules.current();
         if book.hash() != checked {
             book.hash().clone_into(&mut checked);
-            let Some(inventory) = stop.run_until_cancelled(check::inventory(&collections)).await else {
-                break;
-            };
-            let warnings = check::warnings(&book, &inventory);
+            if known.as_ref().is_none_or(|(at, _)| at.elapsed() >= INVENTORY_INTERVAL) {
+                let found = check::inventory(&collections, INVENTORY_TABLES_MAX);
+                let Some(found) = stop.run_until_cancelled(found).await else { break };
+                known = Some((Instant::now(), found));
+            }
+            let Some((_, inventory)) = &known else { break };
+            let warnings = check::warnings(&book, inventory);
             warnings.iter().take(WARNINGS_MAX).for_each(|warning| tracing::warn!("{warning}"));
             if warnings.len() > WARNINGS_MAX {
                 tracing::warn!("{} more; kafscale perimeter check has all", warnings.len() - WARNINGS_MAX);

@@ -75,10 +75,15 @@ fn compact(schema: &mut JsonObject, narrow: &dyn Fn(&mut JsonObject)) {
     }
     for (key, value) in schema.iter_mut() {
         match value {
+            // Anything at all. Clients that map schemas onto other languages know this form and not `true`.
+            Value::Bool(true) if key == "items" => *value = Value::Object(JsonObject::new()),
             // The keys below are names of properties and not words of the schema language.
             Value::Object(properties) if key == "properties" => {
                 for property in properties.values_mut() {
-                    compact_value(property, narrow);
+                    match property {
+                        Value::Bool(true) => *property = Value::Object(JsonObject::new()),
+                        property => compact_value(property, narrow),
+                    }
                 }
             }
             Value::Object(_) | Value::Array(_) if key != "enum" && key != "required" && key != "type" => {
@@ -94,5 +99,29 @@ fn compact_value(value: &mut Value, narrow: &dyn Fn(&mut JsonObject)) {
         Value::Object(schema) => compact(schema, narrow),
         Value::Array(schemas) => schemas.iter_mut().for_each(|schema| compact_value(schema, narrow)),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rmcp::schemars;
+    use serde::Serialize;
+
+    use super::*;
+
+    #[derive(Serialize, JsonSchema)]
+    struct Answer {
+        rows: Vec<Vec<Value>>,
+        one: Value,
+    }
+
+    #[test]
+    fn what_may_be_anything_is_a_schema_without_conditions() {
+        let schema = Value::Object(of_answer::<Answer>());
+        let properties = &schema["properties"];
+        assert_eq!(
+            (&properties["rows"]["items"]["items"], &properties["one"]),
+            (&serde_json::json!({}), &serde_json::json!({}))
+        );
     }
 }

@@ -3,7 +3,6 @@
 //! Invariant: [`Engine::plan`] gives nothing that was not through [`crate::governed`], and [`Planned::run`] runs nothing else.
 
 mod complexity;
-mod places;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner as _};
 use futures_util::StreamExt as _;
+use kafscale_agent::Places;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::QueryLimitArgs;
 use kafscale_sql::error::SqlError;
@@ -46,7 +46,6 @@ use crate::handles::Handles;
 use crate::labelled::Labelled;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
-use places::Places;
 
 /// A statement is told to be too long before it is read.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -90,6 +89,9 @@ pub enum QueryError {
     Failed(#[from] Failed),
     #[error("the statement took longer than {0:?}")]
     TimedOut(Duration),
+    /// What a panic says may have values in it: the log has it.
+    #[error("the engine failed at this statement; the log of the perimeter says why")]
+    Panicked,
 }
 
 impl QueryError {
@@ -103,6 +105,7 @@ impl QueryError {
             QueryError::Sql(_)
             | QueryError::Collection(_)
             | QueryError::Failed(_)
+            | QueryError::Panicked
             | QueryError::Withheld(_) => None,
         }
     }
@@ -126,7 +129,10 @@ impl From<DataFusionError> for QueryError {
                 return QueryError::Collection(Arc::new(error));
             }
         }
-        QueryError::Sql(error.into())
+        match SqlError::from(error) {
+            error @ SqlError::Panicked(_) => error.into(),
+            error => QueryError::Sql(error),
+        }
     }
 }
 
@@ -137,6 +143,10 @@ impl From<SqlError> for QueryError {
                 Ok(error) => error.into(),
                 Err(error) => QueryError::Sql(SqlError::Engine(error)),
             },
+            error @ SqlError::Panicked(_) => {
+                tracing::error!(%error, "a statement has no answer");
+                QueryError::Panicked
+            }
             error => QueryError::Sql(error),
         }
     }
@@ -180,8 +190,8 @@ impl Engine {
             handles,
             labelled: Arc::default(),
             releases: Arc::default(),
-            planning: Arc::new(Places::new(at_once)),
-            running: Arc::new(Places::new(at_once)),
+            planning: Places::new(at_once),
+            running: Places::new(at_once),
             timeout: limits.statement_timeout.0,
         })
     }
@@ -226,7 +236,7 @@ impl Engine {
         let released =
             Released { all: Arc::clone(&self.releases), principal: view.caller.principal.clone(), now_ms };
         let (sql, inner) = (text, state.clone());
-        let (origin, principal) = (hash(&sql), view.caller.principal.clone());
+        let (origin, principal) = (hash(&sql), Arc::<str>::from(view.caller.principal.as_str()));
         let places = Arc::clone(&self.planning);
         let key = view.decide.entity_key();
         let planned = self.threads.run(async move {
@@ -255,7 +265,7 @@ impl Engine {
             threads: self.threads.clone(),
             timeout: self.timeout,
             deadline,
-            principal: view.caller.principal.clone(),
+            principal: view.caller.principal.as_str().into(),
             planning: Arc::clone(&self.planning),
             running: Arc::clone(&self.running),
         })
@@ -332,7 +342,7 @@ pub struct Planned {
     timeout: Duration,
     /// Of the whole statement, its planning included.
     deadline: Instant,
-    principal: String,
+    principal: Arc<str>,
     planning: Arc<Places>,
     running: Arc<Places>,
 }
@@ -415,7 +425,7 @@ impl Planned {
     pub async fn explain(&self) -> Result<String, QueryError> {
         let (state, plan, query) = (self.state.clone(), self.plan.clone(), Arc::clone(&self.query));
         let run = self.covered.as_ref().map(|covered| covered.plan.clone());
-        let (places, principal) = (Arc::clone(&self.planning), self.principal.clone());
+        let (places, principal) = (Arc::clone(&self.planning), Arc::clone(&self.principal));
         let explained = self.threads.run(async move {
             let _place = places.take(&principal).await;
             let plan = growth::planning(async { state.optimize(&plan) }).await?;
@@ -444,7 +454,7 @@ impl Planned {
 
     async fn run_within(&self, limits: AnswerLimits) -> Result<Rows, SqlError> {
         let (state, query) = (self.state.clone(), Arc::clone(&self.query));
-        let (places, principal) = (Arc::clone(&self.running), self.principal.clone());
+        let (places, principal) = (Arc::clone(&self.running), Arc::clone(&self.principal));
         let one_more = usize::try_from(limits.rows.saturating_add(1)).unwrap_or(usize::MAX);
         let run = self.covered.as_ref().map_or(&self.plan, |covered| &covered.plan).clone();
         let plan = LogicalPlanBuilder::from(run).limit(0, Some(one_more))?.build()?;

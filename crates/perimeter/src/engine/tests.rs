@@ -790,7 +790,7 @@ async fn plans_that_would_take_too_long_are_refused() {
 #[tokio::test]
 async fn the_time_of_a_statement_includes_its_planning() {
     let clinic = Clinical::with(masked(), &["--max-queries", "2", "--query-timeout", "1ms"]);
-    let place = clinic.engine.planning.take("ada").await;
+    let place = clinic.engine.planning.take(&"ada".into()).await;
     let error = clinic.ask("SELECT count(*) FROM clinic.patients").await.expect_err("no place is free");
     assert!(error.contains("took longer than"), "{error}");
     drop(place);
@@ -800,4 +800,10 @@ async fn the_time_of_a_statement_includes_its_planning() {
 fn keys_are_never_printed() {
     let key = MaskKey { name: "k".to_owned(), secret: Arc::from(b"hunter2".as_slice()) };
     assert!(!format!("{:?}", Mask::Hash(key)).contains("hunter2"));
+}
+
+#[test]
+fn what_a_panic_says_is_not_told() {
+    let error = QueryError::from(SqlError::Panicked("on the value ada".to_owned()));
+    assert!(matches!(error, QueryError::Panicked) && !error.to_string().contains("ada"), "{error}");
 }
