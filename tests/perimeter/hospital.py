@@ -196,8 +196,16 @@ class Hospital:
     def token(name):
         return f"token-of-{name}"
 
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/mcp"
+
     def agent(self, name):
-        return Agent(f"http://127.0.0.1:{self.port}/mcp", self.token(name))
+        return Agent(self.url, self.token(name))
+
+    def credentials(self):
+        """How callers are known."""
+        return ["--auth-token-file", str(self.dir / "tokens")]
 
     def truth(self, sql, args=()):
         db = sqlite3.connect(f"file:{self.dir}/clinic.db?mode=ro", uri=True)
@@ -216,7 +224,7 @@ class Hospital:
         return self.start()
 
     def start(self):
-        command = [*self.command(), "--listen", f"127.0.0.1:{self.port}", "--auth-token-file", str(self.dir / "tokens"),
+        command = [*self.command(), "--listen", f"127.0.0.1:{self.port}", *self.credentials(),
                    "--audit-log", str(self.audit), "--calls-per-second", "100000", *self.args]
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(), restore_signals=False)

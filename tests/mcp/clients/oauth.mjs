@@ -4,7 +4,7 @@ import { Client } from "@modelcontextprotocol/sdk/client/index.js";
 import { ClientCredentialsProvider } from "@modelcontextprotocol/sdk/client/auth-extensions.js";
 import { StreamableHTTPClientTransport } from "@modelcontextprotocol/sdk/client/streamableHttp.js";
 
-const [url, expectedIssuer] = process.argv.slice(2);
+const [url, expectedIssuer, tool, args] = process.argv.slice(2);
 const authProvider = new ClientCredentialsProvider({
   clientId: "agent",
   clientSecret: "secret-of-agent",
@@ -13,7 +13,7 @@ const authProvider = new ClientCredentialsProvider({
 });
 const client = new Client({ name: "kafscale-tests", version: "1" });
 await client.connect(new StreamableHTTPClientTransport(new URL(url), { authProvider }));
-const answer = await client.callTool({ name: "cluster_status", arguments: {} });
+const answer = await client.callTool({ name: tool, arguments: JSON.parse(args) });
 if (answer.isError) throw new Error(JSON.stringify(answer));
 await client.close();
-console.log(answer.structuredContent.health);
+console.log(JSON.stringify(answer.structuredContent));
