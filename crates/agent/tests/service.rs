@@ -193,5 +193,5 @@ async fn what_a_server_does_not_offer_it_does_not_claim() {
     assert_eq!(listed["error"]["code"], -32601);
     let completed =
         json!({"ref": {"type": "ref/resource", "uri": "test://{a}"}, "argument": {"name": "a", "value": ""}});
-    assert_eq!(request(&server, "completion/complete", completed).await["error"]["code"], -32602);
+    assert_eq!(request(&server, "completion/complete", completed).await["error"]["code"], -32601);
 }

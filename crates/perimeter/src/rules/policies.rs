@@ -319,13 +319,16 @@ impl<'a> Asker<'a> {
     }
 }
 
+/// A rule, and what its guard says.
+type Concerned<'r> = (&'r Rule, Truth);
+
 /// Those that may be about a resource: enforced, and in shadow.
 fn of_resource<'r>(
     subject: &Subject,
     concerned: &[&'r Rule],
     names: &Names,
     labels: &Labels<'_>,
-) -> (Vec<(&'r Rule, Truth)>, Vec<(&'r Rule, Truth)>) {
+) -> (Vec<Concerned<'r>>, Vec<Concerned<'r>>) {
     let known = concerned.iter().map(|rule| (*rule, rule.guard.holds(subject, Some((names, labels)))));
     known.filter(|(_, truth)| *truth != Truth::False).partition(|(rule, _)| !rule.shadow)
 }
