@@ -145,6 +145,7 @@ impl Findings<'_> {
             table: self.table.clone(),
             columns: Vec::new(),
             row_filters: Vec::new(),
+            erased: Vec::new(),
             min_group: None,
             counted: None,
             max_rows: None,
