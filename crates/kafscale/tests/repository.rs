@@ -158,11 +158,11 @@ fn every_command_in_the_documents_exists() {
 }
 
 fn check_flags(path: &str, role: &str, words: &[&str]) {
-    // `kafscale audit verify FILE --anchor ANCHOR`
+    // `kafscale audit verify FILE --anchor ANCHOR`, `kafscale perimeter erasure find --subject ID`
     let is_command = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase());
-    let inner = words.first().filter(is_command);
+    let commands = words.iter().take_while(is_command);
     let mut command = Command::new(env!("CARGO_BIN_EXE_kafscale"));
-    let output = command.arg(role).args(inner).arg("--help").output().unwrap();
+    let output = command.arg(role).args(commands).arg("--help").output().unwrap();
     assert!(output.status.success(), "{path}: `kafscale {role}` is no command");
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
     for flag in words.iter().filter(|word| word.starts_with("--")) {

@@ -233,11 +233,12 @@ async fn several_brokers_are_added_up_and_each_is_asked_for_its_own() {
 async fn records_that_cannot_be_read() {
     let mut cluster = Cluster::new().await;
     cluster.topic("orders", 2, &[]).await;
-    let server = cluster.serve().await;
-    let client = Client::new(server.addr());
+    // Before the server looks: what it has seen, it remembers for a moment.
     let key = cluster.metadata.keys().topic("broken");
     let write = kafscale_meta::Txn::new().and_then(kafscale_meta::Op::put(key, "{}"));
     assert!(cluster.metadata.store().txn(write).await.unwrap().succeeded);
+    let server = cluster.serve().await;
+    let client = Client::new(server.addr());
     let error = client.error("list_topics", json!({})).await;
     assert!(error.contains("metadata store failed") && error.contains("cluster_status"), "{error}");
     let status = client.answer("cluster_status", json!({})).await;

@@ -1,3 +1,5 @@
+//! Requests from when they are opened to when nothing remains, on files and a made-up register.
+
 use std::fs;
 use std::path::Path;
 
