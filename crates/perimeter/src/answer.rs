@@ -209,9 +209,6 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     if !shape.row_filters.is_empty() {
         parts.push("only rows that are for this caller".to_owned());
     }
-    if !shape.erased.is_empty() {
-        parts.push("no rows of data subjects whose erasure was requested".to_owned());
-    }
     if let Some(min_group) = &shape.min_group {
         let (size, entity) = (min_group.size, shape.entity_told());
         parts.push(format!(
@@ -259,7 +256,6 @@ mod tests {
             table: table.clone(),
             columns: Vec::new(),
             row_filters: filters.iter().map(|filter| (*filter).to_owned()).collect(),
-            erased: Vec::new(),
             min_group: None,
             max_rows: None,
             max_bytes: None,

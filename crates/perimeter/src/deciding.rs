@@ -6,7 +6,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::caller::Caller;
-use crate::erasure::suppressed::Suppressed;
 use crate::governed::cover::EntityKey;
 use crate::rules::record::{DecisionRecord, TableRecord};
 use crate::rules::{Action, ColumnInfo, Decision, Limits, Outcome, Request, Rulebook};
@@ -78,10 +77,6 @@ pub struct Ruled {
     pub tool: &'static str,
     pub time_ms: i64,
     pub entity_key: EntityKey,
-    /// Whose erasure was requested.
-    pub suppressed: Arc<Suppressed>,
-    /// Of the rules, and of the requests where there are any.
-    pub hash: String,
 }
 
 impl Ruled {
@@ -99,7 +94,7 @@ impl Ruled {
 
 impl Decide for Ruled {
     fn hash(&self) -> &str {
-        &self.hash
+        self.rulebook.hash()
     }
 
     fn entity_key(&self) -> EntityKey {
@@ -122,21 +117,7 @@ impl Decide for Ruled {
         let Decision { outcome, reasons, budgets } = decision;
         let rules = reasons.rules;
         match outcome {
-            Outcome::Allow(mut shape) => {
-                match self.suppressed.of_table(&self.rulebook, columns, &shape.columns) {
-                    Ok(erased) => {
-                        shape.erased = erased;
-                        Ruling::Allowed(Box::new(Allowed { shape, rules, budgets, record }))
-                    }
-                    Err(cause) => {
-                        tracing::error!(%table, %cause, "an erasure request cannot be carried out: the table is denied");
-                        let why = format!(
-                            "nothing of {table} is shown until its operator has mended an erasure request"
-                        );
-                        Ruling::Denied { why, rules, record }
-                    }
-                }
-            }
+            Outcome::Allow(shape) => Ruling::Allowed(Box::new(Allowed { shape, rules, budgets, record })),
             Outcome::Deny => Ruling::Denied { why: reasons.for_caller.join(" "), rules, record },
         }
     }

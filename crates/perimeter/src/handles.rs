@@ -56,7 +56,6 @@ impl Handle {
             table: TableName::new(HANDLES, &self.name),
             columns: columns.collect(),
             row_filters: Vec::new(),
-            erased: Vec::new(),
             min_group: None,
             counted: None,
             max_rows: None,

@@ -9,7 +9,6 @@ use tokio::runtime::Handle;
 
 use crate::charged;
 use crate::deciding::{Decide, Ruled};
-use crate::erasure::suppressed::Followed;
 use crate::rules::budgets::{Budgets, Charged, Exhausted};
 use crate::rules::ledger::{Ledger, LedgerError};
 use crate::rules::{KeyReader, KeySource, Limits, Rulebook, Rules, RulesError, Source};
@@ -20,8 +19,6 @@ use crate::secret::SecretSource;
 pub struct LiveRules {
     pub rules: Arc<Rules>,
     budgets: Arc<Budgets>,
-    /// Erasure requests. None are known without the file of a register.
-    pub erasures: Arc<Followed>,
 }
 
 impl LiveRules {
@@ -30,7 +27,7 @@ impl LiveRules {
         let read_key = key_reader(base);
         let load = move || Rules::open(files.policies, files.rules, read_key);
         let rules = tokio::task::spawn_blocking(load).await.expect("reading rules does not panic")?;
-        Ok(LiveRules { rules: Arc::new(rules), budgets: Arc::default(), erasures: Arc::default() })
+        Ok(LiveRules { rules: Arc::new(rules), budgets: Arc::default() })
     }
 
     /// The rules as the files have them, for somebody who looks at them.
@@ -43,9 +40,7 @@ impl LiveRules {
     /// The rules as they are now, for one call of a tool.
     pub fn now(&self, tool: &'static str, time_ms: i64) -> Arc<dyn Decide> {
         let entity_key = self.budgets.entity_key(Budgets::day_of(time_ms));
-        let (rulebook, suppressed) = (self.rules.current(), self.erasures.current());
-        let hash = suppressed.hash_with(rulebook.hash());
-        Arc::new(Ruled { rulebook, tool, time_ms, entity_key, suppressed, hash })
+        Arc::new(Ruled { rulebook: self.rules.current(), tool, time_ms, entity_key })
     }
 
     /// Goes on with the budgets of the day as the audit log has them, and its ledger of entities.

@@ -17,8 +17,6 @@ use crate::catalog::Collections;
 use crate::classify::Classified;
 use crate::config::Config;
 use crate::engine::Engine;
-use crate::erasure;
-use crate::erasure::suppressed::Followed;
 use crate::handles::{HandleLimits, Handles};
 use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
@@ -57,7 +55,6 @@ pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
             None => serve(args).await,
             Some(PerimeterCommand::Check) => check(args).await,
             Some(PerimeterCommand::Classify { collection }) => classify(args, collection.as_deref()).await,
-            Some(PerimeterCommand::Erasure { command }) => erasure::run(args, command).await,
             Some(PerimeterCommand::Policy { command }) => policy::run(&args.files, command).await,
         }
     });
@@ -124,7 +121,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// The clock of the system.
 #[derive(Debug)]
-pub struct SystemClock;
+struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {
@@ -159,13 +156,6 @@ async fn warn_of_rules(rules: Arc<Rules>, collections: Collections, stop: Cancel
     }
 }
 
-/// The erasure requests with which the server starts.
-fn erasures(args: &PerimeterArgs) -> Result<Followed, Failure> {
-    let (register, anchor) =
-        erasure::register::beside(&args.edge.audit_log, args.edge.audit_anchor.as_deref());
-    Followed::open(&register, &anchor).map_err(|e| Failure::runtime(format!("{}: {e}", register.display())))
-}
-
 async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let failed = |e: io::Error| Failure::runtime(format!("signals cannot be received: {e}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -175,9 +165,7 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let config = config(&args.files)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rules = LiveRules::open(RuleFiles::of(&args.files, &config), config.base()).await;
-    let mut rules = rules.map_err(|e| Failure::usage(e.to_string()))?;
-    rules.erasures = Arc::new(erasures(args)?);
-    let (erasures, followed) = (Arc::clone(&rules.erasures), Arc::clone(&rules.erasures));
+    let rules = rules.map_err(|e| Failure::usage(e.to_string()))?;
     let (watched, reloaded) = (Arc::clone(&rules.rules), Arc::clone(&rules.rules));
     let collections = config.open().map_err(|e| Failure::usage(e.to_string()))?;
     let (checked, all) = (Arc::clone(&rules.rules), collections.clone());
@@ -205,12 +193,9 @@ async fn serve(args: &PerimeterArgs) -> Result<(), Failure> {
     let went_on = perimeter.rules.go_on(log, clock.now_ms(), timeout + server::BESIDE_QUERIES).await;
     went_on.map_err(|e| Failure::runtime(e.to_string()))?;
     prepared.beside(Arc::clone(&watched).watch(stop.clone()));
-    prepared.beside(erasures.watch(stop.clone()));
     prepared.beside(warn_of_rules(checked, all, stop.clone()));
     let broken = "the rules in the files are not used: those from before hold";
     prepared.remark(move || watched.state().broken.map(|_| broken));
-    let unread = "the register of erasure requests is not used: the requests from before hold";
-    prepared.remark(move || followed.is_broken().then_some(unread));
     let server = prepared.serve().await.map_err(|e| Failure::runtime(e.to_string()))?;
     tracing::info!(address = %server.addr(), "the perimeter is served; an MCP client is told: http://{}/mcp", server.addr());
     let again = async {

@@ -1,13 +1,11 @@
 //! What a caller gets of a table: the outcome of all rules, combined to the strictest, in the form in which [`crate::governed`]
 //! carries it out.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-
-use crate::erasure::hashes::SubjectHash;
 
 /// A table by its collection and its name in it, written `collection.table`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -37,8 +35,6 @@ pub struct TableShape {
     /// Conditions in SQL over the columns of the source, all of which a row must fulfil. Values of the caller are in them as
     /// literals already.
     pub row_filters: Vec<String>,
-    /// Rows of these data subjects are not there, whoever asks: their erasure was requested.
-    pub erased: Vec<Erased>,
     /// Rows leave only in groups of so many different entities.
     pub min_group: Option<MinGroup>,
     /// Different entities are counted against a budget of the day, unless rows leave in groups alone.
@@ -59,7 +55,7 @@ impl TableShape {
 
     /// Whether there may be rows of which the caller gets nothing: how many are read must not be told either.
     pub fn keeps_rows_back(&self) -> bool {
-        !self.row_filters.is_empty() || !self.erased.is_empty() || self.min_group.is_some()
+        !self.row_filters.is_empty() || self.min_group.is_some()
     }
 
     /// The ids of rules that shaped what is shown. Those that hide something may say by their names what that is.
@@ -130,17 +126,6 @@ impl fmt::Debug for MaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "MaskKey({})", self.name)
     }
-}
-
-/// Values of a column that name data subjects whose erasure was requested, as keyed hashes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Erased {
-    /// A column of the source, which the caller need not see.
-    pub column: String,
-    /// The label by which it identifies a subject.
-    pub label: String,
-    pub key: MaskKey,
-    pub hashes: Arc<HashSet<SubjectHash>>,
 }
 
 /// Values of a column of which so many different ones leave in a day.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use crate::sql::{QueryLimitArgs, SqlLoggingArgs};
 use crate::units::{ByteSize, Limit, ListenAddr, Span};
@@ -20,8 +20,6 @@ Examples:
       serves agents on 127.0.0.1:8091/mcp
   kafscale perimeter policy test cases.toml --config perimeter.toml
       runs a table of cases against the rules
-  kafscale perimeter erasure find --subject 4711 --config perimeter.toml
-      looks for a data subject in every collection
 
 Nothing can be changed in a collection. What no policy permits is denied. Every flag has a variable: --listen is
 KAFSCALE_PERIMETER_LISTEN. More in docs/perimeter.md.
@@ -51,96 +49,11 @@ pub enum PerimeterCommand {
         /// Only this collection
         collection: Option<String>,
     },
-    /// Find a data subject, and keep erasure requests from opening to closing
-    Erasure {
-        #[command(subcommand)]
-        command: ErasureCommand,
-    },
     /// Test, explain and compare rules
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub enum ErasureCommand {
-    /// Look for a data subject in every collection, and say what erases it
-    Find(SubjectArgs),
-    /// Open a request: from now on no answer has rows of the subject
-    Open {
-        #[command(flatten)]
-        subject: SubjectArgs,
-        /// Who opens it, for the register
-        #[arg(long, value_name = "NAME")]
-        by: String,
-        /// Why, such as the number of the letter; nothing that names the subject
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        reason: String,
-    },
-    /// Record that somebody has erased the subject from a table
-    Record {
-        /// The id that `open` printed
-        request: String,
-        /// collection.table
-        #[arg(long, value_name = "NAME")]
-        table: String,
-        /// Who erased it there
-        #[arg(long, value_name = "NAME")]
-        by: String,
-        /// How, or when
-        #[arg(long, value_name = "TEXT", default_value = "")]
-        note: String,
-    },
-    /// Look again, and close the request if nothing remains but what has a stated end
-    Verify {
-        /// The id that `open` printed
-        request: String,
-        /// Who looks, for the register
-        #[arg(long, value_name = "NAME")]
-        by: String,
-    },
-    /// End a request that was opened by mistake, or refused: rows of the subject leave again
-    Withdraw {
-        /// The id that `open` printed
-        request: String,
-        /// Who ends it, for the register
-        #[arg(long, value_name = "NAME")]
-        by: String,
-        /// Why
-        #[arg(long, value_name = "TEXT")]
-        reason: String,
-    },
-    /// Tell of one request, or of all
-    Report {
-        /// The id that `open` printed
-        request: Option<String>,
-        #[arg(long, value_enum, default_value_t = ErasureFormat::Text)]
-        format: ErasureFormat,
-    },
-}
-
-/// Forms of a report.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum ErasureFormat {
-    Text,
-    Csv,
-    Json,
-}
-
-#[derive(Debug, Args)]
-pub struct SubjectArgs {
-    /// The subject's identifier; `-` reads it from standard input, where no list of processes shows it
-    #[arg(long, value_name = "VALUE")]
-    pub subject: String,
-    /// Which kind of [[subject]] in the rules it is [default: the only one]
-    #[arg(long, value_name = "NAME")]
-    pub kind: Option<String>,
-    /// Label of the columns that hold this identifier [default: the first of that kind]
-    #[arg(long, value_name = "LABEL")]
-    pub label: Option<String>,
-    #[arg(long, value_enum, default_value_t = ErasureFormat::Text)]
-    pub format: ErasureFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -264,7 +177,6 @@ pub struct PerimeterEdge {
     /// File for the audit log: no answer without its lines; check it with `kafscale audit verify`
     #[arg(
         long,
-        global = true,
         env = "KAFSCALE_PERIMETER_AUDIT_LOG",
         value_name = "FILE",
         default_value = "perimeter-audit.jsonl"
@@ -272,7 +184,7 @@ pub struct PerimeterEdge {
     pub audit_log: PathBuf,
 
     /// File, best on another disk or host, that keeps where the audit log ends [default: beside it, which shows less]
-    #[arg(long, global = true, env = "KAFSCALE_PERIMETER_AUDIT_ANCHOR", value_name = "FILE")]
+    #[arg(long, env = "KAFSCALE_PERIMETER_AUDIT_ANCHOR", value_name = "FILE")]
     pub audit_anchor: Option<PathBuf>,
 
     /// Calls that one client may make in a second; twice as many in a burst

@@ -71,28 +71,8 @@ pub trait Collection: Debug + Send + Sync {
         None
     }
 
-    /// The table in parts that are erased one by one, such as files, with what they are called. Empty: it is one.
-    async fn parts(&self, _name: &str) -> Result<Vec<(String, Arc<dyn TableProvider>)>, CollectionError> {
-        Ok(Vec::new())
-    }
-
-    /// How long a table keeps records by itself. None: for as long as its owner likes.
-    async fn keeping(&self, _name: &str) -> Result<Option<Keeping>, CollectionError> {
-        Ok(None)
-    }
-
     /// Connects, and says what was found, such as the server's version, the role, and that it is read-only.
     async fn check(&self) -> Result<Vec<String>, CollectionError>;
-}
-
-/// How a topic gets rid of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Keeping {
-    /// Keys are compacted.
-    pub compacts: bool,
-    /// Records are deleted so long after they were written, where the topic itself says so: what brokers have as their default is
-    /// not known here.
-    pub retention_ms: Option<i64>,
 }
 
 /// A table of a collection, with everything in it.

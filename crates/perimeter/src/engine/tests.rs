@@ -162,7 +162,6 @@ impl Decide for Given {
             table: table.clone(),
             columns: columns.collect(),
             row_filters: if is_patients { self.row_filters.clone() } else { Vec::new() },
-            erased: Vec::new(),
             min_group: self.min_group.filter(|_| table.table != "wards").map(|size| MinGroup {
                 entity: if is_patients { "id".to_owned() } else { "patient_id".to_owned() },
                 size,

@@ -19,7 +19,6 @@ use super::exec::{GovernedExec, Output, Shaping};
 use super::leakproof::is_leakproof;
 use super::masks::masked_type;
 use super::{Failed, filter_failed, source_failed};
-use crate::erasure::hashes::kept;
 use crate::shape::{Mask, MinGroup, Shown, TableShape};
 
 /// See the file's comment.
@@ -47,9 +46,7 @@ impl GovernedTable {
             let of_rules = |error| filter_failed(&shape.table, &error);
             state.create_logical_expr(filter, &unqualified).map_err(of_rules)
         });
-        let mut filters = filters.collect::<Result<Vec<_>>>()?;
-        filters.extend(shape.erased.iter().map(kept));
-        let row_filter = conjunction(filters);
+        let row_filter = conjunction(filters.collect::<Result<Vec<_>>>()?);
         Ok(GovernedTable::new(source, shape, row_filter))
     }
 

@@ -145,7 +145,6 @@ impl Findings<'_> {
             table: self.table.clone(),
             columns: Vec::new(),
             row_filters: Vec::new(),
-            erased: Vec::new(),
             min_group: None,
             counted: None,
             max_rows: None,

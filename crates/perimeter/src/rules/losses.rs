@@ -21,9 +21,6 @@ impl Rulebook {
         let (old, new) = (&self.obligations, &new.obligations);
         lost.extend(obligations(old).lost_in(&obligations(new), "obligation"));
         lost.extend(owed(old, new));
-        let is_gone = |name: &&str| !new.subjects.iter().any(|subject| subject.name == **name);
-        let subjects = old.subjects.iter().map(|subject| subject.name.as_str());
-        lost.extend(subjects.filter(is_gone).map(|name| format!("the data subject `{name}`")));
         let counts = label_counts(new);
         let fewer = |(label, count): (&str, usize)| {
             let is_less = counts.get(label).copied().unwrap_or(0) < count;

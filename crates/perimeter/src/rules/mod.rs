@@ -12,7 +12,6 @@ pub mod budgets;
 mod cache;
 pub mod cases;
 mod check;
-mod data_subject;
 mod decide;
 pub mod diff;
 mod error;
@@ -43,9 +42,8 @@ use crate::caller::Caller;
 use crate::shape::TableShape;
 
 pub use check::Inventory;
-pub use data_subject::DataSubject;
 pub use error::{Place, RulesError, Source, Warning};
-pub use file::{KeySource, Link};
+pub use file::KeySource;
 pub use filter::FilterError;
 pub use load::Rulebook;
 pub use obligations::ReadKey;

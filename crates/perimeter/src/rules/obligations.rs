@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::data_subject::{self, DataSubject};
 use super::error::{Place, RulesError, Warning};
 use super::file::{
     BudgetRule, Condition, LabelRule, MaskRule, ObligationRule, RulesFile, TableRule, explain_toml, lines_of,
@@ -37,7 +36,6 @@ pub(super) struct Obligations {
     pub(super) tables: Vec<TableRule>,
     pub(super) labels: Vec<(Place, LabelRule)>,
     pub(super) list: Vec<Obligation>,
-    pub(super) subjects: Vec<DataSubject>,
 }
 
 #[derive(Debug)]
@@ -124,12 +122,8 @@ impl Obligations {
                 why: format!("two obligations have the id `{}`", twice[0]),
             });
         }
-        let lines = lines_of(text, "subject", file.subject.len()).into_iter().map(place);
-        let subjects = data_subject::of_rules(lines.zip(file.subject), &keys)?;
-        let is_of_subjects = |name: &String| subjects.iter().any(|subject| subject.key.name == *name);
-        let of_masks = keys.iter().filter(|(name, _)| !is_of_subjects(name));
-        warn_of_keys(&place(None), of_masks.map(|(name, _)| name), &list, warnings);
-        Ok(Obligations { purposes: file.purposes.0, tables: file.table, labels, list, subjects })
+        warn_of_keys(&place(None), &keys, &list, warnings);
+        Ok(Obligations { purposes: file.purposes.0, tables: file.table, labels, list })
     }
 
     /// Labels to which nothing is owed: neither an obligation nor, as `says` knows, a policy is about them.
@@ -137,8 +131,7 @@ impl Obligations {
         let owed = |label: &str| {
             let folded = fold(label);
             let mut globs = self.list.iter().flat_map(|obligation| &obligation.labels);
-            let identifies = self.subjects.iter().any(|subject| subject.labels.iter().any(|of| of == label));
-            identifies || globs.any(|glob| glob.matches_any_case(&folded))
+            globs.any(|glob| glob.matches_any_case(&folded))
         };
         let mut told = std::collections::HashSet::new();
         for (place, rule) in &self.labels {
@@ -345,13 +338,13 @@ fn warn_of_conditions(obligation: &Obligation, purposes: &[String], warnings: &m
     }
 }
 
-fn warn_of_keys<'a>(
+fn warn_of_keys(
     place: &Place,
-    keys: impl Iterator<Item = &'a String>,
+    keys: &BTreeMap<String, MaskKey>,
     list: &[Obligation],
     warnings: &mut Vec<Warning>,
 ) {
-    for name in keys {
+    for name in keys.keys() {
         let uses = |obligation: &Obligation| match &obligation.owed.mask {
             Some(Mask::Hash(key) | Mask::Tokenise(key)) => key.name == *name,
             _ => false,

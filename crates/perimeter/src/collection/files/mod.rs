@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use async_trait::async_trait;
-use datafusion::catalog::TableProvider;
 use kafscale_core::sql_schema::SqlColumn;
 use kafscale_settings::units::ByteSize;
 use serde::Deserialize;
@@ -448,18 +447,6 @@ impl Collection for Files {
         let of = Arc::clone(&table);
         let provenance = move || provenance(&of, &place);
         Ok(Some(SourceTable::new(name, table, Provenance(Arc::new(provenance)))))
-    }
-
-    async fn parts(&self, name: &str) -> Result<Vec<(String, Arc<dyn TableProvider>)>, CollectionError> {
-        let root = self.root().await?;
-        let Some(wanted) = self.tables_of(&root).await?.remove(name) else { return Ok(Vec::new()) };
-        let whole = self.open(root, name, &wanted).await.map_err(|e| self.told(e))?;
-        let part = |file: &TableFile| {
-            let path = file.entry.path.clone();
-            let provider: Arc<dyn TableProvider> = Arc::new(whole.of_file(file));
-            (path, provider)
-        };
-        Ok(whole.files.iter().map(part).collect())
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {
