@@ -187,7 +187,7 @@ pub struct DemoArgs {
 
 #[derive(Debug, Args)]
 pub struct WorkloadArgs {
-    /// The broker; it must be the only one of its cluster
+    /// A broker of the cluster
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9092")]
     pub bootstrap: HostPort,
 

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::Unavailable;
 
 /// A value is kept this many times as long as it took to load, if that is longer than usual: loads of a very large cluster
-/// take a small part of a processor, whoever asks how often.
+/// take a small part of a processor, whoever asks how often. A failure is not: it took as long as a timeout, and may be over.
 const KEPT_PER_LOAD: u32 = 9;
 /// No value is older than this, however long the load took.
 const KEPT_AT_MOST: Duration = Duration::from_secs(10);
@@ -57,8 +57,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
         Self { ttl, current: Mutex::new(None) }
     }
 
-    /// The value, about `ttl` old at most, or why there is none. Failures are remembered as long as values are, so that a
-    /// store that is down is not asked by everybody at once.
+    /// The value, about `ttl` old at most, or why there is none. Failures are remembered for `ttl`, so that a store that is down
+    /// is not asked by everybody at once.
     pub async fn get<F>(&self, now_ms: impl FnOnce() -> i64, load: impl FnOnce() -> F) -> Outcome<T>
     where
         F: Future<Output = Result<T, Unavailable>> + Send + 'static,
@@ -96,7 +96,8 @@ impl<T: Send + Sync + 'static> Cached<T> {
         let loading = load();
         let task = tokio::spawn(async move {
             let outcome = loading.await.map(|value| Arc::new(Seen { value, at, at_ms }));
-            let kept = ttl.max((at.elapsed() * KEPT_PER_LOAD).min(KEPT_AT_MOST));
+            let longer = if outcome.is_ok() { at.elapsed() * KEPT_PER_LOAD } else { Duration::ZERO };
+            let kept = ttl.max(longer.min(KEPT_AT_MOST));
             // Nobody may be waiting any more; the next one finds it.
             tell.send_replace(Some(Loaded { outcome, stale_at: Instant::now() + kept }));
         });
@@ -186,12 +187,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_are_remembered_as_long_as_values() {
+    async fn a_failure_is_not_remembered_longer_for_having_taken_long() {
         let cached = Cached::<i32>::new(Duration::from_secs(1));
         let down = Unavailable::new("down");
         let fail = || {
             let down = down.clone();
-            async { Err(down) }
+            async {
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Err(down)
+            }
         };
         assert_eq!(cached.get(|| 0, fail).await.unwrap_err(), down);
         assert_eq!(cached.get(|| 0, || async { Ok(1) }).await.unwrap_err(), down);
