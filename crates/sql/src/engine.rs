@@ -80,9 +80,7 @@ impl Engine {
         limits: &QueryLimitArgs,
         threads: QueryHandle,
     ) -> Result<Engine, Failure> {
-        let mut base = session(limits)?.with_analyzer_rule(postgres::checked::rule());
-        base.aggregate_functions().get_or_insert_default().push(Arc::new(postgres::sum::function()));
-        let base = base.build();
+        let base = session(limits)?.build();
         let bytes = |limit: Limit<ByteSize>| match limit {
             Limit::Unlimited => None,
             Limit::At(ByteSize(bytes)) => Some(bytes),

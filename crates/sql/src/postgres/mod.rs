@@ -3,7 +3,6 @@
 
 pub mod aggregates;
 mod casts;
-pub mod checked;
 mod empty;
 pub mod errors;
 pub mod functions;
@@ -22,7 +21,6 @@ pub mod session;
 mod similar;
 mod single;
 mod subqueries;
-pub mod sum;
 pub mod tables;
 mod timezone;
 mod to_char;
