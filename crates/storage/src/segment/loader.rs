@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::format::{FOOTER_BYTES, FOOTER_MAGIC, Footer, IndexEntry};
+use super::format::{FOOTER_BYTES, FOOTER_MAGIC, Footer, HEADER_BYTES, Header, IndexEntry};
 use super::{ReadLimits, SegmentError, SegmentRef, salvage, v1};
 use crate::block_cache::{BLOCK_BYTES, BlockCache, BlockKey};
 use crate::damages::Damages;
@@ -200,9 +200,21 @@ impl Loader {
         if size_bytes - tail_start < v1::FOOTER_BYTES + v1::HEADER_BYTES {
             return Err(SegmentError::corrupt(segment, 0, "it is too short to be a segment"));
         }
-        let tail = self.fetch_cold(segment, tail_start..size_bytes).await?;
+        // Side by side, so that a store that is far away is waited for once.
+        let front = async {
+            let is_in_tail = tail_start == 0;
+            if is_in_tail { Ok(None) } else { self.fetch_cold(segment, 0..HEADER_BYTES).await.map(Some) }
+        };
+        let tail = self.fetch_cold(segment, tail_start..size_bytes);
+        let (front, tail) = tokio::try_join!(front, tail)?;
         match tail.last_chunk() {
-            Some(&FOOTER_MAGIC) => self.load_v2(segment, &tail).await,
+            Some(&FOOTER_MAGIC) => {
+                // A damaged header hides nothing: each batch has checksums of its own.
+                if let Ok(header) = Header::decode(front.as_ref().unwrap_or(&tail)) {
+                    segment.check_owner(&header)?;
+                }
+                self.load_v2(segment, &tail).await
+            }
             Some(&v1::FOOTER_MAGIC) => v1::scan(self, segment, &tail).await,
             Some(_) | None => {
                 Err(SegmentError::corrupt(segment, size_bytes - 4, "it does not end as a segment does"))
@@ -231,7 +243,7 @@ impl Loader {
             let why = format!("it begins before offset {}", segment.base_offset);
             return Err(SegmentError::corrupt(segment, footer.index_position, why));
         }
-        let body = super::format::HEADER_BYTES..footer.statistics_position;
+        let body = HEADER_BYTES..footer.statistics_position;
         let (next_position, reads_in_order) = (AtomicU64::new(body.start), AtomicU32::new(0));
         Ok(SegmentIndex { entries, body, footer: Some(footer), next_position, reads_in_order })
     }

@@ -23,7 +23,7 @@ mod v1;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use object_store::path::Path;
 
 use crate::store::{StoreError, StoreErrorKind};
@@ -116,6 +116,23 @@ impl SegmentError {
 }
 
 impl SegmentRef {
+    /// Whether the object that has this header is the one that the path names: files that were exchanged are sound in themselves, and
+    /// hold the records of others.
+    fn check_owner(&self, header: &Header) -> Result<(), SegmentError> {
+        let Header { partition, base_offset, .. } = *header;
+        if let Some(named) = partition_in(&self.path).filter(|named| *named != partition) {
+            let PartitionId { topic, index } = partition;
+            let why =
+                format!("it is a segment of partition {index} of the topic with id {topic}, not of {named}");
+            return Err(SegmentError::corrupt(self, 0, why));
+        }
+        if base_offset != self.base_offset {
+            let why = format!("it begins at offset {base_offset}, not {}", self.base_offset);
+            return Err(SegmentError::corrupt(self, 0, why));
+        }
+        Ok(())
+    }
+
     fn location(&self) -> Result<Path, SegmentError> {
         Path::parse(&*self.path)
             .map_err(|e| SegmentError::Store(StoreError::from(object_store::Error::from(e))))
@@ -128,6 +145,13 @@ pub(crate) fn owner_in(path: &str) -> (&str, i32) {
     let topic = parts.nth(1).unwrap_or_default();
     let partition = parts.rev().nth(1).and_then(|p| p.parse().ok()).unwrap_or(-1);
     (topic, partition)
+}
+
+/// The partition that a segment's path names. `None` for paths without a topic id.
+fn partition_in(path: &str) -> Option<PartitionId> {
+    let mut parts = path.rsplit('/').skip(1);
+    let (index, topic) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(PartitionId { topic: TopicId(topic), index })
 }
 
 /// The offset after `offset`; stored bytes may claim the very last one.

@@ -351,7 +351,7 @@ async fn entries_behind(
 /// Where the batches begin; `None` when the object says that it is another one.
 fn body_start(segment: &SegmentRef, front: &[u8]) -> Option<u64> {
     if let Ok(header) = Header::decode(front) {
-        return (header.base_offset == segment.base_offset).then_some(HEADER_BYTES);
+        return segment.check_owner(&header).is_ok().then_some(HEADER_BYTES);
     }
     let is_v1 = front.len() >= v1::HEADER_BYTES as usize && front[..4] == MAGIC && front[4..6] == [0, 1];
     Some(if is_v1 { v1::HEADER_BYTES } else { HEADER_BYTES })

@@ -418,3 +418,30 @@ fn forge(body: &[u8], statistics: &[u8], entries: &[(i64, u64, i64, u32)], last_
     };
     [body, statistics, &index, &footer.encode()].concat()
 }
+
+#[test]
+fn a_segment_of_another_partition_is_damage_and_not_its_records() {
+    run(async {
+        // Small, with its header in the part that is read first; large, with it elsewhere; and of another size, by way of what can be saved.
+        for (shape, other_shape) in [
+            ((0, 1, 100), (0, 1, 100)),
+            ((0, 1, 200_000), (0, 1, 200_000)),
+            ((0, 1, 200_000), (0, 1, 150_000)),
+        ] {
+            let bucket = Bucket::new(8 << 20);
+            let own = build(&batches(&[shape; 3]), 4096);
+            let (base, last) = (own.base_offset, own.last_offset);
+            let segment = bucket.put_segment(own).await;
+            let topic = TopicId(Uuid::from_u128(1));
+            let mut builder = SegmentBuilder::new(PartitionId { topic, index: 7 }, NOW, 4096);
+            for batch in batches(&[other_shape; 3]) {
+                builder.append(batch).unwrap();
+            }
+            let foreign = builder.finish().unwrap();
+            bucket.put(base, last, foreign).await;
+            let error = bucket.reader.read(&segment, base, usize::MAX, true).await.unwrap_err();
+            let SegmentError::Corrupt { first, last: lost_to, .. } = &error else { panic!("{error}") };
+            assert_eq!((*first, *lost_to), (base, last), "{error}");
+        }
+    });
+}
