@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use indexmap::IndexMap;
 use parking_lot::Mutex;
 use rand::Rng;
 use tokio::time::Instant;
@@ -18,6 +17,9 @@ use crate::wire::TopicRef;
 const EVICTION_AGE: Duration = Duration::from_secs(120);
 /// Partitions that all sessions may remember, for each slot. A partition takes about a hundred bytes.
 const PARTITIONS_PER_SLOT: usize = 1000;
+/// A session with more partitions that cannot be fetched is ended, so that it remembers hardly more than there is: a small request is
+/// about all that its session remembers.
+const FAILED_MAX: usize = 1000;
 /// The epoch of a request that asks for a new session.
 pub const EPOCH_INITIAL: i32 = 0;
 /// The epoch of a request that wants no session.
@@ -63,11 +65,22 @@ pub enum SessionError {
     TopicIds,
 }
 
+/// What a session knows of a partition.
+#[derive(Debug)]
+struct Remembered {
+    request: PartitionRequest,
+    told: Told,
+    /// Partitions are served in the order of their turns. Kept here rather than in the order of the map, so that taking a partition out
+    /// and putting it last takes no longer the more there are.
+    turn: u64,
+}
+
 #[derive(Debug)]
 struct Session {
     next_epoch: i32,
+    next_turn: u64,
     uses_topic_ids: bool,
-    partitions: IndexMap<PartitionKey, (PartitionRequest, Told)>,
+    partitions: HashMap<PartitionKey, Remembered>,
     created: Instant,
     last_used: Instant,
 }
@@ -154,7 +167,7 @@ impl FetchSessions {
         let after = session.partitions.len();
         session.last_used = now;
         session.next_epoch = epoch_after(request.epoch);
-        let partitions: Vec<_> = session.partitions.iter().map(|(k, (r, _))| (k.clone(), *r)).collect();
+        let partitions = session.in_order();
         let epoch = session.next_epoch;
         cache.partitions_total = cache.partitions_total + after - before;
         if partitions.is_empty() {
@@ -171,13 +184,20 @@ impl FetchSessions {
         answered: impl ExactSizeIterator<Item = (PartitionKey, PartitionRequest, Outcome)>,
         now: Instant,
     ) -> i32 {
-        let mut cache = self.cache.lock();
         let size = answered.len();
-        if size == 0 || !cache.make_room(self.slots, size, now) {
+        if size == 0 {
             return 0;
         }
-        let remember = |(key, request, outcome): (_, _, Outcome)| (key, (request, outcome.told()));
-        let partitions: IndexMap<_, _> = answered.map(remember).collect();
+        let mut failed = 0;
+        let remember = |(turn, (key, request, outcome)): (usize, (_, _, Outcome))| {
+            failed += usize::from(outcome.failed);
+            (key, Remembered { request, told: outcome.told(), turn: turn as u64 })
+        };
+        let partitions: HashMap<_, _> = answered.enumerate().map(remember).collect();
+        let mut cache = self.cache.lock();
+        if failed > FAILED_MAX || !cache.make_room(self.slots, partitions.len(), now) {
+            return 0;
+        }
         let id = loop {
             let id = rand::rng().random_range(1..=i32::MAX);
             if !cache.sessions.contains_key(&id) {
@@ -187,6 +207,7 @@ impl FetchSessions {
         cache.partitions_total += partitions.len();
         let session = Session {
             next_epoch: epoch_after(EPOCH_INITIAL),
+            next_turn: size as u64,
             uses_topic_ids,
             partitions,
             created: now,
@@ -211,7 +232,11 @@ impl FetchSessions {
         if session.next_epoch != epoch {
             return Err(SessionError::InvalidEpoch);
         }
-        Ok(outcomes.iter().map(|(key, outcome)| session.tell(key, *outcome)).collect())
+        let told = outcomes.iter().map(|(key, outcome)| session.tell(key, *outcome)).collect();
+        if outcomes.iter().filter(|(_, outcome)| outcome.failed).count() > FAILED_MAX {
+            cache.remove(id);
+        }
+        Ok(told)
     }
 
     /// Sessions in the cache, and the partitions that they remember.
@@ -232,22 +257,30 @@ impl Outcome {
 impl Session {
     fn update(&mut self, changed: Vec<(PartitionKey, PartitionRequest)>, forgotten: &[PartitionKey]) {
         for (key, request) in changed {
-            let nothing = Told { high_watermark: -1, log_start_offset: -1 };
-            self.partitions.entry(key).or_insert((request, nothing)).0 = request;
+            let turn = self.next_turn;
+            self.next_turn += 1;
+            let told = Told { high_watermark: -1, log_start_offset: -1 };
+            self.partitions.entry(key).or_insert(Remembered { request, told, turn }).request = request;
         }
         for key in forgotten {
-            self.partitions.shift_remove(key);
+            self.partitions.remove(key);
         }
     }
 
+    fn in_order(&self) -> Vec<(PartitionKey, PartitionRequest)> {
+        let mut remembered: Vec<_> = self.partitions.iter().collect();
+        remembered.sort_unstable_by_key(|(_, remembered)| remembered.turn);
+        remembered.into_iter().map(|(key, remembered)| (key.clone(), remembered.request)).collect()
+    }
+
     fn tell(&mut self, key: &PartitionKey, outcome: Outcome) -> bool {
-        let Some((place, _, (_, told))) = self.partitions.get_full_mut(key) else { return false };
+        let Some(remembered) = self.partitions.get_mut(key) else { return false };
         let news = outcome.told();
-        let changed = outcome.failed || outcome.has_records || *told != news;
-        *told = news;
+        let changed = outcome.failed || outcome.has_records || remembered.told != news;
+        remembered.told = news;
         if outcome.has_records {
-            let last = self.partitions.len() - 1;
-            self.partitions.move_index(place, last);
+            remembered.turn = self.next_turn;
+            self.next_turn += 1;
         }
         changed
     }
@@ -362,6 +395,36 @@ mod tests {
         assert_eq!(create(&sessions, 1, later), 0, "both were used, and none is smaller");
         assert!(create(&sessions, 2, later) > 0, "the small old one gives way");
         assert_eq!(sessions.plan(request(a, 2, &[]), later).unwrap_err(), SessionError::NotFound);
+    }
+
+    #[test]
+    fn many_partitions_are_forgotten_and_put_last_without_moving_the_others() {
+        let (sessions, now) = (FetchSessions::new(300), Instant::now());
+        let id = create(&sessions, 200_000, now);
+        let outcomes: Vec<_> = (0..200_000).map(|i| (key(i), outcome(6, true))).collect();
+        let began = std::time::Instant::now();
+        sessions.plan(request(id, 1, &[]), now).unwrap();
+        assert_eq!(sessions.select(id, 2, &outcomes), Ok(vec![true; 200_000]));
+        let forgotten = (1..200_000).map(key).collect();
+        let plan = sessions.plan(SessionRequest { forgotten, ..request(id, 2, &[]) }, now).unwrap();
+        assert_eq!(plan.partitions, [(key(0), ask(0))]);
+        // In a debug build about a second; where each of them moved all others, minutes.
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_session_of_what_is_not_there_ends() {
+        let (sessions, now) = (FetchSessions::new(300), Instant::now());
+        let failed = Outcome { failed: true, ..outcome(-1, false) };
+        let all: Vec<_> = (0..1001).map(|i| (key(i), ask(0), failed)).collect();
+        assert_eq!(sessions.create(false, all.into_iter(), now), 0);
+        let id = create(&sessions, 1, now);
+        let added: Vec<_> = (1..1002).collect();
+        sessions.plan(request(id, 1, &added), now).unwrap();
+        let outcomes: Vec<_> = added.iter().map(|i| (key(*i), failed)).collect();
+        assert_eq!(sessions.select(id, 2, &outcomes), Ok(vec![true; 1001]));
+        assert_eq!(sessions.plan(request(id, 2, &[]), now).unwrap_err(), SessionError::NotFound);
+        assert_eq!(sessions.usage(), (0, 0));
     }
 
     #[test]
