@@ -125,7 +125,7 @@ impl Guard {
 
     async fn read_again(&self, cell: &Cell) -> Result<()> {
         let stored = self.metadata.load_group(&cell.id).await?.is_some();
-        let mut offsets = CommittedOffsets::default();
+        let mut offsets = CommittedOffsets::of_group(&cell.id);
         for (key, read) in self.metadata.load_offsets(&cell.id).await?.items {
             offsets.insert(&key.topic, key.partition, record::committed_offset(read.record));
         }

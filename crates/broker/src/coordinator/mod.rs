@@ -460,7 +460,8 @@ impl Shared {
         }
         let id: Arc<str> = group.into();
         let machine = Group::new(self.config.group, self.timeline.now_ms());
-        let cell = Cell::new(tenure, Arc::clone(&id), machine, CommittedOffsets::default(), false);
+        let offsets = CommittedOffsets::of_group(&id);
+        let cell = Cell::new(tenure, Arc::clone(&id), machine, offsets, false);
         let cell = Arc::new(cell);
         cells.insert(id, Arc::clone(&cell));
         Ok(cell)

@@ -22,7 +22,6 @@ pub(super) struct Loaded {
     pub broken: HashSet<i32>,
 }
 
-#[derive(Default)]
 pub(super) struct LoadedGroup {
     pub record: Option<GroupRecord>,
     pub offsets: CommittedOffsets,
@@ -47,7 +46,9 @@ fn decode(keys: &Keyspace, slots: &HashSet<i32>, groups: &[KeyValue], offsets: &
         let slot = slot_of(&group, COORDINATOR_SLOTS);
         let Some(of_slot) = loaded.slots.get_mut(&slot) else { continue };
         match GroupRecord::decode(&kv.key, &kv.value) {
-            Ok(record) => of_slot.entry(group).or_default().record = Some(record),
+            Ok(record) => {
+                of_slot.entry(group).or_insert_with_key(|id| LoadedGroup::new(id)).record = Some(record);
+            }
             Err(error) => loaded.refuse(slot, &error),
         }
     }
@@ -57,7 +58,8 @@ fn decode(keys: &Keyspace, slots: &HashSet<i32>, groups: &[KeyValue], offsets: &
         let Some(of_slot) = loaded.slots.get_mut(&slot) else { continue };
         match OffsetRecord::decode(&kv.key, &kv.value) {
             Ok(record) => {
-                of_slot.entry(group).or_default().offsets.insert(&topic, partition, committed_offset(record));
+                let offsets = &mut of_slot.entry(group).or_insert_with_key(|id| LoadedGroup::new(id)).offsets;
+                offsets.insert(&topic, partition, committed_offset(record));
             }
             Err(error) => loaded.refuse(slot, &error),
         }
@@ -73,6 +75,10 @@ impl Loaded {
 }
 
 impl LoadedGroup {
+    fn new(id: &str) -> LoadedGroup {
+        LoadedGroup { record: None, offsets: CommittedOffsets::of_group(id) }
+    }
+
     /// The group as it goes on here.
     pub fn restore(&mut self, config: GroupConfig, now_ms: i64) -> Group {
         match self.record.take() {

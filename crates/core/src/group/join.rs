@@ -5,6 +5,8 @@ use super::ids::{MemberId, Token};
 use super::members::{MEMBER_BYTES, Member, weight_bytes};
 use super::{Group, GroupState, Turn};
 
+const REASON_MAX_BYTES: usize = 255;
+
 impl Group {
     pub(super) fn join(&mut self, token: Token, mut request: JoinRequest, turn: &mut Turn) {
         let sessions = self.config.min_session_timeout_ms..=self.config.max_session_timeout_ms;
@@ -159,10 +161,12 @@ impl Group {
     /// Takes over what the member says of itself, and parks its join.
     pub(super) fn update_member(&mut self, token: Token, request: JoinRequest, turn: &mut Turn) {
         self.members.set_protocols(&request.member_id, request.protocols);
-        let Some(member) = self.members.get_mut(&request.member_id) else { return };
-        member.session_timeout_ms = request.session_timeout_ms;
-        member.rebalance_timeout_ms = request.rebalance_timeout_ms;
-        if let Some(replaced) = member.awaiting_join.replace(token) {
+        let replaced = self.members.update(&request.member_id, |member| {
+            member.session_timeout_ms = request.session_timeout_ms;
+            member.rebalance_timeout_ms = request.rebalance_timeout_ms;
+            member.awaiting_join.replace(token)
+        });
+        if let Some(replaced) = replaced.flatten() {
             refuse(replaced, request.member_id, GroupError::RebalanceInProgress, turn);
         }
     }
@@ -207,8 +211,14 @@ pub(super) fn refuse(token: Token, member_id: MemberId, error: GroupError, turn:
     turn.effects.push(Effect::ReplyJoin { token, reply: JoinReply::error(member_id, error) });
 }
 
+/// Why a client says that it joins or leaves, as long as KIP-800 lets it be.
+pub(super) fn reason_of_client(reason: Option<&str>) -> &str {
+    let reason = reason.unwrap_or("not provided");
+    &reason[..reason.floor_char_boundary(REASON_MAX_BYTES)]
+}
+
 pub(super) fn client_reason(request: &JoinRequest) -> String {
-    format!("client reason: {}", request.reason.as_deref().unwrap_or("not provided"))
+    format!("client reason: {}", reason_of_client(request.reason.as_deref()))
 }
 
 impl JoinRequest {

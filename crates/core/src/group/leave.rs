@@ -2,7 +2,8 @@
 
 use super::event::{Effect, GroupError, LeavingMember, LeftMember};
 use super::ids::{MemberId, Token};
-use super::{Group, GroupState, Turn};
+use super::join::reason_of_client;
+use super::{Group, GroupState, NAMED_MAX, Turn};
 
 impl Group {
     pub(super) fn leave(&mut self, token: Token, members: Vec<LeavingMember>, turn: &mut Turn) {
@@ -10,19 +11,24 @@ impl Group {
             let result = Err(GroupError::CoordinatorNotAvailable);
             return turn.effects.push(Effect::ReplyLeave { token, result });
         }
-        let mut reasons = Vec::new();
+        let (mut reasons, mut more) = (Vec::new(), 0);
         let mut left = Vec::with_capacity(members.len());
         for member in members {
             let result = self.leave_one(&member, turn);
-            if result.is_ok() {
-                let reason = member.reason.as_deref().unwrap_or("not provided");
+            if result.is_ok() && reasons.len() < NAMED_MAX {
+                let reason = reason_of_client(member.reason.as_deref());
                 reasons.push(format!("{} left (client reason: {reason})", member.member_id));
+            } else if result.is_ok() {
+                more += 1;
             }
             left.push(LeftMember { member_id: member.member_id, instance_id: member.instance_id, result });
         }
         turn.effects.push(Effect::ReplyLeave { token, result: Ok(left) });
         if reasons.is_empty() {
             return;
+        }
+        if more > 0 {
+            reasons.push(format!("{more} more left"));
         }
         match self.state {
             GroupState::Stable | GroupState::CompletingRebalance => {

@@ -1,9 +1,10 @@
 //! The members of a group, and what is counted over them: votes for protocols, static instances, who waits for a join.
 //!
 //! Invariants: `instances` names exactly the members that have an instance id; `supported` counts, for every protocol
-//! name, the members that offer it. Members keep the order in which they came, so that elections do not depend on hashing.
+//! name, the members that offer it; `counts` is what it would be if it were counted anew. Members keep the order in which they came, so
+//! that elections do not depend on hashing. No event takes time by the square of the members.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -51,54 +52,121 @@ impl Member {
 
 /// What a member takes besides its texts.
 pub(super) const MEMBER_BYTES: usize = 512;
+/// What a protocol takes besides its name and its metadata, the count of those who offer it included.
+const PROTOCOL_BYTES: usize = 160;
 
 pub(super) fn weight_bytes(protocols: &[Protocol]) -> usize {
-    protocols.iter().map(|p| p.name.len() + p.metadata.len()).sum()
+    protocols.iter().map(|p| p.name.len() + p.metadata.len() + PROTOCOL_BYTES).sum()
 }
+
+/// The how-manieth member of its group it was: members keep their order, and one that leaves moves none of the others.
+type Arrival = u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Members {
-    by_id: IndexMap<MemberId, Member>,
+    by_arrival: BTreeMap<Arrival, Member>,
+    arrivals: HashMap<MemberId, Arrival>,
+    next_arrival: Arrival,
     instances: HashMap<InstanceId, MemberId>,
     supported: HashMap<String, usize>,
     weight_bytes: usize,
+    counts: Counts,
+}
+
+/// What is counted over all members, so that no event has to look at each of them.
+#[derive(Debug, Default)]
+struct Counts {
+    deadlines_ms: BTreeSet<(i64, Arrival)>,
+    awaiting_join: usize,
+    owing_sync: usize,
+}
+
+/// What of a member is counted.
+#[derive(Clone, Copy)]
+struct Counted {
+    session_deadline_ms: Option<i64>,
+    awaits_join: bool,
+    owes_sync: bool,
+}
+
+impl Counted {
+    fn of(member: &Member) -> Counted {
+        Counted {
+            session_deadline_ms: member.session_deadline_ms,
+            awaits_join: member.awaiting_join.is_some(),
+            owes_sync: member.owes_sync,
+        }
+    }
+}
+
+impl Counts {
+    fn add(&mut self, arrival: Arrival, counted: Counted) {
+        self.deadlines_ms.extend(counted.session_deadline_ms.map(|at_ms| (at_ms, arrival)));
+        self.awaiting_join += usize::from(counted.awaits_join);
+        self.owing_sync += usize::from(counted.owes_sync);
+    }
+
+    fn take(&mut self, arrival: Arrival, counted: Counted) {
+        if let Some(at_ms) = counted.session_deadline_ms {
+            self.deadlines_ms.remove(&(at_ms, arrival));
+        }
+        self.awaiting_join -= usize::from(counted.awaits_join);
+        self.owing_sync -= usize::from(counted.owes_sync);
+    }
 }
 
 impl Members {
     pub fn len(&self) -> usize {
-        self.by_id.len()
+        self.by_arrival.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.by_id.is_empty()
+        self.by_arrival.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.by_id.values()
-    }
-
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Member> {
-        self.by_id.values_mut()
+        self.by_arrival.values()
     }
 
     pub fn ids(&self) -> Vec<MemberId> {
-        self.by_id.keys().cloned().collect()
+        self.iter().map(|m| m.id.clone()).collect()
     }
 
     pub fn get(&self, id: &MemberId) -> Option<&Member> {
-        self.by_id.get(id)
+        self.by_arrival.get(self.arrivals.get(id)?)
     }
 
-    pub fn get_mut(&mut self, id: &MemberId) -> Option<&mut Member> {
-        self.by_id.get_mut(id)
+    /// Changes a member, but for its id, its instance and its protocols.
+    pub fn update<R>(&mut self, id: &MemberId, change: impl FnOnce(&mut Member) -> R) -> Option<R> {
+        let arrival = *self.arrivals.get(id)?;
+        let member = self.by_arrival.get_mut(&arrival)?;
+        self.counts.take(arrival, Counted::of(member));
+        let result = change(member);
+        self.counts.add(arrival, Counted::of(member));
+        Some(result)
+    }
+
+    /// Changes all members, as [`Members::update`] does one.
+    pub fn update_all(&mut self, mut change: impl FnMut(&mut Member)) {
+        for (arrival, member) in &mut self.by_arrival {
+            self.counts.take(*arrival, Counted::of(member));
+            change(member);
+            self.counts.add(*arrival, Counted::of(member));
+        }
     }
 
     pub fn contains(&self, id: &MemberId) -> bool {
-        self.by_id.contains_key(id)
+        self.arrivals.contains_key(id)
     }
 
     pub fn instance(&self, instance: &InstanceId) -> Option<&MemberId> {
         self.instances.get(instance)
+    }
+
+    /// The member whose session ends first, and when. Of several the one that came first.
+    pub fn first_deadline(&self) -> Option<(i64, &MemberId)> {
+        let (at_ms, arrival) = self.counts.deadlines_ms.first()?;
+        self.by_arrival.get(arrival).map(|member| (*at_ms, &member.id))
     }
 
     pub fn insert(&mut self, member: Member) {
@@ -108,12 +176,18 @@ impl Members {
         }
         self.count_protocols(&member.protocols);
         self.weight_bytes += member.weight_bytes();
-        let earlier = self.by_id.insert(member.id.clone(), member);
+        let arrival = self.next_arrival;
+        self.next_arrival += 1;
+        self.counts.add(arrival, Counted::of(&member));
+        let earlier = self.arrivals.insert(member.id.clone(), arrival);
         assert!(earlier.is_none(), "a member is added once");
+        self.by_arrival.insert(arrival, member);
     }
 
     pub fn remove(&mut self, id: &MemberId) -> Option<Member> {
-        let member = self.by_id.shift_remove(id)?;
+        let arrival = self.arrivals.remove(id)?;
+        let member = self.by_arrival.remove(&arrival)?;
+        self.counts.take(arrival, Counted::of(&member));
         if let Some(instance) = &member.instance_id {
             self.instances.remove(instance);
         }
@@ -124,19 +198,20 @@ impl Members {
 
     /// Gives a static member a new member id, in the same place. The old id is unknown from then on.
     pub fn rename(&mut self, old: &MemberId, new: &MemberId) {
-        let Some(index) = self.by_id.get_index_of(old) else { return };
-        let Some(mut member) = self.by_id.shift_remove(old) else { return };
+        let Some(arrival) = self.arrivals.remove(old) else { return };
+        let Some(member) = self.by_arrival.get_mut(&arrival) else { return };
         self.weight_bytes -= member.weight_bytes();
         member.id = new.clone();
         self.weight_bytes += member.weight_bytes();
         if let Some(instance) = &member.instance_id {
             self.instances.insert(instance.clone(), new.clone());
         }
-        self.by_id.shift_insert(index, new.clone(), member);
+        self.arrivals.insert(new.clone(), arrival);
     }
 
     pub fn set_protocols(&mut self, id: &MemberId, protocols: Vec<Protocol>) {
-        let Some(member) = self.by_id.get_mut(id) else { return };
+        let member = self.arrivals.get(id).and_then(|arrival| self.by_arrival.get_mut(arrival));
+        let Some(member) = member else { return };
         self.weight_bytes -= member.weight_bytes();
         let earlier = std::mem::replace(&mut member.protocols, protocols.clone());
         self.weight_bytes += member.weight_bytes();
@@ -161,11 +236,11 @@ impl Members {
     }
 
     pub fn awaiting_join(&self) -> usize {
-        self.iter().filter(|m| m.awaiting_join.is_some()).count()
+        self.counts.awaiting_join
     }
 
     pub fn all_synced(&self) -> bool {
-        self.iter().all(|m| !m.owes_sync)
+        self.counts.owing_sync == 0
     }
 
     /// The longest that any member wants to be waited for.

@@ -35,7 +35,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 pub use event::{
     Effect, Event, GroupError, JoinReply, JoinRequest, Joined, JoinedMember, LeavingMember, LeftMember,
@@ -50,6 +50,7 @@ use members::Members;
 use pending::PendingJoins;
 use rebalance::JoinTimer;
 use static_join::StaticRejoin;
+use subscription::SubscribedTopics;
 use sync::PendingAssignment;
 
 /// The protocol type of ordinary consumers; only their subscriptions can be read here.
@@ -151,10 +152,13 @@ pub struct Group {
     /// Someone joined since the initial delay was last extended.
     new_member_added: bool,
     /// None when unknown: not a consumer group, or its metadata cannot be read.
-    subscribed_topics: Option<BTreeSet<String>>,
+    subscribed_topics: Option<SubscribedTopics>,
     pending_writes: BTreeMap<PersistId, PendingWrite>,
     next_persist: PersistId,
 }
+
+/// So many members are named in the reason for a rebalance.
+const NAMED_MAX: usize = 5;
 
 /// What one step has to work with: the time, and where its effects go.
 struct Turn {
@@ -205,12 +209,10 @@ impl Group {
 
     /// When to send the next [`Event::Tick`], if nothing else happens before.
     pub fn next_deadline_ms(&self) -> Option<i64> {
-        let sessions = self.members.iter().filter_map(|m| m.session_deadline_ms);
-        sessions
-            .chain(self.pending_joins.iter().map(|(_, at_ms)| at_ms))
-            .chain(self.join_timer.map(|timer| timer.deadline_ms))
-            .chain(self.sync_deadline_ms)
-            .min()
+        let session = self.members.first_deadline().map(|(at_ms, _)| at_ms);
+        let pending = self.pending_joins.first_deadline().map(|(at_ms, _)| at_ms);
+        let join = self.join_timer.map(|timer| timer.deadline_ms);
+        [session, pending, join, self.sync_deadline_ms].into_iter().flatten().min()
     }
 
     pub fn state(&self) -> GroupState {
@@ -231,7 +233,8 @@ impl Group {
 
     /// What members and promised ids take in memory, assignments aside: those fit into one record.
     pub fn weight_bytes(&self) -> usize {
-        self.members.weight_bytes() + self.pending_joins.weight_bytes()
+        let topics = self.subscribed_topics.as_ref().map_or(0, SubscribedTopics::weight_bytes);
+        self.members.weight_bytes() + self.pending_joins.weight_bytes() + topics
     }
 
     /// Nothing will happen unless a request comes: the group needs neither a timer nor a task.
@@ -311,16 +314,18 @@ impl Group {
 
     fn unload(&mut self, turn: &mut Turn) {
         for id in self.members.ids() {
-            let Some(member) = self.members.get_mut(&id) else { continue };
-            if let Some(token) = member.awaiting_join.take() {
+            let waiting = self.members.update(&id, |m| (m.awaiting_join.take(), m.awaiting_sync.take()));
+            let (join, sync) = waiting.unwrap_or_default();
+            if let Some(token) = join {
                 let reply = JoinReply::error(id, GroupError::NotCoordinator);
                 turn.effects.push(Effect::ReplyJoin { token, reply });
             }
-            if let Some(token) = member.awaiting_sync.take() {
+            if let Some(token) = sync {
                 turn.effects.push(Effect::ReplySync { token, result: Err(GroupError::NotCoordinator) });
             }
         }
         self.members = Members::default();
+        self.subscribed_topics = None;
         self.leader = None;
         self.pending_joins = PendingJoins::default();
         self.pending_writes.clear();

@@ -22,24 +22,29 @@ pub struct CommittedOffset {
     pub expires_at_ms: Option<i64>,
 }
 
-/// What a committed offset takes besides the name of its topic and its note, in memory or stored, whichever is more.
+/// What a committed offset takes besides the names of its group and topic and its note, in memory or stored, whichever is more.
 const OFFSET_BYTES: usize = 256;
-
-impl CommittedOffset {
-    /// What it takes as the offset of a topic of this name.
-    pub fn weight_bytes(&self, topic: &str) -> usize {
-        OFFSET_BYTES + topic.len() + self.metadata.len()
-    }
-}
 
 /// All committed offsets of one group, in the order of topic and partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CommittedOffsets {
     by_topic: BTreeMap<Arc<str>, BTreeMap<i32, CommittedOffset>>,
     weight_bytes: usize,
+    /// The length of the group's id, which is a part of each stored offset's key.
+    group_bytes: usize,
 }
 
 impl CommittedOffsets {
+    /// None yet, of this group.
+    pub fn of_group(id: &str) -> CommittedOffsets {
+        CommittedOffsets { group_bytes: id.len(), ..CommittedOffsets::default() }
+    }
+
+    /// What an offset takes as that of a topic of this name.
+    fn weight_of(&self, topic: &str, committed: &CommittedOffset) -> usize {
+        OFFSET_BYTES + self.group_bytes + topic.len() + committed.metadata.len()
+    }
+
     /// What all of them take.
     pub fn weight_bytes(&self) -> usize {
         self.weight_bytes
@@ -52,8 +57,8 @@ impl CommittedOffsets {
     ) -> usize {
         let (mut added, mut replaced) = (0, 0);
         for (topic, partition, committed) in commits {
-            added += committed.weight_bytes(topic);
-            replaced += self.get(topic, partition).map_or(0, |before| before.weight_bytes(topic));
+            added += self.weight_of(topic, committed);
+            replaced += self.get(topic, partition).map_or(0, |before| self.weight_of(topic, before));
         }
         added.saturating_sub(replaced)
     }
@@ -71,12 +76,12 @@ impl CommittedOffsets {
     }
 
     pub fn insert(&mut self, topic: &str, partition: i32, committed: CommittedOffset) {
-        self.weight_bytes += committed.weight_bytes(topic);
+        self.weight_bytes += self.weight_of(topic, &committed);
         let before = match self.by_topic.get_mut(topic) {
             Some(partitions) => partitions.insert(partition, committed),
             None => self.by_topic.entry(topic.into()).or_default().insert(partition, committed),
         };
-        self.weight_bytes -= before.map_or(0, |before| before.weight_bytes(topic));
+        self.weight_bytes -= before.map_or(0, |before| self.weight_of(topic, &before));
     }
 
     pub fn remove(&mut self, topic: &str, partition: i32) -> Option<CommittedOffset> {
@@ -85,7 +90,7 @@ impl CommittedOffsets {
         if partitions.is_empty() {
             self.by_topic.remove(topic);
         }
-        self.weight_bytes -= removed.as_ref().map_or(0, |removed| removed.weight_bytes(topic));
+        self.weight_bytes -= removed.as_ref().map_or(0, |removed| self.weight_of(topic, removed));
         removed
     }
 

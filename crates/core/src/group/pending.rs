@@ -1,45 +1,54 @@
 //! Member ids that were given out with MEMBER_ID_REQUIRED (KIP-394) and have not been used yet.
 
-use indexmap::IndexMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::ids::MemberId;
 
 /// What an id takes besides its text.
-const ENTRY_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 256;
 
-/// Ids in the order in which they were given, each with the time when it is forgotten.
+/// Ids, each with the time when it is forgotten. Of several that are forgotten at the same time the one that was given first comes first.
 #[derive(Debug, Default)]
 pub(super) struct PendingJoins {
-    deadlines_ms: IndexMap<MemberId, i64>,
+    deadlines: HashMap<MemberId, Deadline>,
+    by_deadline: BTreeMap<Deadline, MemberId>,
+    given: u64,
     weight_bytes: usize,
 }
 
+/// In milliseconds, and the how-manieth id it was.
+type Deadline = (i64, u64);
+
 impl PendingJoins {
     pub fn len(&self) -> usize {
-        self.deadlines_ms.len()
+        self.deadlines.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.deadlines_ms.is_empty()
+        self.deadlines.is_empty()
     }
 
     pub fn contains(&self, id: &MemberId) -> bool {
-        self.deadlines_ms.contains_key(id)
+        self.deadlines.contains_key(id)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (&MemberId, i64)> {
-        self.deadlines_ms.iter().map(|(id, at_ms)| (id, *at_ms))
+    /// The id that is forgotten first, and when.
+    pub fn first_deadline(&self) -> Option<(i64, &MemberId)> {
+        self.by_deadline.first_key_value().map(|((at_ms, _), id)| (*at_ms, id))
     }
 
     pub fn insert(&mut self, id: MemberId, deadline_ms: i64) {
-        let weight = weight(&id);
-        if self.deadlines_ms.insert(id, deadline_ms).is_none() {
-            self.weight_bytes += weight;
-        }
+        self.remove(&id);
+        self.weight_bytes += weight(&id);
+        let deadline = (deadline_ms, self.given);
+        self.given += 1;
+        self.by_deadline.insert(deadline, id.clone());
+        self.deadlines.insert(id, deadline);
     }
 
     pub fn remove(&mut self, id: &MemberId) {
-        if self.deadlines_ms.shift_remove(id).is_some() {
+        if let Some(deadline) = self.deadlines.remove(id) {
+            self.by_deadline.remove(&deadline);
             self.weight_bytes -= weight(id);
         }
     }
@@ -51,5 +60,5 @@ impl PendingJoins {
 }
 
 fn weight(id: &MemberId) -> usize {
-    ENTRY_BYTES + id.as_str().len()
+    ENTRY_BYTES + 2 * id.as_str().len()
 }

@@ -118,12 +118,13 @@ impl Group {
 
     fn answer_join(&mut self, id: MemberId, turn: &mut Turn) {
         let members = if self.is_leader(&id) { self.joined_members() } else { Vec::new() };
-        let Some(member) = self.members.get_mut(&id) else { return };
-        member.is_new = false;
-        member.owes_sync = true;
-        let waiting: Option<Token> = member.awaiting_join.take();
+        let waiting: Option<Option<Token>> = self.members.update(&id, |member| {
+            member.is_new = false;
+            member.owes_sync = true;
+            member.awaiting_join.take()
+        });
         self.restart_session(&id, turn.now_ms);
-        if let Some(token) = waiting {
+        if let Some(token) = waiting.flatten() {
             self.accept_join(token, id, members, turn);
         }
     }

@@ -38,9 +38,9 @@ impl Group {
     }
 
     pub(super) fn restart_session(&mut self, id: &MemberId, now_ms: i64) {
-        if let Some(member) = self.members.get_mut(id) {
+        self.members.update(id, |member| {
             member.session_deadline_ms = Some(now_ms + i64::from(member.session_timeout_ms));
-        }
+        });
     }
 
     /// Acts on every deadline that has passed, the earliest first.
@@ -68,21 +68,21 @@ impl Group {
     }
 
     fn next_due(&self, now_ms: i64) -> Option<Due> {
-        let sessions = self
-            .members
-            .iter()
-            .filter_map(|m| m.session_deadline_ms.map(|at| (at, Due::Session(m.id.clone()))));
-        let pending = self.pending_joins.iter().map(|(id, at)| (at, Due::PendingJoin(id.clone())));
+        let session = self.members.first_deadline().map(|(at_ms, id)| (at_ms, Due::Session(id.clone())));
+        let pending = self.pending_joins.first_deadline();
+        let pending = pending.map(|(at_ms, id)| (at_ms, Due::PendingJoin(id.clone())));
         let join = self.join_timer.map(|timer| (timer.deadline_ms, Due::JoinPhase));
         let sync = self.sync_deadline_ms.map(|at| (at, Due::SyncPhase));
-        let due = sessions.chain(pending).chain(join).chain(sync).filter(|(at, _)| *at <= now_ms);
+        let due = [session, pending, join, sync].into_iter().flatten().filter(|(at, _)| *at <= now_ms);
         due.min_by_key(|(at, _)| *at).map(|(_, due)| due)
     }
 
     fn session_timed_out(&mut self, id: &MemberId, turn: &mut Turn) {
-        let Some(member) = self.members.get_mut(id) else { return };
-        member.session_deadline_ms = None;
-        if !member.satisfies_session() {
+        let is_alive = self.members.update(id, |member| {
+            member.session_deadline_ms = None;
+            member.satisfies_session()
+        });
+        if is_alive == Some(false) {
             self.remove_and_rebalance(id, &format!("session of member {id} timed out"), turn);
         }
     }

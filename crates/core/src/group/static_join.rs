@@ -67,13 +67,16 @@ impl Group {
 
     /// Whoever still waits under the old id is a duplicate instance and must shut down.
     fn fence_waiting(&mut self, old_id: &MemberId, turn: &mut Turn) {
-        let Some(old) = self.members.get_mut(old_id) else { return };
-        old.is_new = false;
-        if let Some(token) = old.awaiting_join.take() {
+        let waiting = self.members.update(old_id, |old| {
+            old.is_new = false;
+            (old.awaiting_join.take(), old.awaiting_sync.take())
+        });
+        let (join, sync) = waiting.unwrap_or_default();
+        if let Some(token) = join {
             let reply = JoinReply::error(old_id.clone(), GroupError::FencedInstance);
             turn.effects.push(Effect::ReplyJoin { token, reply });
         }
-        if let Some(token) = old.awaiting_sync.take() {
+        if let Some(token) = sync {
             turn.effects.push(Effect::ReplySync { token, result: Err(GroupError::FencedInstance) });
         }
     }
@@ -97,9 +100,7 @@ impl Group {
         if !still_waits || self.state != GroupState::Stable || self.generation != pending.generation {
             return;
         }
-        if let Some(member) = self.members.get_mut(&pending.new_id) {
-            member.awaiting_join = None;
-        }
+        self.members.update(&pending.new_id, |member| member.awaiting_join = None);
         let reply = match outcome {
             Ok(()) => {
                 self.restart_session(&pending.new_id, turn.now_ms);
@@ -107,10 +108,10 @@ impl Group {
             }
             Err(error) => {
                 self.members.set_protocols(&pending.new_id, pending.old_protocols);
-                if let Some(member) = self.members.get_mut(&pending.new_id) {
+                self.members.update(&pending.new_id, |member| {
                     member.session_timeout_ms = pending.old_session_timeout_ms;
                     member.rebalance_timeout_ms = pending.old_rebalance_timeout_ms;
-                }
+                });
                 self.rename_member(&pending.new_id, &pending.old_id);
                 self.restart_session(&pending.old_id, turn.now_ms);
                 JoinReply::error(MemberId::unknown(), error.as_group_error())

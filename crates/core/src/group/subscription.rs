@@ -4,9 +4,32 @@
 //! Only the prefix that all versions share is read: a version, then the topics. The bytes come from clients and may be
 //! anything; what cannot be read is None.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use super::Group;
+
+/// The topics that the members of a group read, as sorted hashes of their names: members may name hundreds of thousands in a request, and
+/// what each takes has to stay below what it took there. Where two names have one hash, an offset is kept for longer than need be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct SubscribedTopics(Box<[u64]>);
+
+impl SubscribedTopics {
+    fn contains(&self, topic: &str) -> bool {
+        self.0.binary_search(&hash_of(topic)).is_ok()
+    }
+
+    /// What it takes in memory.
+    pub fn weight_bytes(&self) -> usize {
+        size_of_val(&*self.0)
+    }
+}
+
+fn hash_of(topic: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    topic.hash(&mut hasher);
+    hasher.finish()
+}
 
 impl Group {
     /// Whether the group's consumers read the topic. A consumer group whose subscriptions cannot be read is taken to be
@@ -18,28 +41,32 @@ impl Group {
         }
     }
 
-    pub(super) fn read_subscribed_topics(&self) -> Option<BTreeSet<String>> {
+    pub(super) fn read_subscribed_topics(&self) -> Option<SubscribedTopics> {
         if !self.uses_consumer_protocol() {
             return None;
         }
         if self.members.is_empty() {
-            return Some(BTreeSet::new());
+            return Some(SubscribedTopics::default());
         }
         let protocol = self.protocol_name.as_deref()?;
-        let mut topics = BTreeSet::new();
+        let mut hashes = Vec::new();
         for member in self.members.iter() {
-            topics.extend(subscribed_topics(&member.metadata(protocol))?);
+            each_subscribed_topic(&member.metadata(protocol), |topic| hashes.push(hash_of(topic)))?;
         }
-        Some(topics)
+        hashes.sort_unstable();
+        hashes.dedup();
+        Some(SubscribedTopics(hashes.into()))
     }
 }
 
-/// The topics of a `ConsumerProtocolSubscription`.
-pub fn subscribed_topics(metadata: &[u8]) -> Option<Vec<String>> {
+/// Acts on the topics of a `ConsumerProtocolSubscription`, one after the other; `None` when they cannot be read to their end.
+fn each_subscribed_topic(metadata: &[u8], mut act: impl FnMut(&str)) -> Option<()> {
     let mut reader = Reader(metadata);
     reader.version()?;
-    let count = reader.count()?;
-    (0..count).map(|_| reader.string()).collect()
+    for _ in 0..reader.count()? {
+        act(reader.string()?);
+    }
+    Some(())
 }
 
 /// The partitions of a `ConsumerProtocolAssignment`, by topic.
@@ -49,7 +76,7 @@ pub fn assigned_partitions(assignment: &[u8]) -> Option<BTreeMap<String, Vec<i32
     let topics = reader.count()?;
     let mut assigned = BTreeMap::new();
     for _ in 0..topics {
-        let topic = reader.string()?;
+        let topic = reader.string()?.to_owned();
         let partitions = reader.count()?;
         let partitions: Option<Vec<i32>> = (0..partitions).map(|_| reader.int32()).collect();
         assigned.insert(topic, partitions?);
@@ -59,8 +86,8 @@ pub fn assigned_partitions(assignment: &[u8]) -> Option<BTreeMap<String, Vec<i32
 
 struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
-    fn take(&mut self, length: usize) -> Option<&[u8]> {
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -84,9 +111,9 @@ impl Reader<'_> {
         (count <= self.0.len() / 2).then_some(count)
     }
 
-    fn string(&mut self) -> Option<String> {
+    fn string(&mut self) -> Option<&'a str> {
         let length = usize::try_from(self.int16()?).ok()?;
-        std::str::from_utf8(self.take(length)?).ok().map(str::to_owned)
+        std::str::from_utf8(self.take(length)?).ok()
     }
 }
 
@@ -94,6 +121,12 @@ impl Reader<'_> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn subscribed_topics(metadata: &[u8]) -> Option<Vec<String>> {
+        let mut topics = Vec::new();
+        each_subscribed_topic(metadata, |topic| topics.push(topic.to_owned()))?;
+        Some(topics)
+    }
 
     #[test]
     fn reads_the_topics_of_every_version() {

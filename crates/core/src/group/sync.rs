@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::event::{Effect, GroupError, PersistError, SyncRequest, Synced};
 use super::ids::{Generation, MemberId, Token};
-use super::{Group, GroupState, PendingWrite, Turn};
+use super::{Group, GroupState, NAMED_MAX, PendingWrite, Turn};
 
 /// The leader's assignment while it is being written.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Group {
 
     fn await_assignment(&mut self, token: Token, request: SyncRequest, turn: &mut Turn) {
         self.settle_sync(&request.member_id);
-        let Some(member) = self.members.get_mut(&request.member_id) else { return };
-        if let Some(replaced) = member.awaiting_sync.replace(token) {
+        let replaced = self.members.update(&request.member_id, |member| member.awaiting_sync.replace(token));
+        if let Some(replaced) = replaced.flatten() {
             answer_sync(replaced, Err(GroupError::RebalanceInProgress), turn);
         }
         // A leader that repeats its request while the first is being written must not change the assignment.
@@ -87,14 +87,13 @@ impl Group {
             self.fail_syncs(error.as_group_error(), turn);
             return self.rebalance_or_complete("the assignment could not be written", turn);
         }
-        for member in self.members.iter_mut() {
+        self.members.update_all(|member| {
             member.assignment = pending.by_member.remove(&member.id).unwrap_or_default();
-        }
+        });
         self.transition(GroupState::Stable, turn.now_ms);
         for id in self.members.ids() {
-            let Some(member) = self.members.get_mut(&id) else { continue };
-            let Some(token) = member.awaiting_sync.take() else { continue };
-            let assignment = member.assignment.clone();
+            let waiting = self.members.update(&id, |m| (m.awaiting_sync.take(), m.assignment.clone()));
+            let Some((Some(token), assignment)) = waiting else { continue };
             // Its session may have run out while it waited.
             self.restart_session(&id, turn.now_ms);
             answer_sync(token, Ok(self.synced(assignment)), turn);
@@ -104,9 +103,11 @@ impl Group {
     /// Takes all assignments back and sends the waiting members away.
     pub(super) fn fail_syncs(&mut self, error: GroupError, turn: &mut Turn) {
         for id in self.members.ids() {
-            let Some(member) = self.members.get_mut(&id) else { continue };
-            member.assignment = Bytes::new();
-            if let Some(token) = member.awaiting_sync.take() {
+            let waiting = self.members.update(&id, |member| {
+                member.assignment = Bytes::new();
+                member.awaiting_sync.take()
+            });
+            if let Some(token) = waiting.flatten() {
                 self.restart_session(&id, turn.now_ms);
                 answer_sync(token, Err(error), turn);
             }
@@ -122,19 +123,20 @@ impl Group {
         for id in &late {
             self.remove_member(id, turn);
         }
-        let names: Vec<&str> = late.iter().map(MemberId::as_str).collect();
-        self.prepare_rebalance(&format!("members did not sync in time: {}", names.join(", ")), turn);
+        let names: Vec<&str> = late.iter().take(NAMED_MAX).map(MemberId::as_str).collect();
+        let more = late.len() - names.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let reason = format!("members did not sync in time: {}{more}", names.join(", "));
+        self.prepare_rebalance(&reason, turn);
     }
 
     pub(super) fn forgive_syncs(&mut self) {
         self.sync_deadline_ms = None;
-        self.members.iter_mut().for_each(|m| m.owes_sync = false);
+        self.members.update_all(|member| member.owes_sync = false);
     }
 
     fn settle_sync(&mut self, id: &MemberId) {
-        if let Some(member) = self.members.get_mut(id) {
-            member.owes_sync = false;
-        }
+        self.members.update(id, |member| member.owes_sync = false);
         if self.members.all_synced() {
             self.sync_deadline_ms = None;
         }

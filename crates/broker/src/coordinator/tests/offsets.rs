@@ -74,22 +74,22 @@ async fn committed_offsets_take_no_more_than_they_may() {
     };
     let (own, refused) = fill("a").await;
     assert_eq!(refused, GroupError::OffsetsTooLarge);
-    assert_eq!(own, 11, "266 bytes each");
+    assert_eq!(own, 11, "267 bytes each");
     let (others, refused) = fill("b").await;
     assert_eq!(refused, GroupError::OffsetsTooLarge);
     assert_eq!(others, 18 - own, "all groups together");
-    assert_eq!((bytes().bytes, bytes().largest_group_bytes), (18 * 266, 11 * 266));
+    assert_eq!((bytes().bytes, bytes().largest_group_bytes), (18 * 267, 11 * 267));
     assert_eq!(bytes().refused_commits, 2);
     // What takes no more is committed all the same.
     assert_eq!(commit("a", 3).await, Ok(()));
-    assert_eq!(bytes().bytes, 18 * 266, "nothing stays reserved");
+    assert_eq!(bytes().bytes, 18 * 267, "nothing stays reserved");
     coordinator.delete_offsets("a", vec![("orders".into(), 3)]).await.expect("deleted");
     assert_eq!(commit("b", 100).await, Ok(()));
     coordinator.delete("a").await.expect("deleted");
-    assert_eq!(bytes().bytes, 8 * 266);
+    assert_eq!(bytes().bytes, 8 * 267);
     coordinator.shutdown().await;
     let coordinator = bench.start().await;
-    assert_eq!(coordinator.offsets_stats().bytes, 8 * 266, "what is loaded counts");
+    assert_eq!(coordinator.offsets_stats().bytes, 8 * 267, "what is loaded counts");
     coordinator.shutdown().await;
     assert_eq!(coordinator.offsets_stats().bytes, 0);
 }

@@ -126,3 +126,15 @@ fn the_offsets_map_forgets_empty_topics() {
     assert!(offsets.remove("a", 1).is_some());
     assert!(offsets.is_empty() && offsets.topics().next().is_none());
 }
+
+#[test]
+fn the_id_of_the_group_is_a_part_of_what_each_offset_takes() {
+    let mut offsets = CommittedOffsets::of_group(&"g".repeat(3_700));
+    let growth = offsets.growth_bytes([("orders", 0, &committed(0, None))].into_iter());
+    offsets.insert("orders", 0, committed(0, None));
+    assert!(offsets.weight_bytes() > 3_700 && growth == offsets.weight_bytes());
+    offsets.insert("orders", 0, committed(1, None));
+    assert_eq!(offsets.weight_bytes(), growth);
+    offsets.remove("orders", 0);
+    assert_eq!(offsets.weight_bytes(), 0);
+}

@@ -111,3 +111,38 @@ fn members_that_want_no_waiting_at_all_do_not_spin() {
     c.advance(60_000);
     assert_eq!(c.group.state(), GroupState::Empty);
 }
+
+#[test]
+fn many_members_whose_sessions_end_together_take_no_time_by_their_square() {
+    let mut c = Cluster::new();
+    let requests = (0..20_000).map(|i| JoinRequest {
+        uuid: Uuid::from_u128(i),
+        requires_known_member_id: false,
+        ..join_request("a")
+    });
+    for request in requests {
+        c.join(request);
+    }
+    c.tick();
+    assert_eq!((c.group.state(), c.group.member_count()), (GroupState::CompletingRebalance, 20_000));
+    let began = std::time::Instant::now();
+    c.now_ms += 10_000;
+    c.tick();
+    assert_eq!(c.group.member_count(), 0);
+    // Below a second in a debug build; where each of them looked at all others, minutes.
+    assert!(began.elapsed().as_secs() < 15, "{:?}", began.elapsed());
+}
+
+#[test]
+fn reasons_of_clients_are_cut_and_few_are_named() {
+    let (mut c, ids) = Cluster::stable(&["a", "b", "c", "d", "e", "f", "g", "h"]);
+    let leaving = |id: &MemberId| LeavingMember {
+        member_id: id.clone(),
+        instance_id: None,
+        reason: Some("ä".repeat(10_000)),
+    };
+    let token = c.token();
+    c.step(Event::Leave { token, members: ids[..7].iter().map(leaving).collect() });
+    let reason = c.rebalances.last().expect("it rebalances");
+    assert!(reason.len() < 2_000 && reason.ends_with(", 2 more left"), "{} bytes", reason.len());
+}
