@@ -196,12 +196,42 @@ fn coordinator(node: &Node, text: &mut Text) {
     text.single("kafscale_offset_commits_refused_total", Kind::Counter, help, refused);
 }
 
-fn groups(node: &Node, groups: &[GroupStats], readable: &Readable, text: &mut Text) {
+/// The most that the lines about groups may take. Groups whose lines would take more are left out, and counted.
+const GROUPS_TEXT_MAX_BYTES: usize = 48 << 20;
+
+/// What the lines about a group take, about: up to three for each offset, with both names, and their numbers.
+fn text_bytes(group: &GroupStats) -> usize {
+    let of_offset = |topic: &Arc<str>| 3 * (group.group.len() + topic.len() + 100);
+    group.group.len() + 100 + group.committed.iter().map(|(topic, ..)| of_offset(topic)).sum::<usize>()
+}
+
+/// The groups that are shown: small ones first where not all can be.
+fn shown(groups: &[GroupStats], max_bytes: usize) -> Vec<&GroupStats> {
+    let mut sizes: Vec<(usize, usize)> = groups.iter().map(text_bytes).zip(0..).collect();
+    if sizes.iter().map(|(bytes, _)| bytes).sum::<usize>() <= max_bytes {
+        return groups.iter().collect();
+    }
+    sizes.sort_unstable();
+    let mut left = max_bytes;
+    let fits = |(bytes, _): &&(usize, usize)| {
+        left = left.saturating_sub(*bytes);
+        left > 0
+    };
+    let mut places: Vec<usize> = sizes.iter().take_while(fits).map(|(_, place)| *place).collect();
+    places.sort_unstable();
+    places.into_iter().map(|place| &groups[place]).collect()
+}
+
+fn groups(node: &Node, all: &[GroupStats], readable: &Readable, text: &mut Text) {
     coordinator(node, text);
+    let groups = shown(all, GROUPS_TEXT_MAX_BYTES);
+    let help = "Groups of this broker without lines here: those of all would take too much.";
+    let left_out = (all.len() - groups.len()) as f64;
+    text.single("kafscale_consumer_groups_left_out", Kind::Gauge, help, left_out);
     let mut committed = Vec::new();
     // Whether another broker knows the end of a partition that a group of this one reads.
     let mut ends_elsewhere = false;
-    for group in groups {
+    for group in &groups {
         for (topic, partition, offset) in &group.committed {
             let known = readable.get(topic).and_then(|partitions| partitions.get(partition));
             // Nobody can read what was deleted.
@@ -236,10 +266,10 @@ fn groups(node: &Node, groups: &[GroupStats], readable: &Readable, text: &mut Te
     }
     let name = "kafscale_consumer_group_members";
     text.family(name, Kind::Gauge, "Members of a group.");
-    for group in groups {
+    for group in &groups {
         text.sample(name, &[("group", &group.group)], group.members as f64);
     }
-    if !ends_elsewhere {
+    if !ends_elsewhere && left_out == 0.0 {
         let lags: Vec<f64> = committed.iter().filter_map(|(.., (lag, _))| *lag).collect();
         distribution(&lags, text);
     }
