@@ -38,9 +38,17 @@ pub struct AdminError {
     pub message: String,
 }
 
+/// Messages repeat what was asked for, which may be as long as a request. Longer ones are cut.
+const MESSAGE_MAX_BYTES: usize = 500;
+
 impl AdminError {
     pub fn new(error: ResponseError, message: impl Into<String>) -> AdminError {
-        AdminError { error, message: message.into() }
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX_BYTES {
+            message.truncate(message.floor_char_boundary(MESSAGE_MAX_BYTES));
+            message.push('…');
+        }
+        AdminError { error, message }
     }
 }
 

@@ -8,6 +8,13 @@ use crate::batch::Codec;
 const SNAPPY_BLOCK_BYTES: usize = 32 << 10;
 const SNAPPY_HEADER: &[u8; 16] = b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01";
 
+/// zstd sizes its tables by what it is told of the input, or else by the level alone: hundreds of megabytes for a small batch at level 22.
+/// Inputs below this are read before they are compressed, so that their size is known.
+const ZSTD_SMALL_BYTES: u64 = 256 << 10;
+/// The largest window for others, as a power of two: that of level 19, which every decoder takes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
+const ZSTD_LEVEL_OF_WINDOW_MAX: i32 = 19;
+
 /// How to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compression {
@@ -75,7 +82,16 @@ impl Compression {
                 encoder.finish().map_err(io::Error::from)
             }
             Codec::Zstd => {
+                let mut front = Vec::new();
+                records.by_ref().take(ZSTD_SMALL_BYTES).read_to_end(&mut front)?;
+                let is_small = (front.len() as u64) < ZSTD_SMALL_BYTES;
                 let mut encoder = zstd::stream::write::Encoder::new(out, self.level)?;
+                if is_small {
+                    encoder.set_pledged_src_size(Some(front.len() as u64))?;
+                } else if self.level > ZSTD_LEVEL_OF_WINDOW_MAX {
+                    encoder.window_log(ZSTD_WINDOW_LOG_MAX)?;
+                }
+                encoder.write_all(&front)?;
                 io::copy(&mut records, &mut encoder)?;
                 encoder.finish()
             }
@@ -136,6 +152,30 @@ mod tests {
             assert_eq!(compression.compress(&noise[..], whole.len()).unwrap(), whole, "{codec:?}");
             let refused = compression.compress(&noise[..], whole.len() - 1);
             assert!(matches!(refused, Err(CompressError::TooLarge(_))), "{codec:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn small_batches_at_the_highest_level_take_little_time() {
+        let compression = Compression { codec: Codec::Zstd, level: 22 };
+        let began = std::time::Instant::now();
+        for i in 0..200u8 {
+            let compressed = compression.compress(&[i; 170][..], usize::MAX).unwrap();
+            assert_eq!(zstd::decode_all(&compressed[..]).unwrap(), [i; 170]);
+        }
+        // Half a second each where the tables are made for inputs of any size.
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn inputs_of_all_sizes_come_back_at_all_levels() {
+        let text: Vec<u8> = (0..700_000u32).map(|i| (i / 7 % 251) as u8).collect();
+        for level in [-5, 3, 19, 22] {
+            for size in [0, 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, 700_000] {
+                let compression = Compression { codec: Codec::Zstd, level };
+                let compressed = compression.compress(&text[..size], usize::MAX).unwrap();
+                assert!(zstd::decode_all(&compressed[..]).unwrap() == text[..size], "{level} {size}");
+            }
         }
     }
 

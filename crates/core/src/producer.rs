@@ -15,8 +15,10 @@ use crate::ids::{Offset, ProducerId};
 /// How many of a producer's batches Apache Kafka remembers (`ProducerStateEntry.NUM_BATCHES_TO_RETAIN`).
 pub const BATCHES_RETAINED: usize = 5;
 
-/// More producers than this on one partition expire the one that was silent longest.
+/// More producers than this on one partition expire those that were silent longest.
 pub const PRODUCERS_MAX: usize = 10_000;
+/// How many expire then, so that not each new producer has all of them looked at.
+const EXPIRED_AT_ONCE: usize = PRODUCERS_MAX / 64;
 
 /// How many sequence numbers there are.
 const SEQUENCES: i64 = i32::MAX as i64 + 1;
@@ -168,8 +170,13 @@ impl ProducerWindows {
 
     fn expire_oldest(&mut self) {
         let last_write = |w: &Window| w.batches.back().map(|b| b.timestamp_ms);
-        if let Some(oldest) = self.windows.iter().min_by_key(|(_, w)| last_write(w)).map(|(id, _)| *id) {
-            self.windows.remove(&oldest);
+        let mut all: Vec<_> = self.windows.iter().map(|(id, w)| (last_write(w), *id)).collect();
+        let count = EXPIRED_AT_ONCE.min(all.len());
+        if count < all.len() {
+            all.select_nth_unstable(count);
+        }
+        for (_, id) in &all[..count] {
+            self.windows.remove(id);
         }
     }
 

@@ -174,12 +174,18 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|d| d.name == name)
 }
 
+/// The longest value of a setting. Each topic keeps its own in memory, and each answer about it repeats them.
+pub const VALUE_MAX_BYTES: usize = 32 << 10;
+
 impl Definition {
     /// Checks one value.
     pub fn check(&'static self, value: &str) -> Result<(), ConfigError> {
         let invalid =
             |why: String| Err(ConfigError::InvalidValue { name: self.name, value: value.to_owned(), why });
         let trimmed = value.trim();
+        if value.len() > VALUE_MAX_BYTES {
+            return invalid(format!("Value must have at most {VALUE_MAX_BYTES} bytes"));
+        }
         match self.value_type {
             ValueType::Int if trimmed.parse::<i32>().is_err() => {
                 return invalid("Not a number of type INT".into());
@@ -238,6 +244,7 @@ impl Definition {
             Allowed::AtLeastAnew(_, before) => {
                 value.trim().parse::<i32>().is_ok_and(|v| i64::from(v) >= before)
             }
+            Allowed::Replicas | Allowed::SqlSchema => value.len() > VALUE_MAX_BYTES,
             Allowed::Bool
             | Allowed::AtLeast(_)
             | Allowed::Within(..)
@@ -245,8 +252,6 @@ impl Definition {
             | Allowed::Between(..)
             | Allowed::OneOf(_)
             | Allowed::ListOf(_)
-            | Allowed::Replicas
-            | Allowed::SqlSchema
             | Allowed::False(_) => false,
         }
     }

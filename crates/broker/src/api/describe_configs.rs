@@ -21,8 +21,10 @@ use crate::admin::AdminError;
 use crate::node::Node;
 use crate::settings::ConfigEntry;
 
-/// The memory for the settings of one resource, with their documentation, three names each and their values.
+/// The memory for the settings of one resource, with their documentation, three names each and values as short as they usually are.
 const RESOURCE_BYTES: usize = 64 << 10;
+/// How often an answer has each value: as that of the setting and as that of its synonym, in what is built and in what is sent.
+const VALUE_COPIES: usize = 4;
 
 pub async fn handle(
     node: &Arc<Node>,
@@ -65,7 +67,7 @@ pub async fn handle(
     let distinct =
         request.resources.iter().filter(|r| seen.insert((r.resource_type, r.resource_name.clone())));
     let distinct: Vec<_> = distinct.collect();
-    if let Err(error) = ctx.make_room(node, distinct.len() * RESOURCE_BYTES).await {
+    if let Err(error) = ctx.make_room(node, distinct.iter().map(|r| resource_bytes(node, r)).sum()).await {
         let refused = |resource: &DescribeConfigsResource| {
             DescribeConfigsResult::default()
                 .with_error_code(ctx.fail(ResponseError::PolicyViolation))
@@ -76,6 +78,15 @@ pub async fn handle(
         return DescribeConfigsResponse::default().with_results(distinct.into_iter().map(refused).collect());
     }
     DescribeConfigsResponse::default().with_results(distinct.into_iter().map(describe).collect())
+}
+
+/// What the description of a resource takes, about.
+fn resource_bytes(node: &Node, resource: &DescribeConfigsResource) -> usize {
+    let topic = match ConfigResource::parse(node, resource.resource_type, &resource.resource_name) {
+        Ok(ConfigResource::Topic(topic)) => topic,
+        Ok(ConfigResource::ThisBroker | ConfigResource::AllBrokers) | Err(_) => return RESOURCE_BYTES,
+    };
+    RESOURCE_BYTES + VALUE_COPIES * topic.overrides.values().map(String::len).sum::<usize>()
 }
 
 fn entries(node: &Node, resource: &DescribeConfigsResource) -> Result<Vec<ConfigEntry>, AdminError> {

@@ -5,13 +5,14 @@
 //!
 //! All groups are of the type `classic`. COORDINATOR_LOAD_IN_PROGRESS while some of them are being read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::{GroupId, ListGroupsRequest, ListGroupsResponse};
 use kafka_protocol::protocol::StrBytes;
-use kafscale_core::group::GROUP_TYPE;
+use kafscale_core::group::{GROUP_TYPE, GroupState};
 
 use super::answer_size::STRUCTURE_BYTES;
 use super::group_error::code_of;
@@ -38,13 +39,17 @@ pub async fn handle(
     if ctx.make_room(node, bytes.sum()).await.is_err() {
         return ListGroupsResponse::default().with_error_code(ctx.fail(ResponseError::PolicyViolation));
     }
-    let groups =
-        listed.into_iter().filter(|group| passes(&request.states_filter, group.state.name())).map(|group| {
-            ListedGroup::default()
-                .with_group_id(GroupId(str_bytes(&group.group)))
-                .with_protocol_type(StrBytes::from_string(group.protocol_type))
-                .with_group_state(StrBytes::from_static_str(group.state.name()))
-                .with_group_type(StrBytes::from_static_str(GROUP_TYPE))
-        });
+    // Once for each state, however many groups and filters there are.
+    let mut wanted = HashMap::new();
+    let mut is_wanted = |state: GroupState| {
+        *wanted.entry(state.name()).or_insert_with(|| passes(&request.states_filter, state.name()))
+    };
+    let groups = listed.into_iter().filter(|group| is_wanted(group.state)).map(|group| {
+        ListedGroup::default()
+            .with_group_id(GroupId(str_bytes(&group.group)))
+            .with_protocol_type(StrBytes::from_string(group.protocol_type))
+            .with_group_state(StrBytes::from_static_str(group.state.name()))
+            .with_group_type(StrBytes::from_static_str(GROUP_TYPE))
+    });
     ListGroupsResponse::default().with_groups(groups.collect())
 }
