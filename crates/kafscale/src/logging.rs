@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use kafscale_broker::log_limit::{Line, LogLimits};
+use kafscale_settings::log_line::OneLine;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
@@ -114,7 +115,8 @@ pub fn init(args: &LoggingArgs) -> LogControl {
     match args.log_format {
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
-            let builder = builder.with_ansi(ansi).with_env_filter(filter).with_filter_reloading();
+            let builder = builder.with_ansi(ansi).fmt_fields(OneLine);
+            let builder = builder.with_env_filter(filter).with_filter_reloading();
             let handle = builder.reload_handle();
             builder.finish().with(agents).init();
             LogControl { change: Box::new(move |filter| handle.reload(filter).is_ok()), limits }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use kafscale_core::clock::Clock;
 use kafscale_settings::failure::Failure;
+use kafscale_settings::log_line::OneLine;
 use kafscale_settings::perimeter::{PerimeterArgs, PerimeterCommand, PerimeterFiles};
 use kafscale_sql::threads::{QueryThreads, STACK_BYTES};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +44,7 @@ pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .log_internal_errors(false)
+        .fmt_fields(OneLine)
         .with_env_filter(filter)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -5,6 +5,7 @@
 
 pub mod backend;
 pub mod failure;
+pub mod log_line;
 pub mod perimeter;
 pub mod refusals;
 pub mod s3;

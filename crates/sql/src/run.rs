@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use kafscale_meta::Metadata;
 use kafscale_settings::failure::Failure;
+use kafscale_settings::log_line::OneLine;
 use kafscale_settings::sql::{SchemaArgs, Source, SqlArgs};
 use kafscale_storage::StoreUrl;
 use kafscale_storage::scan::{ScanOptions, Scanner};
@@ -33,6 +34,7 @@ pub fn run(args: &SqlArgs) -> Result<(), Failure> {
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .log_internal_errors(false)
+        .fmt_fields(OneLine)
         .with_env_filter(filter)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
