@@ -41,7 +41,7 @@ const MCP_TENTHS: u32 = 3;
 /// A wrapper that passes a signal on to a process group that has it already (`timeout` does) is not a user who insists.
 const SIGNAL_ECHO: Duration = Duration::from_millis(250);
 
-pub fn run(config: Config, beside: Beside, warnings: Vec<String>, reread: Reread) -> Result<(), Failure> {
+pub fn run(mut config: Config, beside: Beside, warnings: Vec<String>, reread: Reread) -> Result<(), Failure> {
     let started = Instant::now();
     let log = logging::init(&config.logging);
     for warning in warnings {
@@ -49,6 +49,16 @@ pub fn run(config: Config, beside: Beside, warnings: Vec<String>, reread: Reread
     }
     let open_files = limits::raise_open_files();
     tracing::debug!(?open_files, "open files allowed");
+    let (wanted, max_connections) = (config.limits.max_connections, &mut config.limits.max_connections);
+    *max_connections = limits::connections_within(open_files, wanted);
+    if *max_connections < wanted {
+        tracing::warn!(
+            wanted,
+            max_connections,
+            ?open_files,
+            "fewer connections than --max-connections: this process may not open enough files (ulimit -n, LimitNOFILE=)"
+        );
+    }
     if config.forgets() {
         tracing::warn!(
             "NOTHING IS KEPT: --store memory: and --meta memory: lose every record and topic when this process ends"
