@@ -46,7 +46,7 @@ const READ_MIN_BYTES: usize = 4 << 10;
 const TURN_BYTES: usize = 512 << 10;
 /// The room that a frame is given at first, and by how much that grows when it is full. Room that is not used takes no memory: the
 /// system gives pages when they are written to.
-const ROOM_MAX_BYTES: usize = 1 << 20;
+const ROOM_MAX_BYTES: usize = 2 << 20;
 const ROOM_FACTOR: usize = 7;
 
 /// One request as it came in.
