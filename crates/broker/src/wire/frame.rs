@@ -43,7 +43,7 @@ const READ_MAX_BYTES: usize = 256 << 10;
 const READ_MIN_BYTES: usize = 4 << 10;
 /// After so many bytes of one frame the other connections of the thread get their turn, also if more is there: what is read is written to
 /// new memory, which the system may take long to give.
-const TURN_BYTES: usize = 512 << 10;
+const TURN_BYTES: usize = 1280 << 10;
 /// The room that a frame is given at first, and by how much that grows when it is full. Room that is not used takes no memory: the
 /// system gives pages when they are written to.
 const ROOM_MAX_BYTES: usize = 2 << 20;
