@@ -6,6 +6,8 @@ use super::members::{MEMBER_BYTES, Member, weight_bytes};
 use super::{Group, GroupState, Turn};
 
 const REASON_MAX_BYTES: usize = 255;
+/// Protocols of one member. Clients offer a few, and each takes far more memory than it takes in a request.
+const PROTOCOLS_MAX: usize = 1000;
 
 impl Group {
     pub(super) fn join(&mut self, token: Token, mut request: JoinRequest, turn: &mut Turn) {
@@ -17,6 +19,9 @@ impl Group {
             return refuse(token, request.member_id, GroupError::CoordinatorNotAvailable, turn);
         }
         keep_first_of_each_name(&mut request.protocols);
+        if request.protocols.len() > PROTOCOLS_MAX {
+            return refuse(token, request.member_id, GroupError::InconsistentProtocol, turn);
+        }
         if !self.accepts_member(&request.member_id) {
             self.remove_member(&request.member_id, turn);
             refuse(token, MemberId::unknown(), GroupError::MaxSizeReached, turn);

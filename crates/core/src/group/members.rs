@@ -53,7 +53,7 @@ impl Member {
 /// What a member takes besides its texts.
 pub(super) const MEMBER_BYTES: usize = 512;
 /// What a protocol takes besides its name and its metadata, the count of those who offer it included.
-const PROTOCOL_BYTES: usize = 160;
+const PROTOCOL_BYTES: usize = 256;
 
 pub(super) fn weight_bytes(protocols: &[Protocol]) -> usize {
     protocols.iter().map(|p| p.name.len() + p.metadata.len() + PROTOCOL_BYTES).sum()

@@ -213,3 +213,18 @@ fn a_dead_group_sends_everyone_to_find_the_coordinator() {
     assert_eq!(c.heartbeat(&ids[0]), Err(GroupError::CoordinatorNotAvailable));
     assert_eq!(c.group.next_deadline_ms(), None);
 }
+
+#[test]
+fn a_member_offers_no_more_protocols_than_a_thousand() {
+    let mut c = Cluster::new();
+    let offering = |count: usize| JoinRequest {
+        protocols: (0..count).map(|i| protocol(&i.to_string(), "")).collect(),
+        requires_known_member_id: false,
+        ..join_request("a")
+    };
+    let token = c.join(offering(1001));
+    assert_eq!(c.join_error(token), GroupError::InconsistentProtocol);
+    let token = c.join(offering(1000));
+    c.tick();
+    assert_eq!(c.joined(token).generation, Generation(1));
+}
