@@ -20,9 +20,35 @@ const QUIET: &str = "rmcp=warn";
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// What a filter may name: our crates that write to the log.
+const OWN_TARGETS: [&str; 7] = [
+    "kafscale",
+    "kafscale_agent",
+    "kafscale_audit",
+    "kafscale_broker",
+    "kafscale_identity",
+    "kafscale_meta",
+    "kafscale_storage",
+];
+/// And libraries that do.
+const LIBRARY_TARGETS: [&str; 11] = [
+    "h2",
+    "hyper_util",
+    "object_store",
+    "quinn",
+    "quinn_proto",
+    "quinn_udp",
+    "reqwest",
+    "rmcp",
+    "rustls",
+    "tonic",
+    "tower",
+];
+
 /// What is logged: a level, or filters such as `info,kafscale_storage=debug`.
 ///
-/// `EnvFilter` takes a word that is no level for the name of a module, and then logs nothing else; here it is refused.
+/// `EnvFilter` takes a word that is no level for the name of a module, and then logs nothing else; and a target that nothing has for one
+/// that may come. Here both are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogLevel(String);
 
@@ -38,11 +64,29 @@ impl FromStr for LogLevel {
             if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
                 return Err(format!("`{level}` is not a level; {expected}"));
             }
+            if let Some(target) = target(directive).filter(|target| !is_known(target)) {
+                let (own, libraries) = (OWN_TARGETS.join(", "), LIBRARY_TARGETS.join(", "));
+                return Err(format!(
+                    "nothing logs as `{target}`; the targets are {own}, and of libraries {libraries}"
+                ));
+            }
         }
         let text = directives.join(",");
         EnvFilter::builder().parse(&text).map_err(|e| format!("{e}; {expected}"))?;
         Ok(Self(text))
     }
+}
+
+/// What a directive `target[span{field=value}]=level` names, where it names anything.
+fn target(directive: &str) -> Option<&str> {
+    let (filter, _) = directive.rsplit_once('=')?;
+    let target = filter.split('[').next().unwrap_or_default().trim();
+    (!target.is_empty()).then_some(target)
+}
+
+fn is_known(target: &str) -> bool {
+    let name = target.split("::").next().unwrap_or_default();
+    OWN_TARGETS.contains(&name) || LIBRARY_TARGETS.contains(&name)
 }
 
 /// The parts between commas, those within brackets aside.
@@ -136,9 +180,15 @@ mod tests {
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {
-        for text in
-            ["info", "WARN", "off", "info,kafscale_storage=debug", "error, a::b=trace", "a[b{c=1}]=info"]
-        {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "info,kafscale_storage=debug",
+            "error, rmcp::service=trace",
+            "kafscale[b{c=1}]=info",
+            "[b{c=1}]=info",
+        ] {
             assert_eq!(text.parse::<LogLevel>().map(|l| l.to_string()), Ok(text.replace(' ', "")));
         }
         for text in
@@ -147,6 +197,35 @@ mod tests {
             let refused = text.parse::<LogLevel>();
             assert!(refused.is_err_and(|why| why.contains("error, warn, info")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_target_that_nothing_has_is_refused_with_those_that_there_are() {
+        for text in ["info,kafscale_storag=debug", "storage=debug", "kafscale-storage=debug", "a[b]=info"] {
+            let why = text.parse::<LogLevel>().unwrap_err();
+            assert!(why.contains("kafscale_meta, kafscale_storage, and of libraries h2"), "{text}: {why}");
+        }
+    }
+
+    /// Those that Cargo.lock has depend on tracing or log; nothing else can write a line.
+    #[test]
+    fn the_targets_are_the_crates_that_write_to_the_log() {
+        let lock = std::fs::read_to_string("../../Cargo.lock").unwrap();
+        let not_here = ["iana-time-zone", "kafscale-sim", "tracing-subscriber"];
+        let writes = |package: &&str| {
+            let depends = |on: &str| {
+                package.contains(&format!("\n \"{on}\",")) || package.contains(&format!("\n \"{on} "))
+            };
+            depends("tracing") || depends("log")
+        };
+        let name = |package: &str| package.split('"').nth(1).unwrap().to_owned();
+        let mut found: Vec<_> = lock.split("[[package]]").skip(1).filter(writes).map(name).collect();
+        found.retain(|name| !not_here.contains(&name.as_str()));
+        found.iter_mut().for_each(|name| *name = name.replace('-', "_"));
+        let mut known = [&OWN_TARGETS[..], &LIBRARY_TARGETS].concat();
+        known.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, known);
     }
 
     /// Lines in memory.
