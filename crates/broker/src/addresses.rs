@@ -10,9 +10,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 /// The connections of all addresses.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Addresses {
-    limit: usize,
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -24,17 +23,12 @@ pub struct Counted {
 }
 
 impl Addresses {
-    /// Each address may have `limit` connections at a time.
-    pub fn new(limit: usize) -> Arc<Addresses> {
-        Arc::new(Addresses { limit, counts: Mutex::default() })
-    }
-
-    /// Counts a connection. `None` when its address has as many as it may.
-    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
+    /// Counts a connection. `None` when its address has `limit` of them, or more.
+    pub fn admit(self: &Arc<Self>, address: IpAddr, limit: usize) -> Option<Counted> {
         let of = counted_as(address);
         let mut counts = self.counts.lock();
         let count = counts.entry(of).or_default();
-        if *count >= self.limit {
+        if *count >= limit {
             if *count == 0 {
                 counts.remove(&of);
             }
@@ -77,21 +71,23 @@ mod tests {
 
     #[test]
     fn an_address_has_its_share_and_gives_it_back() {
-        let addresses = Addresses::new(2);
-        let first = addresses.admit(ip("10.0.0.1")).unwrap();
-        let _second = addresses.admit(ip("::ffff:10.0.0.1")).unwrap();
-        assert!(addresses.admit(ip("10.0.0.1")).is_none());
-        assert!(addresses.admit(ip("10.0.0.2")).is_some());
+        let addresses = Arc::new(Addresses::default());
+        let first = addresses.admit(ip("10.0.0.1"), 2).unwrap();
+        let _second = addresses.admit(ip("::ffff:10.0.0.1"), 2).unwrap();
+        assert!(addresses.admit(ip("10.0.0.1"), 2).is_none());
+        assert!(addresses.admit(ip("10.0.0.1"), 3).is_some(), "more are allowed now");
+        assert!(addresses.admit(ip("10.0.0.2"), 2).is_some());
         drop(first);
-        assert!(addresses.admit(ip("10.0.0.1")).is_some());
+        assert!(addresses.admit(ip("10.0.0.1"), 1).is_none(), "fewer are allowed now");
+        assert!(addresses.admit(ip("10.0.0.1"), 2).is_some());
         assert_eq!(addresses.counts.lock().len(), 1, "nothing is left of an address that is gone");
     }
 
     #[test]
     fn a_network_of_ipv6_counts_as_one() {
-        let addresses = Addresses::new(1);
-        let _first = addresses.admit(ip("2001:db8:1:2::3")).unwrap();
-        assert!(addresses.admit(ip("2001:db8:1:2:ffff::4")).is_none());
-        assert!(addresses.admit(ip("2001:db8:1:3::3")).is_some());
+        let addresses = Arc::new(Addresses::default());
+        let _first = addresses.admit(ip("2001:db8:1:2::3"), 1).unwrap();
+        assert!(addresses.admit(ip("2001:db8:1:2:ffff::4"), 1).is_none());
+        assert!(addresses.admit(ip("2001:db8:1:3::3"), 1).is_some());
     }
 }

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::addresses::Addresses;
 use crate::admin::TopicAdmin;
 use crate::answer_memory::AnswerMemory;
 use crate::api::DESCRIBED_PARTITION_BYTES;
@@ -149,7 +148,7 @@ impl Broker {
             late_reads: Arc::default(),
             beyond_end: CommitsBeyondEnd::default(),
             answer_memory: AnswerMemory::new(answer_memory_bytes(&config)),
-            addresses: Addresses::new(config.connections_per_address()),
+            addresses: Arc::default(),
             lines: Arc::new(LogLimits::default()),
             drain_timeout: parking_lot::Mutex::new(ABANDON_TIMEOUT),
             stopping: CancellationToken::new(),

@@ -68,3 +68,10 @@ pub struct Node {
     /// Cancelled when the broker begins to stop: nothing waits any longer.
     pub stopping: CancellationToken,
 }
+
+impl Node {
+    /// The most connections of one address, as it was set while brokers run or at the start.
+    pub fn connections_per_address(&self) -> usize {
+        self.settings.max_connections_per_ip().unwrap_or_else(|| self.config.connections_per_address())
+    }
+}

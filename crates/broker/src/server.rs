@@ -57,8 +57,9 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
         };
         match accepted {
             Ok((accepted, slot)) => {
-                let Some(counted) = node.addresses.admit(accepted.peer.ip()) else {
-                    refuse(&node, accepted.peer);
+                let limit = node.connections_per_address();
+                let Some(counted) = node.addresses.admit(accepted.peer.ip(), limit) else {
+                    refuse(&node, accepted.peer, limit);
                     continue;
                 };
                 let (node, name) = (Arc::clone(&node), Arc::clone(&endpoint.listener));
@@ -85,10 +86,9 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
 }
 
 /// Closes a connection of an address that has too many, as Apache Kafka does, without a word.
-fn refuse(node: &Node, address: std::net::SocketAddr) {
+fn refuse(node: &Node, address: std::net::SocketAddr, limit: usize) {
     node.metrics.connections_over_limit.inc();
     if node.lines.allow(Line::AddressFull) {
-        let limit = node.config.connections_per_address();
         warn!(%address, limit, "connection closed: its address has max.connections.per.ip already");
     }
 }

@@ -1,11 +1,20 @@
 //! The settings of a broker that Apache Kafka 4.3 lets operators alter while it runs (`DynamicBrokerConfig`, KIP-226), besides the
-//! defaults of topics: those that mean nothing here are accepted, kept and listed, so that tools which set them work
-//! (`kafka-reassign-partitions --throttle`, operators that size thread pools); those whose acceptance would promise what
-//! is not done are refused, with the reason.
+//! defaults of topics: those that are of use here take effect; those that mean nothing here are accepted, kept and listed, so
+//! that tools which set them work (`kafka-reassign-partitions --throttle`, operators that size thread pools); those whose
+//! acceptance would promise what is not done are refused, with the reason.
 
 use std::collections::BTreeMap;
 
 use crate::topic_config::{Allowed, ConfigError, DEFINITIONS, Definition, definitions};
+
+pub const MAX_CONNECTIONS_PER_IP: &str = "max.connections.per.ip";
+
+/// Settings that may be altered and take effect. What holds without is what the broker was started with.
+static WITH_EFFECT: &[Definition] = definitions! {
+    // 0 would need exceptions by address, which there are not: `max.connections.per.ip.overrides`.
+    "max.connections.per.ip" Int "2147483647" None, Allowed::AtLeast(1),
+        "The most Kafka connections of one address.";
+};
 
 /// Settings that may be altered and have no effect, in the order of their names.
 pub static WITHOUT_EFFECT: &[Definition] = definitions! {
@@ -89,9 +98,10 @@ static REFUSED: &[(&str, &str)] = &[
     ("ssl.", SECURITY),
 ];
 
-/// The definition of a dynamic broker setting: the default of a topic configuration, or one without an effect.
+/// The definition of a dynamic broker setting: the default of a topic configuration, or one of the broker's own.
 pub fn definition(name: &str) -> Option<&'static Definition> {
-    by_synonym(name).or_else(|| WITHOUT_EFFECT.iter().find(|definition| definition.name == name))
+    let own = || WITH_EFFECT.iter().chain(WITHOUT_EFFECT).find(|definition| definition.name == name);
+    by_synonym(name).or_else(own)
 }
 
 /// The topic configuration whose default a broker setting gives.
@@ -115,7 +125,8 @@ pub fn check_changes(
 
 /// Why there is no such dynamic setting.
 pub fn refusal(name: &str) -> ConfigError {
-    match REFUSED.iter().find(|(beginning, _)| name.starts_with(beginning)) {
+    let refused = REFUSED.iter().find(|(beginning, _)| name.starts_with(beginning));
+    match refused.filter(|_| definition(name).is_none()) {
         Some((_, why)) => ConfigError::Refused { name: name.to_owned(), why },
         None => ConfigError::UnknownBrokerKey(name.to_owned()),
     }
@@ -171,6 +182,7 @@ mod tests {
         };
         assert_eq!(check("log.cleaner.threads", "2"), Ok(()));
         assert_eq!(check("compression.type", "zstd"), Ok(()));
+        assert_eq!(check(MAX_CONNECTIONS_PER_IP, "5"), Ok(()));
         for (name, value, words) in [
             ("log.cleaner.threads", "x", "Invalid value x for configuration log.cleaner.threads"),
             (
@@ -179,6 +191,9 @@ mod tests {
                 "Cannot update these configs dynamically: [ssl.keystore.location]: how clients",
             ),
             ("no.such.setting", "1", "Unknown broker config name: no.such.setting"),
+            ("max.connections.per.ip", "0", "Invalid value 0 for configuration max.connections.per.ip"),
+            ("max.connections.per.ip.overrides", "a:1", "Cannot update these configs dynamically"),
+            ("max.connections", "5", "Cannot update these configs dynamically"),
             ("log.segment.bytes", "1000", "Value must be at least 1048576"),
         ] {
             let refused = check(name, value).unwrap_err();

@@ -9,7 +9,7 @@ mod fixed;
 
 use std::collections::BTreeMap;
 
-use kafscale_core::broker_config::{self, WITHOUT_EFFECT, by_synonym};
+use kafscale_core::broker_config::{self, MAX_CONNECTIONS_PER_IP, WITHOUT_EFFECT, by_synonym};
 use kafscale_core::topic_config::{DEFINITIONS, Definition, ValueType, definition};
 use kafscale_meta::Revision;
 use kafscale_meta::records::ConfigScope;
@@ -159,9 +159,38 @@ impl Settings {
         let defaults = of_topics
             .chain(without_effect)
             .map(|(name, definition)| entry(name, definition, self.broker_values(name, definition)));
-        let mut all: Vec<_> = defaults.chain(self.fixed.iter().map(FixedSetting::entry)).collect();
+        let mut all: Vec<_> =
+            defaults.chain(self.fixed.iter().map(|setting| self.started(setting))).collect();
         all.sort_by_key(|entry| entry.name);
         all
+    }
+
+    /// A setting that the broker was started with, as it holds now where it may be altered.
+    fn started(&self, setting: &FixedSetting) -> ConfigEntry {
+        let entry = setting.entry();
+        if self.is_fixed(setting.name) {
+            return entry;
+        }
+        let dynamic = self.dynamic.read();
+        let layers = [
+            (&dynamic.this_broker, ConfigSource::DynamicBroker),
+            (&dynamic.all_brokers, ConfigSource::DynamicDefaultBroker),
+        ];
+        let altered = layers.into_iter().filter_map(|(layer, source)| {
+            Some(Synonym { name: setting.name, value: Some(layer.get(setting.name)?.clone()), source })
+        });
+        let synonyms: Vec<_> = altered.chain(entry.synonyms).collect();
+        let best = synonyms.first();
+        let (value, source) =
+            best.map_or((entry.value, entry.source), |best| (best.value.clone(), best.source));
+        ConfigEntry { value, source, read_only: false, synonyms, ..entry }
+    }
+
+    /// The most connections of one address that were set while brokers run.
+    pub fn max_connections_per_ip(&self) -> Option<usize> {
+        let dynamic = self.dynamic.read();
+        let layers = [&dynamic.this_broker, &dynamic.all_brokers];
+        layers.into_iter().find_map(|layer| layer.get(MAX_CONNECTIONS_PER_IP)?.parse().ok())
     }
 
     /// Only what was altered for all brokers, as Kafka answers for the default entity.
@@ -177,9 +206,9 @@ impl Settings {
         altered.collect()
     }
 
-    /// Whether a broker has a setting of this name at all.
+    /// Whether a broker has a setting of this name that only a restart changes.
     pub fn is_fixed(&self, name: &str) -> bool {
-        self.fixed.iter().any(|setting| setting.name == name)
+        self.fixed.iter().any(|setting| setting.name == name) && broker_config::definition(name).is_none()
     }
 
     /// The values of a broker's setting of this name, best first.
@@ -309,6 +338,29 @@ mod tests {
             (Some("2"), ConfigSource::DynamicDefaultBroker)
         );
         assert!(own.iter().any(|e| e.name == "num.io.threads" && e.source == ConfigSource::Default));
+    }
+
+    #[test]
+    fn connections_of_an_address_are_limited_as_was_set_last_and_nearest() {
+        let settings = settings();
+        let described = || {
+            let all = settings.describe_broker();
+            let entry = all.into_iter().find(|e| e.name == MAX_CONNECTIONS_PER_IP).unwrap();
+            (entry.value.unwrap(), entry.source, entry.read_only, entry.synonyms.len())
+        };
+        assert!(!settings.is_fixed(MAX_CONNECTIONS_PER_IP) && settings.is_fixed("max.connections"));
+        assert_eq!(
+            (settings.max_connections_per_ip(), described()),
+            (None, ("5000".into(), ConfigSource::Default, false, 1))
+        );
+        settings.set_dynamic(ConfigScope::Default, map(MAX_CONNECTIONS_PER_IP, "7"), Revision(1));
+        assert_eq!(settings.max_connections_per_ip(), Some(7));
+        settings.set_dynamic(ConfigScope::Broker(1), map(MAX_CONNECTIONS_PER_IP, "3"), Revision(2));
+        assert_eq!(settings.max_connections_per_ip(), Some(3));
+        assert_eq!(described(), ("3".into(), ConfigSource::DynamicBroker, false, 3));
+        settings.set_dynamic(ConfigScope::Broker(1), BTreeMap::new(), Revision(3));
+        assert_eq!(described(), ("7".into(), ConfigSource::DynamicDefaultBroker, false, 2));
+        assert_eq!(settings.describe_all_brokers()[0].name, MAX_CONNECTIONS_PER_IP);
     }
 
     #[test]
