@@ -58,6 +58,13 @@ pub struct Server {
 }
 
 impl Prepared {
+    /// Whether [`Prepared::new`] would refuse the audit log as one that was cut off, found out without changing anything.
+    pub async fn look(config: &EdgeConfig, anchor: impl FnOnce(&Path) -> Anchor) -> Result<(), EdgeError> {
+        let Some(path) = &config.audit_log else { return Ok(()) };
+        let anchor = config.audit_anchor.clone().map_or_else(|| anchor(path), Anchor::File);
+        Ok(kafscale_audit::look(path, &anchor).await?)
+    }
+
     /// Opens the audit log. Nothing is served yet. Where its settings do not name the log's anchor, `anchor` does. `stop` ends everything.
     pub async fn new(
         config: EdgeConfig,

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kafscale_core::clock::Clock;
+use kafscale_core::shell::quoted;
 use kafscale_meta::Metadata;
 use kafscale_meta::files::{Apart, read_small_text};
 use kafscale_meta::records::AuditAnchorRecord;
@@ -23,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::hex;
-use crate::log::{FILE_MODE, Writer};
+use crate::log::{FILE_MODE, Writer, is_short};
 use crate::verify::check_anchored;
 use crate::{AuditError, AuditLog, Event, Link, Violation};
 
@@ -103,7 +104,12 @@ impl Anchor {
 fn read_small_link(path: &Path) -> Result<Option<Link>, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     match read_small_text(path, MAX_ANCHOR_BYTES) {
-        Ok(text) => Link::parse(&text).map(Some).ok_or_else(|| failed(&"it is no anchor")),
+        Ok(text) => Link::parse(&text).map(Some).ok_or_else(|| {
+            failed(&format!(
+                "it is no anchor; to begin a new one: mv {0} {0}.old",
+                quoted(&path.display().to_string())
+            ))
+        }),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(&error)),
     }
@@ -129,6 +135,23 @@ pub async fn open(path: &Path, anchor: &Anchor, now_ms: i64) -> Result<(AuditLog
             tracing::warn!(file = %path.display(), why, "the anchor of the audit log cannot be read now; it is compared later");
             Ok((AuditLog::start(writer, false)?, Compared { was_empty, done: false }))
         }
+    }
+}
+
+/// Finds a log that lacks the line that its head or its anchor holds, without changing anything; [`open`] finds more, and reads all
+/// of the log for it. An anchor that cannot be read now says nothing.
+pub async fn look(path: &Path, anchor: &Anchor) -> Result<(), AuditError> {
+    let anchored = anchor.load(&mut Apart::default()).await.ok().flatten();
+    let (file, expected) = (path.to_owned(), anchored.as_ref().map_or(0, |link| link.seq));
+    let is_short = tokio::task::spawn_blocking(move || is_short(&file, expected)).await;
+    if !is_short.map_err(|_| AuditError::Closed)? {
+        return Ok(());
+    }
+    let file = path.to_owned();
+    tokio::task::spawn_blocking(move || Writer::look(&file)).await.map_err(|_| AuditError::Closed)??;
+    match anchored {
+        Some(anchored) => check(path, &anchored).await,
+        None => Ok(()),
     }
 }
 
@@ -184,15 +207,17 @@ pub async fn keep_anchored(
         if let Err(why) = async {
             if !compared.done {
                 let held = match anchor.load(&mut apart).await? {
-                    Some(before) if compared.was_empty => begin_anew(&log, &path, &before, clock.now_ms()).await,
+                    Some(before) if compared.was_empty => {
+                        begin_anew(&log, &path, &before, clock.now_ms()).await
+                    }
                     Some(before) => check(&path, &before).await,
                     None => Ok(()),
                 };
                 match held {
                     Ok(()) => compared.done = true,
-                    Err(AuditError::Violated { violation, .. }) => {
-                        tracing::error!(file = %path.display(), %violation, "the audit log was shortened; calls are refused");
-                        log.refuse(&path, violation);
+                    Err(error @ AuditError::Violated { .. }) => {
+                        tracing::error!(%error, "the audit log was shortened; calls are refused");
+                        log.refuse(error);
                         is_violated = true;
                         return Ok(());
                     }

@@ -15,7 +15,7 @@ use kafscale_core::utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use anchor::{Anchor, keep_anchored, open};
+pub use anchor::{Anchor, keep_anchored, look, open};
 pub use log::{AuditError, AuditLog};
 pub use verify::{Verified, Violation, Walked, read, verify, verify_anchored, verify_watched};
 

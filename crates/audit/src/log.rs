@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use kafscale_core::shell::quoted;
+use kafscale_meta::files::open_regular;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -29,12 +31,31 @@ const BATCH: usize = 256;
 pub enum AuditError {
     #[error("audit log {}: {error}", path.display())]
     Io { path: PathBuf, error: Arc<std::io::Error> },
-    #[error("audit log {} was tampered with: {violation}", path.display())]
+    #[error(
+        "the audit log {} was tampered with, or cut off by a full disk or a copy: {violation}. Put it back as it was. Without that, keep \
+         what is left as evidence, and start again; the first line of the new log has what the anchor knows of this one: {}",
+        path.display(), put_aside(path)
+    )]
     Violated { path: PathBuf, violation: Arc<Violation> },
-    #[error("the anchor of the audit log {} cannot be written", path.display())]
+    #[error("the anchor of the audit log {} cannot be written; once its file can be written, calls are answered again", path.display())]
     Unanchored { path: PathBuf },
     #[error("the audit log is closed")]
     Closed,
+}
+
+/// The command that puts a log and its head aside.
+fn put_aside(path: &Path) -> String {
+    let (log, head) = (path.to_owned(), head_path(path));
+    let aside = |path: &Path, n: u32| {
+        format!("{}.cut{}", path.display(), if n == 0 { String::new() } else { n.to_string() })
+    };
+    let is_free = |n: &u32| [&log, &head].iter().all(|path| !Path::new(&aside(path, *n)).exists());
+    let n = (0..u32::MAX).find(is_free).unwrap_or_default();
+    let moved =
+        |path: &Path| format!("mv {} {}", quoted(&path.display().to_string()), quoted(&aside(path, n)));
+    let commands: Vec<_> =
+        [&log, &head].into_iter().filter(|path| path.exists()).map(|path| moved(path)).collect();
+    commands.join(" && ")
 }
 
 struct Pending {
@@ -96,8 +117,8 @@ impl AuditLog {
     }
 
     /// Ends the log's use: lines of it are missing.
-    pub(crate) fn refuse(&self, path: &Path, violation: Arc<Violation>) {
-        let _ = self.violated.set(AuditError::Violated { path: path.to_owned(), violation });
+    pub(crate) fn refuse(&self, violated: AuditError) {
+        let _ = self.violated.set(violated);
     }
 
     /// Takes no line until there is an anchor again.
@@ -196,6 +217,13 @@ impl Writer {
         self.write_head().map_err(|error| io_error(&self.path, error))
     }
 
+    /// Fails as [`Writer::open`] does where the chain is not as it was written. Nothing is changed.
+    pub(crate) fn look(path: &Path) -> Result<(), AuditError> {
+        let mut file = open_regular(path).map_err(|error| io_error(path, error))?;
+        let (good_bytes, _) = whole_lines(&mut file).map_err(|error| io_error(path, error))?;
+        Self::find_end(path, good_bytes).map(drop)
+    }
+
     /// The last line, if the whole chain is as it was written. The head may be some lines behind after a crash.
     fn find_end(path: &Path, good_bytes: u64) -> Result<Link, AuditError> {
         let violated =
@@ -273,6 +301,24 @@ fn lock(file: &File) -> std::io::Result<()> {
         }
     }
     Err(std::io::Error::new(ErrorKind::ResourceBusy, "another process writes to it"))
+}
+
+/// Whether the last whole line of a log has a lower number than its head says, or `expected`. Where there is no log, none is short.
+pub(crate) fn is_short(path: &Path, expected: u64) -> bool {
+    let Ok(mut file) = open_regular(path) else { return false };
+    let head = read_head(path).map_or(u64::MAX, |head| head.map_or(0, |head| head.seq));
+    last_number(&mut file).is_ok_and(|last| last < head.max(expected) && (last > 0 || head > 0))
+}
+
+/// The number of the last whole line. 0 where there is none, or it is none of ours.
+fn last_number(file: &mut File) -> std::io::Result<u64> {
+    let (whole, _) = whole_lines(file)?;
+    let tail_bytes = whole.min(MAX_LINE_BYTES as u64 + 1);
+    file.seek(SeekFrom::Start(whole - tail_bytes))?;
+    let mut tail = vec![0; tail_bytes as usize];
+    file.read_exact(&mut tail)?;
+    let last = tail.strip_suffix(b"\n").unwrap_or_default().rsplit(|byte| *byte == b'\n').next();
+    Ok(last.and_then(|line| serde_json::from_slice::<Line>(line).ok()).map_or(0, |line| line.seq))
 }
 
 /// How many bytes whole lines take, and how many a last line without its line break.

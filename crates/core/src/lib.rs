@@ -18,6 +18,7 @@ pub mod placement;
 pub mod producer;
 pub mod record_view;
 pub mod records;
+pub mod shell;
 pub mod sql_schema;
 pub mod times;
 pub mod topic_config;

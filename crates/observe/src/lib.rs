@@ -20,4 +20,4 @@ mod view;
 pub use config::{ConfigError, ObserveConfig, ObserveSettings};
 pub use kafscale_agent::identity::names;
 pub use kafscale_agent::{EdgeError, Prepared, Server, audit};
-pub use server::{prepare, start};
+pub use server::{look, prepare, start};

@@ -58,6 +58,11 @@ pub async fn prepare(
     Ok(prepared)
 }
 
+/// Whether [`prepare`] would refuse the audit log as one that was cut off, found out without changing anything. `metadata` may be a copy.
+pub async fn look(config: &ObserveConfig, metadata: &Metadata) -> Result<(), EdgeError> {
+    Prepared::look(&config.edge, |log| Anchor::in_metadata(metadata, log)).await
+}
+
 /// Starts to serve HTTP, where nothing else has to happen between [`prepare`] and [`Prepared::serve`].
 pub async fn start(
     config: ObserveConfig,
