@@ -1,6 +1,5 @@
 //! `kafscale verify`: checks a whole store against its checksums, and says what is damaged and what to do.
 
-use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use kafscale_storage::{Finding, Harm, Progress, Scrubbed, Watch};
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
 use crate::failure::Failure;
-use crate::s3::S3Args;
+use crate::s3::{S3Args, process_variables};
 
 pub const EXAMPLES: &str = "\
 Examples:
@@ -27,8 +26,13 @@ requests and traffic. Each damaged place is printed as it is found:
   topics/orders/…/segment-….kfs at byte 4160: the batch at offset 70 does not match its CRC32C;
       orders-0, offsets 70 to 79 cannot be read
 
+A byte is counted from the beginning of the object or file. It is where the damaged batch begins, or,
+where it is not known which batch is damaged, the part or the write that is.
+
 What the words mean:
   cannot be read        consumers get CORRUPT_MESSAGE at these offsets, and all others as ever
+  may be lost           the last write of a write-ahead file is not whole, and its records are left
+                        out: after a crash nobody was told that they are kept, after damage perhaps
   holds up a start      a broker does not start, or does not serve partitions, before this is mended
   does no harm          an index or a checksum is damaged; all records are read without it
 
@@ -115,10 +119,7 @@ pub fn run(args: &VerifyArgs) -> Result<String, Failure> {
             return Err(Failure::usage("--store memory: keeps nothing that could be checked"));
         }
         Some(StoreUrl::S3 { bucket, prefix }) => {
-            let text = |(name, value): (OsString, OsString)| {
-                Some((name.into_string().ok()?, value.into_string().ok()?))
-            };
-            let config = args.s3.config(bucket, prefix, std::env::vars_os().filter_map(text))?;
+            let config = args.s3.config(bucket, prefix, process_variables())?;
             kafscale_storage::StoreUrl::S3(Box::new(config))
         }
     };
@@ -163,6 +164,8 @@ fn line(finding: &Finding) -> String {
         }
         (Harm::Records, Some((first, last))) => format!("{of}offsets {first} to {last} cannot be read"),
         (Harm::Records, None) => format!("{of}its records cannot be read"),
+        (Harm::Unknown, Some((first, last))) => format!("{of}offsets {first} to {last} may be lost"),
+        (Harm::Unknown, None) => "its records may be lost".to_owned(),
         (Harm::Start, _) => format!("{of}this holds up a start"),
         (Harm::None, _) => format!("{of}this does no harm to reads"),
     };
@@ -188,6 +191,10 @@ fn repair_report(scrubbed: &Scrubbed) -> String {
             text += "    put the object or file back from a copy, or from an earlier version where the bucket keeps versions; stop the\n    \
                      broker that owns it first, and run verify again\n";
         }
+        if harms(Harm::Unknown) {
+            text += "    after a crash in the middle of a write nothing has to be done: the next start leaves the write out; where a disk\n    \
+                     or a person has cut the file, put it back from a copy before a broker starts on it\n";
+        }
         if harms(Harm::Start) {
             text +=
                 "    without a copy, docs/operations.md (\"Damaged data\") says how to give its records up\n";
@@ -203,7 +210,7 @@ fn repair_report(scrubbed: &Scrubbed) -> String {
                 ),
             };
         }
-        if !harms(Harm::Start) && !harms(Harm::Records) {
+        if ![Harm::Start, Harm::Records, Harm::Unknown].into_iter().any(harms) {
             text += "    nothing has to be done: records are read without the damaged part\n";
         }
     }

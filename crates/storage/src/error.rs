@@ -2,6 +2,7 @@
 
 use kafscale_core::ids::Offset;
 use kafscale_core::producer::SequenceError;
+use kafscale_core::shell::quoted;
 
 /// Why a batch was not appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -80,9 +81,7 @@ impl OpenError {
 /// Why the log does not open; the text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error(
-        "the data directory {path} is in use by another kafscale process; stop that one or choose another --data-dir"
-    )]
+    #[error("the data directory {path} is in use by another kafscale process; stop that one first")]
     InUse { path: std::path::PathBuf },
     #[error(
         "the data directory {path} has format version {found}, this program knows {known}: use the newer kafscale \
@@ -90,7 +89,9 @@ pub enum OpenError {
     )]
     NewerVersion { path: std::path::PathBuf, found: u32, known: u32 },
     #[error(
-        "{path} does not hold the number of a version, as every data directory does: it was damaged, or is no file of kafscale. Put it back          from a copy. Without one: every kafscale until now writes {known}, so `echo {known} > '{path}'` does it, where no other program has          used the directory"
+        "{path} does not hold the number of a version, as every data directory does: it was damaged, or is no file of kafscale. \
+         Put it back from a copy. Without one: every kafscale until now writes {known}, so `echo {known} > {}` does it, where no other \
+         program has used the directory", quoted(&path.display().to_string())
     )]
     NoVersion { path: std::path::PathBuf, known: u32 },
     #[error("cannot open the data directory {path}: {error}")]

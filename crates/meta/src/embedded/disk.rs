@@ -123,19 +123,35 @@ fn lock(dir: &Path, meta: &Path) -> Result<File> {
     let path = meta.join("LOCK");
     let open = File::options().create(true).truncate(false).write(true).open(&path);
     let file = open.map_err(|e| io_error(&path, "cannot open", &e))?;
+    try_lock(&file, dir, &path)?;
+    Ok(file)
+}
+
+fn try_lock(file: &File, dir: &Path, path: &Path) -> Result<()> {
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(in_use(dir)),
-        Err(TryLockError::Error(e)) => Err(io_error(&path, "cannot lock", &e)),
+        Err(TryLockError::Error(e)) => Err(io_error(path, "cannot lock", &e)),
     }
 }
 
 fn in_use(dir: &Path) -> Error {
     let message = format!(
-        "the data directory {} is in use by another kafscale process; stop that one or choose another --data-dir",
+        "the data directory {} is in use by another kafscale process; stop that one first",
         dir.display()
     );
     Error::new(ErrorKind::InUse, message)
+}
+
+/// Fails where another process has the store under a directory open. Nothing is made there.
+pub(super) fn check_unused(dir: &Path) -> Result<()> {
+    let path = dir.join("meta").join("LOCK");
+    match File::open(&path) {
+        Ok(file) => try_lock(&file, dir, &path),
+        // Nobody ever had it open.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),
+        Err(e) => Err(io_error(&path, "cannot open", &e)),
+    }
 }
 
 /// Makes a complete empty database, then gives it its name.

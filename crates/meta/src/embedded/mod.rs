@@ -119,6 +119,13 @@ impl EmbeddedStore {
         Ok(Self::start(Shared::new(image), Engine::Memory, None))
     }
 
+    /// What [`EmbeddedStore::file`] would open, in memory, for a look before that: an empty store where there is none yet. Nothing is
+    /// changed under the directory. Must be called within a tokio runtime.
+    pub async fn look(dir: &Path) -> Result<Self> {
+        disk::check_unused(dir)?;
+        if Self::exists(dir) { Self::copy_of(dir).await } else { Ok(Self::memory()) }
+    }
+
     /// Opens or creates the store in `meta/kafscale.redb` under a directory. Must be called within a tokio runtime.
     pub async fn file(dir: &Path) -> Result<Self> {
         let dir = dir.to_owned();

@@ -31,18 +31,24 @@ pub struct Hold {
     resumed: bool,
 }
 
+/// Refuses where there is a cluster that is not to be replaced, or that has live brokers. Gives whether an attempt was cut off.
+pub async fn check(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<bool, String> {
+    let failed = |e: kafscale_meta::Error| e.to_string();
+    let resumed = meta.get(&keys.restoring()).await.map_err(failed)?.is_some();
+    if !resumed && !replace && holds_anything(meta, keys).await.map_err(failed)? {
+        return Err("the metadata store has this cluster already, with topics or committed offsets. Restoring is for an empty one; \
+                    with --replace, what is there is lost"
+            .into());
+    }
+    refuse_brokers(meta, keys).await?;
+    Ok(resumed)
+}
+
 impl Hold {
-    /// Refuses where there is a cluster that is not to be replaced, or that has live brokers.
+    /// Keeps brokers out, where [`check`] allows it.
     pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<Hold, String> {
         let failed = |e: kafscale_meta::Error| e.to_string();
-        let key = keys.restoring();
-        let resumed = meta.get(&key).await.map_err(failed)?.is_some();
-        if !resumed && !replace && holds_anything(meta, keys).await.map_err(failed)? {
-            return Err("the metadata store has this cluster already, with topics or committed offsets. Restoring is for an empty one; \
-                        with --replace, what is there is lost"
-                .into());
-        }
-        refuse_brokers(meta, keys).await?;
+        let (key, resumed) = (keys.restoring(), check(meta, keys, replace).await?);
         let revision = meta.put(&key, Bytes::new()).await.map_err(failed)?;
         let hold = Hold { key, revision, resumed };
         // One may have joined just before.

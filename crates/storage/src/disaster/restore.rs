@@ -21,7 +21,7 @@ use kafscale_meta::records::{
 use object_store::ObjectStore;
 use uuid::Uuid;
 
-use super::hold::Hold;
+use super::hold::{self, Hold};
 use super::local::Local;
 use super::manifests::{Before, Rebuilder, Rebuilt};
 use super::select::InChain;
@@ -35,6 +35,7 @@ use crate::store::patient::Patient;
 use crate::store::{open_store, open_to_look};
 use crate::wal::chain_id::ChainId;
 use crate::wal::object::IndexEntry;
+use crate::wal::recovery::{self, RecoveredFile};
 
 /// What was given out after the snapshot must not be given out again.
 const PRODUCER_IDS_SKIPPED: i64 = 1_000_000;
@@ -77,6 +78,8 @@ pub struct Restored {
     pub deleted_topics: usize,
     /// For a person: offsets below the end of a partition that no object covers.
     pub holes: Vec<String>,
+    /// For a person: writes at the end of a local write-ahead log that are not whole, and are left out.
+    pub cut_off: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +90,17 @@ pub struct RestoredTopic {
     pub offsets: i64,
     /// How many of them are in chains only.
     pub in_chains: i64,
+}
+
+/// Whether [`restore`] would be refused, found out without changing anything: `metadata` may be a copy.
+pub async fn may_restore(
+    url: &StoreUrl,
+    metadata: &Metadata,
+    now_ms: i64,
+    options: RestoreOptions,
+) -> Result<(), String> {
+    hold::check(&**metadata.store(), metadata.keys(), options.replace).await?;
+    restore(url, metadata, now_ms, RestoreOptions { dry_run: true, ..options }).await.map(drop)
 }
 
 /// Writes the records of a cluster whose metadata is lost. Errors are for a person.
@@ -160,6 +174,7 @@ async fn plan<'a>(
         return Err("there is nothing in the store: neither a snapshot nor records".into());
     }
     plan.topics(&segments, now_ms)?;
+    plan.cut_off(files)?;
     plan.partitions(&segments, now_ms).await?;
     // What a broker was deleting at its end may vanish a moment after it was listed.
     let later = Segments::of(&*plan.store).await.map_err(|e| e.to_string())?;
@@ -281,6 +296,22 @@ impl Plan<'_> {
             file.batches.iter().for_each(|(_, entry)| self.note(entry));
         }
         local.files.iter().map(|file| file.header.incarnation).max().unwrap_or(0)
+    }
+
+    fn cut_off(&mut self, files: &[RecoveredFile]) -> Result<(), String> {
+        let topics = self.all_topics()?;
+        let name = |id: TopicId| {
+            let named = topics.iter().find(|(_, record)| record.topic_id == id.0);
+            named.map_or_else(|| id.to_string(), |(name, _)| name.clone())
+        };
+        for cut in files.iter().filter_map(|file| file.cut_off.as_ref()) {
+            self.restored.cut_off.push(format!(
+                "{}: {}",
+                cut.found(&recovery::ends(files), name),
+                cut.meaning()
+            ));
+        }
+        Ok(())
     }
 
     fn note_all(&mut self, index: &ChainIndex) {

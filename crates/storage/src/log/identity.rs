@@ -28,6 +28,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use evidence::topics;
 pub use set_store::set_store;
 pub use trace::Trace;
 pub use wal_end::{end_of, note_wal_end};
@@ -172,6 +173,15 @@ async fn recorded(meta: &dyn MetaStore, keys: &Keyspace) -> Result<Option<String
 }
 
 impl Binding<'_> {
+    /// Fails as [`bind`] would.
+    pub async fn check(&self) -> Result<(), IdentityError> {
+        let recorded = recorded(self.meta, self.keys).await?;
+        self.decide(recorded).await?;
+        let cluster_key = self.keys.cluster();
+        let cluster = self.meta.get(&cluster_key).await?;
+        self.with_place(&cluster_key, cluster.as_ref()).map(drop)
+    }
+
     fn place(&self) -> String {
         self.config.store.describe()
     }

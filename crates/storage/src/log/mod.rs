@@ -33,6 +33,7 @@ mod deletion;
 pub mod flush;
 pub mod identity;
 pub mod load;
+mod look;
 pub mod manifest;
 mod merging;
 pub mod objects;
@@ -192,6 +193,17 @@ enum Writer {
 }
 
 impl Log {
+    /// Whether [`Log::open`] would be refused, because of the directory or because the store and the metadata do not belong together.
+    /// Nothing is changed. `meta` may be a copy of the metadata.
+    pub async fn check(
+        config: &LogConfig,
+        meta: &dyn MetaStore,
+        keys: &Keyspace,
+        clock: &dyn Clock,
+    ) -> Result<(), OpenError> {
+        look::check(config, meta, keys, clock.now_ms()).await
+    }
+
     /// Opens or creates the log and starts the background work. It serves no partition yet: see [`Log::acquire`]. A store that brokers
     /// share was found fit before: see [`crate::probe`].
     pub async fn open(

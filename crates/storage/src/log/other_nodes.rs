@@ -2,6 +2,7 @@
 //! another one and in no segment would be missing, and their offsets would be given out again.
 
 use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use kafscale_core::ids::{Offset, PartitionId};
@@ -44,12 +45,7 @@ fn ends(wal: &Path, node_id: i32) -> Result<Vec<(i32, Ends)>, OpenError> {
         if node == node_id {
             continue;
         }
-        let mut ends = Ends::new();
-        for (_, entry) in recovery::recover(&path)?.iter().flat_map(|file| &file.batches) {
-            let end = ends.entry(entry.partition).or_insert(Offset::ZERO);
-            *end = entry.last_offset.plus(1).max(*end);
-        }
-        found.push((node, ends));
+        found.push((node, recovery::ends(&recovery::read_all(&path)?)));
     }
     Ok(found)
 }
@@ -58,7 +54,11 @@ fn ends(wal: &Path, node_id: i32) -> Result<Vec<(i32, Ends)>, OpenError> {
 fn nodes(wal: &Path) -> Result<Vec<(i32, PathBuf)>, OpenError> {
     let failed = |error| OpenError::Io { path: wal.to_owned(), error };
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(wal).map_err(failed)? {
+    let listed = match std::fs::read_dir(wal) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
+        listed => listed.map_err(failed)?,
+    };
+    for entry in listed {
         let path = entry.map_err(failed)?.path();
         let node = path.file_name().and_then(|name| name.to_str()?.parse().ok());
         if let Some(node) = node.filter(|_| path.is_dir()) {

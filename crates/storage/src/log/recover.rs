@@ -1,5 +1,6 @@
 //! Opening the log: the store, the directory of a local one, and what its write-ahead files hold.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,12 +8,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use kafscale_core::clock::Clock;
+use kafscale_core::ids::TopicId;
 use kafscale_meta::MetaStore;
 use kafscale_meta::records::{ChainRecord, Keyspace, Record, WalEndRecord};
 use object_store::ObjectStore;
 use uuid::Uuid;
 
-use super::identity::{Binding, bind, end_of, note_wal_end};
+use super::identity::{Binding, bind, end_of, note_wal_end, topics};
 use super::objects::{OwnChain, birth};
 use super::pace::Pace;
 use super::shared::Shared;
@@ -52,9 +54,7 @@ pub async fn open(
         StoreUrl::File(dir) => {
             let wal_dir = wal_dir(&dir, config.node_id);
             let opened = tokio::task::spawn_blocking(move || {
-                let lock = claim(&dir)?;
-                std::fs::create_dir_all(&wal_dir).map_err(io_at(&wal_dir))?;
-                Ok::<_, OpenError>((lock, recovery::recover(&wal_dir)?))
+                Ok::<_, OpenError>((claim(&dir)?, recovery::recover(&wal_dir)?))
             });
             let (lock, recovered) = opened.await.expect("recovery does not panic")?;
             (Some(lock), recovered)
@@ -77,6 +77,13 @@ pub async fn open(
     };
     if let StoreUrl::File(dir) = &config.store {
         other_nodes::check(dir, config.node_id, &*meta, &keys).await?;
+    }
+    if let StoreUrl::File(dir) = &config.store {
+        tell_of_damage(&recovered, &*meta, &keys).await.map_err(|e| OpenError::Meta(e.to_string()))?;
+        let dir = wal_dir(dir, config.node_id);
+        std::fs::create_dir_all(&dir)
+            .and_then(|()| recovery::remove_unfinished(&dir))
+            .map_err(io_at(&dir))?;
     }
     let own_chain = match config.store.is_shared() {
         true => {
@@ -117,6 +124,38 @@ pub async fn open(
     Ok((shared, chain, lock))
 }
 
+/// Says what of the write-ahead log is not as it was written, with the names of the topics.
+async fn tell_of_damage(
+    files: &[RecoveredFile],
+    meta: &dyn MetaStore,
+    keys: &Keyspace,
+) -> Result<(), kafscale_meta::Error> {
+    if files.iter().all(|file| file.damaged.is_empty() && file.cut_off.is_none()) {
+        return Ok(());
+    }
+    let topics: HashMap<TopicId, String> =
+        topics(meta, keys).await?.into_iter().map(|(name, id)| (id, name)).collect();
+    let name = |id: TopicId| topics.get(&id).cloned().unwrap_or_else(|| format!("the deleted topic {id}"));
+    for RecoveredFile { path, damaged, cut_off, .. } in files {
+        for (position, entry) in damaged {
+            tracing::warn!(
+                file = %path.display(), position,
+                topic = name(entry.partition.topic), partition = entry.partition.index,
+                first_offset = entry.base_offset.0, last_offset = entry.last_offset.0,
+                "a batch of the write-ahead log is damaged; the others are served"
+            );
+        }
+        if let Some(cut) = cut_off {
+            tracing::warn!(
+                file = %path.display(), position = cut.position, why = %cut.why,
+                records = cut.records(&recovery::ends(files), name), meaning = cut.meaning(),
+                "the last write of the write-ahead log is not whole, and is left out"
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Notes in the metadata how far the write-ahead files reach that are there now: the next start misses what is gone by then.
 pub async fn remember_end(shared: &Shared) -> Result<(), kafscale_meta::Error> {
     let Some(RecoveryPoint { file_no, position, .. }) = shared.files.point() else { return Ok(()) };
@@ -124,7 +163,7 @@ pub async fn remember_end(shared: &Shared) -> Result<(), kafscale_meta::Error> {
     note_wal_end(&*shared.meta, &shared.keys, shared.config.node_id, end).await
 }
 
-fn wal_dir(dir: &Path, node_id: i32) -> PathBuf {
+pub fn wal_dir(dir: &Path, node_id: i32) -> PathBuf {
     dir.join("wal").join(node_id.to_string())
 }
 
@@ -269,7 +308,7 @@ fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes:
 /// objects, where the chain goes on.
 fn take_over(files: &WalFiles, recovered: Vec<RecoveredFile>, unclaimed: &Unclaimed) -> Option<(u64, u64)> {
     let mut previous = None;
-    for RecoveredFile { path, file, header, end, batches } in recovered {
+    for RecoveredFile { path, file, header, end, batches, .. } in recovered {
         let size_bytes = file.metadata().map_or(0, |m| m.len());
         files.add_disk(header.file_no, path, file, size_bytes);
         let bytes = batches.iter().map(|(_, entry)| u64::from(entry.size_bytes)).sum();

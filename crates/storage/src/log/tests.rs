@@ -540,7 +540,7 @@ async fn a_directory_in_use_or_of_a_newer_version_is_refused() {
     for damaged in [&b""[..], b"\n", b"0\n", b"-1", b"1 1", b"\xff\xfe\0\x01"] {
         std::fs::write(&version, damaged).unwrap();
         let why = fixture.try_open().await.unwrap_err().to_string();
-        let way_out = format!("echo 1 > '{}'", version.display());
+        let way_out = format!("echo 1 > {}", version.display());
         assert!(why.contains(&way_out), "{damaged:?}: {why}");
     }
     std::fs::write(&version, " 1 ").unwrap();

@@ -2,10 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Finding, Harm, Scrub, ScrubError, chains, display};
+use crate::wal::cut_off::CutOff;
 use crate::wal::file;
-use crate::wal::recovery::{self, RecoveryError};
+use crate::wal::recovery::{self, RecoveredFile, RecoveryError};
+
+const LOOKS_AGAIN: usize = 3;
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A write-ahead file, and the directory of its node.
 pub struct WalFile {
@@ -53,9 +58,14 @@ pub fn check(scrub: &mut Scrub<'_>, nodes: Vec<PathBuf>, files: Vec<WalFile>) ->
     for node in nodes {
         match recovery::read_all(&node) {
             Ok(recovered) => {
-                for file in recovered {
+                for file in &recovered {
                     scrub.done.wal_objects += 1;
-                    batches(scrub, &file)?;
+                    batches(scrub, file)?;
+                }
+                if let Some(cut) = recovered.iter().find_map(|file| file.cut_off.as_ref())
+                    && is_still_cut_off(&node, cut)
+                {
+                    scrub.found(not_whole(scrub, &recovered, cut));
                 }
             }
             Err(RecoveryError::Io { path, error }) => {
@@ -67,8 +77,35 @@ pub fn check(scrub: &mut Scrub<'_>, nodes: Vec<PathBuf>, files: Vec<WalFile>) ->
     Ok(())
 }
 
+/// Whether the write is as it was a moment later: a broker that runs may have been about to finish it, or the next.
+fn is_still_cut_off(node: &Path, found: &CutOff) -> bool {
+    (0..LOOKS_AGAIN).all(|_| {
+        std::thread::sleep(LOOK_AGAIN_AFTER);
+        let again = recovery::read_indexes(node).unwrap_or_default();
+        again.iter().any(|file| file.cut_off.as_ref().is_some_and(|cut| cut.position == found.position))
+    })
+}
+
+fn not_whole(scrub: &Scrub<'_>, files: &[RecoveredFile], cut: &CutOff) -> Finding {
+    let offsets = match &cut.entries[..] {
+        [one] => Some((one.base_offset, one.last_offset)),
+        _ => None,
+    };
+    let partition = offsets.and_then(|_| cut.entries.first()).map(|entry| entry.partition);
+    let records = cut.records(&recovery::ends(files), |id| scrub.topic(id));
+    Finding {
+        object: display(&cut.path),
+        position: cut.position,
+        topic: partition.map(|id| scrub.topic(id.topic)),
+        partition: partition.map(|id| id.index),
+        offsets,
+        why: format!("the last write is not whole ({}): {records}; {}", cut.why, cut.meaning()),
+        harm: Harm::Unknown,
+    }
+}
+
 /// Every batch, with its own CRC.
-fn batches(scrub: &mut Scrub<'_>, file: &recovery::RecoveredFile) -> Result<(), ScrubError> {
+fn batches(scrub: &mut Scrub<'_>, file: &RecoveredFile) -> Result<(), ScrubError> {
     let place = display(&file.path);
     for (position, entry) in &file.batches {
         scrub.done.batches += 1;

@@ -32,6 +32,8 @@ pub enum Harm {
     Records,
     /// A broker does not start, or does not serve partitions, until this is mended.
     Start,
+    /// The last write of the write-ahead log is not whole: whether its records were acknowledged is not known.
+    Unknown,
     /// Everything can be read without the damaged part.
     None,
 }
@@ -40,6 +42,8 @@ pub enum Harm {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub object: String,
+    /// The first byte of what is damaged, from the beginning of the object or file: where the batch begins, or, where it is not known
+    /// which batch is meant, the write. 0 where all of it is meant.
     pub position: u64,
     /// The topic's name, or its id where nothing names it.
     pub topic: Option<String>,
@@ -122,7 +126,8 @@ pub async fn scrub(url: &StoreUrl, now_ms: i64, watch: &mut dyn Watch) -> Result
     let mut done = Scrubbed::default();
     done.progress.objects = sizes().count() as u64;
     done.progress.bytes = sizes().sum();
-    let topics = segments.topics.clone();
+    let mut topics = snapshot::topics(&*store).await;
+    topics.extend(segments.topics.iter().map(|(id, name)| (*id, name.clone())));
     let mut scrub = Scrub { store, place: place.clone(), topics, done, watch };
     match url {
         StoreUrl::File(dir) => {

@@ -11,8 +11,8 @@ use std::time::Duration;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
 use kafscale_core::utc;
 use kafscale_meta::records::{Keyspace, PartitionRecord, Record, TopicRecord};
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::time::sleep;
 
 use super::{Finding, Harm, Scrub, ScrubError};
@@ -45,6 +45,14 @@ pub async fn check(scrub: &mut Scrub<'_>, extents: &Extents, now_ms: i64) -> Res
     }
     missing.into_iter().for_each(|finding| scrub.found(finding));
     Ok(())
+}
+
+/// The topics that the newest snapshot knows. One that cannot be read knows none.
+pub async fn topics(store: &dyn ObjectStore) -> HashMap<TopicId, String> {
+    match snapshot::newest(store).await {
+        Ok((Some(snapshot), _)) => names(&snapshot),
+        Ok((None, _)) | Err(_) => HashMap::new(),
+    }
 }
 
 /// Segments that a snapshot names and the store does not have.
@@ -82,22 +90,33 @@ async fn missing(
     Ok(missing)
 }
 
+/// A snapshot's records with keys of this keyspace.
+fn records<'a>(snapshot: &'a Snapshot, keys: &Keyspace) -> impl Iterator<Item = (String, &'a [u8])> {
+    let root = keys.root().to_owned();
+    snapshot.records.iter().map(move |(key, value)| (format!("{root}{key}"), value.as_bytes()))
+}
+
+fn keyspace() -> Keyspace {
+    Keyspace::new("snapshot").expect("a plain word")
+}
+
+fn names(snapshot: &Snapshot) -> HashMap<TopicId, String> {
+    let keys = keyspace();
+    let topic = |(key, value): (String, &[u8])| {
+        let name = keys.parse_topic(&key)?;
+        Some((TopicId(TopicRecord::decode(&key, value).ok()?.topic_id), name))
+    };
+    records(snapshot, &keys).filter_map(topic).collect()
+}
+
 /// The partitions of a snapshot whose topics it knows.
 fn partitions(snapshot: &Snapshot) -> Vec<(String, PartitionId, PartitionRecord)> {
-    let keys = Keyspace::new("snapshot").expect("a plain word");
-    let full = |key: &String| format!("{}{key}", keys.root());
-    let records = || snapshot.records.iter().map(|(key, value)| (full(key), value.as_bytes()));
-    let topics: HashMap<TopicId, String> = records()
-        .filter_map(|(key, value)| {
-            let name = keys.parse_topic(&key)?;
-            Some((TopicId(TopicRecord::decode(&key, value).ok()?.topic_id), name))
-        })
-        .collect();
+    let (keys, topics) = (keyspace(), names(snapshot));
     let partition = |(key, value): (String, &[u8])| {
         let (topic, index) = keys.parse_partition(&key)?;
         let name = topics.get(&TopicId(topic))?.clone();
         let id = PartitionId { topic: TopicId(topic), index };
         Some((name, id, PartitionRecord::decode(&key, value).ok()?))
     };
-    records().filter_map(partition).collect()
+    records(snapshot, &keys).filter_map(partition).collect()
 }

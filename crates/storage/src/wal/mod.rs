@@ -6,6 +6,7 @@
 
 pub mod chain;
 pub mod chain_id;
+pub mod cut_off;
 pub mod direct;
 pub mod file;
 pub mod files;

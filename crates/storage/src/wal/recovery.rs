@@ -1,11 +1,12 @@
 //! Reading a chain of write-ahead files back after a start.
 //!
-//! The last file may end in a torn object: it was never acknowledged, and is left out. Damage anywhere else means
+//! The last file may end in an object that is not whole: it is left out ([`super::cut_off`]). Damage anywhere else means
 //! that acknowledged records are lost, and is refused with the file and the position. Below the
 //! [recovery point](super::recovery_point), batches are not read, as they cannot be torn: their own CRCs tell a reader what a disk
 //! has lost since.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -14,7 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 
 use bytes::Bytes;
+use kafscale_core::ids::{Offset, PartitionId};
 
+use super::cut_off::CutOff;
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
 use super::files::{is_aside, is_spare};
 use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
@@ -38,6 +41,10 @@ pub struct RecoveredFile {
     pub end: u64,
     /// Its batches in order, each with its position in the file.
     pub batches: Vec<(u64, IndexEntry)>,
+    /// Those of them that were found not to be as they were written.
+    pub damaged: Vec<(u64, IndexEntry)>,
+    /// What stands behind its end.
+    pub cut_off: Option<CutOff>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,16 +77,35 @@ pub enum RecoveryError {
 enum Reader {
     Owner,
     Onlooker,
+    /// Takes batches for whole whose objects are.
+    Passerby,
 }
 
-/// Reads every file of a chain directory, oldest first. Files that were prepared but never used are removed.
+/// Reads every file of a chain directory, oldest first, for one who goes on writing there. Nothing is changed; see
+/// [`remove_unfinished`]. A directory that is not there has no files.
 pub fn recover(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     read(dir, Reader::Owner)
 }
 
-/// The same for one who only looks: nothing is changed.
+/// The same for one who only looks.
 pub fn read_all(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     read(dir, Reader::Onlooker)
+}
+
+/// The same, without reading the batches.
+pub fn read_indexes(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
+    read(dir, Reader::Passerby)
+}
+
+/// Removes files that were prepared but never used.
+pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "tmp") && !is_spare(&path) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether a batch is in its file as it was written.
@@ -97,16 +123,19 @@ fn read(dir: &Path, reader: Reader) -> Result<Vec<RecoveredFile>, RecoveryError>
         move |error| RecoveryError::Io { path, error }
     };
     let mut paths = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io_at(dir))? {
+    let listed = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(io_at(dir))?,
+    };
+    for entry in listed {
         let path = entry.map_err(io_at(dir))?.path();
         match file::file_no(&path) {
             Some(no) => paths.push((no, path)),
             None if is_spare(&path) || is_aside(&path) => {}
-            None if path.extension().is_some_and(|e| e == "tmp") && reader == Reader::Onlooker => {}
-            None if path.extension().is_some_and(|e| e == "tmp") => {
-                std::fs::remove_file(&path).map_err(io_at(&path))?;
-            }
+            None if path.extension().is_some_and(|e| e == "tmp") => {}
             None if path == RecoveryPoint::path(dir) => {}
+            // It is told of when the directory is read to be used.
+            None if reader == Reader::Passerby => {}
             None => tracing::warn!(file = %path.display(), "ignored: not a write-ahead file"),
         }
     }
@@ -149,10 +178,12 @@ fn read(dir: &Path, reader: Reader) -> Result<Vec<RecoveredFile>, RecoveryError>
             Ordering::Equal => point.position,
             Ordering::Greater => 0,
         });
+        let whole_to = if reader == Reader::Passerby { u64::MAX } else { whole_to };
         let bounds = Bounds { known_end, written_end: *written_end, whole_to };
-        let (end, batches) = scan(path, file, header, bounds)?;
+        let scanned = scan(path, file, header, bounds)?;
         let file = Arc::new(file.try_clone().map_err(io_at(path))?);
-        Ok(RecoveredFile { path: path.clone(), file, header: *header, end, batches })
+        let Scanned { end, batches, damaged, cut_off } = scanned;
+        Ok(RecoveredFile { path: path.clone(), file, header: *header, end, batches, damaged, cut_off })
     };
     side_by_side(opened.len(), read_one).into_iter().collect()
 }
@@ -205,39 +236,46 @@ struct Bounds {
     whole_to: u64,
 }
 
+/// What one file holds: see [`RecoveredFile`].
+#[derive(Default)]
+struct Scanned {
+    end: u64,
+    batches: Vec<(u64, IndexEntry)>,
+    damaged: Vec<(u64, IndexEntry)>,
+    cut_off: Option<CutOff>,
+}
+
 /// Reads the objects of one file.
-fn scan(
-    path: &Path,
-    file: &File,
-    header: &FileHeader,
-    bounds: Bounds,
-) -> Result<(u64, Vec<(u64, IndexEntry)>), RecoveryError> {
+fn scan(path: &Path, file: &File, header: &FileHeader, bounds: Bounds) -> Result<Scanned, RecoveryError> {
     let Bounds { known_end, written_end, whole_to } = bounds;
     let io = |error| RecoveryError::Io { path: path.to_owned(), error };
     let file_bytes = file.metadata().map_err(io)?.len();
-    let (mut position, mut seq, mut batches) = (FILE_HEADER_BYTES, header.first_seq, Vec::new());
+    let (mut position, mut seq, mut scanned) = (FILE_HEADER_BYTES, header.first_seq, Scanned::default());
     let mut window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
     loop {
+        scanned.end = position;
         if known_end == Some(position) {
-            return Ok((position, batches));
+            return Ok(scanned);
         }
         let read = if position < whole_to { ReadAs::Whole } else { ReadAs::MaybeTorn };
         let mut found = read_object(&mut window, position, (header, seq), read).map_err(io)?;
         // What follows shows that this one was whole once.
         let followed = found.is_err()
             && (known_end.is_some() || find_object(file, position, written_end, header, seq).map_err(io)?);
-        if let (Err(why), true, ReadAs::MaybeTorn) = (&found, followed, read) {
-            let (path, why) = (path.display(), why.to_string());
+        let body_at = position + HEADER_BYTES as u64;
+        let placed = |entry: IndexEntry| (body_at + entry.position, entry);
+        if found.is_err() && followed && matches!(read, ReadAs::MaybeTorn) {
             found = read_object(&mut window, position, (header, seq), ReadAs::Whole).map_err(io)?;
-            if found.is_ok() {
-                // Header, index and footer are in order: whoever reads the batch that is not is told.
-                tracing::warn!(file = %path, position, %why, "a batch of the write-ahead log is damaged; the others are served");
+            // Header, index and footer are in order: whoever reads a batch that is not is told.
+            for (at, entry) in found.iter().flat_map(|(_, index)| index.iter().copied().map(placed)) {
+                if !is_sound(file, at, &entry).map_err(io)? {
+                    scanned.damaged.push((at, entry));
+                }
             }
         }
         match found {
             Ok((object, index)) => {
-                let body_at = position + HEADER_BYTES as u64;
-                batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
+                scanned.batches.extend(index.into_iter().map(placed));
                 position += object.object_bytes();
                 seq += 1;
             }
@@ -245,12 +283,10 @@ fn scan(
                 let why = why.to_string();
                 return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
             }
+            Err(ObjectError::NoMagic) => return Ok(scanned),
             Err(why) => {
-                if !matches!(why, ObjectError::NoMagic) {
-                    let file = path.display();
-                    tracing::warn!(%file, position, %why, "left out a torn write at the end of the log");
-                }
-                return Ok((position, batches));
+                scanned.cut_off = Some(CutOff::read(path.to_owned(), file, position, why).map_err(io)?);
+                return Ok(scanned);
             }
         }
     }
@@ -293,7 +329,9 @@ fn read_object(
     read: ReadAs,
 ) -> io::Result<Result<Object, ObjectError>> {
     if position + HEADER_BYTES as u64 > window.file_bytes {
-        return Ok(Err(ObjectError::NoMagic));
+        let left = window.file_bytes.saturating_sub(position) as usize;
+        let is_one = left >= HEADER_MAGIC.len() && window.read(position, left)?.starts_with(&HEADER_MAGIC);
+        return Ok(Err(if is_one { ObjectError::Damaged("it is cut off") } else { ObjectError::NoMagic }));
     }
     let header = match ObjectHeader::decode(window.read(position, HEADER_BYTES)?) {
         Ok(header) => header,
@@ -358,6 +396,16 @@ fn written_end(file: &File) -> io::Result<u64> {
             Err(e) => return Err(e.into()),
         }
     }
+}
+
+/// Where the partitions of a log end.
+pub fn ends(files: &[RecoveredFile]) -> HashMap<PartitionId, Offset> {
+    let mut ends = HashMap::new();
+    for (_, entry) in files.iter().flat_map(|file| &file.batches) {
+        let end = ends.entry(entry.partition).or_insert(Offset::ZERO);
+        *end = entry.last_offset.plus(1).max(*end);
+    }
+    ends
 }
 
 /// How far a file was read by one who comes back to it.

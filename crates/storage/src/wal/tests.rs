@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::chain::{Chain, ChainConfig, LocalChain};
 use super::file::{FILE_HEADER_BYTES, file_name};
 use super::files::WalFiles;
-use super::object::{self, IndexEntry, ObjectHeader, ObjectId, encode_tail};
-use super::recovery::{RecoveredFile, RecoveryError, recover};
+use super::object::{self, HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
+use super::recovery::{RecoveredFile, RecoveryError, ends, recover, remove_unfinished};
 use super::recovery_point::RecoveryPoint;
 use crate::testing::batch_bytes;
 
@@ -114,6 +114,11 @@ fn a_torn_tail_is_left_out_and_stays_left_out() {
     first.file.write_all_at(&[0xff; 40], last_batch + 70).unwrap();
     let recovered = recover(dir.path()).unwrap();
     assert_eq!(offsets(&recovered), expect(9));
+    // Its index is whole, and says whose it was.
+    let cut = recovered[0].cut_off.as_ref().unwrap();
+    assert_eq!(cut.position, recovered[0].end);
+    assert_eq!(records_of(&recovered), "orders-3 offsets 90 to 99");
+    assert!(cut.meaning().contains("a crash in the middle of a write"), "{}", cut.meaning());
     // The chain goes on in a new file, which remembers where the old one ends.
     let (end, file_no) = (recovered[0].end, recovered[0].header.file_no);
     let files = Arc::new(WalFiles::default());
@@ -235,6 +240,38 @@ fn a_missing_file_is_noticed() {
     assert!(matches!(recover(dir.path()), Err(RecoveryError::Missing(_))));
 }
 
+fn records_of(recovered: &[RecoveredFile]) -> String {
+    let cut = recovered.last().unwrap().cut_off.as_ref().unwrap();
+    cut.records(&ends(recovered), |_| "orders".to_owned())
+}
+
+#[test]
+fn a_cut_off_file_says_what_may_be_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    written(dir.path(), 10, 1 << 20);
+    let file = recover(dir.path()).unwrap().pop().unwrap();
+    let begins = file.batches[9].0 - HEADER_BYTES as u64;
+    let whole = std::fs::read(&file.path).unwrap();
+    for (size, records) in [
+        (begins + 5, "batches of which nothing is known"),
+        (begins + HEADER_BYTES as u64, "1 batches of which nothing is known"),
+        (file.batches[9].0 + 50, "1 batches, as it seems the first of them orders-3 from offset 90 on"),
+        (file.end - 1, "1 batches, as it seems the first of them orders-3 from offset 90 on"),
+    ] {
+        file.file.set_len(size).unwrap();
+        let recovered = recover(dir.path()).unwrap();
+        let cut = recovered[0].cut_off.as_ref().unwrap();
+        assert_eq!((cut.position, records_of(&recovered)), (begins, records.to_owned()), "{size}");
+        assert!(cut.is_shortened && cut.meaning().contains("it was shortened later"), "{size}");
+        let (found, path) = (cut.found(&ends(&recovered), |_| "orders".to_owned()), file.path.display());
+        assert!(
+            found.starts_with(&format!("{path} at byte {begins}: the last write is not whole")),
+            "{found}"
+        );
+        file.file.write_all_at(&whole, 0).unwrap();
+    }
+}
+
 #[test]
 fn a_cut_off_file_keeps_what_is_whole() {
     let dir = tempfile::tempdir().unwrap();
@@ -298,6 +335,8 @@ fn spares_of_an_earlier_process_are_used_again() {
         std::fs::write(dir.path().join(name), vec![0; size_bytes]).unwrap();
     }
     assert!(recover(dir.path()).unwrap().is_empty());
+    assert!(dir.path().join("0003.tmp").exists(), "reading changes nothing");
+    remove_unfinished(dir.path()).unwrap();
     let files = Arc::new(WalFiles::with_room(1 << 20));
     files.adopt_spares(dir.path(), 16 << 10).unwrap();
     let mut names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

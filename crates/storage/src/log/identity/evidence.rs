@@ -5,7 +5,8 @@ use std::collections::HashSet;
 
 use futures_util::TryStreamExt;
 use kafscale_core::ids::{PartitionId, TopicId};
-use kafscale_meta::records::{ChainRecord, ClusterRecord, PartitionRecord, Record, TopicRecord};
+use kafscale_meta::MetaStore;
+use kafscale_meta::records::{ChainRecord, ClusterRecord, Keyspace, PartitionRecord, Record, TopicRecord};
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
 
@@ -20,6 +21,19 @@ use crate::wal::chain_id::ChainId;
 const SEGMENTS_TRIED: usize = 64;
 const TOPICS_TRIED: usize = 64;
 const CHAINS_TRIED: usize = 16;
+
+/// The topics that the metadata knows.
+pub async fn topics(
+    meta: &dyn MetaStore,
+    keys: &Keyspace,
+) -> Result<Vec<(String, TopicId)>, kafscale_meta::Error> {
+    let mut topics = Vec::new();
+    for kv in meta.range_all(&keys.topics_prefix()).await?.kvs {
+        let Some(name) = keys.parse_topic(&kv.key) else { continue };
+        topics.push((name, TopicId(TopicRecord::decode(&kv.key, &kv.value)?.topic_id)));
+    }
+    Ok(topics)
+}
 
 impl Binding<'_> {
     /// Whether there is anything in the store that deletes or overwrites could harm.
@@ -90,13 +104,7 @@ impl Binding<'_> {
     }
 
     pub(super) async fn topics(&self) -> Result<Vec<(String, TopicId)>, IdentityError> {
-        let listed = self.meta.range_all(&self.keys.topics_prefix()).await?;
-        let mut topics = Vec::new();
-        for kv in listed.kvs {
-            let Some(name) = self.keys.parse_topic(&kv.key) else { continue };
-            topics.push((name, TopicId(TopicRecord::decode(&kv.key, &kv.value)?.topic_id)));
-        }
-        Ok(topics)
+        Ok(topics(self.meta, self.keys).await?)
     }
 
     async fn has_named_segments(&self, topics: &[(String, TopicId)]) -> Result<bool, IdentityError> {

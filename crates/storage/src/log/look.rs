@@ -1,0 +1,60 @@
+//! Whether a log would open, found out without changing anything: not in its directory, and not in its store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use kafscale_meta::MetaStore;
+use kafscale_meta::records::Keyspace;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+use super::identity::{self, Binding};
+use super::recover::{claim_to_look, wal_dir};
+use super::{LogConfig, StoreUrl, other_nodes};
+use crate::error::OpenError;
+use crate::store::{open_store, open_to_look};
+use crate::wal::recovery::{self, RecoveredFile};
+
+/// Fails as [`Log::open`](super::Log::open) would, where the directory or the identities of the store and of the metadata are the
+/// reason. `meta` may be a copy of the metadata, of which the incarnation that is to open the log is no part yet.
+pub async fn check(
+    config: &LogConfig,
+    meta: &dyn MetaStore,
+    keys: &Keyspace,
+    now_ms: i64,
+) -> Result<(), OpenError> {
+    let unopened = |e: kafscale_meta::Error| OpenError::Meta(e.to_string());
+    let incarnation = identity::last_epoch(meta, keys).await.map_err(unopened)? + 1;
+    let config = LogConfig { incarnation, ..config.clone() };
+    let (store, recovered): (Arc<dyn ObjectStore>, _) = match &config.store {
+        StoreUrl::Memory => return Ok(()),
+        url @ (StoreUrl::S3(_) | StoreUrl::Shared(_)) => {
+            (open_store(url, &Arc::default()).map_err(|e| OpenError::Store(e.to_string()))?, Vec::new())
+        }
+        StoreUrl::File(dir) => {
+            let (directory, wal) = (dir.clone(), wal_dir(dir, config.node_id));
+            let recovered = tokio::task::spawn_blocking(move || recovered(&directory, &wal));
+            let recovered = recovered.await.expect("recovery does not panic")?;
+            let store: Arc<dyn ObjectStore> = match dir.is_dir() {
+                true => open_to_look(dir).map_err(|e| OpenError::Store(e.to_string()))?,
+                false => Arc::new(InMemory::new()),
+            };
+            (store, recovered)
+        }
+    };
+    let binding = Binding { config: &config, store: &*store, meta, keys, recovered: &recovered, now_ms };
+    binding.check().await?;
+    match &config.store {
+        StoreUrl::File(dir) => other_nodes::check(dir, config.node_id, meta, keys).await,
+        StoreUrl::Memory | StoreUrl::S3(_) | StoreUrl::Shared(_) => Ok(()),
+    }
+}
+
+/// The write-ahead files of a directory that nobody has open and that is of a known version, where it is one at all.
+fn recovered(dir: &Path, wal: &Path) -> Result<Vec<RecoveredFile>, OpenError> {
+    match claim_to_look(dir) {
+        Err(OpenError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {}
+        claimed => drop(claimed?),
+    }
+    Ok(recovery::read_indexes(wal)?)
+}
