@@ -3,7 +3,6 @@
 //! Everything that needs two settings at once is decided here, so that the rest of the program sees values that
 //! hold: no optional backends, no limits that contradict each other.
 
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,8 +11,10 @@ use kafscale_meta::{EtcdOptions, MetaUrl};
 
 use crate::backend::StoreUrl;
 use crate::cli::{BrokerArgs, DataArgs, GroupArgs, LimitArgs, LogArgs, LoggingArgs, NetworkArgs, TopicArgs};
+use crate::command_line::Given;
 use crate::failure::Failure;
 use crate::mcp::McpArgs;
+use crate::s3::process_variables;
 use crate::units::{HostPort, ListenAddr, Span};
 
 /// Smallest limits under which ordinary clients still work.
@@ -35,6 +36,8 @@ pub struct Config {
     pub store: StoreUrl,
     pub meta: MetaUrl,
     pub etcd: EtcdOptions,
+    /// What other commands need to reach the same store and the same metadata, beyond their addresses.
+    pub reached_with: Given,
     /// Where and how the log of this broker is written.
     pub log_store: kafscale_storage::StoreUrl,
     pub listen: SocketAddr,
@@ -78,19 +81,19 @@ impl Config {
         check_log(&log)?;
         check_groups(&groups)?;
         let (store, meta) = backends(&data)?;
+        let mut reached_with = Given::default();
+        if store.is_shared() {
+            reached_with = reached_with.and(Given::s3(&s3, process_variables()));
+        }
+        if matches!(meta, MetaUrl::Etcd(_)) {
+            reached_with = reached_with.and(Given::etcd(&etcd));
+        }
         let etcd = etcd.options()?;
         let log_store = match &store {
             StoreUrl::File(dir) => kafscale_storage::StoreUrl::File(dir.clone()),
             StoreUrl::Memory => kafscale_storage::StoreUrl::Memory,
             StoreUrl::S3 { bucket, prefix } => {
-                let text = |(name, value): (OsString, OsString)| {
-                    Some((name.into_string().ok()?, value.into_string().ok()?))
-                };
-                kafscale_storage::StoreUrl::S3(Box::new(s3.config(
-                    bucket,
-                    prefix,
-                    std::env::vars_os().filter_map(text),
-                )?))
+                kafscale_storage::StoreUrl::S3(Box::new(s3.config(bucket, prefix, process_variables())?))
             }
         };
         let session_timeout = session_timeout(&network, &meta)?;
@@ -112,6 +115,7 @@ impl Config {
             store,
             meta,
             etcd,
+            reached_with,
             log_store,
             listen,
             advertise,

@@ -5,6 +5,7 @@
 mod audit;
 mod cli;
 mod clock;
+mod command_line;
 mod config;
 mod config_docs;
 mod demo;
@@ -14,6 +15,7 @@ mod limits;
 mod logging;
 mod mcp;
 mod node;
+mod refused;
 mod restore;
 mod run;
 mod runtime;

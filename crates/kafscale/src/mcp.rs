@@ -180,9 +180,13 @@ impl McpArgs {
     }
 }
 
-/// Checks all that the server needs, in the process that has the metadata open.
-pub async fn prepare(settings: ObserveSettings, metadata: Metadata) -> Result<Prepared, Failure> {
-    let config = ObserveConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))?;
+/// Checks the settings, and the files that they name.
+pub fn checked(settings: ObserveSettings) -> Result<ObserveConfig, Failure> {
+    ObserveConfig::new(settings).map_err(|e| Failure::usage(e.to_string()))
+}
+
+/// Opens what the server needs, in the process that has the metadata open.
+pub async fn prepare(config: ObserveConfig, metadata: Metadata) -> Result<Prepared, Failure> {
     kafscale_observe::prepare(config, metadata, Arc::new(SystemClock), CancellationToken::new())
         .await
         .map_err(start_failure)
@@ -203,7 +207,7 @@ pub fn run(command: McpCommand, reread: Reread) -> Result<(), Failure> {
     let log = logging::init(&command.logging);
     let url = meta_url(&command)?;
     let etcd = command.etcd.options()?;
-    let config = ObserveConfig::new(command.mcp.settings()).map_err(|e| Failure::usage(e.to_string()))?;
+    let config = checked(command.mcp.settings())?;
     let (cluster_name, stdio) = (command.cluster_name, command.stdio);
     runtime::block_on(Builder::new_multi_thread(), async move {
         let _hangups = Hangups::take(log, reread)?;
@@ -236,6 +240,11 @@ async fn open_metadata(
             Ok(store) => return Ok(Some(store)),
             Err(error) if waits && error.kind() == ErrorKind::Retry && matches!(url, MetaUrl::Etcd(_)) => {
                 error.to_string()
+            }
+            Err(error) if error.kind() == ErrorKind::InUse => {
+                return Err(Failure::runtime(format!(
+                    "{error}. A broker that runs there serves agents itself: start it with --mcp-http-addr {DEFAULT_ADDRESS}"
+                )));
             }
             Err(error) => return Err(Failure::runtime(error.to_string())),
         };

@@ -7,20 +7,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kafscale_broker::{
-    Advertised, Broker, BrokerConfig, Candidate, CoordinatorConfig, Endpoint, Foundation, JoinError,
-    ListenerConfig, Listeners, Membership, MetricsServer, StartError,
+    Advertised, Broker, BrokerConfig, Candidate, CoordinatorConfig, Endpoint, Foundation, ListenerConfig,
+    Listeners, Membership, MetricsServer,
 };
 use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
-use kafscale_meta::{ErrorKind, MetaSocket, MetaUrl, Metadata};
-use kafscale_storage::{IdentityError, Log, LogConfig, OpenError, probe};
+use kafscale_meta::{EmbeddedStore, MetaSocket, MetaUrl, Metadata};
+use kafscale_observe::ObserveConfig;
+use kafscale_storage::{Log, LogConfig, probe};
 use tokio::net::TcpListener;
 
 use crate::backend::StoreUrl;
 use crate::clock::SystemClock;
 use crate::config::{Advertise, Config};
 use crate::failure::Failure;
+use crate::mcp;
 use crate::refusals::{cannot_listen, not_a_directory};
+use crate::refused::{join_failure, metadata_failure, open_failure, start_failure};
 use crate::stop::StopTime;
 use crate::units::{ByteSize, HostPort, Limit, Span};
 use crate::waiting::Waiting;
@@ -80,15 +83,17 @@ pub struct Timings {
 
 impl OpenNode {
     /// Opens the metadata, and waits for a store that is away. A failure names the place and says what to do.
-    /// With `mcp_follows` the process is not ready before [`RunningNode::all_serve`].
-    pub async fn open(config: &Config, mcp_follows: bool) -> Result<Self, Failure> {
+    /// With `mcp` the process is not ready before [`RunningNode::all_serve`].
+    pub async fn open(config: &Config, mcp: Option<&ObserveConfig>) -> Result<Self, Failure> {
         let from = Instant::now();
         check_directories(config)?;
         // First of all, so that /healthz and /readyz are answered while the stores are waited for.
         let metrics = MetricsServer::bind(config.metrics_listen).map_err(|e| start_failure(config, &e))?;
-        if mcp_follows {
+        if mcp.is_some() {
             metrics.awaits("the MCP server");
         }
+        check_listeners(config)?;
+        look_before(config, &metrics, mcp).await?;
         let mut waiting = Waiting::new(Some(&metrics), "the metadata store", waits_of(config));
         let metadata = loop {
             match open_metadata(config).await {
@@ -264,6 +269,48 @@ impl Member {
     }
 }
 
+/// Whether the addresses can be listened on, found out before anything is opened. They are taken when clients can be served.
+fn check_listeners(config: &Config) -> Result<(), Failure> {
+    Listeners::bind(&broker_config(config)).map_err(|e| start_failure(config, &e))?;
+    match config.mcp.mcp_http_addr.map(|address| (address.0, std::net::TcpListener::bind(address.0))) {
+        Some((address, Err(error))) => {
+            Err(Failure::runtime(cannot_listen(address, &error, "--mcp-http-addr")))
+        }
+        Some((_, Ok(_))) | None => Ok(()),
+    }
+}
+
+/// Refuses what is to be refused before the metadata is opened, which changes its file: so a start that is refused leaves the
+/// directory as it was. Metadata in etcd is no file of it.
+async fn look_before(
+    config: &Config,
+    metrics: &MetricsServer,
+    mcp: Option<&ObserveConfig>,
+) -> Result<(), Failure> {
+    let MetaUrl::File(dir) = &config.meta else { return Ok(()) };
+    let failed = |e: kafscale_meta::Error| metadata_failure(config, &e, e.to_string());
+    let copy = EmbeddedStore::look(dir).await.map_err(failed)?;
+    let metadata = Metadata::new(Arc::new(copy), &config.cluster_name).map_err(failed)?;
+    wait_for_store(config, metrics).await?;
+    let mut waiting = Waiting::new(Some(metrics), "the object store", waits_of(config));
+    loop {
+        match check_log(config, &metadata).await {
+            Err(Failure::Away(why)) => waiting.again(&why).await,
+            checked => break checked?,
+        }
+    }
+    match mcp {
+        Some(mcp) => kafscale_observe::look(mcp, &metadata).await.map_err(mcp::start_failure),
+        None => Ok(()),
+    }
+}
+
+async fn check_log(config: &Config, metadata: &Metadata) -> Result<(), Failure> {
+    let log_config = log_config(config, 0);
+    let checked = Log::check(&log_config, &**metadata.store(), metadata.keys(), &SystemClock).await;
+    checked.map_err(|e| open_failure(config, &e))
+}
+
 /// A file in the place of a directory is the user's slip, and is told as one.
 fn check_directories(config: &Config) -> Result<(), Failure> {
     let store = if let StoreUrl::File(dir) = &config.store { Some(dir) } else { None };
@@ -286,6 +333,9 @@ async fn open(
     membership: &Membership,
     metadata: &Metadata,
 ) -> Result<(Broker, Log), Failure> {
+    if matches!((&config.store, &config.meta), (StoreUrl::File(_), MetaUrl::Etcd(_))) {
+        check_log(config, metadata).await?;
+    }
     let log_config = log_config(config, membership.identity.epoch);
     let (store, clock) = (Arc::clone(metadata.store()), Arc::new(SystemClock));
     let opened = Log::open(log_config, store, metadata.keys().clone(), clock.clone()).await;
@@ -316,14 +366,6 @@ async fn wait_for_store(config: &Config, metrics: &MetricsServer) -> Result<(), 
 /// Tells the waits of this broker from those of others that lost the same store.
 fn waits_of(config: &Config) -> u64 {
     u64::from(config.node_id.unsigned_abs()) << 32 | u64::from(std::process::id())
-}
-
-/// What an error of the metadata store means for a start: an etcd that is away is waited for, and room on a full disk.
-fn metadata_failure(config: &Config, error: &kafscale_meta::Error, text: String) -> Failure {
-    match (error.kind(), &config.meta) {
-        (ErrorKind::Retry, MetaUrl::Etcd(_)) | (ErrorKind::Full, _) => Failure::away(text),
-        _ => Failure::runtime(text),
-    }
 }
 
 async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
@@ -496,83 +538,4 @@ fn coordinator_config(config: &Config) -> CoordinatorConfig {
 /// A budget larger than the address space is no limit.
 fn memory(size: ByteSize) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
-}
-
-fn start_failure(config: &Config, error: &StartError) -> Failure {
-    match error {
-        StartError::Listen { address, error } => {
-            let flag = match address {
-                address if *address == config.metrics_listen => "--metrics-listen",
-                address if config.internal.as_ref().is_some_and(|i| i.listen == *address) => {
-                    "--listen-internal"
-                }
-                _ => "--listen",
-            };
-            Failure::runtime(cannot_listen(*address, error, flag))
-        }
-        StartError::RequestMemory { .. } => Failure::usage(format!("--request-memory: {error}")),
-        StartError::TopicDefaults(error) => Failure::usage(error.to_string()),
-        StartError::StoredTopic { .. } => Failure::runtime(error.to_string()),
-        StartError::Metadata(e) => metadata_failure(config, e, error.to_string()),
-    }
-}
-
-fn join_failure(config: &Config, error: &JoinError) -> Failure {
-    match error {
-        JoinError::Metadata(e) => {
-            metadata_failure(config, e, format!("the metadata in {}: {e}", config.meta))
-        }
-        JoinError::NodeIdTaken(node_id) => Failure::refused(format!(
-            "another broker with --node-id {node_id} is running in the cluster `{}`; give each broker a number of its own",
-            config.cluster_name
-        )),
-        JoinError::OtherStore { .. } => Failure::refused(other_place(config, error)),
-    }
-}
-
-/// A log that does not open; with the commands that help.
-fn open_failure(config: &Config, error: &OpenError) -> Failure {
-    if error.may_pass() {
-        return Failure::away(error.to_string());
-    }
-    let identity = match error {
-        OpenError::Identity(identity) => identity,
-        OpenError::OtherNode { .. } => return Failure::refused(error.to_string()),
-        other => return Failure::runtime(other.to_string()),
-    };
-    let restore = format!("kafscale restore {}", places(config));
-    match identity {
-        IdentityError::OtherPlace { .. } => Failure::refused(other_place(config, identity)),
-        IdentityError::NewMetadata { .. } | IdentityError::OtherStore { .. } => {
-            Failure::refused(format!("{error}.\nTo rebuild the metadata from the store: {restore}"))
-        }
-        IdentityError::OldMetadata { .. }
-        | IdentityError::OldEnds { .. }
-        | IdentityError::ShortLog { .. } => {
-            Failure::refused(format!("{error}.\nTo rebuild the metadata from the store: {restore} --replace"))
-        }
-        IdentityError::OtherData { .. }
-        | IdentityError::OtherFile { .. }
-        | IdentityError::NewerVersion { .. } => Failure::refused(error.to_string()),
-        IdentityError::Store { .. } | IdentityError::Meta(_) => Failure::runtime(error.to_string()),
-    }
-}
-
-/// The cluster has another store, with the ways out.
-fn other_place(config: &Config, error: &impl std::fmt::Display) -> String {
-    let text =
-        format!("--store: {error}. Correct --store, or give this broker another cluster with --cluster-name");
-    if !config.store.is_shared() {
-        return text;
-    }
-    let places = places(config);
-    format!(
-        "{text}; or, where the cluster has no topics yet, stop its brokers and move it here:\n  kafscale set-store {places}"
-    )
-}
-
-/// The arguments that name the store, the metadata and the cluster.
-fn places(config: &Config) -> String {
-    let Config { store, meta, cluster_name, .. } = config;
-    format!("--store '{store}' --meta '{meta}' --cluster-name '{cluster_name}'")
 }

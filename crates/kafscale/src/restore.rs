@@ -1,7 +1,7 @@
 //! `kafscale restore`: rebuilds the metadata of a cluster from its store, or brings one topic back as it was at some time.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -150,16 +150,15 @@ async fn restore(
     let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
     let etcd = args.etcd.options()?;
     let is_local = matches!(meta, MetaUrl::File(_));
+    if let (MetaUrl::File(dir), None, false) = (meta, &args.topic, args.dry_run) {
+        check(args, &store, dir).await?;
+    }
     let is_new = matches!(meta, MetaUrl::File(dir) if !EmbeddedStore::exists(dir));
     let opened = match &args.topic {
         Some(_) if is_local && args.dry_run => kafscale_meta::open_for_reading(meta, &etcd).await,
         Some(_) if is_new => kafscale_meta::open_existing(meta, &etcd).await,
         // What would be restored is known without a file to write it to.
         None if is_local && args.dry_run => kafscale_meta::open(&MetaUrl::Memory, &etcd).await,
-        None if is_new => {
-            check(&store, &args.cluster_name).await?;
-            kafscale_meta::open(meta, &etcd).await
-        }
         Some(_) | None => kafscale_meta::open(meta, &etcd).await,
     };
     let metadata = Metadata::new(opened.map_err(failed)?, &args.cluster_name).map_err(failed)?;
@@ -183,13 +182,17 @@ async fn restore(
     Ok(told)
 }
 
-/// Whether there is anything to restore, found out before a metadata store is made for it.
-async fn check(store: &kafscale_storage::StoreUrl, cluster_name: &str) -> Result<(), Failure> {
-    let memory = Arc::new(EmbeddedStore::memory());
-    let metadata = Metadata::new(memory, cluster_name).map_err(|e| Failure::runtime(e.to_string()))?;
-    let looks = RestoreOptions { dry_run: true, replace: false };
-    let restored = kafscale_storage::restore(store, &metadata, SystemClock.now_ms(), looks).await;
-    restored.map(drop).map_err(Failure::runtime)
+/// Whether there is anything to restore, and it may be restored there: found out before the metadata store is made or opened, so that
+/// what is refused changes nothing.
+async fn check(args: &RestoreArgs, store: &kafscale_storage::StoreUrl, meta: &Path) -> Result<(), Failure> {
+    let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+    // A file that cannot be read is in the way, and opening it says so better.
+    let Ok(copy) = EmbeddedStore::look(meta).await else { return Ok(()) };
+    let metadata = Metadata::new(Arc::new(copy), &args.cluster_name).map_err(failed)?;
+    let options = RestoreOptions { dry_run: false, replace: args.replace };
+    kafscale_storage::may_restore(store, &metadata, SystemClock.now_ms(), options)
+        .await
+        .map_err(Failure::runtime)
 }
 
 fn told_of_all(restored: &Restored, dry_run: bool) -> String {
@@ -242,6 +245,9 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
     }
     for hole in &restored.holes {
         let _ = writeln!(text, "in no object, so the log begins above: {hole}");
+    }
+    for cut_off in &restored.cut_off {
+        let _ = writeln!(text, "left out: {cut_off}");
     }
     text + if dry_run { "nothing was written\n" } else { "brokers can be started\n" }
 }

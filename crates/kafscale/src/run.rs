@@ -158,12 +158,13 @@ fn mcp_settings(beside: Beside, config: &Config) -> Option<ObserveSettings> {
 /// Starts the broker. What may refuse the server for AI agents does so before any client is served.
 async fn start(beside: Beside, config: &Config) -> Result<(RunningNode, Option<Prepared>), Failure> {
     let settings = mcp_settings(beside, config);
-    let open = OpenNode::open(config, settings.is_some()).await?;
-    let prepared = match settings {
-        Some(mut settings) => {
-            settings.topic_defaults = node::topic_defaults(config);
-            Some(mcp::prepare(settings, open.metadata().clone()).await?)
-        }
+    let topic_defaults = || node::topic_defaults(config);
+    let with_defaults =
+        settings.map(|settings| ObserveSettings { topic_defaults: topic_defaults(), ..settings });
+    let mcp = with_defaults.map(mcp::checked).transpose()?;
+    let open = OpenNode::open(config, mcp.as_ref()).await?;
+    let prepared = match mcp {
+        Some(mcp) => Some(mcp::prepare(mcp, open.metadata().clone()).await?),
         None => None,
     };
     Ok((open.serve(config).await?, prepared))

@@ -1,7 +1,9 @@
 //! `kafscale set-store`: gives a cluster another store, as long as it has no topics; or says where its store has moved.
 
+use std::sync::Arc;
+
 use clap::Args;
-use kafscale_meta::{MetaUrl, Metadata};
+use kafscale_meta::{EmbeddedStore, MetaUrl, Metadata};
 use tokio::runtime::Builder;
 
 use crate::backend::{EtcdArgs, StoreUrl};
@@ -48,9 +50,17 @@ pub fn run(args: &SetStoreArgs) -> Result<String, Failure> {
     let s3 = args.s3.config(bucket, prefix, crate::s3::process_variables())?;
     runtime::block_on(Builder::new_multi_thread(), async {
         let failed = |e: kafscale_meta::Error| Failure::runtime(e.to_string());
+        let (url, place) = (kafscale_storage::StoreUrl::S3(Box::new(s3)), args.store.to_string());
+        if let MetaUrl::File(dir) = &args.meta
+            && EmbeddedStore::exists(dir)
+        {
+            // On a copy first, so that what is refused changes nothing.
+            let copy = Arc::new(EmbeddedStore::look(dir).await.map_err(failed)?);
+            let metadata = Metadata::new(copy, &args.cluster_name).map_err(failed)?;
+            kafscale_storage::set_store(&url, &metadata, &place).await.map_err(Failure::runtime)?;
+        }
         let meta = kafscale_meta::open_existing(&args.meta, &args.etcd.options()?).await.map_err(failed)?;
         let metadata = Metadata::new(meta, &args.cluster_name).map_err(failed)?;
-        let (url, place) = (kafscale_storage::StoreUrl::S3(Box::new(s3)), args.store.to_string());
         let set = kafscale_storage::set_store(&url, &metadata, &place).await;
         let closed = metadata.store().close().await;
         let before = set.map_err(Failure::runtime)?;

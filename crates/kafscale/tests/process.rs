@@ -43,7 +43,7 @@ fn every_shell_gets_completions() {
 
 #[test]
 fn wrong_settings_exit_with_2_and_name_the_setting() {
-    let cases: [(&[&str], &str); 11] = [
+    let cases: [(&[&str], &str); 12] = [
         (&["broker", "--store", "s3://"], "is no bucket"),
         (&["broker", "--meta", "etcd://127.0.0.1"], "has no port"),
         (&["broker", "--etcd-username", "kafscale"], "--etcd-password"),
@@ -52,6 +52,7 @@ fn wrong_settings_exit_with_2_and_name_the_setting() {
         (&["broker", "--config", "no-such-file.toml"], "no-such-file.toml"),
         (&["broker", "--log-level", "a=b=c"], "--log-level"),
         (&["broker", "--log-level", "loud"], "use off, error, warn, info, debug or trace"),
+        (&["broker", "--log-level", "info,kafscale_storag=debug"], "kafscale_meta, kafscale_storage, and of"),
         (&["broker", "--node-id", "-1"], "--node-id must be 0 or more"),
         (&["broker", "--num-partitions", "six"], "`six` is not a whole number"),
         (&["broker", "--listen", "127.0.0.1:99999"], "the port must be between 0 and 65535"),
@@ -240,7 +241,20 @@ fn a_data_directory_in_use_is_refused() {
     let (second, _, err) = output(&[&["broker", "--data-dir", dir][..], &FREE_PORTS].concat());
     assert_eq!(second.status.code(), Some(1), "{err}");
     let expected = format!("the data directory {dir} is in use by another kafscale process");
-    assert!(err.contains(&expected), "{err}");
+    assert!(err.contains(&expected) && err.contains("choose another --data-dir"), "{err}");
+    // Commands that have no such flag do not advise it.
+    let meta = format!("file://{dir}");
+    let s3 = ["--store", "s3://bucket", "--s3-region", "x", "--meta", &meta];
+    for (args, way_out) in [
+        (&["mcp", "--meta", &meta, "--stdio"][..], "start it with --mcp-http-addr"),
+        (&["restore", "--data-dir", dir], "stop that one first"),
+        (&[&["set-store"][..], &s3].concat(), "stop that one first"),
+    ] {
+        let (refused, _, err) = output(args);
+        assert_eq!(refused.status.code(), Some(1), "{args:?}: {err}");
+        assert!(err.contains(&expected) && err.contains(way_out), "{args:?}: {err}");
+        assert!(!err.contains("choose another --data-dir"), "{args:?}: {err}");
+    }
     assert!(include_str!("../../../docs/operations.md").contains("is in use by another kafscale process"));
     assert_eq!(broker.stop(Signal::TERM), Some(0));
 }
@@ -452,8 +466,8 @@ fn lost_metadata_is_refused_and_the_named_command_brings_it_back() {
     let (refused, _, err) = output(&[&["broker", "--data-dir", dir][..], &FREE_PORTS].concat());
     assert_eq!(refused.status.code(), Some(1), "{err}");
     let (_, command) = err.split_once("kafscale restore --store ").expect(&err);
-    let named = command.lines().next().unwrap().replace('\'', "");
-    let args: Vec<&str> = ["restore", "--store"].into_iter().chain(named.split(' ')).collect();
+    let args: Vec<&str> =
+        ["restore", "--store"].into_iter().chain(command.lines().next().unwrap().split(' ')).collect();
     let (restored, out, err) = output(&args);
     assert!(restored.status.success(), "{err}");
     assert!(out.contains("restored orders:") && out.contains("brokers can be started"), "{out}");

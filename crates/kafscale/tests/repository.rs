@@ -203,3 +203,80 @@ fn every_source_file_that_a_document_names_exists() {
         }
     }
 }
+
+/// The string literals of Rust source, as they stand there, with the lines that they begin in. Raw strings and tests are left out.
+fn literals(source: &str) -> Vec<(usize, &str)> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let bytes = source.as_bytes();
+    let (mut at, mut line, mut found) = (0, 1, Vec::new());
+    while let Some(byte) = bytes.get(at) {
+        // In the middle of a character there is nothing to find.
+        let rest = source.get(at..).unwrap_or_default();
+        let taken = match byte {
+            b'/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            b'\'' if rest.starts_with(r"'\") => 4 + rest[3..].find('\'').unwrap_or(0),
+            b'\'' if rest.starts_with("'\"'") => 3,
+            b'r' if rest.starts_with("r\"") => 3 + rest[2..].find('"').unwrap_or(0),
+            b'r' if rest.starts_with("r#") => rest.find("\"#").map_or(1, |end| end + 2),
+            b'"' => {
+                let mut end = 1;
+                while let Some(byte) = bytes.get(at + end).filter(|byte| **byte != b'"') {
+                    end += if *byte == b'\\' { 2 } else { 1 };
+                }
+                found.push((line, rest.get(1..end).unwrap_or_default()));
+                end + 1
+            }
+            _ => 1,
+        };
+        line += bytes[at..at + taken.max(1)].iter().filter(|byte| **byte == b'\n').count();
+        at += taken.max(1);
+    }
+    found
+}
+
+/// A line continuation that lost its backslash leaves the indentation of the source in the message.
+fn lost_continuation(literal: &str) -> Option<&str> {
+    let is_word = |c: char| c.is_alphanumeric() || "`'(".contains(c);
+    literal.match_indices("   ").find_map(|(at, _)| {
+        let before = literal[..at].trim_end_matches(' ');
+        let after = literal[at..].trim_start_matches(' ');
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        // Behind a line break indentation is meant, and in a line that is indented itself: a row of a table.
+        let is_prose = line.ends_with(|c: char| is_word(c) || ".,;:)".contains(c));
+        let is_meant = line.ends_with("\\n") || line.starts_with("  ");
+        // Where other lines of the text are continued.
+        let is_mixed = literal.contains("\\\n") && !literal.starts_with("\\\n");
+        let over_lines = is_mixed && before.ends_with('\n') && !before.ends_with("\\\n");
+        ((is_prose && !is_meant || over_lines) && after.starts_with(is_word))
+            .then(|| &literal[before.len()..])
+    })
+}
+
+#[test]
+fn no_message_has_the_indentation_of_its_source() {
+    for (literal, is_lost) in [
+        ("put it back          from a copy", true),
+        ("it was damaged. \\\n         Put it back\n         from a copy", true),
+        ("SELECT 1\n  FROM one", false),
+        ("put it back \\\n         from a copy", false),
+        ("What can be done:\\n    nothing", false),
+        ("\\\nExamples:\n  kafscale demo      a broker", false),
+        ("    nothing", false),
+        ("  topics   orders", false),
+        ("{a}   {b}", false),
+    ] {
+        assert_eq!(lost_continuation(literal).is_some(), is_lost, "{literal}");
+    }
+    let mut checked = 0;
+    for path in ["crates", "sim", "bench"].iter().flat_map(|dir| files(dir, "rs")) {
+        if path.contains("/tests") {
+            continue;
+        }
+        for (line, literal) in literals(&read(&path)) {
+            let lost = lost_continuation(literal);
+            assert!(lost.is_none(), "{path}:{line}: a run of spaces in a message: {lost:?}");
+            checked += 1;
+        }
+    }
+    assert!(checked > 5_000, "only {checked} literals were found");
+}

@@ -13,6 +13,9 @@ use kafscale_meta::{Credentials, EtcdOptions, MetaUrl, TlsOptions, files};
 use crate::failure::Failure;
 use crate::units::Span;
 
+pub const ETCD_CONNECT_TIMEOUT: Span = Span::seconds(2);
+pub const ETCD_REQUEST_TIMEOUT: Span = Span::seconds(5);
+
 /// What an etcd cluster needs beyond its address.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Metadata in etcd")]
@@ -42,11 +45,11 @@ pub struct EtcdArgs {
     pub etcd_key_file: Option<PathBuf>,
 
     /// How long connecting to a member of etcd may take
-    #[arg(long, env = "KAFSCALE_ETCD_CONNECT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(2))]
+    #[arg(long, env = "KAFSCALE_ETCD_CONNECT_TIMEOUT", value_name = "TIME", default_value_t = ETCD_CONNECT_TIMEOUT)]
     pub etcd_connect_timeout: Span,
 
     /// How long a request to etcd may take, with all attempts; then it fails, and may be tried again
-    #[arg(long, env = "KAFSCALE_ETCD_REQUEST_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(5))]
+    #[arg(long, env = "KAFSCALE_ETCD_REQUEST_TIMEOUT", value_name = "TIME", default_value_t = ETCD_REQUEST_TIMEOUT)]
     pub etcd_request_timeout: Span,
 }
 

@@ -13,6 +13,9 @@ use kafscale_storage::{S3Config, S3Credentials};
 use crate::failure::Failure;
 use crate::units::Span;
 
+pub const REQUEST_TIMEOUT: Span = Span::seconds(30);
+pub const CONNECT_TIMEOUT: Span = Span::seconds(5);
+
 /// What a bucket needs beyond its name.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log in an object store")]
@@ -43,11 +46,11 @@ pub struct S3Args {
     pub s3_secret_access_key_file: Option<PathBuf>,
 
     /// How long one request to the object store may take; then it is tried again
-    #[arg(long, env = "KAFSCALE_S3_REQUEST_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(30))]
+    #[arg(long, env = "KAFSCALE_S3_REQUEST_TIMEOUT", value_name = "TIME", default_value_t = REQUEST_TIMEOUT)]
     pub s3_request_timeout: Span,
 
     /// How long connecting to the object store may take
-    #[arg(long, env = "KAFSCALE_S3_CONNECT_TIMEOUT", value_name = "TIME", default_value_t = Span::seconds(5))]
+    #[arg(long, env = "KAFSCALE_S3_CONNECT_TIMEOUT", value_name = "TIME", default_value_t = CONNECT_TIMEOUT)]
     pub s3_connect_timeout: Span,
 }
 

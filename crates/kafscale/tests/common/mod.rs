@@ -60,6 +60,11 @@ impl Process {
         Self::logging_json(kafscale(args))
     }
 
+    /// The same, of a command that was made elsewhere.
+    pub fn spawn_beside_with(command: Command) -> Self {
+        Self::logging_json(command)
+    }
+
     fn logging_json(mut command: Command) -> Self {
         command.args(["--log-format", "json"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
