@@ -103,15 +103,8 @@ pub async fn open(
         let dir = wal_dir(dir, config.node_id);
         files.adopt_spares(&dir, config.wal_file_bytes).map_err(io_at(&dir))?;
     }
-    if let StoreUrl::File(dir) = &config.store
-        && recovered.last().is_some_and(is_unused)
-    {
-        // It names the file that is about to go, and a start that is cut off here must not miss that.
-        let dir = wal_dir(dir, config.node_id);
-        RecoveryPoint::remove(&dir).map_err(io_at(&dir))?;
-        let used = recovered.iter().rfind(|file| !is_unused(file)).map(end_of);
-        let noted = note_wal_end(&*meta, &keys, config.node_id, used).await;
-        noted.map_err(|e| OpenError::Meta(e.to_string()))?;
+    if recovered.last().is_some_and(is_unused) {
+        forget_unused(&config, &recovered, &*meta, &keys).await?;
     }
     let before_unused = take_unused(&files, &mut recovered, config.wal_file_bytes);
     let mut shared =
@@ -291,6 +284,21 @@ fn is_unused(file: &RecoveredFile) -> bool {
 fn is_full(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
+}
+
+/// The recovery point and the metadata name the file that is about to go, and a start that is cut off here must not miss that one.
+async fn forget_unused(
+    config: &LogConfig,
+    recovered: &[RecoveredFile],
+    meta: &dyn MetaStore,
+    keys: &Keyspace,
+) -> Result<(), OpenError> {
+    let StoreUrl::File(dir) = &config.store else { return Ok(()) };
+    let dir = wal_dir(dir, config.node_id);
+    RecoveryPoint::remove(&dir).map_err(io_at(&dir))?;
+    let used = recovered.iter().rfind(|file| !is_unused(file)).map(end_of);
+    let noted = note_wal_end(meta, keys, config.node_id, used).await;
+    noted.map_err(|e| OpenError::Meta(e.to_string()))
 }
 
 /// Makes spares of the files at the end that nothing was appended to. Each start leaves one where no append follows, and
