@@ -75,6 +75,9 @@ def configs():
         has(brokers("--entity-default", "--describe"), r"log\.cleaner\.threads=2 sensitive=false synonyms=\{DYNAMIC_DEFAULT_BROKER_CONFIG")
         brokers("--entity-default", "--alter", "--delete-config", "log.cleaner.threads")
         check("log.cleaner.threads" not in brokers("--entity-default", "--describe"), "the deleted setting is still there")
+        has(brokers("--entity-default", "--alter", "--add-config", "max.connections.per.ip=500"), "Completed updating default config")
+        has(brokers("--entity-default", "--describe"), r"max\.connections\.per\.ip=500 sensitive=false")
+        brokers("--entity-default", "--alter", "--delete-config", "max.connections.per.ip")
         has(brokers("--entity-name", node, "--alter", "--add-config", "num.partitions=4", ok=False),
             r"Cannot update these configs dynamically: \[num\.partitions\]")
         has(brokers("--entity-default", "--alter", "--add-config", "log.cleaner.threads=x", ok=False), "Not a number of type INT")
