@@ -28,6 +28,16 @@ pub fn open_regular(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a file that is there, to lock it: for writing where that is allowed, as a network file system locks for nobody else.
+pub fn open_to_lock(path: &Path) -> Result<File> {
+    match OpenOptions::new().write(true).open(path) {
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            File::open(path)
+        }
+        opened => opened,
+    }
+}
+
 /// Reads a regular file of at most `max_bytes`.
 pub fn read_small(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();

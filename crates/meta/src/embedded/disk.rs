@@ -27,7 +27,7 @@ use uuid::Uuid;
 use super::image::{Entry, Image};
 use super::journal::{self, Journal, Record};
 use super::tandem::{SharedJournal, Tandem};
-use crate::{Error, ErrorKind, LeaseId, Result, Revision};
+use crate::{Error, ErrorKind, LeaseId, Result, Revision, files};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const KV: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("kv");
@@ -146,7 +146,7 @@ fn in_use(dir: &Path) -> Error {
 /// Fails where another process has the store under a directory open. Nothing is made there.
 pub(super) fn check_unused(dir: &Path) -> Result<()> {
     let path = dir.join("meta").join("LOCK");
-    match File::open(&path) {
+    match files::open_to_lock(&path) {
         Ok(file) => try_lock(&file, dir, &path),
         // Nobody ever had it open.
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(()),

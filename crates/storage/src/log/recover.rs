@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use kafscale_core::clock::Clock;
 use kafscale_core::ids::TopicId;
-use kafscale_meta::MetaStore;
 use kafscale_meta::records::{ChainRecord, Keyspace, Record, WalEndRecord};
+use kafscale_meta::{MetaStore, files};
 use object_store::ObjectStore;
 use uuid::Uuid;
 
@@ -189,7 +189,7 @@ pub fn claim(dir: &Path) -> Result<File, OpenError> {
 /// The same for one who only looks, also where nothing can be written. Without a lock file nobody has the directory.
 pub fn claim_to_look(dir: &Path) -> Result<Option<File>, OpenError> {
     let lock_path = dir.join("LOCK");
-    let lock = match File::open(&lock_path) {
+    let lock = match files::open_to_lock(&lock_path) {
         Ok(lock) => Some(lock),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(io_at(&lock_path)(e)),
