@@ -42,6 +42,14 @@ pub struct Used {
     pub provenance: Provenance,
 }
 
+impl Used {
+    /// The same once the statement has run, without what it was read through.
+    pub fn settled(self) -> Used {
+        let told = (self.provenance.0)();
+        Used { provenance: Provenance(Arc::new(move || told.clone())), ..self }
+    }
+}
+
 /// One statement's view of the collections.
 #[derive(Debug)]
 pub struct View {

@@ -31,7 +31,8 @@ pub struct Handle {
     pub is_complete: bool,
     /// Of each column.
     pub labels: Vec<Labels>,
-    /// What it was computed from, and under which rules.
+    /// What it was computed from, and under which rules. Of the sources it holds nothing: a connection would be in use, and a
+    /// snapshot kept, for as long as the handle lives.
     pub used: Vec<Used>,
     pub rules_hash: String,
     purpose: String,
@@ -91,7 +92,7 @@ impl Handles {
         Handles { of: Mutex::default(), limits }
     }
 
-    /// Keeps a result. The oldest of the same principal make room for it.
+    /// Keeps a result, which is all there. The oldest of the same principal make room for it.
     pub fn keep(
         &self,
         caller: &Caller,
@@ -109,7 +110,7 @@ impl Handles {
             bytes: rows.bytes,
             is_complete: rows.cut_by.is_none(),
             labels,
-            used,
+            used: used.into_iter().map(Used::settled).collect(),
             rules_hash,
             purpose: caller.purpose.clone(),
             made_at: Instant::now(),
@@ -133,5 +134,52 @@ impl Handles {
         let own = all.get(&caller.principal)?;
         let found = own.iter().find(|handle| handle.name == name && handle.purpose == caller.purpose)?;
         (found.made_at.elapsed() <= self.limits.age).then(|| Arc::clone(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::Schema;
+    use serde_json::json;
+
+    use super::*;
+    use crate::collection::Provenance;
+    use crate::rules::Limits;
+
+    /// What says as of when a table was read may hold the transaction in which that was.
+    #[test]
+    fn a_handle_holds_nothing_of_its_sources() {
+        let connection = Arc::new(());
+        let held = Arc::clone(&connection);
+        let table = TableName::new("clinic", "visits");
+        let shape = Handle {
+            name: "visits".to_owned(),
+            schema: Arc::new(Schema::empty()),
+            batches: Vec::new(),
+            rows: 0,
+            bytes: 0,
+            is_complete: true,
+            labels: Vec::new(),
+            used: Vec::new(),
+            rules_hash: String::new(),
+            purpose: String::new(),
+            made_at: Instant::now(),
+        }
+        .shape();
+        let used = Used {
+            table,
+            shape: Arc::new(shape),
+            rules: Vec::new(),
+            budgets: Limits::default(),
+            record: None,
+            columns: Vec::new(),
+            provenance: Provenance(Arc::new(move || json!(Arc::strong_count(&held)))),
+        };
+        let rows =
+            Rows { schema: Arc::new(Schema::empty()), batches: Vec::new(), rows: 0, bytes: 0, cut_by: None };
+        let handles = Handles::new(HandleLimits::default());
+        let handle = handles.keep(&Caller::default(), rows, Vec::new(), vec![used], String::new());
+        assert_eq!(Arc::strong_count(&connection), 1);
+        assert_eq!((handle.used[0].provenance.0)(), json!(2), "as it was when it was made");
     }
 }
