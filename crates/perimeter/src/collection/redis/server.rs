@@ -115,11 +115,25 @@ impl Server {
 
     /// Sends commands together. An error of one is its answer.
     pub async fn ask(&self, commands: Vec<Cmd>) -> Result<Vec<Value>, Failed> {
-        let mut connection = self.connection().await?;
+        let (connection, was_idle) = self.connection().await?;
+        match self.ask_on(connection, &commands).await {
+            // It was closed while it waited.
+            Err(Failed::Driver(error)) if was_idle && error.is_io_error() && !error.is_timeout() => {
+                let (connection, _) = self.connection().await?;
+                self.ask_on(connection, &commands).await
+            }
+            other => other,
+        }
+    }
+
+    async fn ask_on(
+        &self,
+        mut connection: MultiplexedConnection,
+        commands: &[Cmd],
+    ) -> Result<Vec<Value>, Failed> {
         let mut pipeline = redis::pipe();
-        let count = commands.len();
         for command in commands {
-            pipeline.add_command(command);
+            pipeline.add_command(command.clone());
         }
         pipeline.ignore_errors();
         let limit = self.config.answer();
@@ -129,7 +143,7 @@ impl Server {
             Err(_) => Err(Failed::Late(limit)),
         };
         match answered {
-            Ok(Value::Array(values)) if values.len() == count => Ok(values),
+            Ok(Value::Array(values)) if values.len() == commands.len() => Ok(values),
             Ok(_) => Err(Failed::Form),
             Err(failed) => {
                 // Whatever it was, the next statement begins anew.
@@ -139,14 +153,15 @@ impl Server {
         }
     }
 
-    async fn connection(&self) -> Result<MultiplexedConnection, Failed> {
+    /// The one for all, and whether it was there already.
+    async fn connection(&self) -> Result<(MultiplexedConnection, bool), Failed> {
         let mut known = self.connection.lock().await;
         if let Some(connection) = &*known {
-            return Ok(connection.clone());
+            return Ok((connection.clone(), true));
         }
         let connection = self.connect().await?;
         *known = Some(connection.clone());
-        Ok(connection)
+        Ok((connection, false))
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, Failed> {
@@ -235,4 +250,41 @@ impl Failed {
 #[error("{what}")]
 struct Told {
     what: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Says OK to all commands, and closes each connection at the first one after the greeting and `TYPE`.
+    async fn closes_what_waits(listener: TcpListener) {
+        loop {
+            let (mut peer, _) = listener.accept().await.expect("a connection");
+            let (mut buffer, mut types) = ([0; 4096], 0);
+            while let Ok(count @ 1..) = peer.read(&mut buffer).await {
+                types += buffer[..count].windows(4).filter(|word| word == b"TYPE").count();
+                let commands = buffer[..count].iter().filter(|byte| **byte == b'*').count();
+                if types > 1 || peer.write_all("+OK\r\n".repeat(commands).as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_it_waited_is_made_again() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(closes_what_waits(listener));
+        let text = format!("host = \"127.0.0.1\"\nport = {port}\n[tables.a]\npattern = \"*\"");
+        let server = Server::new(basic_toml::from_str(&text).unwrap(), Path::new("/")).unwrap();
+        for _ in 0..4 {
+            let mut cmd = Read::Type.cmd();
+            cmd.arg("a");
+            assert_eq!(server.ask(vec![cmd]).await.unwrap(), [Value::Okay]);
+        }
+    }
 }
