@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clap::{Args as _, FromArgMatches as _};
 use datafusion::catalog::SchemaProvider as _;
+use kafscale_settings::backend::StoreUrl;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::{Source, SqlArgs};
 use kafscale_settings::units::Limit;
@@ -122,6 +123,8 @@ pub struct Topics {
     base: PathBuf,
     scan_bytes: Option<u64>,
     brokers: Option<Brokers>,
+    /// Of the log, where that is on this machine.
+    dir: Option<PathBuf>,
     cluster: Arc<OnceCell<Arc<Cluster>>>,
     /// Of the statement for which this is open.
     statement: Option<(Arc<Statement>, Arc<Query>)>,
@@ -147,7 +150,13 @@ impl Topics {
                 TopicsError("brokers is not HOST:PORT, with commas between several".to_owned())
             })
         };
+        let dir = match &args.source.store {
+            None => Some(args.source.data_dir.clone()),
+            Some(StoreUrl::File(dir)) => Some(dir.clone()),
+            Some(StoreUrl::Memory | StoreUrl::S3 { .. }) => None,
+        };
         Ok(Topics {
+            dir,
             brokers: config.brokers.as_ref().map(brokers).transpose()?,
             collection: collection.to_owned(),
             config: config.clone(),
@@ -184,7 +193,12 @@ impl Topics {
             let cluster = open_cluster(source, cache_bytes, &args.schemas).await;
             cluster.map(Arc::new).map_err(|e| self.unreachable(TopicsError::from(e)))
         });
-        opened.await.map(Arc::clone)
+        let cluster = opened.await.map(Arc::clone)?;
+        // A log that is gone, as with a disk that is not mounted, is not one without records.
+        if let Some(dir) = &self.dir {
+            tokio::fs::metadata(dir).await.map_err(|e| self.unreachable(e))?;
+        }
+        Ok(cluster)
     }
 
     async fn statement(&self) -> Result<(Arc<Statement>, Arc<Query>), CollectionError> {
