@@ -75,7 +75,8 @@ pub enum QueryError {
     Denied(#[from] Denied),
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("{0}")]
+    /// As the collection tells it, without the engine's words around it.
+    #[error("{}", .0.find_root().message())]
     Collection(Arc<DataFusionError>),
     /// What went wrong would tell of rows that are shown in groups only.
     #[error(
