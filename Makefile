@@ -7,10 +7,11 @@ TOOLS_DIR ?= $(HOME)/.cache/kafscale/tools
 FUZZ_SECONDS ?= 60
 PREFIX ?= /usr/local
 SEEDS ?= 100
+KINDS ?= all
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants perimeter-mutants bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants perimeter-mutants perimeter-kinds bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
@@ -75,6 +76,11 @@ sim-mutants: ## break the code in known ways, and see that the simulation notice
 
 perimeter-mutants: build ## switch off the perimeter's defences, one at a time, and see that its tests notice each
 	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale tests/perimeter/mutants/run --units
+
+perimeter-kinds: build analytics ## attack the perimeter with its hospital in each kind of collection that KINDS names (all of them), on real servers
+	@tests/setup sql
+	@tests/setup perimeter
+	@KAFSCALE_BIN=$(abspath $(TARGET_DIR))/release/kafscale KAFSCALE_ANALYTICS_BIN=$(abspath $(TARGET_DIR))/release/kafscale-analytics tests/perimeter/run --kind $(KINDS)
 
 bench: bench-build ## measure KafScale, rivals and the hardware for about an hour; prints the table, writes docs/benchmarks.md
 	@bench/setup

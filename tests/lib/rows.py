@@ -7,6 +7,10 @@ import threading
 import time
 
 
+class Skip(Exception):
+    """Raised within a step that cannot be taken."""
+
+
 class Steps:
     """Prints `PASS step` or `FAIL step: why` for each step and counts them. Threads may share it."""
 
@@ -20,6 +24,8 @@ class Steps:
     def step(self, name):
         try:
             yield
+        except Skip as why:
+            self.skip(name, why)
         except Exception as error:  # a failure is the result of a step, whatever raised it
             why = " ".join(f"{type(error).__name__ if not isinstance(error, AssertionError) else ''} {error}".split())
             with self.lock:

@@ -1,5 +1,6 @@
 """A small hospital of made-up people: a database, files, rules, and a perimeter that serves them."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -13,7 +14,7 @@ import tempfile
 from agent import Agent
 from analytics_program import program
 from broker import free_port
-from rows import check, wait_for
+from rows import Skip, check, wait_for
 
 PATIENTS, VISITS, WARDS = 400, 4000, 4
 DIAGNOSES = ["asthma", "diabetes", "flu", "fracture"]
@@ -22,11 +23,16 @@ PRINCIPALS = [*ANALYSTS, "nurse", "auditor", "stranger", "frugal", "counted", "r
 # Of nobody: the networks' own for tests.
 CARDS = [4111111111111111, 5555555555554444, 378282246310005, 6011111111111117]
 
-PERIMETER = """
-[collections.clinic]
-kind = "sqlite"
-path = "clinic.db"
+# The tables, in the types of SQLite.
+TABLES = {
+    "patients": "id INTEGER PRIMARY KEY, name TEXT, ssn TEXT, born TEXT, ward INTEGER, email TEXT, weight REAL, remark TEXT",
+    "visits": "id INTEGER PRIMARY KEY, patient_id INTEGER, month INTEGER, diagnosis TEXT, cost REAL",
+    "salaries": "name TEXT, salary INTEGER",
+    "notes": "id INTEGER, note TEXT",
+    "notes@secret": "id INTEGER, note TEXT",
+}
 
+PERIMETER = """
 [collections.papers]
 kind = "files"
 root = "papers"
@@ -136,11 +142,86 @@ unless = { principals = ["auditor"] }
 """
 
 
+class Sqlite:
+    """Where the tables are: the database that has the truth. Other kinds of collection are in kinds.py, and have the same methods."""
+
+    def __init__(self):
+        self.path = None
+
+    def fill(self, directory, _):
+        """Puts the tables there, and returns what perimeter.toml says of them."""
+        self.path = directory / "clinic.db"
+        return '[collections.clinic]\nkind = "sqlite"\npath = "clinic.db"\n'
+
+    def environment(self):
+        return {}
+
+    def settled(self, hospital):
+        """What an operator does before it is served."""
+
+    def of(self, sql):
+        """A statement as it is asked of this kind; None where it cannot be."""
+        return sql
+
+    def place(self, column):
+        """The table and the column where something of patients is."""
+        return "patients", column
+
+    def rules(self, text):
+        """Rules and policies, for the names that tables and columns have here."""
+        return text
+
+    def change(self, sql, *values):
+        db = sqlite3.connect(self.path)
+        db.execute(sql, values)
+        db.commit()
+        db.close()
+
+    def come(self, visit):
+        """A visit more."""
+        self.change("INSERT INTO visits VALUES (?, ?, ?, ?, ?)", *visit)
+
+    def leave(self, visit):
+        self.change("DELETE FROM visits WHERE id = ?", visit[0])
+
+    @contextlib.contextmanager
+    def away(self):
+        """Where nobody finds it."""
+        elsewhere = self.path.with_name("away.db")
+        self.path.rename(elsewhere)
+        try:
+            yield
+        finally:
+            elsewhere.rename(self.path)
+
+    def close(self):
+        pass
+
+
+class Unaskable(Skip):
+    """A statement is about columns that a kind of collection does not have."""
+
+
+class Asking(Agent):
+    """An agent whose statements are those of the kind of collection."""
+
+    kind = None
+
+    def request(self, method, params=None, limit_s=30):
+        arguments = (params or {}).get("arguments", {})
+        if "sql" in arguments:
+            sql = self.kind.of(arguments["sql"])
+            if sql is None:
+                raise Unaskable(f"there are no columns for {arguments['sql']}")
+            params = {**params, "arguments": {**arguments, "sql": sql}}
+        return super().request(method, params, limit_s)
+
+
 class Hospital:
     """The perimeter, and what only its owner knows."""
 
-    def __init__(self, args=(), collections="", anchor=None):
-        self.collections = collections
+    def __init__(self, args=(), collections="", anchor=None, kind=None):
+        self.collections, self.kind = collections, kind or Sqlite()
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="kafscale-hospital-"))
         self.port, self.process, self.args = free_port(), None, [str(arg) for arg in args]
         self.audit, self.log_path = self.dir / "audit.jsonl", self.dir / "log.txt"
@@ -150,16 +231,10 @@ class Hospital:
             self.args += ["--audit-anchor", str(self.dir / anchor)]
         self.fill()
 
-    def fill(self):
+    def tables(self):
+        """The rows of each table, the same for the same seed."""
         dice = random.Random(20261129)
-        db = sqlite3.connect(self.dir / "clinic.db")
-        db.execute("CREATE TABLE patients (id INTEGER PRIMARY KEY, name TEXT, ssn TEXT, born TEXT, ward INTEGER, email TEXT, weight REAL, remark TEXT)")
-        db.execute("CREATE TABLE visits (id INTEGER PRIMARY KEY, patient_id INTEGER, month INTEGER, diagnosis TEXT, cost REAL)")
-        db.execute("CREATE TABLE salaries (name TEXT, salary INTEGER)")
-        db.execute("CREATE TABLE notes (id INTEGER, note TEXT)")
-        db.execute('CREATE TABLE "notes@secret" (id INTEGER, note TEXT)')
-        db.execute("INSERT INTO notes VALUES (1, 'for everybody')")
-        db.execute("INSERT INTO \"notes@secret\" VALUES (1, 'for nobody but the auditor')")
+        patients = []
         for n in range(1, PATIENTS + 1):
             secret = f"{dice.getrandbits(40):010x}"
             person = {"id": n, "name": f"Nam{secret}", "ssn": f"{dice.randrange(100, 665)}-{dice.randrange(10, 99)}-{dice.randrange(1000, 9999)}",
@@ -167,15 +242,19 @@ class Hospital:
             self.people.append(person)
             born = f"{dice.randrange(1930, 2010)}-{dice.randrange(1, 12):02}-{dice.randrange(2, 28):02}"
             remark = f"write to {person['email']} or call +49 30 901820" if n % 40 == 0 else "no remark"
-            db.execute("INSERT INTO patients VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                       (n, person["name"], person["ssn"], born, person["ward"], person["email"], 50 + n % 60, remark))
-        for n in range(1, VISITS + 1):
-            db.execute("INSERT INTO visits VALUES (?, ?, ?, ?, ?)",
-                       (n, 1 + dice.randrange(PATIENTS), 1 + n % 12, dice.choice(DIAGNOSES), dice.randrange(100, 90_000) / 100))
+            patients.append((n, person["name"], person["ssn"], born, person["ward"], person["email"], 50.0 + n % 60, remark))
+        visits = [(n, 1 + dice.randrange(PATIENTS), 1 + n % 12, dice.choice(DIAGNOSES), dice.randrange(100, 90_000) / 100) for n in range(1, VISITS + 1)]
         # Somebody with something rare.
-        db.execute("INSERT INTO visits VALUES (?, 7, 3, 'plague', 99999.25)", (VISITS + 1,))
-        for n in range(5):
-            db.execute("INSERT INTO salaries VALUES (?, ?)", (f"Doctor{n}", 777_700_700 + n))
+        visits.append((VISITS + 1, 7, 3, "plague", 99999.25))
+        return {"patients": patients, "visits": visits, "salaries": [(f"Doctor{n}", 777_700_700 + n) for n in range(5)],
+                "notes": [(1, "for everybody")], "notes@secret": [(1, "for nobody but the auditor")]}
+
+    def fill(self):
+        tables = self.tables()
+        db = sqlite3.connect(self.dir / "clinic.db")
+        for name, columns in TABLES.items():
+            db.execute(f'CREATE TABLE "{name}" ({columns})')
+            db.executemany(f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(columns.split(",")))})', tables[name])
         db.commit()
         db.close()
         (self.dir / "papers").mkdir()
@@ -186,9 +265,9 @@ class Hospital:
         (self.dir / "papers/payments.csv").write_text("payment,account\n" + "".join(f"{n},{card}\n" for n, card in enumerate(CARDS)) + "4,1764450000000000\n")
         analysts = "".join(ANALYST.replace("NAME", name) for name in ANALYSTS)
         (self.dir / "policies").mkdir()
-        (self.dir / "policies/hospital.cedar").write_text(POLICIES + FRUGAL + analysts)
-        (self.dir / "rules.toml").write_text(RULES)
-        (self.dir / "perimeter.toml").write_text(PERIMETER + self.collections)
+        (self.dir / "policies/hospital.cedar").write_text(self.kind.rules(POLICIES + FRUGAL + analysts))
+        (self.dir / "rules.toml").write_text(self.kind.rules(RULES))
+        (self.dir / "perimeter.toml").write_text(self.kind.fill(self.dir, tables) + PERIMETER + self.collections)
         tokens = "".join(f"{name} observe sha256:{hashlib.sha256(self.token(name).encode()).hexdigest()}\n" for name in PRINCIPALS)
         (self.dir / "tokens").write_text(tokens)
 
@@ -201,7 +280,9 @@ class Hospital:
         return f"http://127.0.0.1:{self.port}/mcp"
 
     def agent(self, name):
-        return Agent(self.url, self.token(name))
+        agent = Asking(self.url, self.token(name))
+        agent.kind = self.kind
+        return agent
 
     def credentials(self):
         """How callers are known."""
@@ -218,9 +299,10 @@ class Hospital:
         return [program(), "perimeter", *[str(arg) for arg in args], "--config", str(self.dir / "perimeter.toml")]
 
     def environment(self):
-        return {**os.environ, "HOSPITAL_KEY": "a key of more than sixteen bytes"}
+        return {**os.environ, "HOSPITAL_KEY": "a key of more than sixteen bytes", **self.kind.environment()}
 
     def __enter__(self):
+        self.kind.settled(self)
         return self.start()
 
     def start(self):
@@ -251,4 +333,5 @@ class Hospital:
 
     def __exit__(self, *_):
         self.stop()
+        self.kind.close()
         shutil.rmtree(self.dir, ignore_errors=True)
