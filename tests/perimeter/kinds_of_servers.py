@@ -94,7 +94,7 @@ class Sql(Served):
                 reads_only[connection] = True
             elif word in ("ROLLBACK", "COMMIT"):
                 reads_only[connection] = False
-            elif " FROM " in plain.upper() and word in ("SELECT", "DECLARE", "FETCH"):
+            elif " FROM " in plain.upper() and word in ("SELECT", "WITH", "DECLARE", "FETCH"):
                 check(reads_only.get(connection), f"outside of a transaction that only reads: {text[:300]}")
                 check("kafscale principal=" in text or "information_schema" in text or "pg_catalog" in text, f"nobody is named: {text[:300]}")
         check(counts.get("SELECT") and any(counts.get(begins) for begins in ("BEGIN", "START")), f"the log has no statements: {counts}")
@@ -107,7 +107,7 @@ class Postgres(Sql):
     server_class = servers.Postgres
     types = {int: "integer", float: "double precision", str: "text", ("patients", "ssn"): "varchar(11)", ("patients", "ward"): "smallint", ("visits", "month"): "smallint",
              ("patients", "id"): "integer PRIMARY KEY", ("visits", "id"): "bigint PRIMARY KEY"}
-    allowed = ("BEGIN", "SET", "SELECT", "DECLARE", "FETCH", "CLOSE", "ROLLBACK", "COMMIT", "DISCARD", "RESET")
+    allowed = ("BEGIN", "SET", "SELECT", "WITH", "DECLARE", "FETCH", "CLOSE", "ROLLBACK", "COMMIT", "DISCARD", "RESET")
 
     def client(self):
         return ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", str(self.server.port), "-U", "postgres", "postgres"]
