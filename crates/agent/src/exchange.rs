@@ -4,19 +4,22 @@
 //! - An answer comes in a form that the client's Accept header takes ([`media`](crate::media)).
 //! - `initialize` negotiates by its body. A header can only repeat what is negotiated by it, so it is not looked at. An `initialize`
 //!   whose body names no version is none of the revisions that have it: the header decides what it is told (SEP-2575).
-//! - A body that is no message gets a JSON-RPC error. A call that rmcp refuses gets a line in the audit log here, and so does one without
+//! - A body that is a message is served, also where its Content-Type says nothing (`curl --data`).
+//! - A body that is no message gets a JSON-RPC error, and so does every other refusal ([`refusal`](crate::refusal)). A call that rmcp refuses gets a line in the audit log here, and so does one without
 //!   an id, which is accepted and not carried out: every call has a line.
 //! - A session that is ended is answered with 204, as the SDKs expect, and one that is not there with 404.
 
+use std::error::Error as _;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use rmcp::model::ClientJsonRpcMessage;
 use serde_json::{Value, json};
 
@@ -27,7 +30,8 @@ use crate::answer::names;
 use crate::gate::{Peer, session_of};
 use crate::handler::{Shared, note_arguments};
 use crate::http::{Endless, Held, MAX_REQUEST_BYTES};
-use crate::media::{self, Form};
+use crate::media::{self, Content, Form};
+use crate::refusal::{self, NO_SESSION, refuse};
 use crate::sessions::{Asking, Sessions};
 use crate::shares::{Full, Shares};
 
@@ -38,8 +42,9 @@ const STREAMS_OF_PRINCIPAL: usize = 128;
 const REQUESTS: usize = 768;
 const REQUESTS_OF_PRINCIPAL: usize = 256;
 /// When to try again where something is full.
-const RETRY_AFTER_S: &str = "5";
+const RETRY_AFTER_S: HeaderValue = HeaderValue::from_static("5");
 const BOTH_FORMS: HeaderValue = HeaderValue::from_static("application/json, text/event-stream");
+const TAKES_NEITHER: &str = "the header Accept takes neither application/json nor text/event-stream: send Accept: application/json, text/event-stream";
 /// What a client may do as often as it likes without a line in the audit log: it shows nothing of what the tools are about.
 const NOT_AUDITED: [&str; 7] = [
     "initialize",
@@ -54,6 +59,8 @@ const NOT_AUDITED: [&str; 7] = [
 /// See the file's comment.
 #[derive(Clone, Debug)]
 pub struct Exchange {
+    /// What the names of the server's settings begin with.
+    pub variables: &'static str,
     shared: Arc<Shared>,
     sessions: Arc<Sessions>,
     streams: Arc<Shares>,
@@ -79,10 +86,10 @@ impl Message {
 }
 
 impl Exchange {
-    pub fn new(shared: Arc<Shared>, sessions: Arc<Sessions>) -> Self {
+    pub fn new(shared: Arc<Shared>, sessions: Arc<Sessions>, variables: &'static str) -> Self {
         let streams = Shares::new("streams", STREAMS, STREAMS_OF_PRINCIPAL);
         let requests = Shares::new("requests", REQUESTS, REQUESTS_OF_PRINCIPAL);
-        Self { shared, sessions, streams, requests }
+        Self { variables, shared, sessions, streams, requests }
     }
 
     /// Answers a request whose principal is known.
@@ -91,7 +98,7 @@ impl Exchange {
         match head.method {
             Method::GET => self.stream(head, body, principal, next).await,
             Method::DELETE => self.end_session(head, body, principal, next).await,
-            Method::POST if is_json(&head) => self.post(head, body, principal, next).await,
+            Method::POST => self.post(head, body, principal, next).await,
             _ => next.run(Request::from_parts(head, body)).await,
         }
     }
@@ -102,18 +109,22 @@ impl Exchange {
             Ok(share) => share,
             Err(full) => return refusal(full),
         };
-        if Form::accepted(&head.headers).takes_events() {
-            head.headers.insert(header::ACCEPT, BOTH_FORMS);
+        if !Form::accepted(&head.headers).takes_events() {
+            let why = "GET opens the stream of a session: send Accept: text/event-stream. To ask something, POST a JSON-RPC message";
+            return refuse(StatusCode::NOT_ACCEPTABLE, &Value::Null, why);
         }
+        head.headers.insert(header::ACCEPT, BOTH_FORMS);
         let mut response = next.run(Request::from_parts(head, body)).await;
-        response.extensions_mut().insert(Endless);
+        if response.status().is_success() {
+            response.extensions_mut().insert(Endless);
+        }
         response.map(|body| Body::new(Held::new(body, share)))
     }
 
     async fn end_session(&self, head: Parts, body: Body, principal: &Principal, next: Next) -> Response {
         let session = session_of(&head.headers);
         if session.is_some_and(|session| !self.sessions.are_of(session, &principal.name)) {
-            return (StatusCode::NOT_FOUND, "Not Found: Session not found").into_response();
+            return refuse(StatusCode::NOT_FOUND, &Value::Null, NO_SESSION);
         }
         let mut response = next.run(Request::from_parts(head, body)).await;
         if response.status() == StatusCode::ACCEPTED {
@@ -128,27 +139,26 @@ impl Exchange {
             Err(full) => return refusal(full),
         };
         let form = Form::accepted(&head.headers);
-        if form != Form::Other {
-            head.headers.insert(header::ACCEPT, BOTH_FORMS);
-        }
-        let Ok(body) = axum::body::to_bytes(body, MAX_REQUEST_BYTES).await else {
-            let why = format!("the request's body is longer than {MAX_REQUEST_BYTES} bytes, or broke off\n");
-            return (StatusCode::PAYLOAD_TOO_LARGE, why).into_response();
-        };
-        let message = match read(&body) {
-            Ok(message) => message,
-            Err(malformed) => {
-                self.note(&head, principal, None, "400 malformed").await;
-                let kind = (header::CONTENT_TYPE, "application/json");
-                return (StatusCode::BAD_REQUEST, [kind], malformed.to_string()).into_response();
+        let (message, body) = match read(&mut head, body).await {
+            Ok(read) => read,
+            Err(refused) => {
+                self.note(&head, principal, None, malformed(refused.status())).await;
+                return refused;
             }
         };
+        if form == Form::Other {
+            if message.is_audited() {
+                self.note(&head, principal, Some(&message), "406 refused").await;
+            }
+            return refuse(StatusCode::NOT_ACCEPTABLE, &message.id, TAKES_NEITHER);
+        }
+        head.headers.insert(header::ACCEPT, BOTH_FORMS);
         let method = message.method.as_str();
         if message.negotiates {
             head.headers.remove("mcp-protocol-version");
         }
         if method == "subscriptions/listen" {
-            return self.listen(head, body, principal, next, form).await;
+            return self.listen(head, body, principal, next, (form, &message)).await;
         }
         let noted = message.is_audited().then(|| head.clone());
         let asking = Asking::new(Arc::clone(&principal.name));
@@ -167,6 +177,7 @@ impl Exchange {
             self.note(&head, principal, Some(&message), &outcome).await;
         }
         let response = form.bring(response, &message.id).await;
+        let response = refusal::explain(response, &message.id, self.variables).await;
         response.map(|body| Body::new(Held::new(body, share)))
     }
 
@@ -177,18 +188,20 @@ impl Exchange {
         body: Bytes,
         principal: &Principal,
         next: Next,
-        form: Form,
+        (form, message): (Form, &Message),
     ) -> Response {
         if !form.takes_events() {
-            let why = "subscriptions/listen answers with a stream: send Accept: text/event-stream\n";
-            return (StatusCode::NOT_ACCEPTABLE, why).into_response();
+            let why = "subscriptions/listen answers with a stream: send Accept: text/event-stream";
+            return refuse(StatusCode::NOT_ACCEPTABLE, &message.id, why);
         }
         let share = match self.streams.take(&principal.name) {
             Ok(share) => share,
             Err(full) => return refusal(full),
         };
         let mut response = next.run(Request::from_parts(head, Body::from(body))).await;
-        response.extensions_mut().insert(Endless);
+        if response.status().is_success() {
+            response.extensions_mut().insert(Endless);
+        }
         response.map(|body| Body::new(Held::new(body, share)))
     }
 
@@ -209,19 +222,95 @@ impl Exchange {
     }
 }
 
-/// The message of a body, or the JSON-RPC error that its sender is told.
-fn read(body: &Bytes) -> Result<Message, Value> {
-    let error = |code: i32, id: Value, why: &str| json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": why}});
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|_| error(-32700, Value::Null, "the request's body is not JSON"))?;
+/// The message of a request with its bytes, or what its sender is told.
+async fn read(head: &mut Parts, body: Body) -> Result<(Message, Bytes), Response> {
+    let refused = |status, why: String| Err(refuse(status, &Value::Null, why));
+    let content = Content::of(&head.headers);
+    let given = |name: HeaderName| {
+        let value =
+            head.headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        value.map(|value| names::text(&value, 100))
+    };
+    let said = match given(header::CONTENT_TYPE) {
+        Some(kind) => format!("the header Content-Type is {kind}"),
+        None => "there is no header Content-Type".to_owned(),
+    };
+    if content == Content::Other {
+        return refused(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!("{said}: send one JSON-RPC message with Content-Type: application/json"),
+        );
+    }
+    if let Some(coding) =
+        given(header::CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
+    {
+        let why = format!(
+            "bodies are not read in the coding {coding}: send the message without the header Content-Encoding"
+        );
+        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+    }
+    let body = match axum::body::to_bytes(body, MAX_REQUEST_BYTES).await {
+        Ok(body) => body,
+        Err(error) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            let why =
+                format!("the request's body is longer than {MAX_REQUEST_BYTES} bytes: ask for less at once");
+            return refused(StatusCode::PAYLOAD_TOO_LARGE, why);
+        }
+        Err(_) => {
+            return refused(
+                StatusCode::BAD_REQUEST,
+                "the request's body broke off: send it again".to_owned(),
+            );
+        }
+    };
+    match (message(&body), content) {
+        (Ok(message), _) => {
+            head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            Ok((message, body))
+        }
+        (Err(Malformed::NoJson), Content::Unsaid) => refused(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!(
+                "{said}, and the body is not JSON: send one JSON-RPC message with Content-Type: application/json"
+            ),
+        ),
+        (Err(malformed), _) => Err(malformed.answer()),
+    }
+}
+
+/// Why a body is no message.
+#[derive(Debug)]
+enum Malformed {
+    NoJson,
+    NoMessage { id: Value, why: &'static str },
+}
+
+impl Malformed {
+    fn answer(self) -> Response {
+        let (code, id, why) = match self {
+            Self::NoJson => {
+                (-32700, Value::Null, "the request's body is not JSON: send one JSON-RPC message")
+            }
+            Self::NoMessage { id, why } => (-32600, id, why),
+        };
+        let error = json!({"jsonrpc": "2.0", "id": id, "error": {"code": code, "message": why}});
+        let kind = (header::CONTENT_TYPE, "application/json");
+        (StatusCode::BAD_REQUEST, [kind], error.to_string()).into_response()
+    }
+}
+
+fn message(body: &Bytes) -> Result<Message, Malformed> {
+    let value: Value = serde_json::from_slice(body).map_err(|_| Malformed::NoJson)?;
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
     let id = value.get("id").filter(|id| id.is_string() || id.is_number()).cloned().unwrap_or_default();
     if serde_json::from_slice::<ClientJsonRpcMessage>(body).is_err() {
         let why = match value.is_array() {
             true => "batches are not served: send one message in each request",
-            false => "the request's body is not a JSON-RPC 2.0 message of this protocol",
+            false => {
+                "the request's body is not a JSON-RPC 2.0 message of this protocol: send {\"jsonrpc\": \"2.0\", \"id\": 1, \"method\": …, \"params\": {…}}"
+            }
         };
-        return Err(error(-32600, id, why));
+        return Err(Malformed::NoMessage { id, why });
     }
     let arguments = value.pointer("/params/arguments").cloned().unwrap_or_default();
     let method = text("/method").unwrap_or_default();
@@ -229,10 +318,13 @@ fn read(body: &Bytes) -> Result<Message, Value> {
     Ok(Message { id, method, tool: text("/params/name"), arguments, negotiates })
 }
 
-fn is_json(head: &Parts) -> bool {
-    let given = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let essence = given.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+/// For the audit log.
+fn malformed(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "413 refused",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "415 refused",
+        _ => "400 malformed",
+    }
 }
 
 /// 429 for who has all of his own, 503 where others have taken the rest.
@@ -241,6 +333,7 @@ fn refusal(full: Full) -> Response {
         Full::OfPrincipal { .. } => StatusCode::TOO_MANY_REQUESTS,
         Full::Altogether { .. } => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let retry = (header::RETRY_AFTER, RETRY_AFTER_S);
-    (status, [retry], format!("{full}: end some, or try again later\n")).into_response()
+    let mut response = refuse(status, &Value::Null, format_args!("{full}: end some, or try again later"));
+    response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER_S);
+    response
 }

@@ -11,8 +11,9 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use kafscale_audit::{Decision, Event};
@@ -24,6 +25,7 @@ use crate::exchange::Exchange;
 use crate::handler::Shared;
 use crate::origins::{self, Origins};
 use crate::rate_limit::RateLimit;
+use crate::refusal::{self, NO_SESSION, refuse};
 use crate::sessions::Sessions;
 
 /// For a request's body, and until the answer begins: so much longer than the limit that tools have.
@@ -74,7 +76,8 @@ pub async fn pass(State(gate): State<Gate>, request: Request, next: Next) -> Res
         return answer;
     }
     let origin = gate.origins.of(request.headers());
-    let mut response = gate.pass(request, next).await;
+    let refused_or_not = gate.pass(request, next).await;
+    let mut response = refusal::explain(refused_or_not, &Value::Null, gate.exchange.variables).await;
     if let Some(origin) = origin {
         origins::permit(response.headers_mut(), origin);
     }
@@ -103,7 +106,10 @@ impl Gate {
         .await
         {
             Ok(response) => response,
-            Err(_) => (StatusCode::GATEWAY_TIMEOUT, "no answer in time\n").into_response(),
+            Err(_) => {
+                let why = "the request's body did not come in time, or its answer was not ready: try again, or ask for less";
+                refuse(StatusCode::GATEWAY_TIMEOUT, &Value::Null, why)
+            }
         }
     }
 
@@ -114,7 +120,7 @@ impl Gate {
                 status: StatusCode::BAD_REQUEST,
                 header: Some((header::WWW_AUTHENTICATE, challenge::invalid_request(resource))),
                 text: "a token in the address ends up in logs and histories: take it for spoilt, and send a new one in the \
-                       header Authorization: Bearer TOKEN\n"
+                       header Authorization: Bearer TOKEN"
                     .to_owned(),
                 principal: None,
                 outcome: "token in the address",
@@ -130,7 +136,7 @@ impl Gate {
             return Err(Refused {
                 status: StatusCode::FORBIDDEN,
                 header: Some((header::WWW_AUTHENTICATE, challenge::insufficient_scope(self.scope, resource))),
-                text: format!("the token lacks the scope {}\n", self.scope.name()),
+                text: format!("the token lacks the scope {}: send one that has it", self.scope.name()),
                 principal: Some(principal),
                 outcome: "insufficient scope",
             });
@@ -140,7 +146,7 @@ impl Gate {
             return Err(Refused {
                 status: StatusCode::TOO_MANY_REQUESTS,
                 header: Some((header::RETRY_AFTER, seconds.to_string())),
-                text: format!("too many requests: try again in {seconds} s\n"),
+                text: format!("too many requests: try again in {seconds} s"),
                 principal: Some(principal),
                 outcome: "too many requests",
             });
@@ -151,7 +157,7 @@ impl Gate {
             return Err(Refused {
                 status: StatusCode::NOT_FOUND,
                 header: None,
-                text: "Not Found: Session not found".to_owned(),
+                text: NO_SESSION.to_owned(),
                 principal: Some(principal),
                 outcome: "session of another principal",
             });
@@ -178,16 +184,16 @@ fn denied_response(denied: &Denied, scope: Scope, resource: Option<&Resource>) -
             status: StatusCode::SERVICE_UNAVAILABLE,
             header: Some((header::RETRY_AFTER, ISSUER_RETRY_S.to_owned())),
             text: format!(
-                "the token cannot be checked now, its issuer does not answer as it should: {why}\n"
+                "the token cannot be checked now, its issuer does not answer as it should: {why}. Try again in {ISSUER_RETRY_S} s"
             ),
             principal: None,
             outcome: "issuer unavailable",
         };
     }
     let (outcome, text) = match denied {
-        Denied::Invalid(why) => ("invalid token", format!("{why}: send another one\n")),
+        Denied::Invalid(why) => ("invalid token", format!("{why}: send another one")),
         Denied::Missing | Denied::Unavailable(_) => {
-            ("no token", "a bearer token is needed: send the header Authorization: Bearer TOKEN\n".to_owned())
+            ("no token", "a bearer token is needed: send the header Authorization: Bearer TOKEN".to_owned())
         }
     };
     let challenge = challenge::unauthorized(denied, scope, resource);
@@ -208,7 +214,7 @@ pub fn session_of(headers: &HeaderMap) -> Option<&str> {
 
 impl Refused {
     fn into_response(self) -> Response {
-        let mut response = (self.status, self.text).into_response();
+        let mut response = refuse(self.status, &Value::Null, self.text);
         if let Some((name, value)) = self.header
             && let Ok(value) = HeaderValue::from_str(&value)
         {

@@ -40,6 +40,7 @@ use crate::gate::{self, Gate, Peer};
 use crate::handler::{self, Shared};
 use crate::health::Health;
 use crate::rate_limit::RateLimit;
+use crate::refusal;
 use crate::sessions::Sessions;
 
 /// More than two principals can keep busy: see `exchange`. One that waits makes way for a newcomer.
@@ -77,7 +78,7 @@ pub fn router(
         resource: resource.clone(),
         origins: config.origins.clone(),
         refusals: Arc::new(gate::Refusals::new(Arc::clone(&shared))),
-        exchange: Exchange::new(Arc::clone(&shared), Arc::clone(&sessions)),
+        exchange: Exchange::new(Arc::clone(&shared), Arc::clone(&sessions), config.variables),
         scope: shared.scope,
         timeout: shared.service.limits.call_timeout,
     };
@@ -94,6 +95,7 @@ pub fn router(
         Some(resource) => with_metadata(router, resource),
         None => router,
     };
+    let router = router.method_not_allowed_fallback(refusal::only_read).fallback(refusal::no_such_path);
     (router, authenticator)
 }
 

@@ -23,6 +23,7 @@ mod origins;
 mod places;
 mod prompts;
 mod rate_limit;
+mod refusal;
 mod resources;
 mod server;
 mod service;

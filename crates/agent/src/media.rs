@@ -5,15 +5,18 @@
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+
+use crate::refusal::refuse;
 
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
 /// Longer than any answer: see the budget of answers.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
+const ENDED_EARLY: &str = "the answer ended early: ask again";
 
 /// What a client takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +62,43 @@ impl Form {
     pub async fn bring(self, response: Response, id: &Value) -> Response {
         match (self, kind_of(&response)) {
             (Self::Json | Self::Any, EVENTS) => as_json(response, id).await,
-            (Self::Events, JSON) if response.status().is_success() => as_events(response).await,
+            (Self::Events, JSON) if response.status().is_success() => as_events(response, id).await,
             _ => response,
         }
+    }
+}
+
+/// What a request's header Content-Type says of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    Json,
+    /// Nothing, or what tools send that were told nothing: `curl --data`, among others. Pages may send the same without asking first
+    /// (CORS), so a browser has to say that it is JSON.
+    Unsaid,
+    Other,
+}
+
+impl Content {
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut given = headers.get_all(header::CONTENT_TYPE).iter();
+        let (Some(kind), None) = (given.next(), given.next()) else {
+            return if headers.contains_key(header::CONTENT_TYPE) {
+                Self::Other
+            } else {
+                Self::unsaid(headers)
+            };
+        };
+        let essence = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        match essence.to_ascii_lowercase().as_str() {
+            JSON => Self::Json,
+            "" | "application/x-www-form-urlencoded" | "text/plain" => Self::unsaid(headers),
+            _ => Self::Other,
+        }
+    }
+
+    fn unsaid(headers: &HeaderMap) -> Self {
+        let is_browser = headers.contains_key(header::ORIGIN) || headers.contains_key("sec-fetch-site");
+        if is_browser { Self::Other } else { Self::Unsaid }
     }
 }
 
@@ -115,7 +152,7 @@ async fn as_json(response: Response, id: &Value) -> Response {
             break;
         }
     }
-    (StatusCode::INTERNAL_SERVER_ERROR, "the answer ended early\n").into_response()
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, id, ENDED_EARLY)
 }
 
 /// Takes whole events from the front of `text`, until one of them is the answer.
@@ -134,10 +171,10 @@ fn answer_in(text: &mut BytesMut, id: &Value) -> Option<Bytes> {
 }
 
 /// One event with the whole answer, which has no line breaks of its own.
-async fn as_events(response: Response) -> Response {
+async fn as_events(response: Response, id: &Value) -> Response {
     let (mut head, body) = response.into_parts();
     let Ok(body) = axum::body::to_bytes(body, MAX_ANSWER_BYTES).await else {
-        return (StatusCode::INTERNAL_SERVER_ERROR, "the answer ended early\n").into_response();
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, id, ENDED_EARLY);
     };
     let mut event = BytesMut::from(&b"event: message\ndata: "[..]);
     event.extend(body.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));

@@ -6,6 +6,9 @@
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use hyper::Uri;
+use serde_json::Value;
+
+use crate::refusal::refuse;
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
@@ -47,7 +50,7 @@ impl Origins {
             return None;
         }
         let Some(origin) = self.of(headers) else {
-            return Some((StatusCode::FORBIDDEN, "this origin is not allowed\n").into_response());
+            return Some(refuse(StatusCode::FORBIDDEN, &Value::Null, "pages of this origin are not allowed"));
         };
         let mut response = StatusCode::NO_CONTENT.into_response();
         let answer = response.headers_mut();

@@ -43,6 +43,11 @@ impl Reply {
         };
         serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {} {:?}", self.status, self.body))
     }
+
+    /// What a refusal says.
+    pub fn told(&self) -> String {
+        self.json()["error"]["message"].as_str().unwrap_or_default().to_owned()
+    }
 }
 
 impl Client {

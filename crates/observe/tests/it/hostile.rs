@@ -16,6 +16,7 @@ type Header = (&'static str, &'static str);
 
 const ACCEPT: Header = ("accept", "application/json, text/event-stream");
 const JSON: Header = ("content-type", "application/json");
+const NO_SESSION: &str = "Session terminated, expired or unknown: POST initialize without the header Mcp-Session-Id to begin a new one";
 const VERSION: Header = ("mcp-protocol-version", "2025-11-25");
 
 fn ping() -> String {
@@ -46,8 +47,8 @@ async fn requests_that_are_not_right_are_refused_and_harm_nobody() {
     let heads: [(&str, &str, &[Header], u16); 14] = [
         ("POST", "/mcp", &[("accept", "*/*;q=0"), JSON], 406),
         ("POST", "/mcp", &[("accept", "text/html"), JSON], 406),
-        ("POST", "/mcp", &[ACCEPT], 415),
-        ("POST", "/mcp", &[ACCEPT, ("content-type", "text/plain")], 415),
+        ("POST", "/mcp", &[ACCEPT, ("content-type", "text/xml")], 415),
+        ("POST", "/mcp", &[ACCEPT, ("content-type", "text/plain"), ("origin", "http://localhost")], 415),
         ("POST", "/mcp", &[ACCEPT, JSON, ("mcp-protocol-version", "1999-01-01")], 400),
         ("POST", "/mcp", &[ACCEPT, JSON, VERSION, ("mcp-session-id", "x")], 404),
         ("PUT", "/mcp", &[ACCEPT, JSON], 405),
@@ -110,11 +111,7 @@ async fn a_session_is_of_no_use_to_another_principal() {
     let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "cluster_status", "arguments": {}}});
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let reply = bot.send(method.clone(), "/mcp", &in_session(&session), call.to_string()).await;
-        assert_eq!(
-            (reply.status, reply.body.as_str()),
-            (StatusCode::NOT_FOUND, "Not Found: Session not found"),
-            "{method}"
-        );
+        assert_eq!((reply.status, reply.told()), (StatusCode::NOT_FOUND, NO_SESSION.to_owned()), "{method}");
     }
     let reply = ana.send_in(&session, call).await;
     assert_eq!(reply.status, StatusCode::OK, "{}", reply.body);
@@ -151,7 +148,7 @@ async fn who_is_turned_away_is_in_the_audit_log() {
     client.request("tools/list", json!({})).await;
     let reply = client.request("tools/list", json!({})).await;
     assert_eq!((reply.status, reply.header("retry-after")), (StatusCode::TOO_MANY_REQUESTS, "1"));
-    assert_eq!(reply.body, "too many requests: try again in 1 s\n");
+    assert_eq!(reply.told(), "too many requests: try again in 1 s");
     server.shutdown().await;
     let text = std::fs::read_to_string(&log).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -294,7 +291,7 @@ async fn one_principal_cannot_take_all_sessions() {
         assert!(sessions.len() <= 250);
     };
     assert_eq!((sessions.len(), refused.status), (250, StatusCode::TOO_MANY_REQUESTS));
-    assert_eq!(refused.body, "this principal has 250 sessions open already: end some, or try again later\n");
+    assert_eq!(refused.told(), "this principal has 250 sessions open already: end some, or try again later");
     assert_eq!(refused.header("retry-after"), "5");
     bot.session().await;
     // What is ended gives its place back, and is gone.
@@ -315,7 +312,7 @@ async fn one_principal_cannot_take_all_streams() {
     }
     let refused = ana.send(Method::GET, "/mcp", &in_session(&session), String::new()).await;
     assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
-    assert_eq!(refused.body, "this principal has 128 streams open already: end some, or try again later\n");
+    assert_eq!(refused.told(), "this principal has 128 streams open already: end some, or try again later");
     bot.answer("cluster_status", json!({})).await;
     ana.answer("cluster_status", json!({})).await;
     bot.listen(json!({"resourceSubscriptions": ["kafscale://topics"]})).await;

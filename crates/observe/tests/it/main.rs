@@ -14,6 +14,7 @@ mod layering;
 mod oidc;
 mod oncall;
 mod questions;
+mod refusals;
 mod resources;
 mod scale;
 mod schema;
