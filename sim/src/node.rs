@@ -168,7 +168,7 @@ impl Member {
         let log = match log {
             Ok(log) => log,
             Err(error) => {
-                let _ = timeout(LEAVE_TIMEOUT, membership.leave()).await;
+                let _ = timeout(LEAVE_TIMEOUT, membership.give_up()).await;
                 return Err(match error {
                     OpenError::Identity(identity) if identity.is_final() && env.process.is_foreign() => {
                         Failure::Refused(identity.to_string())

@@ -14,7 +14,8 @@ use kafscale_core::placement::Incarnation;
 use kafscale_meta::records::{BrokerRecord, ChainRecord, ClusterRecord, ListenerRecord, uuid_to_text};
 use kafscale_meta::{Event, HeldLease, LeaseId, LeaseState, Metadata};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::listeners::Endpoint;
@@ -22,6 +23,9 @@ use crate::listeners::Endpoint;
 /// A broker that was killed stays on the list until its lease has run out. Its next start waits for that, and this much longer,
 /// because etcd takes its time.
 const PREDECESSOR_SLACK: Duration = Duration::from_secs(4);
+
+/// How often a broker notes that it lives. If nobody sees how it ends, that is how exactly it is known when.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A planned stop takes no longer for being noted.
 const NOTE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -68,9 +72,24 @@ pub struct Membership {
     /// This start of this broker: its epoch is unique and growing within the cluster.
     pub identity: Incarnation,
     lease: HeldLease,
+    lease_ttl: Duration,
     metadata: Metadata,
-    started_ms: i64,
-    joined: Instant,
+    start: Start,
+    alive: AbortOnDropHandle<()>,
+}
+
+/// When a membership began, by the wall and by the clock that never goes back.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    at_ms: i64,
+    at: Instant,
+}
+
+impl Start {
+    fn now_ms(self) -> i64 {
+        let since_ms = i64::try_from(self.at.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.at_ms.saturating_add(since_ms)
+    }
 }
 
 impl Membership {
@@ -80,10 +99,10 @@ impl Membership {
         candidate: &Candidate,
         clock: &dyn Clock,
     ) -> Result<Membership, JoinError> {
-        let started_ms = clock.now_ms();
+        let start = Start { at_ms: clock.now_ms(), at: Instant::now() };
         let cluster_id = uuid_to_text(Uuid::new_v4());
         // Where the log is comes to it once this broker has opened that store: a first start may fail.
-        let new = ClusterRecord { cluster_id, created_ms: started_ms, store: None };
+        let new = ClusterRecord { cluster_id, created_ms: start.at_ms, store: None };
         let cluster = metadata.found_cluster(&new).await?;
         if let (Some(theirs), Some(own)) = (cluster.store, &candidate.store)
             && theirs != *own
@@ -97,7 +116,7 @@ impl Membership {
         }
         let lease = HeldLease::grant(metadata.store().clone(), candidate.lease_ttl).await?;
         let chain = candidate.has_chain.then(ChainRecord::default);
-        let record = record(candidate, started_ms);
+        let record = record(candidate, start.at_ms);
         let registered = metadata.register_broker(node_id.0, lease.id(), record, chain).await?;
         let Some(epoch) = registered else {
             // Nobody minds if this fails: the lease then runs out.
@@ -106,12 +125,27 @@ impl Membership {
         };
         let identity = Incarnation { node_id, epoch };
         let (cluster_id, metadata) = (cluster.cluster_id, metadata.clone());
-        Ok(Membership { cluster_id, identity, lease, metadata, started_ms, joined: Instant::now() })
+        let alive = tokio::spawn(note_alive(metadata.clone(), identity, lease.subscribe(), start));
+        let lease_ttl = candidate.lease_ttl;
+        Ok(Membership {
+            cluster_id,
+            identity,
+            lease,
+            lease_ttl,
+            metadata,
+            start,
+            alive: AbortOnDropHandle::new(alive),
+        })
     }
 
     /// How the membership stands, to be compared with the clock by whoever serves on its strength.
     pub fn lease(&self) -> watch::Receiver<LeaseState> {
         self.lease.subscribe()
+    }
+
+    /// How long others take this broker for alive when it is not heard of.
+    pub fn lease_ttl(&self) -> Duration {
+        self.lease_ttl
     }
 
     pub fn lease_id(&self) -> LeaseId {
@@ -127,10 +161,20 @@ impl Membership {
     /// misses it.
     pub async fn leave(self) {
         let Incarnation { node_id, epoch } = self.identity;
-        let alive_ms = i64::try_from(self.joined.elapsed().as_millis()).unwrap_or(i64::MAX);
-        let left_ms = self.started_ms.saturating_add(alive_ms);
-        let noted = self.metadata.note_leaving(node_id.0, epoch, left_ms);
-        match tokio::time::timeout(NOTE_TIMEOUT, noted).await {
+        let (metadata, left_ms) = (self.metadata.clone(), self.start.now_ms());
+        self.end(metadata.note_leaving(node_id.0, epoch, left_ms)).await;
+    }
+
+    /// The same of a start that failed: this broker never served anybody.
+    pub async fn give_up(self) {
+        let Incarnation { node_id, epoch } = self.identity;
+        let (metadata, left_ms) = (self.metadata.clone(), self.start.now_ms());
+        self.end(metadata.note_failed_start(node_id.0, epoch, left_ms)).await;
+    }
+
+    async fn end(self, note: impl Future<Output = kafscale_meta::Result<()>>) {
+        self.alive.abort();
+        match tokio::time::timeout(NOTE_TIMEOUT, note).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(%error, "that this broker leaves as planned could not be noted")
@@ -140,6 +184,27 @@ impl Membership {
         if let Err(error) = self.lease.revoke().await {
             tracing::warn!(%error, "this broker could not be taken off the list of live ones");
         }
+    }
+}
+
+/// Notes now and then that a member lives, for as long as it is one. A note that fails is one that is missing.
+async fn note_alive(
+    metadata: Metadata,
+    id: Incarnation,
+    mut lease: watch::Receiver<LeaseState>,
+    start: Start,
+) {
+    let notes = async {
+        loop {
+            sleep(ALIVE_INTERVAL).await;
+            if let Err(error) = metadata.note_alive(id.node_id.0, id.epoch, start.now_ms()).await {
+                tracing::debug!(%error, "that this broker lives could not be noted");
+            }
+        }
+    };
+    tokio::select! {
+        () = notes => {}
+        () = kafscale_meta::lost(&mut lease) => {}
     }
 }
 

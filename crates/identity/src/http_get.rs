@@ -25,11 +25,22 @@ use crate::tls::{self, TlsError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
     why: Arc<str>,
+    refused: bool,
 }
 
 impl Unavailable {
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: Arc::from(why.into()) }
+        Self { why: Arc::from(why.into()), refused: false }
+    }
+
+    fn connecting(error: &std::io::Error) -> Self {
+        let refused = error.kind() == std::io::ErrorKind::ConnectionRefused;
+        Self { refused, ..Self::new(format!("cannot connect: {error}")) }
+    }
+
+    /// Whether the host is there, and nobody listens at the address.
+    pub fn is_refused(&self) -> bool {
+        self.refused
     }
 }
 
@@ -107,9 +118,7 @@ impl HttpClient {
         let is_https = uri.scheme_str() == Some("https");
         let host = authority.host().trim_matches(['[', ']']);
         let port = authority.port_u16().unwrap_or(if is_https { 443 } else { 80 });
-        let stream = TcpStream::connect((host, port))
-            .await
-            .map_err(|e| Unavailable::new(format!("cannot connect: {e}")))?;
+        let stream = TcpStream::connect((host, port)).await.map_err(|e| Unavailable::connecting(&e))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
             .header(HOST, authority.as_str())

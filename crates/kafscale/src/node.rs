@@ -131,6 +131,11 @@ impl RunningNode {
         self.member.broker.kafka_addr()
     }
 
+    /// Where what is inside the network connects, if there is a listener for it.
+    pub fn internal_addr(&self) -> Option<SocketAddr> {
+        self.member.broker.addresses().get(1).copied()
+    }
+
     pub fn metrics_addr(&self) -> SocketAddr {
         self.metrics.address()
     }
@@ -222,7 +227,7 @@ impl Member {
             Ok(opened) => opened,
             Err(failure) => {
                 // Or the next attempt, and others, wait for the end of the lease.
-                let _ = tokio::time::timeout(LEAVE_TIMEOUT, membership.leave()).await;
+                let _ = tokio::time::timeout(LEAVE_TIMEOUT, membership.give_up()).await;
                 return Err(failure);
             }
         };

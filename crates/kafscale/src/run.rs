@@ -88,9 +88,9 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
         }
     };
     node.all_serve();
-    log_ready(&config, &node, started);
-    let stop_workload = CancellationToken::new();
     let mcp_addr = mcp.as_ref().map(Server::addr);
+    log_ready(&config, &node, mcp_addr, started);
+    let stop_workload = CancellationToken::new();
     let workload = tokio::spawn(beside_the_broker(beside, &config, &node, mcp_addr, stop_workload.clone()));
     let name = loop {
         let lost = tokio::select! {
@@ -134,10 +134,13 @@ async fn serve(config: Config, beside: Beside, started: Instant) -> Result<(), F
     Ok(())
 }
 
-fn log_ready(config: &Config, node: &RunningNode, started: Instant) {
+/// With every address that is served.
+fn log_ready(config: &Config, node: &RunningNode, mcp: Option<SocketAddr>, started: Instant) {
     tracing::info!(
         kafka = %node.kafka_addr(),
+        internal = node.internal_addr().map(display),
         metrics = %node.metrics_addr(),
+        mcp = mcp.map(display),
         store = %config.store,
         meta = %config.meta,
         meta_ms = node.timings.meta.as_millis(),

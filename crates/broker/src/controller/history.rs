@@ -1,25 +1,30 @@
-//! What changed in the cluster, written down for people and agents who ask: topics, configs, brokers, leaders. And which brokers are gone
-//! without a planned stop, with what they led.
+//! What changed in the cluster, written down for people and agents who ask: topics, configs, brokers, leaders, groups. And which brokers are
+//! gone without a planned stop, with what they led.
 //!
-//! The controller follows the records that tell of changes, compares each with what was there before, gathers for a moment, and writes.
-//! What happens while there is no controller is not in the history, but for brokers that are missing and topics that are new.
+//! The controller follows the records that tell of changes, compares each with what was there [`before`], gathers for a moment, and writes.
+//! Of what happens while there is no controller the history has brokers that are missing or were started, how those ended before, and
+//! topics that are new.
 //!
-//! Invariant: the history is bounded in entries, age and the length of each entry; a burst of changes of one kind is one entry.
+//! Invariant: the history is bounded in entries, age and the length of each entry; a burst of changes of one kind is one entry, and where
+//! there is no room the kind makes way of which there is most.
 //! Invariant: nothing else waits for this, or goes by it. What cannot be written is tried again, and then left out.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod before;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
 use kafscale_core::clock::Clock;
 use kafscale_core::placement::Incarnation;
+use kafscale_core::utc;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerConfigRecord, BrokerRecord, ConfigScope, HistoryEntry, HistoryKind,
-    HistoryRecord, LostRecord, MemberRecord, TopicRecord,
+    BrokerRecord, HistoryEntry, HistoryKind, HistoryRecord, MemberRecord, PreviousRecord,
 };
-use kafscale_meta::{Event, KeyValue, Metadata, Office, Result, Versioned, Watch};
+use kafscale_meta::{Event, Metadata, Office, Result, Versioned, Watch};
 use tokio::time::{Instant, sleep, sleep_until};
-use uuid::Uuid;
+
+use self::before::{Before, Led, scope_name};
 
 /// Changes are gathered for this long before they are written.
 const GATHER: Duration = Duration::from_secs(1);
@@ -43,34 +48,22 @@ pub struct History<'a> {
     began: bool,
 }
 
-/// The records of before, to compare with.
-#[derive(Debug, Default)]
-struct Before {
-    topics: BTreeMap<String, TopicRecord>,
-    names: BTreeMap<Uuid, String>,
-    owners: BTreeMap<Uuid, Vec<Option<(i32, u64)>>>,
-    configs: BTreeMap<String, BTreeMap<String, String>>,
-    brokers: BTreeMap<i32, u64>,
-    /// Incarnations of which it is told already that they vanished.
-    vanished: BTreeSet<(i32, u64)>,
-}
-
 /// A change that is not written yet.
 #[derive(Debug, PartialEq, Eq)]
 struct Change {
+    /// None: now.
+    at_ms: Option<i64>,
     kind: HistoryKind,
     name: String,
     count: u64,
     detail: String,
 }
 
-/// What a broker that is gone led when it was given away.
-type Led = BTreeMap<(i32, u64), (u64, Option<String>)>;
-
 struct Watches {
     topics: Box<dyn Watch>,
     assignments: Box<dyn Watch>,
     configs: Box<dyn Watch>,
+    groups: Box<dyn Watch>,
     brokers: Box<dyn Watch>,
 }
 
@@ -91,7 +84,7 @@ impl<'a> History<'a> {
     async fn follow(&mut self) -> Result<Infallible> {
         let (mut before, mut watches) = self.begin().await?;
         let (mut changes, mut led) = (Vec::new(), Led::new());
-        changes.extend(self.since_the_last_term(&before).await?);
+        changes.extend(self.since_the_last_entry(&before).await?);
         // Once at the beginning: who is missing may have vanished while there was no controller.
         let mut due = Some(Instant::now() + GATHER);
         loop {
@@ -112,13 +105,18 @@ impl<'a> History<'a> {
                     let scope = self.metadata.keys().parse_broker_config(event.key());
                     changes.extend(scope.map(|scope| before.config(scope, &event)).transpose()?.flatten());
                 },
+                batch = watches.groups.next() => for event in batch?.events {
+                    let group = self.metadata.keys().parse_group(event.key());
+                    changes.extend(group.map(|group| before.group(group, &event)).transpose()?.flatten());
+                },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     due = None;
+                    changes.extend(before.let_go());
                     changes.extend(self.remember_the_lost(&mut before, &mut led).await?);
                     self.write(std::mem::take(&mut changes)).await?;
                 }
             }
-            if due.is_none() && (changes.len() > had || !led.is_empty()) {
+            if due.is_none() && (changes.len() > had || before.has_let_go()) {
                 due = Some(Instant::now() + GATHER);
             }
         }
@@ -142,56 +140,85 @@ impl<'a> History<'a> {
         }
         let listed = metadata.list_assignments().await?;
         let assignments = watch(&keys.assignments_prefix(), listed.revision).await?;
-        before.owners = listed.items.into_iter().map(|(id, read)| (id, owners(&read.record))).collect();
+        before.owners =
+            listed.items.into_iter().map(|(id, read)| (id, before::owners(&read.record))).collect();
         let listed = metadata.list_broker_configs().await?;
         let configs = watch(&keys.broker_configs_prefix(), listed.revision).await?;
         before.configs =
             listed.items.into_iter().map(|(scope, read)| (scope_name(scope), read.record.configs)).collect();
-        Ok((before, Watches { topics, assignments, configs, brokers }))
+        // What groups there are is not asked: there may be many, and only who has no member any more is told.
+        let groups = watch(&keys.groups_prefix(), listed.revision).await?;
+        Ok((before, Watches { topics, assignments, configs, groups, brokers }))
     }
 
-    /// That this broker is the controller now, and what can be told of the time before.
-    async fn since_the_last_term(&mut self, before: &Before) -> Result<Vec<Change>> {
-        if std::mem::replace(&mut self.began, true) {
-            return Ok(Vec::new());
+    /// That this broker is the controller now, and what can be told of the time when nobody wrote.
+    async fn since_the_last_entry(&mut self, before: &Before) -> Result<Vec<Change>> {
+        let entries = self.metadata.load_history().await?.map(|history| history.record.entries);
+        let entries = entries.unwrap_or_default();
+        let last_ms = entries.iter().map(|entry| entry.at_ms).max();
+        let is_new = |at_ms: i64| last_ms.is_none_or(|last_ms| at_ms > last_ms);
+        let mut changes = Vec::new();
+        for (node_id, read) in self.metadata.list_members().await?.items {
+            let member = read.record;
+            if before.brokers.get(&node_id) != Some(&member.epoch) || !is_new(member.started_ms) {
+                continue;
+            }
+            if let Some(previous) = &member.previous {
+                // At the very time at which it was started it is told how the one before ended.
+                let is_told =
+                    entries.iter().any(|entry| ends(entry, node_id) && entry.at_ms > previous.started_ms);
+                changes.extend(unseen_end(node_id, previous, member.started_ms).filter(|_| !is_told));
+            }
+            changes.push(started(node_id, &member).at(member.started_ms));
         }
-        let elected =
-            Change::new(HistoryKind::ControllerElected, format!("broker {}", self.own.node_id.0), "");
-        let history = self.metadata.load_history().await?;
-        let Some(last) = history.and_then(|history| history.record.entries.last().map(|entry| entry.at_ms))
-        else {
-            return Ok(vec![elected]);
-        };
-        let new = before.topics.iter().filter(|(_, topic)| topic.created_ms > last);
-        let created = new.map(|(name, topic)| created(name, topic));
-        Ok(created.chain([elected]).collect())
+        let new = before.topics.iter().filter(|(_, topic)| last_ms.is_some() && is_new(topic.created_ms));
+        changes.extend(new.map(|(name, topic)| before::created(name, topic).at(topic.created_ms)));
+        if !std::mem::replace(&mut self.began, true) {
+            changes.push(Change::new(HistoryKind::ControllerElected, broker(self.own.node_id.0), ""));
+        }
+        Ok(changes)
     }
 
-    async fn broker(&self, before: &mut Before, event: &Event) -> Result<Option<Change>> {
-        let Some(node_id) = self.metadata.keys().parse_broker(event.key()) else { return Ok(None) };
-        let name = format!("broker {node_id}");
-        Ok(match event {
+    async fn broker(&self, before: &mut Before, event: &Event) -> Result<Vec<Change>> {
+        let Some(node_id) = self.metadata.keys().parse_broker(event.key()) else { return Ok(Vec::new()) };
+        let member = self.metadata.load::<MemberRecord>(&self.metadata.keys().member(node_id)).await?;
+        let member = member.map(|member| member.record);
+        match event {
             Event::Put(kv) => {
-                let broker = Versioned::<BrokerRecord>::decode(kv)?.record;
-                before.brokers.insert(node_id, broker.epoch);
-                let detail = format!("at {}:{}, release {}", broker.host, broker.port, broker.version);
-                Some(Change::new(HistoryKind::BrokerStarted, name, &detail))
+                let registered = Versioned::<BrokerRecord>::decode(kv)?.record;
+                let seen = before.brokers.insert(node_id, registered.epoch);
+                let mut changes = Vec::new();
+                let member = member.filter(|member| member.epoch == registered.epoch).unwrap_or_else(|| {
+                    MemberRecord {
+                        host: registered.host,
+                        port: registered.port,
+                        version: Some(registered.version),
+                        ..MemberRecord::default()
+                    }
+                });
+                if let (Some(_), Some(previous)) = (seen, &member.previous) {
+                    changes.extend(unseen_end(node_id, previous, member.started_ms));
+                }
+                changes.push(started(node_id, &member));
+                Ok(changes)
             }
             Event::Delete { .. } => {
                 let epoch = before.brokers.remove(&node_id);
-                let member: Option<Versioned<MemberRecord>> =
-                    self.metadata.load(&self.metadata.keys().member(node_id)).await?;
-                // One that is not the same any more has been there again already.
-                let member = member.filter(|member| Some(member.record.epoch) == epoch);
-                Some(match member.map(|member| member.record.left_ms.is_some()) {
-                    Some(true) => Change::new(HistoryKind::BrokerStopped, name, "as planned"),
-                    Some(false) | None => {
-                        before.vanished.extend(epoch.map(|epoch| (node_id, epoch)));
-                        vanished(node_id)
+                // One that is not the same any more has been there again already, and knows of the one before it.
+                let ended = member.map(|member| match Some(member.epoch) == epoch {
+                    true => (member.left_ms, member.alive_ms),
+                    false => {
+                        member.previous.map_or((None, None), |previous| (previous.left_ms, previous.alive_ms))
                     }
-                })
+                });
+                let (left_ms, alive_ms) = ended.unwrap_or_default();
+                if left_ms.is_some() {
+                    return Ok(vec![Change::new(HistoryKind::BrokerStopped, broker(node_id), "as planned")]);
+                }
+                before.vanished.extend(epoch.map(|epoch| (node_id, epoch)));
+                Ok(vec![vanished(node_id, alive_ms)])
             }
-        })
+        }
     }
 
     /// Writes down what those led who are gone without leaving, and forgets who has been gone for long. Gives those who vanished unseen:
@@ -208,26 +235,23 @@ impl<'a> History<'a> {
                 self.metadata.swap_member(self.office, node_id, read.mod_revision, None).await?;
                 continue;
             }
-            if member.left_ms.is_some() || before.brokers.contains_key(&node_id) {
+            if gone_ms.is_some() || before.brokers.contains_key(&node_id) {
                 continue;
             }
-            let given_away = led.remove(&(node_id, member.epoch));
-            if member.lost.is_some() && given_away.is_none() {
-                continue;
-            }
-            let mut lost =
-                member.lost.clone().unwrap_or_else(|| before.led_by(node_id, member.epoch, now_ms));
-            if let Some((partitions, topic)) = given_away {
+            // What it still has and what it had until a moment ago. The first is given away later, and is not counted again then.
+            let mut lost = before.led_by(node_id, member.epoch, now_ms);
+            if let Some((partitions, topic)) = led.remove(&(node_id, member.epoch)) {
                 lost.partitions += partitions;
                 lost.topic = lost.topic.or(topic);
             }
-            if member.lost.is_none() && before.vanished.insert((node_id, member.epoch)) {
-                unseen.push(vanished(node_id));
+            if before.vanished.insert((node_id, member.epoch)) {
+                unseen.push(vanished(node_id, member.alive_ms));
             }
             let record = MemberRecord { lost: Some(lost), ..member.clone() };
             self.metadata.swap_member(self.office, node_id, read.mod_revision, Some(&record)).await?;
         }
-        led.clear();
+        // That a broker is gone may come in later than what became of its partitions.
+        led.retain(|(node_id, epoch), _| before.brokers.get(node_id) == Some(epoch));
         before.vanished.clear();
         Ok(unseen)
     }
@@ -239,109 +263,30 @@ impl<'a> History<'a> {
         let now_ms = self.clock.now_ms();
         let history = self.metadata.load_history().await?;
         let expected = history.as_ref().map(|history| history.mod_revision);
-        let mut entries = history.map(|history| history.record.entries).unwrap_or_default();
-        entries.extend(gathered(changes).into_iter().map(|change| change.entry(now_ms)));
-        entries.retain(|entry| now_ms - entry.at_ms <= AGE_MAX_MS);
-        let over = entries.len().saturating_sub(ENTRIES_MAX);
-        entries.drain(..over);
+        let mut record = history.map(|history| history.record).unwrap_or_default();
+        record.entries.extend(gathered(changes).into_iter().map(|change| change.entry(now_ms)));
+        bound(&mut record, now_ms);
         // Not written: another one is the controller by now, and tells for itself.
-        let _ = self.metadata.swap_history(self.office, expected, &HistoryRecord { entries }).await?;
+        let _ = self.metadata.swap_history(self.office, expected, &record).await?;
         Ok(())
-    }
-}
-
-impl Before {
-    fn topic(&mut self, name: String, event: &Event) -> Result<Vec<Change>> {
-        let kv: &KeyValue = match event {
-            Event::Put(kv) => kv,
-            Event::Delete { .. } => {
-                let Some(topic) = self.topics.remove(&name) else { return Ok(Vec::new()) };
-                self.names.remove(&topic.topic_id);
-                let detail = format!("{} partitions", topic.partitions);
-                return Ok(vec![Change::new(HistoryKind::TopicDeleted, name, &detail)]);
-            }
-        };
-        let topic = Versioned::<TopicRecord>::decode(kv)?.record;
-        self.names.insert(topic.topic_id, name.clone());
-        let then = self.topics.insert(name.clone(), topic.clone());
-        let Some(then) = then.filter(|then| then.topic_id == topic.topic_id) else {
-            return Ok(vec![created(&name, &topic)]);
-        };
-        let mut changes = Vec::new();
-        if then.partitions != topic.partitions {
-            let detail = format!("{} -> {}", then.partitions, topic.partitions);
-            changes.push(Change::new(HistoryKind::PartitionsAdded, name.clone(), &detail));
-        }
-        if let Some(detail) = difference(&then.configs, &topic.configs) {
-            changes.push(Change::new(HistoryKind::TopicConfig, name, &detail));
-        }
-        Ok(changes)
-    }
-
-    /// A change for each pair of brokers between which partitions of the topic moved. New partitions and those of a deleted topic do not
-    /// count.
-    fn assignment(&mut self, topic: Uuid, event: &Event, led: &mut Led) -> Result<Vec<Change>> {
-        let now = match event {
-            Event::Put(kv) => owners(&Versioned::<AssignmentRecord>::decode(kv)?.record),
-            Event::Delete { .. } => {
-                self.owners.remove(&topic);
-                return Ok(Vec::new());
-            }
-        };
-        let name = self.names.get(&topic).cloned();
-        let mut moved: BTreeMap<(i32, Option<i32>), u64> = BTreeMap::new();
-        let then = self.owners.insert(topic, now.clone()).unwrap_or_default();
-        for (then, now) in then.iter().zip(&now).filter(|(then, now)| then != now) {
-            let Some((from, epoch)) = *then else { continue };
-            *moved.entry((from, now.map(|(to, _)| to))).or_default() += 1;
-            if self.brokers.get(&from) != Some(&epoch) {
-                let (partitions, of) = led.entry((from, epoch)).or_default();
-                *partitions += 1;
-                *of = of.take().or_else(|| name.clone());
-            }
-        }
-        let name = name.unwrap_or_else(|| topic.to_string());
-        let change = |((from, to), count): ((i32, Option<i32>), u64)| {
-            let to = to.map_or_else(|| "nobody for the moment".to_owned(), |to| format!("broker {to}"));
-            let detail = format!("from broker {from} to {to}");
-            Change { count, ..Change::new(HistoryKind::LeadersMoved, name.clone(), &detail) }
-        };
-        Ok(moved.into_iter().map(change).collect())
-    }
-
-    fn config(&mut self, scope: ConfigScope, event: &Event) -> Result<Option<Change>> {
-        let name = scope_name(scope);
-        let now = match event {
-            Event::Put(kv) => Versioned::<BrokerConfigRecord>::decode(kv)?.record.configs,
-            Event::Delete { .. } => BTreeMap::new(),
-        };
-        let then = self.configs.insert(name.clone(), now.clone()).unwrap_or_default();
-        let detail = difference(&then, &now);
-        Ok(detail.map(|detail| Change::new(HistoryKind::BrokerConfig, name, &detail)))
-    }
-
-    /// What a broker that is gone still has to its name.
-    fn led_by(&self, node_id: i32, epoch: u64, at_ms: i64) -> LostRecord {
-        let mut lost = LostRecord { at_ms, partitions: 0, topic: None };
-        for (topic, owners) in &self.owners {
-            let of_it = owners.iter().filter(|owner| **owner == Some((node_id, epoch))).count() as u64;
-            if of_it > 0 {
-                lost.partitions += of_it;
-                lost.topic = lost.topic.or_else(|| self.names.get(topic).cloned());
-            }
-        }
-        lost
     }
 }
 
 impl Change {
     fn new(kind: HistoryKind, name: impl Into<String>, detail: &str) -> Self {
-        Self { kind, name: name.into(), count: 1, detail: detail.chars().take(DETAIL_MAX_CHARS).collect() }
+        let detail = detail.chars().take(DETAIL_MAX_CHARS).collect();
+        Self { at_ms: None, kind, name: name.into(), count: 1, detail }
     }
 
-    fn entry(self, at_ms: i64) -> HistoryEntry {
-        let Self { kind, name, count, detail } = self;
-        HistoryEntry { at_ms, kind, name, count, detail }
+    /// When it was, where that is known.
+    fn at(self, at_ms: i64) -> Self {
+        Self { at_ms: Some(at_ms), ..self }
+    }
+
+    /// Clocks differ: nothing is told of the future.
+    fn entry(self, now_ms: i64) -> HistoryEntry {
+        let Self { at_ms, kind, name, count, detail } = self;
+        HistoryEntry { at_ms: at_ms.map_or(now_ms, |at_ms| at_ms.min(now_ms)), kind, name, count, detail }
     }
 }
 
@@ -367,38 +312,59 @@ fn gathered(changes: Vec<Change>) -> Vec<Change> {
     gathered
 }
 
-fn vanished(node_id: i32) -> Change {
-    Change::new(HistoryKind::BrokerVanished, format!("broker {node_id}"), "without a planned stop")
-}
-
-fn created(name: &str, topic: &TopicRecord) -> Change {
-    let configs: Vec<String> =
-        topic.configs.iter().map(|(name, value)| format!(", {name}={value}")).collect();
-    let detail = format!("{} partitions{}", topic.partitions, configs.concat());
-    Change::new(HistoryKind::TopicCreated, name, &detail)
-}
-
-fn owners(assignment: &AssignmentRecord) -> Vec<Option<(i32, u64)>> {
-    assignment.partitions.iter().map(|slot| Some((slot.owner?, slot.incarnation))).collect()
-}
-
-fn scope_name(scope: ConfigScope) -> String {
-    match scope {
-        ConfigScope::Default => "all brokers".to_owned(),
-        ConfigScope::Broker(node_id) => format!("broker {node_id}"),
+/// In the order of time, without what is old or finds no room. The oldest of the kind of which there is most goes first: what happens all
+/// the time does not hide what happened once.
+fn bound(record: &mut HistoryRecord, now_ms: i64) {
+    let is_young = |at_ms: i64| now_ms - at_ms <= AGE_MAX_MS;
+    record.entries.retain(|entry| is_young(entry.at_ms));
+    record.entries.sort_by_key(|entry| entry.at_ms);
+    record.left_out_ms = record.left_out_ms.filter(|at_ms| is_young(*at_ms));
+    while record.entries.len() > ENTRIES_MAX {
+        let mut of_kind: BTreeMap<HistoryKind, usize> = BTreeMap::new();
+        record.entries.iter().for_each(|entry| *of_kind.entry(entry.kind).or_default() += 1);
+        let most = of_kind.into_iter().max_by_key(|(_, count)| *count).map(|(kind, _)| kind);
+        let at = record.entries.iter().position(|entry| Some(entry.kind) == most).unwrap_or(0);
+        let left_out = record.entries.remove(at);
+        record.left_out_ms = record.left_out_ms.max(Some(left_out.at_ms));
     }
 }
 
-/// `name: value -> value` of each config that differs.
-fn difference(then: &BTreeMap<String, String>, now: &BTreeMap<String, String>) -> Option<String> {
-    let names: BTreeSet<&String> = then.keys().chain(now.keys()).collect();
-    let value = |of: &BTreeMap<String, String>, name: &String| {
-        of.get(name).map_or("default".to_owned(), Clone::clone)
-    };
-    let changed = names.into_iter().filter(|name| then.get(*name) != now.get(*name));
-    let changed: Vec<String> =
-        changed.map(|name| format!("{name}: {} -> {}", value(then, name), value(now, name))).collect();
-    (!changed.is_empty()).then(|| changed.join(", "))
+fn broker(node_id: i32) -> String {
+    format!("broker {node_id}")
+}
+
+fn vanished(node_id: i32, alive_ms: Option<i64>) -> Change {
+    let known = alive_ms.map(|at_ms| format!("; last known to live at {}", utc::seconds(at_ms)));
+    let detail = format!("without a planned stop{}", known.unwrap_or_default());
+    Change::new(HistoryKind::BrokerVanished, broker(node_id), &detail)
+}
+
+/// Whether an entry tells that a broker ended.
+fn ends(entry: &HistoryEntry, node_id: i32) -> bool {
+    matches!(entry.kind, HistoryKind::BrokerStopped | HistoryKind::BrokerVanished)
+        && entry.name == broker(node_id)
+}
+
+/// How a broker ended that nobody saw end, and that is back. None: the controller saw it.
+fn unseen_end(node_id: i32, previous: &PreviousRecord, back_ms: i64) -> Option<Change> {
+    if let Some(left_ms) = previous.left_ms {
+        return Some(Change::new(HistoryKind::BrokerStopped, broker(node_id), "as planned").at(left_ms));
+    }
+    let lived_ms = previous.alive_ms.unwrap_or(previous.started_ms);
+    let change = vanished(node_id, Some(lived_ms));
+    let detail = format!("{}; back since {}", change.detail, utc::seconds(back_ms));
+    previous.lost_ms.is_none().then(|| Change { detail, ..change }.at(back_ms))
+}
+
+/// With the release before this one, if it was another.
+fn started(node_id: i32, member: &MemberRecord) -> Change {
+    let version = member.version.as_deref().unwrap_or("unknown");
+    let before = member.previous.as_ref().and_then(|previous| previous.version.as_deref());
+    let before =
+        before.filter(|before| *before != version).map(|before| format!(", before: release {before}"));
+    let detail =
+        format!("at {}:{}, release {version}{}", member.host, member.port, before.unwrap_or_default());
+    Change::new(HistoryKind::BrokerStarted, broker(node_id), &detail)
 }
 
 #[cfg(test)]
@@ -416,15 +382,16 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_told() {
-        let configs = |list: &[(&str, &str)]| {
-            list.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-        };
-        let then = configs(&[("a", "1"), ("b", "2"), ("c", "3")]);
-        let now = configs(&[("a", "1"), ("b", "5"), ("d", "4")]);
-        let text = "b: 2 -> 5, c: 3 -> default, d: default -> 4";
-        assert_eq!(difference(&then, &now).as_deref(), Some(text));
-        assert_eq!(difference(&then, &then), None);
-        assert!(Change::new(HistoryKind::TopicConfig, "t", &"ü".repeat(500)).detail.chars().count() == 200);
+    fn what_happens_all_the_time_does_not_hide_what_happened_once() {
+        let entry = |at_ms: i64, kind| Change::new(kind, "x", "").entry(at_ms);
+        let often = (0..ENTRIES_MAX as i64 + 50).map(|at_ms| entry(at_ms, HistoryKind::TopicConfig));
+        let mut entries: Vec<HistoryEntry> = often.collect();
+        entries.push(entry(0, HistoryKind::BrokerVanished));
+        let mut record = HistoryRecord { entries, left_out_ms: Some(-2 * AGE_MAX_MS) };
+        bound(&mut record, 1_000);
+        assert_eq!(record.entries.len(), ENTRIES_MAX);
+        assert_eq!(record.entries[0].kind, HistoryKind::BrokerVanished);
+        // 51 had to go, and the first that is there is the one after them.
+        assert_eq!((record.left_out_ms, record.entries[1].at_ms), (Some(50), 51));
     }
 }

@@ -1,10 +1,12 @@
 //! The controller over the embedded store: what it does, and in which order.
 
-use std::sync::atomic::{AtomicBool, AtomicU32};
+mod history;
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32};
 
 use kafscale_core::ids::NodeId;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ChainRecord, HistoryKind, LostRecord, PartitionAssignment, TopicRecord,
+    AssignmentRecord, BrokerRecord, ChainRecord, HistoryKind, PartitionAssignment, TopicRecord,
 };
 use kafscale_meta::{EmbeddedStore, NewTopic};
 use parking_lot::Mutex;
@@ -59,13 +61,13 @@ impl Chains for FakeChains {
     }
 }
 
-/// It is always the same time.
+/// It is the time that it is set to.
 #[derive(Debug)]
-struct AClock;
+struct AClock(AtomicI64);
 
 impl Clock for AClock {
     fn now_ms(&self) -> i64 {
-        1_000_000
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -78,6 +80,7 @@ struct Member {
 struct World {
     metadata: Metadata,
     chains: Arc<FakeChains>,
+    clock: Arc<AClock>,
     cancel: CancellationToken,
 }
 
@@ -97,20 +100,25 @@ impl World {
             gate: Semaphore::new(1000),
             copies: AtomicBool::new(true),
         });
-        Self { metadata, chains, cancel: CancellationToken::new() }
+        let clock = Arc::new(AClock(AtomicI64::new(1_000_000)));
+        Self { metadata, chains, clock, cancel: CancellationToken::new() }
     }
 
     async fn join(&self, node_id: i32) -> Member {
+        self.start(node_id, "1", 1).await
+    }
+
+    async fn start(&self, node_id: i32, version: &str, started_ms: i64) -> Member {
         let lease = self.metadata.store().lease_grant(Duration::from_secs(24 * 3600)).await.unwrap().id;
         let record = BrokerRecord {
             host: "localhost".to_owned(),
             port: 9092,
             rack: None,
-            version: "1".to_owned(),
+            version: version.to_owned(),
             listeners: Vec::new(),
             metrics_address: None,
             epoch: 0,
-            started_ms: 1,
+            started_ms,
         };
         let registered = self.metadata.register_broker(node_id, lease, record, Some(ChainRecord::default()));
         let epoch = registered.await.unwrap().expect("the node id is free");
@@ -148,11 +156,25 @@ impl World {
     fn controller(&self, member: Member, chains: &Arc<FakeChains>) -> Arc<ControllerStats> {
         let chains = Arc::clone(chains) as Arc<dyn Chains>;
         let Member { id, lease } = member;
-        let controller =
-            Controller::new(self.metadata.clone(), chains, id, lease, COLLECT_INTERVAL, Arc::new(AClock));
+        let clock = Arc::clone(&self.clock) as Arc<dyn Clock>;
+        let controller = Controller::new(self.metadata.clone(), chains, id, lease, COLLECT_INTERVAL, clock);
         let stats = controller.stats();
         tokio::spawn(controller.run(self.cancel.clone()));
         stats
+    }
+
+    /// The controllers of this one have ended.
+    fn without_controller(&self) -> World {
+        self.cancel.cancel();
+        let (metadata, chains, clock) =
+            (self.metadata.clone(), Arc::clone(&self.chains), Arc::clone(&self.clock));
+        World { metadata, chains, clock, cancel: CancellationToken::new() }
+    }
+
+    /// What the history tells: when, what, name, how many, detail.
+    async fn told(&self) -> Vec<(i64, HistoryKind, String, u64, String)> {
+        let history = self.metadata.load_history().await.unwrap().unwrap().record.entries;
+        history.into_iter().map(|e| (e.at_ms, e.kind, e.name, e.count, e.detail)).collect()
     }
 
     /// Waits until the assignments are as wanted, and returns them. Owners let go what they are asked for.
@@ -387,93 +409,4 @@ async fn ten_thousand_partitions_are_reassigned() {
         // Well under a second in a release; the figure is for the reader, since machines differ.
         println!("{topics} topics of {partitions} partitions each: reassigned in {took:?}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_vanishes_is_remembered_with_what_it_led_and_who_leaves_is_not() {
-    let world = World::new();
-    let (a, b, c) = (world.join(1).await, world.join(2).await, world.join(3).await);
-    world.topics(1, 30, &[a, b, c]).await;
-    world.controller(a, &world.chains);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    world.die(b).await;
-    world.metadata.note_leaving(3, c.id.epoch, 5).await.unwrap();
-    world.die(c).await;
-    world.until(|all| even(all, &[a])).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let members = async || -> Vec<_> {
-        let items = world.metadata.list_members().await.unwrap().items;
-        items.into_iter().map(|(id, read)| (id, read.record.left_ms, read.record.lost)).collect()
-    };
-    let lost = LostRecord { at_ms: 1_000_000, partitions: 10, topic: Some("t0".to_owned()) };
-    assert_eq!(members().await, [(1, None, None), (2, None, Some(lost)), (3, Some(5), None)]);
-    // It comes back.
-    world.join(2).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    assert_eq!(members().await[1], (2, None, None));
-    let history = world.metadata.load_history().await.unwrap().unwrap().record.entries;
-    let told: Vec<_> =
-        history.iter().map(|e| (e.kind, e.name.as_str(), e.count, e.detail.as_str())).collect();
-    for expected in [
-        (HistoryKind::ControllerElected, "broker 1", 1, ""),
-        (HistoryKind::BrokerVanished, "broker 2", 1, "without a planned stop"),
-        (HistoryKind::BrokerStopped, "broker 3", 1, "as planned"),
-        (HistoryKind::LeadersMoved, "t0", 10, "from broker 2 to broker 1"),
-        (HistoryKind::LeadersMoved, "t0", 10, "from broker 3 to broker 1"),
-        (HistoryKind::BrokerStarted, "broker 2", 1, "at localhost:9092, release 1"),
-    ] {
-        assert!(told.contains(&expected), "{expected:?} is not in {told:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_changes_in_topics_is_told_and_the_history_is_bounded() {
-    let world = World::new();
-    let a = world.join(1).await;
-    world.controller(a, &world.chains);
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    world.topics(3, 2, &[a]).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let read = world.metadata.load_topic("t1").await.unwrap().unwrap();
-    let mut topic = read.record.clone();
-    topic.configs.insert("retention.ms".to_owned(), "5".to_owned());
-    world.metadata.swap_topic("t1", read.mod_revision, &topic).await.unwrap().unwrap();
-    let read = world.metadata.load_topic("t2").await.unwrap().unwrap();
-    assert!(world.metadata.delete_topic("t2", &read).await.unwrap());
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let history = async || world.metadata.load_history().await.unwrap().unwrap().record.entries;
-    let told: Vec<_> = history().await.into_iter().map(|e| (e.kind, e.name, e.detail)).collect();
-    let is = |kind, name: &str, detail: &str| (kind, name.to_owned(), detail.to_owned());
-    assert!(told.contains(&is(HistoryKind::TopicCreated, "t0", "2 partitions")), "{told:?}");
-    assert!(told.contains(&is(HistoryKind::TopicConfig, "t1", "retention.ms: default -> 5")), "{told:?}");
-    assert!(told.contains(&is(HistoryKind::TopicDeleted, "t2", "2 partitions")), "{told:?}");
-    // One after the other for long: the newest are kept.
-    for i in 0..250 {
-        let read = world.metadata.load_topic("t1").await.unwrap().unwrap();
-        let mut topic = read.record.clone();
-        topic.configs.insert("retention.ms".to_owned(), i.to_string());
-        world.metadata.swap_topic("t1", read.mod_revision, &topic).await.unwrap().unwrap();
-        tokio::time::sleep(Duration::from_secs(3)).await;
-    }
-    let entries = history().await;
-    assert_eq!(entries.len(), 200);
-    assert_eq!(entries.last().unwrap().detail, "retention.ms: 248 -> 249");
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_vanished_while_there_was_no_controller_is_told_once() {
-    let world = World::new();
-    let (a, b) = (world.join(1).await, world.join(2).await);
-    world.topics(1, 10, &[a, b]).await;
-    world.die(b).await;
-    world.controller(a, &world.chains);
-    world.until(|all| even(all, &[a])).await;
-    tokio::time::sleep(Duration::from_secs(10)).await;
-    let members = world.metadata.list_members().await.unwrap().items;
-    let lost = members[1].1.record.lost.clone().expect("it is noted");
-    assert_eq!((lost.partitions, lost.topic.as_deref()), (5, Some("t0")));
-    let history = world.metadata.load_history().await.unwrap().unwrap().record.entries;
-    let vanished: Vec<_> = history.iter().filter(|e| e.kind == HistoryKind::BrokerVanished).collect();
-    assert_eq!(vanished.len(), 1, "{history:?}");
-    assert_eq!(vanished[0].name, "broker 2");
 }

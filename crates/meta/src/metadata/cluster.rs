@@ -65,13 +65,15 @@ impl Metadata {
         let epoch = base.map_or(0, |base| base.record.base) + revision.0;
         record.epoch = epoch;
         let key = self.keys.broker(node_id);
+        let before = self.load::<MemberRecord>(&self.keys.member(node_id)).await?;
         let member = MemberRecord {
             host: record.host.clone(),
             port: record.port,
             epoch,
             started_ms: record.started_ms,
-            left_ms: None,
-            lost: None,
+            version: Some(record.version.clone()),
+            previous: before.map(|before| before.record.as_previous()),
+            ..MemberRecord::default()
         };
         let mut txn = Txn::new()
             .when(Compare::absent(&key))
@@ -110,13 +112,32 @@ impl Metadata {
 
     /// Notes that an incarnation leaves as planned. Nothing is written about another one.
     pub async fn note_leaving(&self, node_id: i32, epoch: u64, left_ms: i64) -> Result<()> {
+        self.note(node_id, epoch, |member| member.left_ms = Some(left_ms)).await
+    }
+
+    /// The same of one whose start failed: it never served anybody.
+    pub async fn note_failed_start(&self, node_id: i32, epoch: u64, left_ms: i64) -> Result<()> {
+        self.note(node_id, epoch, |member| (member.left_ms, member.failed) = (Some(left_ms), true)).await
+    }
+
+    /// Notes that an incarnation lives.
+    pub async fn note_alive(&self, node_id: i32, epoch: u64, alive_ms: i64) -> Result<()> {
+        self.note(node_id, epoch, |member| member.alive_ms = Some(alive_ms)).await
+    }
+
+    async fn note(&self, node_id: i32, epoch: u64, change: impl Fn(&mut MemberRecord)) -> Result<()> {
         let key = self.keys.member(node_id);
-        let Some(member) = self.load::<MemberRecord>(&key).await? else { return Ok(()) };
-        if member.record.epoch == epoch {
-            let left = MemberRecord { left_ms: Some(left_ms), ..member.record };
-            let _ = self.swap(&key, Some(member.mod_revision), &left).await?;
+        loop {
+            let Some(mut member) = self.load::<MemberRecord>(&key).await? else { return Ok(()) };
+            if member.record.epoch != epoch {
+                return Ok(());
+            }
+            change(&mut member.record);
+            // Whoever loses has let another one win, so that this ends.
+            if self.swap(&key, Some(member.mod_revision), &member.record).await?.is_some() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     /// Forgets a broker that is not registered. `false`: it is, or is not known at all.

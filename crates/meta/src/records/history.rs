@@ -10,12 +10,15 @@ use super::{Keyspace, Record};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryRecord {
     pub entries: Vec<HistoryEntry>,
+    /// The newest of the entries that were left out for want of room: what is later is all there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_out_ms: Option<i64>,
 }
 
 /// A change, or several of one kind that came together.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
-    /// When the controller saw it.
+    /// When it was, or when the controller saw it.
     pub at_ms: i64,
     pub kind: HistoryKind,
     /// The topic or the broker; of several, one.
@@ -39,6 +42,9 @@ pub enum HistoryKind {
     BrokerVanished,
     LeadersMoved,
     ControllerElected,
+    /// Its last member is gone.
+    GroupEmptied,
+    GroupDeleted,
     /// Of a later release.
     #[serde(other)]
     Other,
@@ -68,7 +74,8 @@ mod tests {
             let entry = |(at_ms, name, count, detail)| {
                 HistoryEntry { at_ms, kind: HistoryKind::TopicConfig, name, count, detail }
             };
-            check_encoding(&HistoryRecord { entries: entries.into_iter().map(entry).collect() });
+            let left_out_ms = entries.first().map(|(at_ms, ..)| *at_ms);
+            check_encoding(&HistoryRecord { entries: entries.into_iter().map(entry).collect(), left_out_ms });
         }
     }
 
@@ -82,8 +89,12 @@ mod tests {
             detail: "from 1 to 2".into(),
         };
         check_bytes(
-            &HistoryRecord { entries: vec![entry] },
+            &HistoryRecord { entries: vec![entry], left_out_ms: None },
             r#"{"v":1,"entries":[{"at_ms":5,"kind":"leaders_moved","name":"t","count":2,"detail":"from 1 to 2"}]}"#,
+        );
+        check_bytes(
+            &HistoryRecord { entries: Vec::new(), left_out_ms: Some(3) },
+            r#"{"v":1,"entries":[],"left_out_ms":3}"#,
         );
     }
 }

@@ -41,7 +41,7 @@ pub use coordinator::{COORDINATOR_SLOTS, CoordinatorRecord};
 pub use group::{GroupMember, GroupProtocol, GroupRecord};
 pub use history::{HistoryEntry, HistoryKind, HistoryRecord};
 pub use incarnation_base::IncarnationBaseRecord;
-pub use member::{LostRecord, MemberRecord};
+pub use member::{LostRecord, MemberRecord, PreviousRecord};
 pub use offset::{OffsetKey, OffsetRecord};
 pub use outdated::OutdatedRecord;
 pub use partition::{PartitionRecord, SegmentRecord};

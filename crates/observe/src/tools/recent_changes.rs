@@ -1,7 +1,7 @@
-//! `recent_changes`: what changed in the cluster lately: topics, configs, brokers, leaders.
+//! `recent_changes`: what changed in the cluster lately: topics, configs, brokers, leaders, groups.
 
 use kafscale_core::utc;
-use kafscale_meta::records::{HistoryEntry, HistoryKind};
+use kafscale_meta::records::{HistoryEntry, HistoryKind, HistoryRecord};
 use rmcp::schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +24,7 @@ pub struct Args {
     #[schemars(range(min = 1, max = 1440))]
     minutes: Option<u32>,
     about: Option<About>,
-    /// A topic, or "broker 1".
+    /// A topic, a group, or "broker 1".
     name: Option<String>,
     #[schemars(range(min = 1, max = 200))]
     limit: Option<usize>,
@@ -38,6 +38,7 @@ enum About {
     Configs,
     Brokers,
     Leaders,
+    Groups,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -49,7 +50,7 @@ pub struct Answer {
     rows: Vec<Row>,
     /// Older changes that match and are left out.
     left_out: usize,
-    /// Nothing older is known. Null: it is not known since when.
+    /// Of what is older some may be missing. Null: it is not known since when.
     known_since: Option<String>,
 }
 
@@ -60,7 +61,8 @@ impl Tool for RecentChanges {
     const NAME: &'static str = "recent_changes";
     const TITLE: &'static str = "Recent changes";
     const DESCRIPTION: &'static str = "What changed in the last hour (or minutes, up to a day), newest first: topics created and \
-         deleted, partitions, configs, brokers started, stopped and vanished, leaders moved, elections. Not who did it.";
+         deleted, partitions, configs, brokers started (address, release), stopped, or ended without a planned stop, leaders moved, elections, groups \
+         without members or deleted. Not who did it.";
     type Args = Args;
     type Answer = Answer;
 
@@ -73,7 +75,7 @@ impl Tool for RecentChanges {
                 && args.about.is_none_or(|about| about == about_of(entry.kind))
                 && args.name.as_deref().is_none_or(|name| names::means(name, &entry.name))
         };
-        let all: Vec<&HistoryEntry> = history.value.iter().rev().filter(matching).collect();
+        let all: Vec<&HistoryEntry> = history.value.entries.iter().rev().filter(matching).collect();
         let mut budget = Budget::default();
         let rows = all.iter().take(args.limit.unwrap_or(ROWS)).map(|entry| row(entry));
         let rows: Vec<Row> = rows.take_while(|row| budget.take(row)).collect();
@@ -84,9 +86,14 @@ impl Tool for RecentChanges {
             left_out: all.len() - rows.len(),
             rows,
             // What is not seen pushes older changes out.
-            known_since: history.value.first().filter(|_| !view.is_confined()).map(|entry| utc::seconds(entry.at_ms)),
+            known_since: known_since(&history.value).filter(|_| !view.is_confined()).map(utc::seconds),
         })
     }
+}
+
+/// From then on every change is there.
+fn known_since(history: &HistoryRecord) -> Option<i64> {
+    history.left_out_ms.or_else(|| history.entries.first().map(|entry| entry.at_ms))
 }
 
 fn row(entry: &HistoryEntry) -> Row {
@@ -105,6 +112,7 @@ fn about_of(kind: HistoryKind) -> About {
         | HistoryKind::ControllerElected
         | HistoryKind::Other => About::Brokers,
         HistoryKind::LeadersMoved => About::Leaders,
+        HistoryKind::GroupEmptied | HistoryKind::GroupDeleted => About::Groups,
     }
 }
 
@@ -120,6 +128,8 @@ fn what(kind: HistoryKind) -> &'static str {
         HistoryKind::BrokerVanished => "broker vanished",
         HistoryKind::LeadersMoved => "leaders moved",
         HistoryKind::ControllerElected => "controller elected",
+        HistoryKind::GroupEmptied => "group emptied",
+        HistoryKind::GroupDeleted => "group deleted",
         HistoryKind::Other => "something that this release does not know",
     }
 }

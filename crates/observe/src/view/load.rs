@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kafscale_core::group::subscription::assigned_partitions;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ConfigScope, GroupRecord, HistoryEntry, OffsetKey, OffsetRecord, Record,
+    AssignmentRecord, BrokerRecord, ConfigScope, GroupRecord, HistoryRecord, OffsetKey, OffsetRecord, Record,
     TopicRecord,
 };
 use kafscale_meta::{Error, ErrorKind, MAX_PAGE_LIMIT, Metadata, RangeRequest, Versioned};
@@ -93,10 +93,16 @@ pub async fn brokers(metadata: &Metadata) -> Result<Brokers, Unavailable> {
     .await?;
     let by_id: BTreeMap<i32, BrokerRecord> =
         brokers.items.into_iter().map(|(id, broker)| (id, broker.record)).collect();
-    let members = members.items.into_iter().map(|(id, member)| (id, member.record));
+    let members: Vec<_> = members.items.into_iter().map(|(id, member)| (id, member.record)).collect();
+    let registered = members
+        .iter()
+        .filter(|(id, member)| by_id.get(id).is_some_and(|broker| broker.epoch == member.epoch));
+    let alive_ms = registered.filter_map(|(id, member)| Some((*id, member.alive_ms?))).collect();
+    let members = members.into_iter();
     let missing = members.filter(|(id, member)| member.left_ms.is_none() && !by_id.contains_key(id));
     Ok(Brokers {
         missing: missing.collect(),
+        alive_ms,
         by_id,
         controller: controller.map(|c| c.record.node_id),
         cluster: cluster.map(|c| c.record),
@@ -105,9 +111,9 @@ pub async fn brokers(metadata: &Metadata) -> Result<Brokers, Unavailable> {
 }
 
 /// What changed lately, the newest last.
-pub async fn history(metadata: &Metadata) -> Result<Vec<HistoryEntry>, Unavailable> {
+pub async fn history(metadata: &Metadata) -> Result<HistoryRecord, Unavailable> {
     let history = in_time(metadata.load_history()).await?;
-    Ok(history.map(|history| history.record.entries).unwrap_or_default())
+    Ok(history.map(|history| history.record).unwrap_or_default())
 }
 
 /// The defaults of topic configs: those that were altered while brokers run, over those that they were `started_with`.

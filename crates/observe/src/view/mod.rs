@@ -26,7 +26,7 @@ use hyper::Uri;
 use kafscale_core::clock::Clock;
 use kafscale_meta::Metadata;
 use kafscale_meta::records::{
-    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, HistoryEntry, MemberRecord, OffsetRecord,
+    AssignmentRecord, BrokerRecord, ClusterRecord, GroupRecord, HistoryRecord, MemberRecord, OffsetRecord,
     PartitionAssignment, TopicRecord,
 };
 use parking_lot::Mutex;
@@ -58,11 +58,13 @@ const SCRAPES_AT_ONCE: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
     why: Arc<str>,
+    /// Nobody listens where it was asked for, although the host is there.
+    pub refused: bool,
 }
 
 impl Unavailable {
     pub fn new(why: impl Into<String>) -> Self {
-        Self { why: Arc::from(why.into()) }
+        Self { why: Arc::from(why.into()), refused: false }
     }
 }
 
@@ -76,7 +78,7 @@ impl std::error::Error for Unavailable {}
 
 impl From<http_get::Unavailable> for Unavailable {
     fn from(why: http_get::Unavailable) -> Self {
-        Self::new(why.to_string())
+        Self { refused: why.is_refused(), ..Self::new(why.to_string()) }
     }
 }
 
@@ -112,6 +114,12 @@ impl Topic {
         led.unwrap_or(false)
     }
 
+    /// How many partitions a broker serves in this start of it.
+    pub fn led_by(&self, id: i32, brokers: &Brokers) -> usize {
+        let is_own = |partition: &i32| self.owner(*partition) == Some(id) && self.is_led(*partition, brokers);
+        (0..self.record.partitions).filter(is_own).count()
+    }
+
     pub fn assigned(&self, partition: i32) -> Option<&PartitionAssignment> {
         self.assignment.partitions.get(usize::try_from(partition).ok()?)
     }
@@ -123,6 +131,8 @@ pub struct Brokers {
     pub by_id: BTreeMap<i32, BrokerRecord>,
     /// Brokers that are gone without having left as planned.
     pub missing: BTreeMap<i32, MemberRecord>,
+    /// When those that are registered last noted that they live.
+    pub alive_ms: BTreeMap<i32, i64>,
     pub controller: Option<i32>,
     pub cluster: Option<ClusterRecord>,
     /// How long the metadata store took. None: that is not for the caller.
@@ -189,7 +199,7 @@ pub struct ClusterView {
     brokers: Arc<BrokerList>,
     groups: Arc<GroupList>,
     dynamic_defaults: Cached<BTreeMap<String, String>>,
-    history: Cached<Vec<HistoryEntry>>,
+    history: Cached<HistoryRecord>,
     metrics: Cached<Metrics>,
     scraper: Arc<Scraper>,
     /// When somebody last asked for lag.
@@ -257,7 +267,7 @@ impl ClusterView {
     }
 
     /// What changed lately, the newest last.
-    pub async fn history(&self) -> Answer<Vec<HistoryEntry>> {
+    pub async fn history(&self) -> Answer<HistoryRecord> {
         let metadata = self.metadata.clone();
         self.history.get(|| self.now_ms(), || async move { load::history(&metadata).await }).await
     }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use kafscale_agent::{Change, Changes};
-use kafscale_meta::records::{HistoryEntry, HistoryKind};
+use kafscale_meta::records::{HistoryEntry, HistoryKind, HistoryRecord};
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -138,15 +138,19 @@ impl Sight {
 
     /// Many changes of one kind are kept as one, which names the first; of those only the one is told that is named.
     fn keep_history(&self, all: &[HistoryEntry]) -> Vec<HistoryEntry> {
+        let one = |entry: &HistoryEntry| match entry.count {
+            1 => entry.clone(),
+            _ => HistoryEntry { count: 1, detail: String::new(), ..entry.clone() },
+        };
         let seen = all.iter().filter_map(|entry| match entry.kind {
             HistoryKind::TopicCreated
             | HistoryKind::TopicDeleted
             | HistoryKind::PartitionsAdded
             | HistoryKind::TopicConfig
-            | HistoryKind::LeadersMoved => self.topics.sees(&entry.name).then(|| match entry.count {
-                1 => entry.clone(),
-                _ => HistoryEntry { count: 1, detail: String::new(), ..entry.clone() },
-            }),
+            | HistoryKind::LeadersMoved => self.topics.sees(&entry.name).then(|| one(entry)),
+            HistoryKind::GroupEmptied | HistoryKind::GroupDeleted => {
+                self.groups.sees(&entry.name).then(|| one(entry))
+            }
             HistoryKind::BrokerConfig
             | HistoryKind::BrokerStarted
             | HistoryKind::BrokerStopped
@@ -234,12 +238,14 @@ impl View {
     }
 
     /// What changed lately, the newest last.
-    pub async fn history(&self) -> Answer<Vec<HistoryEntry>> {
+    pub async fn history(&self) -> Answer<HistoryRecord> {
         let all = self.cluster.history().await.map_err(|why| self.told(why))?;
         if !self.is_confined() {
             return Ok(all);
         }
-        Ok(Arc::new(Seen { value: self.sight.keep_history(&all.value), at: all.at, at_ms: all.at_ms }))
+        let entries = self.sight.keep_history(&all.value.entries);
+        let value = HistoryRecord { entries, left_out_ms: None };
+        Ok(Arc::new(Seen { value, at: all.at, at_ms: all.at_ms }))
     }
 
     /// The defaults of topic configs.
@@ -400,6 +406,7 @@ mod tests {
             entry(HistoryKind::TopicCreated, "secret", 1, "3 partitions"),
             entry(HistoryKind::LeadersMoved, "mine.a", 40, "and others"),
             entry(HistoryKind::BrokerStopped, "broker 1", 1, "as planned"),
+            entry(HistoryKind::GroupEmptied, "secret", 1, "after generation 2"),
             entry(HistoryKind::Other, "secret", 1, ""),
         ];
         let seen = sight.keep_history(&all);

@@ -109,7 +109,7 @@ async fn and_what_is_not(cluster: &mut Cluster) {
 
 async fn change(cluster: &Cluster, entries: &[HistoryEntry], lost: &str) {
     let (keys, entries) = (cluster.metadata.keys(), entries.to_vec());
-    cluster.metadata.save(&keys.history(), &HistoryRecord { entries }).await.unwrap();
+    cluster.metadata.save(&keys.history(), &HistoryRecord { entries, left_out_ms: None }).await.unwrap();
     let lost =
         LostRecord { at_ms: 1_700_000_000_000, partitions: lost.len() as u64, topic: Some(lost.into()) };
     let gone = MemberRecord {
@@ -117,8 +117,8 @@ async fn change(cluster: &Cluster, entries: &[HistoryEntry], lost: &str) {
         port: 9093,
         epoch: 1,
         started_ms: 1_700_000_000_000,
-        left_ms: None,
         lost: Some(lost),
+        ..MemberRecord::default()
     };
     cluster.metadata.save(&keys.member(2), &gone).await.unwrap();
 }
@@ -263,6 +263,7 @@ async fn nothing_that_is_shown_depends_on_what_is_hidden() {
         entry(HistoryKind::LeadersMoved, "secret.x", 5),
         entry(HistoryKind::LeadersMoved, "mine.b", 40),
         entry(HistoryKind::TopicConfig, "mine-secret", 1),
+        entry(HistoryKind::GroupEmptied, "secret-group", 1),
     ];
     change(&more, &hidden, "secret.x").await;
     let less = less.serve_with(|s| served(dirs[0].path(), s)).await;

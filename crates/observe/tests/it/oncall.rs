@@ -124,6 +124,7 @@ async fn brokers_that_vanished_are_named_until_they_are_back() {
         started_ms: 1_700_000_000_000,
         left_ms,
         lost,
+        ..MemberRecord::default()
     };
     let lost = LostRecord { at_ms: 1_700_000_060_000, partitions: 12, topic: Some("orders".into()) };
     let keys = cluster.metadata.keys().clone();
@@ -180,7 +181,11 @@ async fn what_changed_in_the_last_hour() {
         entry(20, HistoryKind::BrokerVanished, "broker 2", "without a planned stop"),
         entry(10, HistoryKind::LeadersMoved, "orders", "from broker 2 to broker 1"),
     ];
-    cluster.metadata.save(&cluster.metadata.keys().history(), &HistoryRecord { entries }).await.unwrap();
+    cluster
+        .metadata
+        .save(&cluster.metadata.keys().history(), &HistoryRecord { entries, left_out_ms: None })
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let answer = client.answer("recent_changes", json!({})).await;
     let what: Vec<&Value> = answer["rows"].as_array().unwrap().iter().map(|row| &row[1]).collect();
@@ -193,7 +198,11 @@ async fn what_changed_in_the_last_hour() {
     // As much as there can be, of names that want to be something else.
     let many = |i: usize| entry(1, HistoryKind::TopicCreated, &hostile(i), &hostile(i));
     let entries = (0..200).map(many).collect();
-    cluster.metadata.save(&cluster.metadata.keys().history(), &HistoryRecord { entries }).await.unwrap();
+    cluster
+        .metadata
+        .save(&cluster.metadata.keys().history(), &HistoryRecord { entries, left_out_ms: None })
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_millis(1200)).await;
     let large = client.answer("recent_changes", json!({"limit": 200})).await;
     assert!(large["left_out"].as_u64() > Some(0), "{large}");
