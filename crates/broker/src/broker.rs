@@ -91,6 +91,7 @@ fn background(
     node: &Arc<Node>,
     controller: Controller,
     following: Following,
+    lease_ttl: Duration,
     stop: &CancellationToken,
 ) -> Vec<JoinHandle<()>> {
     let lines = vec![Arc::clone(&node.lines), node.coordinator.lines()];
@@ -100,7 +101,7 @@ fn background(
         tokio::spawn(Reconciler::new(Arc::clone(node)).run(stop.clone())),
         tokio::spawn(log_limit::summaries(lines, stop.clone())),
         tokio::spawn(beyond_end::watch(Arc::clone(node), stop.clone())),
-        tokio::spawn(Arc::clone(&node.reach).watch(Arc::clone(&node.cluster), stop.clone())),
+        tokio::spawn(Arc::clone(&node.reach).watch(Arc::clone(&node.cluster), lease_ttl, stop.clone())),
     ]
 }
 
@@ -169,7 +170,7 @@ impl Broker {
             clock,
         });
         let stop_background = CancellationToken::new();
-        let background = background(&node, controller, following, &stop_background);
+        let background = background(&node, controller, following, membership.lease_ttl(), &stop_background);
         let slots = Arc::new(Semaphore::new(node.config.max_connections.min(Semaphore::MAX_PERMITS)));
         let serve = |bound| tokio::spawn(server::run(Arc::clone(&node), bound, Arc::clone(&slots)));
         let servers = listeners.into_bound().into_iter().map(serve).collect();

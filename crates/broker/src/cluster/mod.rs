@@ -52,6 +52,11 @@ impl LiveBroker {
         }
     }
 
+    /// Where clients reach it.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter()
+    }
+
     /// Where clients reach it that came in by a listener of this name.
     pub fn endpoint(&self, listener: &str) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| *endpoint.listener == *listener)

@@ -4,21 +4,26 @@
 //! A connection to each broker's metrics port is held open. The system closes it when the process is gone; then it is opened again, and a
 //! broker that does not take it is gone. Nothing is decided by this: who owns what goes by leases alone.
 //!
-//! Invariant: a broker counts as gone only if it was reached before, so that an address that is not for brokers raises no alarm.
+//! One that was gone before this broker came was never reached. Where its host refuses connections to all that it has registered, for
+//! metrics and for clients, it is gone too. Where nobody answers, nothing is known before its lease has run out.
+//!
+//! Invariant: an address that is not for brokers raises no alarm: a broker that was never reached counts as gone only for the time of a
+//! lease. Who is registered for longer is alive.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kafscale_core::placement::Incarnation;
 use parking_lot::RwLock;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Cluster;
+use super::{Cluster, LiveBroker};
 
 /// How often it is looked at which brokers there are.
 const ROUND: Duration = Duration::from_secs(1);
@@ -28,6 +33,9 @@ const RECONNECT_AFTER: Duration = Duration::from_millis(200);
 const UNKNOWN_RETRY: Duration = Duration::from_secs(10);
 /// Others are not watched: their leases run out soon enough.
 const WATCHED_MAX: usize = 64;
+
+/// A broker has few listeners; more are not asked.
+const LISTENERS_MAX: usize = 4;
 
 /// The brokers that are gone.
 #[derive(Debug, Default)]
@@ -40,8 +48,13 @@ impl Reach {
         self.gone.read().contains(&incarnation)
     }
 
-    /// Watches the other brokers until cancelled.
-    pub async fn watch(self: Arc<Self>, cluster: Arc<Cluster>, cancel: CancellationToken) {
+    /// Watches the other brokers until cancelled. `lease_ttl` is how long a broker stays registered that is gone.
+    pub async fn watch(
+        self: Arc<Self>,
+        cluster: Arc<Cluster>,
+        lease_ttl: Duration,
+        cancel: CancellationToken,
+    ) {
         let mut watched: BTreeMap<Incarnation, AbortOnDropHandle<()>> = BTreeMap::new();
         let rounds = async {
             loop {
@@ -54,7 +67,7 @@ impl Reach {
                         && is_new
                         && watched.len() < WATCHED_MAX
                     {
-                        let watching = Arc::clone(&self).watch_one(broker.id, address);
+                        let watching = Arc::clone(&self).watch_one(broker.clone(), address, lease_ttl);
                         watched.insert(broker.id, AbortOnDropHandle::new(tokio::spawn(watching)));
                     }
                 }
@@ -64,25 +77,60 @@ impl Reach {
         cancel.run_until_cancelled(rounds).await;
     }
 
-    async fn watch_one(self: Arc<Self>, id: Incarnation, address: Arc<str>) {
+    async fn watch_one(self: Arc<Self>, broker: LiveBroker, address: Arc<str>, lease_ttl: Duration) {
+        let (id, registered_until) = (broker.id, Instant::now() + lease_ttl);
         let mut was_reached = false;
         loop {
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(&*address)).await {
-                Ok(Ok(mut stream)) => {
+            let answer = knock(&*address).await;
+            let is_gone = match answer {
+                Answer::Open(mut stream) => {
                     was_reached = true;
                     self.gone.write().remove(&id);
                     // Nothing is asked, so that nothing comes but the end.
                     let _ = stream.read_u8().await;
                     sleep(RECONNECT_AFTER).await;
+                    continue;
                 }
-                Ok(Err(_)) | Err(_) if was_reached => {
-                    self.gone.write().insert(id);
-                    sleep(RECONNECT_AFTER).await;
-                }
-                Ok(Err(_)) | Err(_) => sleep(UNKNOWN_RETRY).await,
+                Answer::Refused | Answer::None if was_reached => true,
+                Answer::Refused => Instant::now() < registered_until && refuses_clients(&broker).await,
+                Answer::None => false,
+            };
+            if is_gone {
+                self.gone.write().insert(id);
+                sleep(RECONNECT_AFTER).await;
+            } else {
+                self.gone.write().remove(&id);
+                sleep(UNKNOWN_RETRY).await;
             }
         }
     }
+}
+
+/// What comes of a connection.
+#[derive(Debug)]
+enum Answer {
+    Open(TcpStream),
+    /// The host is there, and nobody listens.
+    Refused,
+    None,
+}
+
+async fn knock(address: impl ToSocketAddrs) -> Answer {
+    match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => Answer::Open(stream),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Answer::Refused,
+        Ok(Err(_)) | Err(_) => Answer::None,
+    }
+}
+
+/// Whether nobody listens where clients reach a broker.
+async fn refuses_clients(broker: &LiveBroker) -> bool {
+    for endpoint in broker.endpoints().take(LISTENERS_MAX) {
+        if !matches!(knock((endpoint.host.as_str(), endpoint.port)).await, Answer::Refused) {
+            return false;
+        }
+    }
+    true
 }
 
 #[cfg(test)]
@@ -97,15 +145,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_broker_whose_process_ends_is_gone_at_once_and_back_when_it_listens_again() {
+    async fn a_broker_whose_process_ended_is_gone_at_once_whether_or_not_it_was_seen_before() {
         let own = Incarnation { node_id: NodeId(1), epoch: 1 };
         let (_lease, lease) = watch::channel(LeaseState::Lost);
         let cluster = Arc::new(Cluster::new(own, lease));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let record = |address: String| BrokerRecord {
-            host: "h".into(),
-            port: 1,
+        let record = |address: String, port: u16| BrokerRecord {
+            host: "127.0.0.1".into(),
+            port,
             listeners: Vec::new(),
             rack: None,
             version: "1".into(),
@@ -113,31 +161,44 @@ mod tests {
             epoch: 2,
             started_ms: 0,
         };
+        let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let for_clients = clients.local_addr().unwrap().port();
         cluster.update_brokers(|brokers| {
-            let other = LiveBroker::new(NodeId(2), &record(address.to_string()));
-            brokers.by_id.insert(NodeId(2), other);
-            // Nobody has ever listened there.
-            brokers.by_id.insert(NodeId(3), LiveBroker::new(NodeId(3), &record("127.0.0.1:1".into())));
+            let mut add = |id, metrics: String, port| {
+                let id = NodeId(id);
+                brokers.by_id.insert(id, LiveBroker::new(id, &record(metrics, port)));
+            };
+            add(2, address.to_string(), for_clients);
+            // Its metrics are not for brokers.
+            add(3, "127.0.0.1:1".into(), for_clients);
+            // It was killed before this broker came.
+            add(4, "127.0.0.1:1".into(), 1);
+            // Nothing is known of its host.
+            add(5, "host.invalid:1".into(), 1);
         });
         let reach = Arc::new(Reach::default());
         let cancel = CancellationToken::new();
-        let watching = tokio::spawn(Arc::clone(&reach).watch(cluster, cancel.clone()));
-        let [two, three] = [2, 3].map(|id| Incarnation { node_id: NodeId(id), epoch: 2 });
-        let until = async |gone: bool| {
+        let lease_ttl = Duration::from_secs(2);
+        let watching = tokio::spawn(Arc::clone(&reach).watch(cluster, lease_ttl, cancel.clone()));
+        let [two, three, four, five] = [2, 3, 4, 5].map(|id| Incarnation { node_id: NodeId(id), epoch: 2 });
+        let until = async |id: Incarnation, gone: bool| {
             let wait = async {
-                while reach.is_gone(two) != gone {
+                while reach.is_gone(id) != gone {
                     sleep(Duration::from_millis(5)).await;
                 }
             };
             timeout(Duration::from_secs(5), wait).await.expect("it is noticed");
         };
         let (taken, _) = listener.accept().await.unwrap();
+        until(four, true).await;
         assert!(!reach.is_gone(two));
         drop((listener, taken));
-        until(true).await;
+        until(two, true).await;
         let _again = TcpListener::bind(address).await.unwrap();
-        until(false).await;
-        assert!(!reach.is_gone(three));
+        until(two, false).await;
+        assert!(!reach.is_gone(three) && !reach.is_gone(five));
+        // Still registered after the time of a lease: it is alive, and its addresses are not for this broker.
+        until(four, false).await;
         cancel.cancel();
         watching.await.unwrap();
     }

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::Tool;
 use kafscale_core::utc;
 use crate::answer::{ToolError, names};
-use crate::view::metrics::Metrics;
+use crate::view::metrics::{Metrics, Scraped};
 use crate::view::sight::View;
-use crate::view::{self, Answer as Viewed, Brokers, Lags, Topics, lag};
+use crate::view::{self, Answer as Viewed, Brokers, Lags, Topic, Topics, lag};
 
 /// Brokers that are listed; the rest is counted.
 const MAX_BROKERS: usize = 30;
@@ -97,12 +97,14 @@ impl Tool for ClusterStatus {
         if let Ok(brokers) = &brokers {
             missing_warnings(&brokers.value, &mut warnings);
         }
-        broker_warnings(&metrics.value, &mut warnings);
+        let known = brokers.as_ref().ok().zip(topics.as_ref().ok());
+        let known = known.map(|(brokers, topics)| (&brokers.value, &topics.value));
+        broker_warnings(&metrics.value, known, &mut warnings);
         damage_warning(&metrics.value, &mut warnings);
         unreadable_warning(&metrics.value, &mut warnings);
         unserved_warning(&metrics.value, &mut warnings);
-        if let (Ok(brokers), Ok(topics)) = (&brokers, &topics) {
-            leader_warnings(&brokers.value, &topics.value, &mut warnings);
+        if let Some((brokers, topics)) = known {
+            leader_warnings(&metrics.value, brokers, topics, &mut warnings);
         }
         if let Ok(lags) = &lags {
             group_warnings(view, lags, &mut warnings);
@@ -124,6 +126,10 @@ impl Tool for ClusterStatus {
             warnings,
         })
     }
+}
+
+fn partitions(count: u64) -> String {
+    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
 }
 
 fn text(value: &str) -> String {
@@ -193,11 +199,14 @@ fn missing_warnings(brokers: &Brokers, warnings: &mut Vec<Warning>) {
     for (id, member) in brokers.missing.iter().take(MAX_MISSING) {
         let address = text(&format!("{}:{}", member.host, member.port));
         let since = member.lost.as_ref().map_or_else(
-            || format!("it started {} and is not registered any more", utc::seconds(member.started_ms)),
+            || {
+                let alive_ms = member.alive_ms.unwrap_or(member.started_ms);
+                format!("it was last known to live at {} and is not registered any more", utc::seconds(alive_ms))
+            },
             |lost| {
                 let of = lost.topic.as_deref().map(|topic| format!(", such as of topic {:?}", names::shown(topic)));
                 let of = of.unwrap_or_default();
-                format!("since {}; it led {} partitions{of}", utc::seconds(lost.at_ms), lost.partitions)
+                format!("since {}; it led {}{of}", utc::seconds(lost.at_ms), partitions(lost.partitions))
             },
         );
         warnings.push(Warning {
@@ -211,7 +220,7 @@ fn missing_warnings(brokers: &Brokers, warnings: &mut Vec<Warning>) {
     }
 }
 
-fn broker_warnings(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+fn broker_warnings(metrics: &Metrics, known: Option<(&Brokers, &Topics)>, warnings: &mut Vec<Warning>) {
     if let Some(why) = &metrics.no_brokers {
         let next = "start a broker, or wait until the metadata store answers".to_owned();
         warnings.push(Warning { problem: format!("no broker's metrics can be read: {why}"), next });
@@ -224,6 +233,36 @@ fn broker_warnings(metrics: &Metrics, warnings: &mut Vec<Warning>) {
         let next = "whether the broker runs; lag and rates of what it serves are unknown".to_owned();
         warnings.push(Warning { problem, next });
     }
+    if let Some((brokers, topics)) = known {
+        refused_warning(metrics, brokers, topics, warnings);
+    }
+}
+
+/// Brokers that are registered, and whose hosts say that nobody listens where they registered their metrics: as a rule their processes are
+/// gone and their leases run on. Where no answer comes at all, nothing is known before the lease has run out.
+fn refused_warning(metrics: &Metrics, brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warning>) {
+    let refused = |broker: &Scraped| broker.outcome.as_ref().is_err_and(|why| why.refused);
+    let ids: Vec<i32> = metrics.brokers.iter().filter(|b| refused(b)).filter_map(|b| b.node_id).collect();
+    let Some(first) = ids.first() else { return };
+    let led = |topic: &Topic| ids.iter().map(|id| topic.led_by(*id, brokers)).sum::<usize>();
+    let led: Vec<_> = topics.by_name.iter().map(|(name, topic)| (name, led(topic))).filter(|(_, led)| *led > 0).collect();
+    let leads = match led.first() {
+        Some((topic, _)) => {
+            let count = led.iter().map(|(_, led)| *led as u64).sum();
+            format!("{}, such as of topic {:?}", partitions(count), names::shown(topic))
+        }
+        None => "no partition".to_owned(),
+    };
+    let who = if ids.len() > 1 { format!("it and {} more such brokers lead", ids.len() - 1) } else { "it leads".to_owned() };
+    let noted = brokers.alive_ms.get(first).map(|at_ms| format!("; it last noted that it lives at {}", utc::seconds(*at_ms)));
+    warnings.push(Warning {
+        problem: format!(
+            "broker {first} refuses connections to its metrics, and its lease has not run out: its process is gone, unless that address is \
+             not for this server{}; {who} {leads}",
+            noted.unwrap_or_default()
+        ),
+        next: "start it again; what it led gets another leader when its lease has run out, in seconds".to_owned(),
+    });
 }
 
 /// What brokers have found of damaged data.
@@ -270,7 +309,7 @@ fn unserved_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
     }
 }
 
-fn leader_warnings(brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warning>) {
+fn leader_warnings(metrics: &Metrics, brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warning>) {
     let mut without = 0;
     let mut example = None;
     for (name, topic) in &topics.by_name {
@@ -280,11 +319,18 @@ fn leader_warnings(brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warnin
             example = Some(name);
         }
     }
+    // Brokers see sooner than leases tell that one of them is gone.
+    let seen = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(view::names::LEADERLESS_PARTITIONS)).fold(0.0, f64::max);
     if let Some(topic) = example {
         let topic = names::shown(topic);
         warnings.push(Warning {
             problem: format!("{without} partitions have no live leader"),
             next: format!("describe_topics with names [{topic:?}] and only_unhealthy true"),
+        });
+    } else if seen > 0.0 {
+        warnings.push(Warning {
+            problem: format!("{seen} partitions have no live leader, as brokers see it: the broker is gone, and its lease runs on"),
+            next: "cluster_status again in some seconds: they get another leader when the lease has run out".to_owned(),
         });
     }
 }

@@ -20,6 +20,7 @@ pub const DAMAGED_PLACES: &str = "kafscale_storage_damaged_places";
 pub const DAMAGED_OFFSETS: &str = "kafscale_partition_damaged_offsets";
 pub const UNREADABLE_OBJECTS: &str = "kafscale_storage_unreadable_objects";
 pub const UNSERVED_PARTITIONS: &str = "kafscale_partitions_unserved";
+pub const LEADERLESS_PARTITIONS: &str = "kafscale_cluster_leaderless_partitions";
 pub const STORE_OPERATIONS: &str = "kafscale_store_operation_duration_seconds_count";
 
 /// The series that a scrape keeps, besides the gauges of partitions.
@@ -43,6 +44,7 @@ pub const KEPT: &[&str] = &[
     UNREADABLE_OBJECTS,
     DAMAGED_OFFSETS,
     UNSERVED_PARTITIONS,
+    LEADERLESS_PARTITIONS,
     STORE_OPERATIONS,
 ];
 

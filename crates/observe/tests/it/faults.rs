@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::routing::get;
 use bytes::Bytes;
 use kafscale_meta::EmbeddedStore;
+use kafscale_meta::records::{AssignmentRecord, PartitionAssignment};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -65,10 +66,31 @@ async fn a_broker_that_is_gone() {
         listener.local_addr().unwrap()
     };
     cluster.register(2, Some(gone)).await;
+    let epoch = cluster.metadata.load_broker(2).await.unwrap().unwrap().record.epoch;
+    cluster.metadata.note_alive(2, epoch, 1_700_000_060_000).await.unwrap();
+    let (topic, read) = cluster.metadata.list_assignments().await.unwrap().items.remove(0);
+    let partitions = vec![PartitionAssignment::new(1, 0, 4), PartitionAssignment::new(2, epoch, 4)];
+    let assigned = AssignmentRecord { partitions };
+    cluster.metadata.swap_assignment(topic, read.mod_revision, &assigned).await.unwrap().unwrap();
     let server = cluster.serve().await;
     let client = Client::new(server.addr());
     let status = client.answer("cluster_status", json!({})).await;
     assert!(status["brokers"][1]["metrics"].as_str().unwrap().contains("cannot connect"), "{status}");
+    // Its lease has not run out, and this server has never seen it alive.
+    let warnings = status["warnings"].to_string();
+    for says in
+        ["broker 2 refuses connections", "at 2023-11-14T22:14:20Z", "it leads 1 partition, such as of topic"]
+    {
+        assert!(warnings.contains(says), "{says}: {status}");
+    }
+    // Nor has it where only other brokers know.
+    cluster.set_metric("kafscale_cluster_leaderless_partitions", 3.0);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let status = client.answer("cluster_status", json!({})).await;
+    assert!(
+        status["warnings"].to_string().contains("3 partitions have no live leader, as brokers see it"),
+        "{status}"
+    );
     // The other broker's partitions are still known; a sum over both is not.
     let topics = client.answer("describe_topics", json!({"names": ["orders"]})).await;
     assert_eq!(topics["topics"][0]["rows"][0][4], 1000);
