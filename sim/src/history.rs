@@ -84,6 +84,11 @@ pub enum Event {
         node: i32,
         what: String,
     },
+    /// A write of a process was carried out that is about what another one coordinates.
+    Trespass {
+        node: i32,
+        what: String,
+    },
     NodeCrashed {
         node: i32,
         at: String,

@@ -23,4 +23,5 @@ pub mod process;
 pub mod rng;
 pub mod scenario;
 pub mod store;
+pub mod trespass;
 pub mod world;

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::faults::{Answer, Faults, Service};
 use crate::process::Process;
+use crate::trespass;
 
 /// The metadata that processes are started with: that of the store with the log, or for a while another one.
 #[derive(Debug, Clone)]
@@ -90,7 +91,7 @@ fn unanswered(answer: Answer) -> Error {
 }
 
 /// The embedded store never waits, except for changes.
-fn ready<T>(outcome: impl Future<Output = Result<T>>) -> Result<T> {
+pub fn ready<T>(outcome: impl Future<Output = Result<T>>) -> Result<T> {
     let waits = || Err(Error::new(ErrorKind::Internal, "the embedded store waits"));
     outcome.now_or_never().unwrap_or_else(waits)
 }
@@ -127,7 +128,16 @@ impl MetaStore for SimMeta {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome> {
         let kind = kind_of(&txn).to_owned();
-        self.request("write", &kind, move |store| ready(store.txn(txn.clone()))).await
+        let process = self.process.clone();
+        let apply = move |store: &EmbeddedStore| {
+            let trespass = trespass::found(store, &txn, process.node);
+            let outcome = ready(store.txn(txn.clone()));
+            if let (Some(what), Ok(TxnOutcome { succeeded: true, .. })) = (trespass, &outcome) {
+                process.note_trespass(what);
+            }
+            outcome
+        };
+        self.request("write", &kind, apply).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>> {

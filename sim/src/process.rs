@@ -49,6 +49,11 @@ impl Process {
         }
     }
 
+    /// Takes note of what this process, which may be gone by now, has changed although it is another one's. By the clock of the services.
+    pub fn note_trespass(&self, what: String) {
+        self.around.history.note(Event::Trespass { node: self.host, what });
+    }
+
     pub fn is_foreign(&self) -> bool {
         self.is_foreign
     }

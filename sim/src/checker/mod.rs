@@ -9,6 +9,7 @@
 //! - of objects that were damaged in the store, no more is unreadable than what was in the damaged batches, and that is said at their own
 //!   offsets; what was put back is readable;
 //! - a broker whose metadata is not that of the store writes, deletes and serves nothing, and none gives up that could wait;
+//! - a broker changes only those groups and offsets that it coordinates at that moment;
 //! - committed offsets are those that were committed last, a partition is given to one member of a generation, and a member of an old
 //!   generation hears that it is over;
 //! - when all is well again, every client comes to its end.
@@ -62,6 +63,7 @@ pub enum Rule {
     ProducerIdTwice,
     CommittedOffsetMovedBack,
     CommittedOffsetFromNowhere,
+    FormerCoordinatorWrote,
     PartitionOfTwoMembers,
     OldGenerationCommitted,
     OldGenerationAlive,
@@ -92,6 +94,9 @@ pub fn check(entries: &[Entry]) -> Vec<Violation> {
                     "client {client} was told on {at} that a batch is missing (code {code}), {entry}"
                 ),
             }),
+            Event::Trespass { .. } => {
+                found.push(Violation { rule: Rule::FormerCoordinatorWrote, what: entry.to_string() });
+            }
             Event::Stuck { who } => found.push(Violation { rule: Rule::Stuck, what: who.clone() }),
             Event::Panicked { what } => found.push(Violation { rule: Rule::Panicked, what: what.clone() }),
             _ => {}

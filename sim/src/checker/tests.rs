@@ -440,14 +440,15 @@ fn a_member_of_an_old_generation_hears_that_it_is_over() {
 }
 
 #[test]
-fn being_stuck_panics_and_lost_sequences_are_told() {
+fn being_stuck_panics_lost_sequences_and_trespasses_are_told() {
     broken(
         |s| {
             s.note(Event::SequenceLost { client: 1, at: at("t"), code: 45 });
+            s.note(Event::Trespass { node: 1, what: "writes".into() });
             s.note(Event::Stuck { who: "a client".into() });
             s.note(Event::Panicked { what: "an assertion".into() });
         },
-        &[Rule::ProducerStateLost, Rule::Stuck, Rule::Panicked],
+        &[Rule::ProducerStateLost, Rule::FormerCoordinatorWrote, Rule::Stuck, Rule::Panicked],
     );
 }
 
