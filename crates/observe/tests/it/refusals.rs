@@ -15,9 +15,9 @@ const FORM: Header = ("content-type", "application/x-www-form-urlencoded");
 const SESSION: Header = ("mcp-session-id", "nobody-knows");
 const STATELESS: Header = ("mcp-protocol-version", "2026-07-28");
 
-fn ping() -> String {
-    json!({"jsonrpc": "2.0", "id": 7, "method": "ping"}).to_string()
-}
+const PING: &str = r#"{"jsonrpc":"2.0","id":7,"method":"ping"}"#;
+/// Stands for a body that is longer than the server takes.
+const LONG: &str = "long";
 
 fn initialize() -> String {
     json!({"jsonrpc": "2.0", "id": 7, "method": "initialize", "params": {
@@ -39,218 +39,170 @@ fn told(reply: &Reply, status: u16, id: &Value) -> Result<String, String> {
     Ok(error["error"]["message"].as_str().unwrap_or_default().to_owned())
 }
 
+/// Method, path, headers, body, status, id of the error, what it says.
+type Row =
+    (&'static str, &'static str, &'static [Header], &'static str, u16, Option<i32>, &'static [&'static str]);
+
+const ROWS: &[Row] = &[
+    ("POST", "/mcp", &[ACCEPT, JSON], "{", 400, None, &["not JSON", "send one JSON-RPC message"]),
+    ("POST", "/mcp", &[JSON], r#"{"id": 7}"#, 400, Some(7), &["not a JSON-RPC 2.0 message", "\"method\""]),
+    (
+        "POST",
+        "/mcp",
+        &[JSON],
+        r#"[{"jsonrpc":"2.0","id":7,"method":"ping"}]"#,
+        400,
+        None,
+        &["batches", "one message in each request"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON],
+        PING,
+        400,
+        Some(7),
+        &["Session ID is required", "POST initialize", "Mcp-Session-Id", "2026-07-28", "_meta"],
+    ),
+    ("GET", "/mcp", &[ACCEPT], "", 400, None, &["Session ID is required", "POST initialize"]),
+    ("DELETE", "/mcp", &[], "", 400, None, &["Session ID is required"]),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("mcp-protocol-version", "2020-01-01")],
+        PING,
+        400,
+        Some(7),
+        &["2020-01-01", "send one of", "2025-06-18, 2025-11-25"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, STATELESS, ("mcp-method", "ping")],
+        PING,
+        400,
+        Some(7),
+        &["_meta", "protocolVersion"],
+    ),
+    ("POST", "/mcp?token=x", &[JSON], PING, 400, None, &["token in the address", "Authorization: Bearer"]),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("authorization", "Bearer x")],
+        PING,
+        401,
+        None,
+        &["several Authorization headers", "send another"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("host", "evil.example")],
+        PING,
+        403,
+        Some(7),
+        &["Host", "KAFSCALE_MCP_ALLOWED_HOSTS"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("origin", "https://evil.example")],
+        PING,
+        403,
+        Some(7),
+        &["Origin", "KAFSCALE_MCP_ALLOWED_ORIGINS"],
+    ),
+    (
+        "OPTIONS",
+        "/mcp",
+        &[("origin", "https://evil.example"), ("access-control-request-method", "POST")],
+        "",
+        403,
+        None,
+        &["origin"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, SESSION],
+        PING,
+        404,
+        Some(7),
+        &["Session terminated, expired or unknown", "POST initialize"],
+    ),
+    ("GET", "/mcp", &[ACCEPT, SESSION], "", 404, None, &["POST initialize"]),
+    ("DELETE", "/mcp", &[SESSION], "", 404, None, &["POST initialize"]),
+    ("PUT", "/mcp", &[JSON], PING, 405, None, &["POST a JSON-RPC message"]),
+    ("GET", "/mcp", &[ACCEPT, STATELESS], "", 405, None, &["POST a JSON-RPC message"]),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("accept", "text/html")],
+        PING,
+        406,
+        Some(7),
+        &["Accept", "application/json, text/event-stream"],
+    ),
+    ("GET", "/mcp", &[("accept", "text/html")], "", 406, None, &["Accept: text/event-stream", "POST"]),
+    ("POST", "/mcp", &[JSON], LONG, 413, None, &["longer than 1048576 bytes", "ask for less"]),
+    (
+        "POST",
+        "/mcp",
+        &[FORM],
+        "method=ping",
+        415,
+        None,
+        &["Content-Type is application/x-www-form-urlencoded", "not JSON", "Content-Type: application/json"],
+    ),
+    ("POST", "/mcp", &[], "", 415, None, &["no header Content-Type", "Content-Type: application/json"]),
+    (
+        "POST",
+        "/mcp",
+        &[("content-type", "text/xml")],
+        PING,
+        415,
+        None,
+        &["Content-Type is text/xml", "Content-Type: application/json"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[JSON, ("content-encoding", "gzip")],
+        PING,
+        415,
+        None,
+        &["gzip", "without the header Content-Encoding"],
+    ),
+    // A page may send a form to any server without asking first.
+    (
+        "POST",
+        "/mcp",
+        &[FORM, ("origin", "http://localhost:1")],
+        PING,
+        415,
+        None,
+        &["Content-Type: application/json"],
+    ),
+    (
+        "POST",
+        "/mcp",
+        &[FORM, ("sec-fetch-site", "cross-site")],
+        PING,
+        415,
+        None,
+        &["Content-Type: application/json"],
+    ),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_refusal_says_what_is_wrong_and_what_to_send_instead() {
     let server = Cluster::new().await.serve().await;
     let client = Client::new(server.addr());
-    let none = || Value::Null;
-    let long = format!("{{\"x\": \"{}\"}}", "x".repeat(1 << 20));
-    let rows: Vec<(&str, &str, Vec<Header>, String, u16, Value, &[&str])> = vec![
-        (
-            "POST",
-            "/mcp",
-            vec![ACCEPT, JSON],
-            "{".into(),
-            400,
-            none(),
-            &["not JSON", "send one JSON-RPC message"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON],
-            json!({"id": 7}).to_string(),
-            400,
-            json!(7),
-            &["not a JSON-RPC 2.0 message", "\"method\""],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON],
-            format!("[{}]", ping()),
-            400,
-            none(),
-            &["batches", "one message in each request"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON],
-            ping(),
-            400,
-            json!(7),
-            &["Session ID is required", "POST initialize", "Mcp-Session-Id", "2026-07-28", "_meta"],
-        ),
-        (
-            "GET",
-            "/mcp",
-            vec![ACCEPT],
-            String::new(),
-            400,
-            none(),
-            &["Session ID is required", "POST initialize"],
-        ),
-        ("DELETE", "/mcp", vec![], String::new(), 400, none(), &["Session ID is required"]),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("mcp-protocol-version", "2020-01-01")],
-            ping(),
-            400,
-            json!(7),
-            &["2020-01-01", "send one of", "2025-06-18, 2025-11-25"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, STATELESS, ("mcp-method", "ping")],
-            ping(),
-            400,
-            json!(7),
-            &["_meta", "protocolVersion"],
-        ),
-        (
-            "POST",
-            "/mcp?token=x",
-            vec![JSON],
-            ping(),
-            400,
-            none(),
-            &["token in the address", "Authorization: Bearer"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("authorization", "Bearer x")],
-            ping(),
-            401,
-            none(),
-            &["several Authorization headers", "send another"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("host", "evil.example")],
-            ping(),
-            403,
-            json!(7),
-            &["Host", "KAFSCALE_MCP_ALLOWED_HOSTS"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("origin", "https://evil.example")],
-            ping(),
-            403,
-            json!(7),
-            &["Origin", "KAFSCALE_MCP_ALLOWED_ORIGINS"],
-        ),
-        (
-            "OPTIONS",
-            "/mcp",
-            vec![("origin", "https://evil.example"), ("access-control-request-method", "POST")],
-            String::new(),
-            403,
-            none(),
-            &["origin"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, SESSION],
-            ping(),
-            404,
-            json!(7),
-            &["Session terminated, expired or unknown", "POST initialize"],
-        ),
-        ("GET", "/mcp", vec![ACCEPT, SESSION], String::new(), 404, none(), &["POST initialize"]),
-        ("DELETE", "/mcp", vec![SESSION], String::new(), 404, none(), &["POST initialize"]),
-        ("PUT", "/mcp", vec![JSON], ping(), 405, none(), &["POST a JSON-RPC message"]),
-        ("GET", "/mcp", vec![ACCEPT, STATELESS], String::new(), 405, none(), &["POST a JSON-RPC message"]),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("accept", "text/html")],
-            ping(),
-            406,
-            json!(7),
-            &["Accept", "application/json, text/event-stream"],
-        ),
-        (
-            "GET",
-            "/mcp",
-            vec![("accept", "text/html")],
-            String::new(),
-            406,
-            none(),
-            &["Accept: text/event-stream", "POST"],
-        ),
-        ("POST", "/mcp", vec![JSON], long, 413, none(), &["longer than 1048576 bytes", "ask for less"]),
-        (
-            "POST",
-            "/mcp",
-            vec![FORM],
-            "method=ping".into(),
-            415,
-            none(),
-            &[
-                "Content-Type is application/x-www-form-urlencoded",
-                "not JSON",
-                "Content-Type: application/json",
-            ],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![],
-            String::new(),
-            415,
-            none(),
-            &["no header Content-Type", "Content-Type: application/json"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![("content-type", "text/xml")],
-            ping(),
-            415,
-            none(),
-            &["Content-Type is text/xml", "Content-Type: application/json"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![JSON, ("content-encoding", "gzip")],
-            ping(),
-            415,
-            none(),
-            &["gzip", "without the header Content-Encoding"],
-        ),
-        // A page may send a form to any server without asking first.
-        (
-            "POST",
-            "/mcp",
-            vec![FORM, ("origin", "http://localhost:1")],
-            ping(),
-            415,
-            none(),
-            &["Content-Type: application/json"],
-        ),
-        (
-            "POST",
-            "/mcp",
-            vec![FORM, ("sec-fetch-site", "cross-site")],
-            ping(),
-            415,
-            none(),
-            &["Content-Type: application/json"],
-        ),
-    ];
     let mut wrong = Vec::new();
-    for (method, path, headers, body, status, id, says) in rows {
-        let reply = client.send(method.parse().unwrap(), path, &headers, body).await;
-        match told(&reply, status, &id) {
+    for (method, path, headers, body, status, id, says) in ROWS {
+        let body = if *body == LONG { "x".repeat(1 + (1 << 20)) } else { (*body).to_owned() };
+        let reply = client.send(method.parse().unwrap(), path, headers, body).await;
+        match told(&reply, *status, &json!(id)) {
             Ok(message) if says.iter().all(|said| message.contains(said)) => {}
             Ok(message) => wrong.push(format!("{method} {path} {headers:?} says only: {message}")),
             Err(why) => wrong.push(format!("{method} {path} {headers:?}: {why}")),
@@ -276,7 +228,7 @@ async fn an_unknown_version_within_a_session_is_told_the_known_ones() {
     let session = client.session().await;
     let headers =
         [ACCEPT, JSON, ("mcp-session-id", session.as_str()), ("mcp-protocol-version", "1999-01-01")];
-    let reply = client.send(Method::POST, "/mcp", &headers, ping()).await;
+    let reply = client.send(Method::POST, "/mcp", &headers, PING.to_owned()).await;
     let message = told(&reply, 400, &json!(7)).unwrap();
     assert!(message.contains("1999-01-01") && message.contains("2025-06-18, 2025-11-25"), "{message}");
 }
