@@ -224,7 +224,7 @@ impl Exchange {
 
 /// The message of a request with its bytes, or what its sender is told.
 async fn read(head: &mut Parts, body: Body) -> Result<(Message, Bytes), Response> {
-    let refused = |status, why: String| Err(refuse(status, &Value::Null, why));
+    let refused = |status, why: String| refuse(status, &Value::Null, why);
     let content = Content::of(&head.headers);
     let given = |name: HeaderName| {
         let value =
@@ -236,10 +236,10 @@ async fn read(head: &mut Parts, body: Body) -> Result<(Message, Bytes), Response
         None => "there is no header Content-Type".to_owned(),
     };
     if content == Content::Other {
-        return refused(
+        return Err(refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!("{said}: send one JSON-RPC message with Content-Type: application/json"),
-        );
+        ));
     }
     if let Some(coding) =
         given(header::CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity"))
@@ -247,20 +247,20 @@ async fn read(head: &mut Parts, body: Body) -> Result<(Message, Bytes), Response
         let why = format!(
             "bodies are not read in the coding {coding}: send the message without the header Content-Encoding"
         );
-        return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why);
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, why));
     }
     let body = match axum::body::to_bytes(body, MAX_REQUEST_BYTES).await {
         Ok(body) => body,
         Err(error) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
             let why =
                 format!("the request's body is longer than {MAX_REQUEST_BYTES} bytes: ask for less at once");
-            return refused(StatusCode::PAYLOAD_TOO_LARGE, why);
+            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, why));
         }
         Err(_) => {
-            return refused(
+            return Err(refused(
                 StatusCode::BAD_REQUEST,
                 "the request's body broke off: send it again".to_owned(),
-            );
+            ));
         }
     };
     match (message(&body), content) {
@@ -268,12 +268,12 @@ async fn read(head: &mut Parts, body: Body) -> Result<(Message, Bytes), Response
             head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             Ok((message, body))
         }
-        (Err(Malformed::NoJson), Content::Unsaid) => refused(
+        (Err(Malformed::NoJson), Content::Unsaid) => Err(refused(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             format!(
                 "{said}, and the body is not JSON: send one JSON-RPC message with Content-Type: application/json"
             ),
-        ),
+        )),
         (Err(malformed), _) => Err(malformed.answer()),
     }
 }
