@@ -14,7 +14,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::caller::Caller;
 use crate::collection::Collection;
-use crate::detect::{Filtered, Kind, filtered};
+use crate::detect::{Column, Filtered, Kind, filtered};
 use crate::shape::TableName;
 
 /// Rows of a table that are looked at.
@@ -128,11 +128,13 @@ impl Values {
 
     fn add(&mut self, text: &str) {
         self.count += 1;
-        if let Some(kind) = Kind::of_whole(text.trim()) {
-            *self.whole.entry(kind).or_default() += 1;
+        let kinds = Kind::of_whole(text.trim());
+        if !kinds.is_empty() {
+            kinds.into_iter().for_each(|kind| *self.whole.entry(kind).or_default() += 1);
         } else if text.chars().count() > TEXT_CHARS {
             self.texts += 1;
-            self.with_personal += usize::from(filtered(text, &mut Filtered::default()).is_some());
+            self.with_personal +=
+                usize::from(filtered(text, &Column::default(), &mut Filtered::default()).is_some());
         }
     }
 
@@ -159,6 +161,8 @@ fn label(kind: Kind) -> &'static str {
         Kind::Card => "pii.card",
         Kind::Phone => "pii.phone",
         Kind::SocialSecurityNumber => "pii.ssn",
+        Kind::Identifier(_) => "pii.national_id",
+        Kind::BirthDate => "pii.birth",
     }
 }
 

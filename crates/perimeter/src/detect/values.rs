@@ -7,22 +7,25 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray as _, BinaryArray, BooleanArray, FixedSizeListArray, GenericListArray,
-    GenericListViewArray, MapArray, OffsetSizeTrait, RecordBatch, StringArray, StructArray, new_null_array,
+    Array, ArrayRef, AsArray as _, BinaryArray, BooleanArray, BooleanBufferBuilder, FixedSizeListArray,
+    GenericListArray, GenericListViewArray, MapArray, OffsetSizeTrait, RecordBatch, StringArray, StructArray,
+    new_null_array,
 };
 use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::{ArrowError, Result};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::{Filtered, Kind, filtered, is_card_number};
+use super::columns::SAMPLE;
+use super::identifiers::Identifier;
+use super::{Column, Filtered, Kind, filtered, is_card_number};
 use crate::engine::Rows;
 use crate::governed::lineage::Labels;
 
 /// Lists in lists, and so on.
 const DEPTH_MAX: usize = 16;
-/// Digits of the shortest number of a card.
-const CARD_MIN: u64 = 1_000_000_000_000;
+/// The least whole number that is looked at: one of eight digits.
+const NUMBER_MIN: f64 = 1e7;
 
 /// Takes personal data out of the values of an answer.
 pub fn filter(rows: &mut Rows, labels: &[Labels]) -> Filtered {
@@ -34,7 +37,8 @@ pub fn filter(rows: &mut Rows, labels: &[Labels]) -> Filtered {
     for batch in &mut rows.batches {
         let columns = batch.columns().iter().enumerate();
         let columns = columns.map(|(at, column)| match labels.get(at).is_none_or(Labels::is_empty) {
-            true => searched(column, 0, &mut counts).unwrap_or_else(|_| withheld(column, &mut counts)),
+            true => searched(column, schema.field(at).name(), 0, &mut counts)
+                .unwrap_or_else(|_| withheld(column, &mut counts)),
             false => Arc::clone(column),
         });
         let columns: Vec<ArrayRef> = columns.collect();
@@ -62,11 +66,13 @@ fn nothing(batch: &RecordBatch, schema: &Arc<Schema>, counts: &mut Filtered) -> 
 }
 
 /// The same values without personal data. Fails where they cannot be made so.
-fn searched(values: &ArrayRef, depth: usize, counts: &mut Filtered) -> Result<ArrayRef> {
+fn searched(values: &ArrayRef, name: &str, depth: usize, counts: &mut Filtered) -> Result<ArrayRef> {
     if depth > DEPTH_MAX {
         return Err(ArrowError::NotYetImplemented("it is nested too deeply".to_owned()));
     }
-    let within = |values: &ArrayRef, counts: &mut Filtered| searched(values, depth + 1, counts);
+    let within =
+        |values: &ArrayRef, name: &str, counts: &mut Filtered| searched(values, name, depth + 1, counts);
+    let inner = |values: &ArrayRef, counts: &mut Filtered| within(values, name, counts);
     match values.data_type() {
         DataType::Null
         | DataType::Boolean
@@ -91,37 +97,39 @@ fn searched(values: &ArrayRef, depth: usize, counts: &mut Filtered) -> Result<Ar
         | DataType::Float64
         | DataType::Decimal64(..)
         | DataType::Decimal128(..)
-        | DataType::Decimal256(..) => without_cards(values, counts),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => texts(values, counts),
+        | DataType::Decimal256(..) => numbers(values, name, counts),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => texts(values, name, counts),
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => {
-            bytes(values, counts)
+            bytes(values, name, counts)
         }
-        DataType::List(field) => list::<i32>(values, field, within, counts),
-        DataType::LargeList(field) => list::<i64>(values, field, within, counts),
-        DataType::ListView(field) => list_view::<i32>(values, field, within, counts),
-        DataType::LargeListView(field) => list_view::<i64>(values, field, within, counts),
+        DataType::List(field) => list::<i32>(values, field, inner, counts),
+        DataType::LargeList(field) => list::<i64>(values, field, inner, counts),
+        DataType::ListView(field) => list_view::<i32>(values, field, inner, counts),
+        DataType::LargeListView(field) => list_view::<i64>(values, field, inner, counts),
         DataType::FixedSizeList(field, size) => {
             let list = values.as_fixed_size_list();
-            let inner = within(list.values(), counts)?;
+            let inner = within(list.values(), name, counts)?;
             let nulls = list.nulls().cloned();
             Ok(Arc::new(FixedSizeListArray::try_new(Arc::clone(field), *size, inner, nulls)?))
         }
         DataType::Struct(fields) => {
             let of = values.as_struct();
-            let columns = of.columns().iter().map(|column| within(column, counts)).collect::<Result<_>>()?;
+            let columns = of.columns().iter().zip(fields);
+            let columns = columns.map(|(column, field)| within(column, field.name(), counts));
+            let columns = columns.collect::<Result<_>>()?;
             let nulls = of.nulls().cloned();
             Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), columns, nulls, of.len())?))
         }
         DataType::Map(field, ordered) => {
             let map = values.as_map();
             let entries: ArrayRef = Arc::new(map.entries().clone());
-            let entries = within(&entries, counts)?.as_struct().clone();
+            let entries = within(&entries, name, counts)?.as_struct().clone();
             let (offsets, nulls) = (map.offsets().clone(), map.nulls().cloned());
             Ok(Arc::new(MapArray::try_new(Arc::clone(field), offsets, entries, nulls, *ordered)?))
         }
         DataType::Dictionary(..) => {
             let dictionary = values.as_any_dictionary();
-            Ok(dictionary.with_values(within(dictionary.values(), counts)?))
+            Ok(dictionary.with_values(within(dictionary.values(), name, counts)?))
         }
         DataType::Union(..) | DataType::RunEndEncoded(..) => {
             Err(ArrowError::NotYetImplemented(values.data_type().to_string()))
@@ -157,26 +165,28 @@ fn list_view<O: OffsetSizeTrait>(
     Ok(Arc::new(GenericListViewArray::<O>::try_new(Arc::clone(field), offsets, sizes, inner, nulls)?))
 }
 
-fn texts(values: &ArrayRef, counts: &mut Filtered) -> Result<ArrayRef> {
+fn texts(values: &ArrayRef, name: &str, counts: &mut Filtered) -> Result<ArrayRef> {
     let texts = cast(values, &DataType::Utf8)?;
     let texts = texts.as_string::<i32>();
+    let column = Column::of(name, texts.iter().flatten());
     let before = counts.clone();
     let made: StringArray = texts
         .iter()
-        .map(|text| text.map(|text| filtered(text, counts).unwrap_or_else(|| text.to_owned())))
+        .map(|text| text.map(|text| filtered(text, &column, counts).unwrap_or_else(|| text.to_owned())))
         .collect();
     if *counts == before { Ok(Arc::clone(values)) } else { cast(&made, values.data_type()) }
 }
 
 /// Bytes are looked at as the text that they may be.
-fn bytes(values: &ArrayRef, counts: &mut Filtered) -> Result<ArrayRef> {
+fn bytes(values: &ArrayRef, name: &str, counts: &mut Filtered) -> Result<ArrayRef> {
     let all = cast(values, &DataType::Binary)?;
     let all = all.as_binary::<i32>();
+    let column = Column::of(name, std::iter::empty());
     let before = counts.clone();
     let made: Vec<Option<Vec<u8>>> = all
         .iter()
         .map(|bytes| {
-            bytes.map(|bytes| match filtered(&String::from_utf8_lossy(bytes), counts) {
+            bytes.map(|bytes| match filtered(&String::from_utf8_lossy(bytes), &column, counts) {
                 Some(text) => text.into_bytes(),
                 None => bytes.to_vec(),
             })
@@ -194,31 +204,44 @@ fn bytes(values: &ArrayRef, counts: &mut Filtered) -> Result<ArrayRef> {
     cast(&made, values.data_type())
 }
 
-/// Whole numbers that are numbers of cards are NULL.
-fn without_cards(values: &ArrayRef, counts: &mut Filtered) -> Result<ArrayRef> {
+/// Whole numbers that are numbers of cards or identifiers are NULL.
+fn numbers(values: &ArrayRef, name: &str, counts: &mut Filtered) -> Result<ArrayRef> {
     let options = FormatOptions::new();
     // Most numbers are too small, and need not be written out.
     let magnitudes = cast(values, &DataType::Float64)?;
     let magnitudes = magnitudes.as_primitive::<arrow::datatypes::Float64Type>();
     let formatter = ArrayFormatter::try_new(values.as_ref(), &options)?;
-    let is_card = |at: usize| {
-        if values.is_null(at) || magnitudes.value(at) < CARD_MIN as f64 {
-            return false;
+    let written = |at: usize| {
+        if values.is_null(at) || magnitudes.value(at) < NUMBER_MIN {
+            return None;
         }
         let number = match values.data_type() {
             DataType::Float64 => format!("{:.1}", magnitudes.value(at)),
             _ => formatter.value(at).to_string(),
         };
         let (whole, fraction) = number.split_once('.').unwrap_or((&number, ""));
-        fraction.bytes().all(|digit| digit == b'0') && is_card_number(whole)
+        fraction.bytes().all(|digit| digit == b'0').then(|| whole.to_owned())
     };
-    let found: BooleanArray = (0..values.len()).map(is_card).map(Some).collect();
-    let count = found.true_count() as u64;
-    if count == 0 {
-        return Ok(Arc::clone(values));
+    let sample: Vec<String> = (0..values.len()).filter_map(written).take(SAMPLE).collect();
+    let column = Column::of(name, sample.iter().map(String::as_str));
+    let kind = |number: String| match is_card_number(&number) {
+        true => Some(Kind::Card),
+        false => column.identifier(&number).map(Identifier::kind),
+    };
+    let mut found = BooleanBufferBuilder::new(values.len());
+    let mut count = 0;
+    for at in 0..values.len() {
+        let kind = written(at).and_then(kind);
+        found.append(kind.is_some());
+        if let Some(kind) = kind {
+            counts.add(kind, 1);
+            count += 1;
+        }
     }
-    counts.add(Kind::Card, count);
-    nullif(values, &found)
+    match count {
+        0 => Ok(Arc::clone(values)),
+        _ => nullif(values, &BooleanArray::new(found.finish(), None)),
+    }
 }
 
 #[cfg(test)]
@@ -309,6 +332,10 @@ mod tests {
             [1_764_450_000_000, 9_007_199_254_740_991, 1_234_567_890_123_456, 4_111_111_111_111, -CARD];
         let (shown, said) = check(vec![("n", Arc::new(Int64Array::from(fine.to_vec())))]);
         assert_eq!(said, None, "{shown}");
+        let numbers = || Arc::new(Int64Array::from(vec![111_222_333, 111_222_334])) as ArrayRef;
+        let (shown, said) = check(vec![("bsn", numbers()), ("n", numbers())]);
+        assert_eq!(shown.matches("111222333").count(), 1, "{shown}");
+        assert_eq!(said.as_deref(), Some("taken out of values: 1 × NL BSN"));
     }
 
     #[test]
