@@ -215,8 +215,8 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
         ),
         Some(files) => writeln!(text, "{files} write-ahead files hold records"),
     };
-    for damaged in &restored.damaged_snapshots {
-        let _ = writeln!(text, "a newer snapshot cannot be read, the one before is used: {damaged}");
+    for left_out in &restored.left_out_snapshots {
+        let _ = writeln!(text, "a newer snapshot is left out, the one before is used: {left_out}");
     }
     match restored.snapshot_ms {
         Some(taken_ms) => {

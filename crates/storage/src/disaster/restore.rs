@@ -70,8 +70,8 @@ pub struct Restored {
     pub committed_offsets: usize,
     /// The time of the snapshot, from which committed offsets are; `None` where there was none.
     pub snapshot_ms: Option<i64>,
-    /// Newer snapshots that cannot be read, with the reason.
-    pub damaged_snapshots: Vec<String>,
+    /// Newer snapshots that are damaged or another store's, with the reason.
+    pub left_out_snapshots: Vec<String>,
     /// Topics whose names and settings are lost: they were created after the snapshot, and all their records were in chains.
     pub nameless: Vec<String>,
     /// Topics of which there are objects, although they were deleted before the snapshot.
@@ -147,22 +147,27 @@ async fn plan<'a>(
     now_ms: i64,
     seal: bool,
 ) -> Result<Plan<'a>, String> {
-    let (found, damaged_snapshots) = snapshot::newest(&*store).await?;
-    let snapshot_ms = found.as_ref().map(|s| s.taken_ms);
-    let found = found.unwrap_or_default();
+    let files = local.map_or(&[][..], |local| &local.files);
+    let said = identity::known_id(&*store).await?;
+    let store_id = said.clone().or_else(|| identity::id_in(files).map(|id| id.to_string()));
+    if let Some(id) = &store_id {
+        identity::check_files(files, id).map_err(|e| e.to_string())?;
+    }
+    let newest = snapshot::newest(&*store, store_id.as_deref()).await?;
+    refuse_others(&newest, said.as_deref())?;
+    let left_out_snapshots = newest.left_out;
+    let snapshot_ms = newest.snapshot.as_ref().map(|s| s.taken_ms);
+    let found = newest.snapshot.unwrap_or_default();
+    let store_id = store_id.or_else(|| snapshot::store_of(&found));
     let mut plan = Plan {
         store,
         keys,
-        restored: Restored { snapshot_ms, damaged_snapshots, ..Restored::default() },
+        restored: Restored { snapshot_ms, left_out_snapshots, ..Restored::default() },
         records: found.records,
         in_chains: HashMap::new(),
         epochs: HashMap::new(),
         last_seen_ms: HashMap::new(),
     };
-    let files = local.map_or(&[][..], |local| &local.files);
-    if let Some(id) = identity::known_id(&*plan.store).await? {
-        identity::check_files(files, &id).map_err(|e| e.to_string())?;
-    }
     let last_incarnation = match local {
         Some(local) => plan.files(local),
         None => plan.chains(seal).await?,
@@ -184,7 +189,7 @@ async fn plan<'a>(
     plan.assignments()?;
     plan.cluster(now_ms, found.number.max(last_incarnation).max(segments.last_incarnation()))?;
     if seal {
-        let store_id = identity::id_of(&*plan.store, files, now_ms).await?;
+        let store_id = identity::id_of(&*plan.store, store_id, now_ms).await?;
         plan.put(&keys.store(), &StoreRecord { store_id })?;
     }
     Ok(plan)
@@ -473,6 +478,18 @@ impl Plan<'_> {
         self.restored.committed_offsets = self.keys_of(|key| self.keys.parse_offset(key)).len();
         Ok(())
     }
+}
+
+/// Where `identity.json` was put there from another store, none of the store's own snapshots is one that it names, and without them
+/// settings, groups and committed offsets would be lost.
+fn refuse_others(newest: &snapshot::Newest, said: Option<&str>) -> Result<(), String> {
+    let (None, true, Some(said)) = (&newest.snapshot, newest.others > 0, said) else { return Ok(()) };
+    Err(format!(
+        "identity.json says that the store has the id {said}, and no snapshot of the metadata is of it: {}. Either was put here from \
+         another store: take it away, and restore again. Without identity.json, its id is taken from the write-ahead files or the \
+         snapshots; without snapshots, settings, groups and committed offsets are lost. Nothing was changed",
+        newest.left_out.join("; ")
+    ))
 }
 
 /// Which partitions of a lost object go back, and how far, only that object knows: a person decides.

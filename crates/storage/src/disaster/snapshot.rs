@@ -4,6 +4,7 @@
 //! Invariant: numbers grow with what snapshots say, whatever the clocks of their writers. A number is the revision of the metadata that
 //! was read, above the base that restored metadata begins with. So a controller that lost its office and wakes up late
 //! writes nothing that is taken for the newest.
+//! Invariant: a snapshot of another store's metadata, which says so inside, is used for nothing.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -21,6 +22,8 @@ use crate::log::identity::trace;
 const DIRECTORY: &str = "snapshots";
 const VERSION: u32 = 1;
 const KEPT: usize = 3;
+/// No metadata counts as far, so that what is added to a number does not overflow.
+const NUMBER_MAX: u64 = 1 << 62;
 
 /// The records, by their keys below the cluster's root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +84,11 @@ fn snapshot_of(listed: Listing, keys: &Keyspace, taken_ms: i64) -> Result<Snapsh
 /// Puts a snapshot into the store, and lets go of those that it makes superfluous.
 async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(), String> {
     store.put(&path(number), bytes.into()).await.map_err(|e| e.to_string())?;
-    let mut all = list(store).await.map_err(|e| e.to_string())?;
-    all.truncate(all.len().saturating_sub(KEPT));
-    let old: Vec<_> = all.into_iter().map(Ok).collect();
+    let mut older = numbers(store).await.map_err(|e| e.to_string())?;
+    // A higher number is not superfluous by this one, and does not make this one so: it may be another store's.
+    older.retain(|other| *other <= number);
+    older.truncate(older.len().saturating_sub(KEPT));
+    let old: Vec<_> = older.into_iter().map(|number| Ok(path(number))).collect();
     let mut deleted = store.delete_stream(stream::iter(old).boxed());
     while let Some(outcome) = deleted.next().await {
         // It is deleted the next time.
@@ -94,53 +99,107 @@ async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(
     Ok(())
 }
 
-/// The newest snapshot that can be read, if there is any, and the names of newer ones that are damaged.
-pub async fn newest(store: &dyn ObjectStore) -> Result<(Option<Snapshot>, Vec<String>), String> {
-    let mut damaged = Vec::new();
-    for path in list(store).await.map_err(|e| e.to_string())?.into_iter().rev() {
-        let read = async { store.get(&path).await?.bytes().await };
-        let bytes = read.await.map_err(|e: object_store::Error| format!("{path}: {e}"))?;
-        match serde_json::from_slice::<Snapshot>(&bytes) {
-            Ok(snapshot) if snapshot.v > VERSION => {
+/// What the directory of snapshots has for one who begins with the newest.
+#[derive(Debug, Default)]
+pub struct Newest {
+    /// That of the store itself.
+    pub snapshot: Option<Snapshot>,
+    /// Newer ones that are damaged or another store's, with the reason.
+    pub left_out: Vec<String>,
+    /// How many of them are another store's.
+    pub others: usize,
+}
+
+/// Looks for the newest snapshot of the store with this id. Where no id is known, it is that of any store.
+pub async fn newest(store: &dyn ObjectStore, store_id: Option<&str>) -> Result<Newest, String> {
+    let mut found = Newest::default();
+    for number in numbers(store).await.map_err(|e| e.to_string())?.into_iter().rev() {
+        let path = path(number);
+        match read(store, number, store_id).await.map_err(|e| format!("{path}: {e}"))? {
+            Read::Own(snapshot) if snapshot.v > VERSION => {
                 let v = snapshot.v;
                 return Err(format!(
                     "{path} has version {v}, this program knows {VERSION}: use the newer kafscale"
                 ));
             }
-            Ok(snapshot) => return Ok((Some(snapshot), damaged)),
-            Err(error) => damaged.push(format!("{path}: {error}")),
+            Read::Own(snapshot) => {
+                found.snapshot = Some(snapshot);
+                return Ok(found);
+            }
+            Read::OfNone(why) => found.left_out.push(format!("{path}: {why}")),
+            Read::OfOther(id) => {
+                found.others += 1;
+                found.left_out.push(format!("{path}: {}", of_other(&id)));
+            }
+            Read::Gone => {}
         }
     }
-    Ok((None, damaged))
+    Ok(found)
 }
 
-/// The numbers of the snapshots that there are.
+fn of_other(id: &str) -> String {
+    format!("it is of the store with the id {id}, and was put here from there")
+}
+
+enum Read {
+    Own(Snapshot),
+    /// Of the store with this id.
+    OfOther(String),
+    /// It is no snapshot, for this reason.
+    OfNone(String),
+    Gone,
+}
+
+async fn read(store: &dyn ObjectStore, number: u64, store_id: Option<&str>) -> object_store::Result<Read> {
+    let bytes = async { store.get(&path(number)).await?.bytes().await };
+    let bytes = match bytes.await {
+        Ok(bytes) => bytes,
+        Err(object_store::Error::NotFound { .. }) => return Ok(Read::Gone),
+        Err(e) => return Err(e),
+    };
+    Ok(match serde_json::from_slice::<Snapshot>(&bytes) {
+        Err(error) => Read::OfNone(error.to_string()),
+        Ok(snapshot) if snapshot.number != number => {
+            Read::OfNone(format!("it was renamed: its number is {}", snapshot.number))
+        }
+        Ok(snapshot) => match store_of(&snapshot) {
+            Some(theirs) if store_id.is_some_and(|own| own != theirs) => Read::OfOther(theirs),
+            Some(_) | None => Read::Own(snapshot),
+        },
+    })
+}
+
+/// The numbers of the snapshots that there are, in their order.
 pub async fn numbers(store: &dyn ObjectStore) -> object_store::Result<Vec<u64>> {
-    let number = |path: &Path| path.filename()?.strip_suffix(".json")?.parse().ok();
-    Ok(list(store).await?.iter().filter_map(number).collect())
+    let number = |object: &Path| object.filename()?.strip_suffix(".json")?.parse().ok();
+    let listed: Vec<_> = store.list(Some(&Path::from(DIRECTORY))).try_collect().await?;
+    let own = listed.into_iter().filter_map(|object| {
+        number(&object.location).filter(|number| *number <= NUMBER_MAX && path(*number) == object.location)
+    });
+    let mut numbers: Vec<u64> = own.collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
-/// Whether the metadata had a note of a snapshot before it was written. One that is gone or damaged
-/// does not say so.
-pub async fn is_noted(store: &dyn ObjectStore, number: u64) -> object_store::Result<bool> {
-    let read = async { store.get(&path(number)).await?.bytes().await };
-    match read.await {
-        Ok(bytes) => Ok(serde_json::from_slice::<Snapshot>(&bytes).is_ok_and(|snapshot| snapshot.noted)),
-        Err(object_store::Error::NotFound { .. }) => Ok(false),
-        Err(e) => Err(e),
-    }
+/// Whether a snapshot is one of the metadata of this store, and if so, whether the metadata had a note of it before it was written. One
+/// that is gone says nothing; of one that does not count, the log tells.
+pub async fn is_noted(
+    store: &dyn ObjectStore,
+    number: u64,
+    store_id: &str,
+) -> object_store::Result<Option<bool>> {
+    let why = match read(store, number, Some(store_id)).await? {
+        Read::Own(snapshot) => return Ok(Some(snapshot.noted)),
+        Read::Gone => return Ok(None),
+        Read::OfOther(id) => of_other(&id),
+        Read::OfNone(why) => why,
+    };
+    tracing::warn!(snapshot = %path(number), why, "a snapshot of the metadata is left out");
+    Ok(None)
 }
 
 fn path(number: u64) -> Path {
     Path::from(format!("{DIRECTORY}/{number:020}.json"))
-}
-
-/// The snapshots in the order of their numbers.
-async fn list(store: &dyn ObjectStore) -> object_store::Result<Vec<Path>> {
-    let listed: Vec<_> = store.list(Some(&Path::from(DIRECTORY))).try_collect().await?;
-    let mut paths: Vec<_> = listed.into_iter().map(|object| object.location).collect();
-    paths.sort_unstable();
-    Ok(paths)
 }
 
 /// What a snapshot said, and of which revision of the metadata it was.
@@ -186,7 +245,11 @@ pub async fn renew(
 /// Whether a snapshot is of the metadata of this store. Somebody may have emptied the metadata store, and the snapshots before are what
 /// it comes back from.
 fn is_of(taken: &Snapshot, store_id: Option<&str>) -> bool {
-    let record =
-        taken.records.get("store").and_then(|value| StoreRecord::decode("store", value.as_bytes()).ok());
-    record.map(|record| record.store_id).as_deref() == store_id
+    store_of(taken).as_deref() == store_id
+}
+
+/// The store whose metadata a snapshot is of. Those of the first releases do not say so.
+pub fn store_of(snapshot: &Snapshot) -> Option<String> {
+    let value = snapshot.records.get("store")?;
+    Some(StoreRecord::decode("store", value.as_bytes()).ok()?.store_id)
 }

@@ -55,8 +55,9 @@ pub enum IdentityError {
     NewMetadata { place: String },
     #[error(
         "the metadata belongs to the store with the id {recorded}, and {place} has the id {found}: --store, --meta or \
-         --cluster-name names another cluster. If the metadata of this store was lost, rebuild it with `kafscale restore`. \
-         Nothing was changed"
+         --cluster-name names another cluster, or identity.json was put there from another store. Correct the former; take away the \
+         latter, and the next start writes it anew, if the metadata describes what is there. If the metadata of this store was lost, \
+         rebuild it with `kafscale restore`. Nothing was changed"
     )]
     OtherStore { place: String, recorded: String, found: String },
     #[error(
@@ -77,7 +78,8 @@ pub enum IdentityError {
     OldEnds { place: String, segment: String, first: Offset, partition: i32, end: Offset },
     #[error(
         "the write-ahead file {file} belongs to the store with the id {found}, and not to this one, which has the id {id}. The files, \
-         identity.json or the metadata were put here from another store: put those of one store together. Nothing was changed"
+         identity.json or the metadata were put here from another store: put those of one store together. If it is identity.json, take it \
+         away: it is written anew, with the id that the files have. Nothing was changed"
     )]
     OtherFile { file: String, found: Uuid, id: String },
     #[error(
@@ -91,6 +93,10 @@ pub enum IdentityError {
         "the brokers of this cluster keep the log in {theirs}, this one would keep it in {own}: its partitions would be empty"
     )]
     OtherPlace { theirs: String, own: String },
+    #[error(
+        "{OBJECT} in {place} is a directory: take it away, and the next start writes the file anew. Nothing was changed"
+    )]
+    NotAFile { place: String },
     #[error("{OBJECT} in {place} was written by a newer release (version {version}): use that one")]
     NewerVersion { place: String, version: u32 },
     /// Worth another try.
@@ -228,7 +234,7 @@ impl Binding<'_> {
         };
         check_files(self.recovered, &id)?;
         if !is_new || self.holds_data().await? {
-            self.check_age().await?;
+            self.check_age(&id).await?;
         }
         self.check_wal_end().await?;
         self.check_log_ends().await?;
@@ -236,6 +242,11 @@ impl Binding<'_> {
     }
 
     async fn found(&self) -> Result<Found, IdentityError> {
+        if let StoreUrl::File(dir) = &self.config.store
+            && std::fs::symlink_metadata(dir.join(OBJECT)).is_ok_and(|found| found.is_dir())
+        {
+            return Err(IdentityError::NotAFile { place: self.place() });
+        }
         let found = find(self.store).await.map_err(|e| self.store_error(e))?;
         found.map_err(|version| IdentityError::NewerVersion { place: self.place(), version })
     }
@@ -315,7 +326,7 @@ impl Binding<'_> {
 }
 
 /// The store that write-ahead files say they belong to, where any says so.
-fn id_in(files: &[RecoveredFile]) -> Option<Uuid> {
+pub fn id_in(files: &[RecoveredFile]) -> Option<Uuid> {
     files.iter().rev().find_map(|file| file.header.store_id)
 }
 
@@ -375,8 +386,9 @@ async fn mark(store: &dyn ObjectStore, id: &str, now_ms: i64, replace: bool) -> 
     persist(PATIENCE, 0, put).await
 }
 
-/// The id of a store whose metadata is rebuilt; gives it one if it has none: that of its write-ahead files, if there are any.
-pub async fn id_of(store: &dyn ObjectStore, files: &[RecoveredFile], now_ms: i64) -> Result<String, String> {
+/// The id of a store whose metadata is rebuilt; gives it one if it has none: the one that it is known to have had, if there is any.
+pub async fn id_of(store: &dyn ObjectStore, known: Option<String>, now_ms: i64) -> Result<String, String> {
+    let id = known.unwrap_or_else(|| Uuid::new_v4().to_string());
     loop {
         let found = find(store).await.map_err(|e| e.to_string())?;
         let found = found
@@ -386,7 +398,6 @@ pub async fn id_of(store: &dyn ObjectStore, files: &[RecoveredFile], now_ms: i64
             Found::Damaged => true,
             Found::Nothing => false,
         };
-        let id = id_in(files).unwrap_or_else(Uuid::new_v4).to_string();
         mark(store, &id, now_ms, replace).await.map_err(|e| e.to_string())?;
     }
 }
@@ -400,7 +411,7 @@ pub async fn is_there(store: &dyn ObjectStore) -> object_store::Result<bool> {
     }
 }
 
-/// The id that a store has, if any.
+/// The id that a store says it has, if any.
 pub async fn known_id(store: &dyn ObjectStore) -> Result<Option<String>, String> {
     let found = find(store).await.map_err(|e| e.to_string())?;
     match found.map_err(|v| format!("{OBJECT} was written by a newer release (version {v}): use that one"))? {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ use crate::wal::recovery_point::RecoveryPoint;
 
 /// The layout of a data directory; a newer one is refused.
 const DIRECTORY_VERSION: u32 = 1;
+/// The file that says so is no longer.
+const VERSION_BYTES_MAX: u64 = 64;
 
 /// A store that fails just now gets this long to take the mark of this incarnation.
 const MARK_PATIENCE: Duration = Duration::from_secs(15);
@@ -209,7 +212,12 @@ fn take(lock: &File, dir: &Path) -> Result<(), OpenError> {
 
 fn check_version(dir: &Path) -> Result<(), OpenError> {
     let path = dir.join("VERSION");
-    let text = std::fs::read(&path).map_err(io_at(&path))?;
+    let mut text = Vec::new();
+    // What is something else may have no end, or not even a beginning.
+    if std::fs::metadata(&path).map_err(io_at(&path))?.is_file() {
+        let file = File::open(&path).map_err(io_at(&path))?;
+        file.take(VERSION_BYTES_MAX).read_to_end(&mut text).map_err(io_at(&path))?;
+    }
     match str::from_utf8(&text).ok().and_then(|text| text.trim().parse::<u32>().ok()) {
         Some(1..=DIRECTORY_VERSION) => Ok(()),
         // No program has written it.

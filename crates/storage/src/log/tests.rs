@@ -32,6 +32,7 @@ impl Clock for TestClock {
 
 mod compaction;
 mod damage;
+mod foreign;
 mod identity;
 mod objects;
 mod scan;
@@ -543,6 +544,13 @@ async fn a_directory_in_use_or_of_a_newer_version_is_refused() {
         let way_out = format!("echo 1 > {}", version.display());
         assert!(why.contains(&way_out), "{damaged:?}: {why}");
     }
+    // No end, and no beginning.
+    std::fs::File::create(&version).unwrap().set_len(1 << 40).unwrap();
+    assert!(matches!(fixture.try_open().await, Err(OpenError::NoVersion { .. })));
+    std::fs::remove_file(&version).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&version).status().unwrap().success());
+    assert!(matches!(fixture.try_open().await, Err(OpenError::NoVersion { .. })));
+    std::fs::remove_file(&version).unwrap();
     std::fs::write(&version, " 1 ").unwrap();
     fixture.open().await.shutdown().await;
 }

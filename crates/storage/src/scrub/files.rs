@@ -125,6 +125,7 @@ fn refused(node: &Path, error: &RecoveryError) -> Finding {
         RecoveryError::Damaged { path, position, .. } => (path.as_path(), *position),
         RecoveryError::Header { path, .. }
         | RecoveryError::Missing(path)
+        | RecoveryError::FirstMissing { path, .. }
         | RecoveryError::LastMissing { path, .. } => (path.as_path(), 0),
         RecoveryError::Io { .. } => (node, 0),
     };

@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use super::{Finding, Harm, Scrub, ScrubError};
 use crate::disaster::snapshot::{self, Snapshot};
+use crate::log::identity;
 use crate::log::manifest::directory;
 
 /// The first offset that segments of a partition have, and the one after the last.
@@ -30,13 +31,13 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// Comes after everything was read, so that the snapshot is as new as can be.
 pub async fn check(scrub: &mut Scrub<'_>, extents: &Extents, now_ms: i64) -> Result<(), ScrubError> {
     // One that cannot be read says nothing of segments; `kafscale restore` tells of it.
-    let Ok((Some(mut snapshot), _)) = snapshot::newest(&*scrub.store).await else { return Ok(()) };
+    let Some(mut snapshot) = newest(&*scrub.store).await else { return Ok(()) };
     let mut missing = missing(scrub, extents, &snapshot).await?;
     let mut looks = if now_ms - snapshot.taken_ms < ALIVE_MS { LOOKS } else { 0 };
     while !missing.is_empty() && looks > 0 {
         sleep(LOOK_INTERVAL).await;
         looks -= 1;
-        if let Ok((Some(newer), _)) = snapshot::newest(&*scrub.store).await
+        if let Some(newer) = newest(&*scrub.store).await
             && newer.number > snapshot.number
         {
             snapshot = newer;
@@ -49,10 +50,12 @@ pub async fn check(scrub: &mut Scrub<'_>, extents: &Extents, now_ms: i64) -> Res
 
 /// The topics that the newest snapshot knows. One that cannot be read knows none.
 pub async fn topics(store: &dyn ObjectStore) -> HashMap<TopicId, String> {
-    match snapshot::newest(store).await {
-        Ok((Some(snapshot), _)) => names(&snapshot),
-        Ok((None, _)) | Err(_) => HashMap::new(),
-    }
+    newest(store).await.map_or_else(HashMap::new, |snapshot| names(&snapshot))
+}
+
+async fn newest(store: &dyn ObjectStore) -> Option<Snapshot> {
+    let id = identity::known_id(store).await.ok()?;
+    snapshot::newest(store, id.as_deref()).await.ok()?.snapshot
 }
 
 /// Segments that a snapshot names and the store does not have.

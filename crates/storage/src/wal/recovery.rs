@@ -65,6 +65,13 @@ pub enum RecoveryError {
     Missing(PathBuf),
     /// Only the recovery point still tells of it.
     #[error(
+        "the write-ahead file {path} is missing: {} says that the log began with it, and now it begins with {first}. If files were taken away, \
+         put them back from a copy. If recovery-point comes from an older copy, nothing is missing: delete it, and start again. Delete it \
+         also to give up what is missing: offsets that neither a segment nor a file has are answered with an error then",
+        point.display()
+    )]
+    FirstMissing { path: PathBuf, first: String, point: PathBuf },
+    #[error(
         "the newest write-ahead file {path} is missing: {known}. {} says so, which was written when the file was begun and at the last clean \
          stop. Put the file back from a copy. If its records are to be given up, delete recovery-point and make metadata of what is left with \
          `kafscale restore --replace`: the log then ends before them, and consumers may have seen what is gone", point.display()
@@ -195,7 +202,8 @@ fn check_ends(dir: &Path, first: Option<u64>, last: Option<u64>) -> Result<(), R
     if let (Some(oldest), Some(first)) = (oldest, first)
         && oldest < first
     {
-        return Err(RecoveryError::Missing(dir.join(file::file_name(oldest))));
+        let (path, first) = (dir.join(file::file_name(oldest)), file::file_name(first));
+        return Err(RecoveryError::FirstMissing { path, first, point: RecoveryPoint::path(dir) });
     }
     let Some(point) = RecoveryPoint::read(dir).filter(|point| last.is_none_or(|last| point.file_no > last))
     else {

@@ -19,13 +19,14 @@ use crate::wal::chain_id::ChainId;
 
 impl Binding<'_> {
     /// Refuses metadata that does not know what the store has of it.
-    pub(super) async fn check_age(&self) -> Result<(), IdentityError> {
+    pub(super) async fn check_age(&self, store_id: &str) -> Result<(), IdentityError> {
         // Before the metadata is read, which has a note of each before it is in the store.
         let traces = self.traces().await?;
         let refused = |found, known| Err(IdentityError::OldMetadata { place: self.place(), found, known });
         // What an earlier start has found stays true, although the metadata counts on.
         if let Some((found, known)) = self.outdated().await?
             && traces.contains_key(&found)
+            && self.counts(found, store_id).await?.is_some()
         {
             return refused(found, known);
         }
@@ -38,7 +39,8 @@ impl Binding<'_> {
             if number <= known || newest.is_some_and(|(newest, _)| number <= newest.number()) {
                 continue;
             }
-            if number > counted || noted || self.is_noted(trace).await? {
+            let Some(noted_inside) = self.counts(trace, store_id).await? else { continue };
+            if number > counted || noted || noted_inside {
                 newest = Some((trace, known));
             }
         }
@@ -61,10 +63,14 @@ impl Binding<'_> {
         Ok(Counted { writers: known, snapshots: known })
     }
 
-    async fn is_noted(&self, trace: Trace) -> Result<bool, IdentityError> {
-        let Trace::Snapshot(number) = trace else { return Ok(false) };
-        let read =
-            || Box::pin(snapshot::is_noted(self.store, number)) as BoxFuture<'_, object_store::Result<_>>;
+    /// Whether a trace is one of this store's metadata, and if so, whether it says inside that the metadata had a note of it. Only
+    /// snapshots can be another store's: write-ahead files were looked at before.
+    async fn counts(&self, trace: Trace, store_id: &str) -> Result<Option<bool>, IdentityError> {
+        let Trace::Snapshot(number) = trace else { return Ok(Some(false)) };
+        let read = || {
+            Box::pin(snapshot::is_noted(self.store, number, store_id))
+                as BoxFuture<'_, object_store::Result<_>>
+        };
         persist(PATIENCE, self.config.incarnation, read).await.map_err(|e| self.store_error(e))
     }
 

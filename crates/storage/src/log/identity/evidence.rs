@@ -10,7 +10,7 @@ use kafscale_meta::records::{ChainRecord, ClusterRecord, Keyspace, PartitionReco
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
 
-use super::{Binding, IdentityError, is_anything, one};
+use super::{Binding, IdentityError, is_anything, known_id, one, recorded};
 use crate::disaster::{chains, snapshot};
 use crate::log::manifest::directory;
 use crate::log::objects::footers::{Absent, read_chain};
@@ -141,7 +141,12 @@ impl Binding<'_> {
         let key = self.keys.cluster();
         let Some(own) = self.meta.get(&key).await? else { return Ok(None) };
         let own = ClusterRecord::decode(&key, &own.value)?.cluster_id;
-        let Ok((Some(snapshot), _)) = snapshot::newest(self.store).await else { return Ok(None) };
+        let id = match recorded(self.meta, self.keys).await? {
+            None => known_id(self.store).await.unwrap_or_default(),
+            recorded => recorded,
+        };
+        let Ok(newest) = snapshot::newest(self.store, id.as_deref()).await else { return Ok(None) };
+        let Some(snapshot) = newest.snapshot else { return Ok(None) };
         let theirs = snapshot.records.get("cluster").and_then(|value| {
             let cluster = ClusterRecord::decode("cluster", value.as_bytes()).ok()?;
             Some(cluster.cluster_id)

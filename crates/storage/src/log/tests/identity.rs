@@ -7,12 +7,12 @@ use super::super::identity::Trace;
 use super::*;
 use crate::{IdentityError, RestoreOptions, Restored, restore, set_store};
 
-fn keys() -> Keyspace {
+pub(super) fn keys() -> Keyspace {
     Keyspace::new("test").unwrap()
 }
 
 /// The records of the cluster and of the topic.
-async fn found(fixture: &Fixture, created_ms: i64) {
+pub(super) async fn found(fixture: &Fixture, created_ms: i64) {
     let cluster = ClusterRecord { cluster_id: "c".into(), created_ms, store: None };
     fixture.meta.put(&keys().cluster(), cluster.encode()).await.unwrap();
     let configs = BTreeMap::new();
@@ -25,7 +25,7 @@ async fn found(fixture: &Fixture, created_ms: i64) {
 }
 
 /// A directory with segments and a write-ahead log, closed.
-async fn written(dir: &Path, rounds: i32) -> (Fixture, Vec<Vec<(i32, u8)>>) {
+pub(super) async fn written(dir: &Path, rounds: i32) -> (Fixture, Vec<Vec<(i32, u8)>>) {
     let mut fixture = Fixture::file(dir);
     found(&fixture, NOW_MS - 1).await;
     let log = fixture.open().await;
@@ -43,7 +43,7 @@ async fn written(dir: &Path, rounds: i32) -> (Fixture, Vec<Vec<(i32, u8)>>) {
     (fixture, wrote)
 }
 
-fn lose_metadata(fixture: &mut Fixture) {
+pub(super) fn lose_metadata(fixture: &mut Fixture) {
     fixture.meta = Arc::new(EmbeddedStore::memory());
 }
 
@@ -62,7 +62,7 @@ fn files(dir: &Path) -> BTreeMap<String, u64> {
     found
 }
 
-async fn refusal(fixture: &mut Fixture) -> IdentityError {
+pub(super) async fn refusal(fixture: &mut Fixture) -> IdentityError {
     match fixture.try_open().await {
         Err(OpenError::Identity(error)) => error,
         other => panic!("not refused: {:?}", other.map(drop)),
@@ -74,7 +74,7 @@ async fn run(fixture: &Fixture, dry_run: bool) -> Result<Restored, String> {
     restore(&fixture.config.store, &metadata, NOW_MS, RestoreOptions { dry_run, replace: false }).await
 }
 
-async fn check_served(fixture: &mut Fixture, wrote: &[Vec<(i32, u8)>]) {
+pub(super) async fn check_served(fixture: &mut Fixture, wrote: &[Vec<(i32, u8)>]) {
     let log = fixture.open().await;
     for (index, wrote) in wrote.iter().enumerate() {
         assert_eq!(read_all(&partition(&log, index as i32), 0).await, expected(wrote));
@@ -215,7 +215,7 @@ async fn an_identity_that_was_lost_or_damaged_is_written_anew() {
     }
 }
 
-async fn copy(meta: &dyn MetaStore) -> Arc<dyn MetaStore> {
+pub(super) async fn copy(meta: &dyn MetaStore) -> Arc<dyn MetaStore> {
     let (copy, listed) = (EmbeddedStore::memory(), meta.range_all(keys().root()).await.unwrap());
     for kv in listed.kvs {
         copy.put(&kv.key, kv.value).await.unwrap();
@@ -339,7 +339,7 @@ async fn metadata_from_before_the_newest_segment_is_refused() {
     check_served(&mut fixture, &wrote).await;
 }
 
-fn copy_files(from: &Path, to: &Path) {
+pub(super) fn copy_files(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for path in std::fs::read_dir(from).unwrap().map(|e| e.unwrap().path()) {
         std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
