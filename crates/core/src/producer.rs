@@ -137,9 +137,11 @@ impl ProducerWindows {
     /// Remembers an appended batch. `durable_end` is the offset below which nothing can be taken back.
     pub fn record(&mut self, producer_id: ProducerId, batch: SeenBatch, durable_end: Offset) {
         if !self.windows.contains_key(&producer_id) && self.windows.len() >= PRODUCERS_MAX {
-            self.expire_oldest();
+            self.keep_newest(self.windows.len() - EXPIRED_AT_ONCE);
         }
-        let window = self.windows.entry(producer_id).or_default();
+        // Most of those that a flood makes up never get a second batch.
+        let window =
+            self.windows.entry(producer_id).or_insert_with(|| Window { batches: VecDeque::with_capacity(1) });
         window.batches.push_back(batch);
         let durable = |b: &SeenBatch| b.last_offset < durable_end;
         // The front may go once five durable batches stand behind it.
@@ -168,16 +170,22 @@ impl ProducerWindows {
         self.windows.retain(|_, w| w.batches.back().is_some_and(|b| b.timestamp_ms >= before_ms));
     }
 
-    fn expire_oldest(&mut self) {
-        let last_write = |w: &Window| w.batches.back().map(|b| b.timestamp_ms);
+    /// Forgets those that were silent longest, until so many are left.
+    pub fn keep_newest(&mut self, kept: usize) {
+        let count = self.windows.len().saturating_sub(kept);
+        if count == 0 {
+            return;
+        }
+        // Those of one moment in the order of their last batches.
+        let last_write = |w: &Window| w.batches.back().map(|b| (b.timestamp_ms, b.base_offset));
         let mut all: Vec<_> = self.windows.iter().map(|(id, w)| (last_write(w), *id)).collect();
-        let count = EXPIRED_AT_ONCE.min(all.len());
         if count < all.len() {
             all.select_nth_unstable(count);
         }
         for (_, id) in &all[..count] {
             self.windows.remove(id);
         }
+        self.windows.shrink_to(2 * kept);
     }
 
     /// What is known below `end`.
@@ -307,6 +315,32 @@ mod tests {
         w.expire(11);
         assert!(w.is_empty());
         assert_eq!(w.check(&seq(0, 44, 44), END), Ok(Admission::Append));
+    }
+
+    #[test]
+    fn a_producer_that_writes_outlives_a_flood_of_others() {
+        let mut w = ProducerWindows::default();
+        for i in 0..2 * PRODUCERS_MAX as i64 {
+            if i % 1000 == 0 {
+                append(&mut w, seq(0, (i / 1000) as i32, (i / 1000) as i32), i, i);
+            }
+            let seen = SeenBatch {
+                epoch: 0,
+                first_sequence: 0,
+                last_sequence: 0,
+                base_offset: Offset(i),
+                last_offset: Offset(i),
+                timestamp_ms: i,
+            };
+            w.record(ProducerId(1_000_000 + i), seen, Offset(i));
+            assert!(w.len() <= PRODUCERS_MAX);
+        }
+        append(&mut w, seq(0, 20, 20), 100_000, 0);
+        w.keep_newest(1);
+        assert!(matches!(w.check(&seq(0, 20, 20), END), Ok(Admission::Duplicate(_))));
+        assert_eq!(w.len(), 1);
+        w.keep_newest(0);
+        assert!(w.is_empty());
     }
 
     #[test]

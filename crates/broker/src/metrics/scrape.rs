@@ -413,6 +413,11 @@ fn log(node: &Node, text: &mut Text) {
             stats.wal_pending_bytes,
         ),
         ("kafscale_wal_files", "Files of the write-ahead log.", stats.wal_files),
+        (
+            "kafscale_producer_windows",
+            "Idempotent producers that are remembered, in each partition for itself.",
+            node.log.producer_windows() as u64,
+        ),
         ("kafscale_tail_cache_bytes", "Recent batches kept in memory.", stats.tail_cache_bytes),
         ("kafscale_orphans", "Segments in quarantine: no metadata names them.", stats.orphans),
         ("kafscale_orphan_bytes", "Bytes of the segments in quarantine.", stats.orphan_bytes),

@@ -293,6 +293,7 @@ fn claim(
     }
     tell_damage(shared, hosted, &state, above.damaged(hosted.id, stored_end));
     let held = state.held.as_ref().map(|held| held.why.clone());
+    shared.new_windows.add(state.producers.len());
     shared.partitions.insert(Arc::new(new_partition(hosted, state)));
     if let Some(chain) = &shared.chain {
         chain.awaited.add(above.missed());

@@ -42,6 +42,7 @@ mod other_nodes;
 pub mod pace;
 pub mod partition;
 mod partitions;
+mod producers;
 mod recover;
 mod retention;
 mod rewrite;
@@ -228,6 +229,7 @@ impl Log {
         tasks.spawn(retention::run(shared.clone()));
         tasks.spawn(compacting::run(shared.clone()));
         tasks.spawn(orphans::run(shared.clone()));
+        tasks.spawn(producers::run(shared.clone()));
         let running = Running { writer: Some(writer), tasks, lock };
         Ok(Log { shared, running: Arc::new(Mutex::new(running)) })
     }
@@ -291,6 +293,11 @@ impl Log {
             tail_cache_bytes: self.shared.tail_cache_bytes() as u64,
             ..self.shared.counters.read()
         }
+    }
+
+    /// How many idempotent producers are remembered, in each partition for itself.
+    pub fn producer_windows(&self) -> usize {
+        producers::count(&self.shared)
     }
 
     /// What was found to be damaged in the store so far.

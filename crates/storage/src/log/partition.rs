@@ -420,7 +420,9 @@ impl Partition {
         {
             return Ok(duplicate(&state, &seen, stamped));
         }
+        let producers = state.producers.len();
         let placed = state.place(batch, self.inner.leader_epoch(), now_ms);
+        self.log.new_windows.add(state.producers.len().saturating_sub(producers));
         let mut tail_batch = TailBatch {
             base_offset: placed.base_offset,
             last_offset: placed.last_offset,

@@ -27,6 +27,7 @@ use super::objects::OwnChain;
 use super::pace::Pace;
 use super::partition::{PartitionInner, Source, TailBatch, WalBatch};
 use super::partitions::Partitions;
+use super::producers::NewWindows;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
 use crate::compute::Requester;
@@ -72,6 +73,8 @@ pub struct Shared {
     pub unclaimed: Unclaimed,
     /// The id that the store and the metadata have in common; `None` in memory.
     pub store_id: Option<String>,
+    /// Windows of idempotent producers since all were counted.
+    pub new_windows: NewWindows,
     /// Objects whose deletion failed.
     pub undeleted: Undeleted,
     /// What the last snapshot of the metadata said, where this process wrote it.
@@ -122,6 +125,7 @@ impl Shared {
             partitions: Partitions::default(),
             unclaimed: Unclaimed::default(),
             store_id: None,
+            new_windows: NewWindows::default(),
             undeleted: Undeleted::default(),
             snapshot: tokio::sync::Mutex::default(),
             file_closed: Notify::new(),
