@@ -13,9 +13,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use bytes::Buf;
-use kafscale_storage::Requester;
+use kafscale_storage::{Requester, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, info};
 
@@ -41,7 +41,7 @@ pub struct Peer {
     /// The name of the listener that it came in by.
     pub listener: Arc<str>,
     /// Wakes the long poll of this connection; there is one at a time.
-    pub wake: Arc<Notify>,
+    pub watcher: Arc<Watcher>,
     /// Whether it said so in ApiVersions (KIP-511).
     pub is_librdkafka: AtomicBool,
 }
@@ -100,7 +100,7 @@ where
     let peer = Arc::new(Peer {
         address: peer,
         listener,
-        wake: Arc::new(Notify::new()),
+        watcher: Arc::default(),
         is_librdkafka: AtomicBool::new(false),
     });
     let (queue, pending) = mpsc::channel(PIPELINE_MAX);

@@ -16,7 +16,7 @@ use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::FetchRequest;
 use kafka_protocol::protocol::StrBytes;
 use kafscale_core::ids::{NodeId, Offset};
-use kafscale_storage::Partition;
+use kafscale_storage::{Partition, Watcher};
 use tokio::time::Instant;
 
 mod read;
@@ -194,38 +194,52 @@ async fn wait_for_bytes(
     min_bytes: usize,
     deadline: Instant,
 ) {
-    let wake = &ctx.peer.wake;
+    let watcher = &ctx.peer.watcher;
+    watcher.clear();
+    let mut look = Look { available: vec![0; targets.len()], sum: 0 };
+    if look.all(targets, watcher, min_bytes) {
+        return;
+    }
     loop {
-        let woken = wake.notified();
-        tokio::pin!(woken);
-        // From here on no change is missed: what happens before the look is seen, what happens after it wakes.
-        woken.as_mut().enable();
-        for target in targets {
-            if let Ok(partition) = &target.partition {
-                partition.wake_on_change(wake);
-            }
-        }
-        if is_enough(targets, min_bytes) {
-            return;
-        }
-        tokio::select! {
-            () = woken => {}
+        let changed = tokio::select! {
+            changed = watcher.changed() => changed,
             () = tokio::time::sleep_until(deadline) => return,
             () = node.stopping.cancelled() => return,
+        };
+        for name in changed {
+            let at = name as usize;
+            let Some(target) = targets.get(at) else { continue };
+            if look.at(target, at, watcher, min_bytes) {
+                return;
+            }
         }
     }
 }
 
-fn is_enough(targets: &[Target], min_bytes: usize) -> bool {
-    let mut missing = min_bytes;
-    for target in targets {
-        let Ok((partition, from)) = target.readable() else { return true };
-        missing = missing.saturating_sub(partition.available_bytes(from, missing));
-        if missing == 0 {
-            return true;
-        }
+/// What a waiting poll has found.
+struct Look {
+    /// The bytes of each target.
+    available: Vec<usize>,
+    sum: usize,
+}
+
+impl Look {
+    fn all(&mut self, targets: &[Target], watcher: &Arc<Watcher>, min_bytes: usize) -> bool {
+        targets.iter().enumerate().any(|(at, target)| self.at(target, at, watcher, min_bytes))
     }
-    missing == 0
+
+    /// Looks at one target, and watches it. Gives whether the poll need not wait any longer: a partition fails, or there is enough.
+    fn at(&mut self, target: &Target, at: usize, watcher: &Arc<Watcher>, min_bytes: usize) -> bool {
+        if let Ok(partition) = &target.partition {
+            // From here on no change is missed: what happens before the look is seen, what happens after it wakes.
+            partition.wake_on_change(watcher, at as u32);
+        }
+        let Ok((partition, from)) = target.readable() else { return true };
+        let available = partition.available_bytes(from, min_bytes);
+        self.sum = self.sum.saturating_sub(self.available[at]).saturating_add(available);
+        self.available[at] = available;
+        self.sum >= min_bytes
+    }
 }
 
 fn failed(node: &Node, ctx: &RequestContext, target: &Target, error: ResponseError) -> FetchedPartition {

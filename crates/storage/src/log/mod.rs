@@ -50,6 +50,7 @@ pub mod shared;
 pub mod stats;
 mod unclaimed;
 mod unsettled;
+pub mod watch;
 mod writer;
 
 #[cfg(test)]

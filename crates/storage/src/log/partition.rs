@@ -17,11 +17,11 @@ use kafscale_core::times::Times;
 use kafscale_core::topic_config::TopicConfig;
 use kafscale_meta::Revision;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
 
 use super::flush::{Flush, PendingBatch};
 use super::manifest::StoredSegment;
 use super::shared::{Loaded, Shared};
+use super::watch::{Watcher, Watchers};
 use crate::compute::{self, Requester};
 use crate::error::{AppendError, ReadError};
 use crate::segment::SegmentError;
@@ -73,7 +73,7 @@ pub struct State {
     pub revision: Option<Revision>,
     /// It is not known what became of the last write of the partition's record.
     pub unsettled: bool,
-    pub(super) waiters: Vec<Arc<Notify>>,
+    pub(super) watchers: Watchers,
 }
 
 /// Why nothing is appended to a partition. Which offsets its last records had only an object knew that is lost.
@@ -268,9 +268,7 @@ impl State {
     }
 
     pub fn wake(&mut self) {
-        for waiter in self.waiters.drain(..) {
-            waiter.notify_one();
-        }
+        self.watchers.wake();
     }
 
     fn offsets(&self) -> PartitionOffsets {
@@ -388,16 +386,9 @@ impl Partition {
         available.saturating_add(tail)
     }
 
-    /// Wakes `notify` once, when the high watermark, the log start or the partition's existence changes next.
-    pub fn wake_on_change(&self, notify: &Arc<Notify>) {
-        let mut state = self.inner.state.lock();
-        // A waiter that gave up leaves its entry behind until the next append; here they are swept.
-        if state.waiters.len() >= 64 {
-            state.waiters.retain(|w| Arc::strong_count(w) > 1);
-        }
-        if !state.waiters.iter().any(|w| Arc::ptr_eq(w, notify)) {
-            state.waiters.push(notify.clone());
-        }
+    /// Wakes `watcher` once with `name`, when the high watermark, the log start or the partition's existence changes next.
+    pub fn wake_on_change(&self, watcher: &Arc<Watcher>, name: u32) {
+        self.inner.state.lock().watchers.add(watcher, name);
     }
 
     /// Places a batch and hands it to the write-ahead log. The order of calls is the order of offsets.

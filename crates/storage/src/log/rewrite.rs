@@ -37,6 +37,8 @@ const CONCURRENT_PARTITIONS: usize = 16;
 
 /// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
 const TAIL_BATCHES_MAX: usize = 1_000_000;
+/// What each counts beside its bytes: it takes some 200 bytes in memory, and the allocator keeps more.
+const TAIL_BATCH_BYTES: u64 = 512;
 
 /// An object of the write-ahead log that is not there is waited for this long. Then segments are written without its records.
 const MISSING_PATIENCE: Duration = Duration::from_secs(600);
@@ -118,9 +120,9 @@ fn over_limit(shared: &Shared, share: usize) -> bool {
     let (bytes, files) = shared.files.usage();
     let objects = if shared.chain.is_some() { files } else { 0 };
     shared.files.oldest_closed().is_some()
-        && (bytes > shared.config.wal_max_bytes / share as u64
-            || objects > shared.config.wal_max_objects / share
-            || tail_batches(shared) > TAIL_BATCHES_MAX / share)
+        && (bytes + TAIL_BATCH_BYTES * tail_batches(shared) as u64
+            > shared.config.wal_max_bytes / share as u64
+            || objects > shared.config.wal_max_objects / share)
 }
 
 fn tail_batches(shared: &Shared) -> usize {

@@ -12,10 +12,11 @@ use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId, TopicId};
 use kafscale_core::topic_config::TopicConfig;
 use kafscale_meta::records::Keyspace;
 use kafscale_meta::{EmbeddedStore, MetaStore};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::partition::Partition;
+use super::producers;
+use super::watch::Watcher;
 use super::{HostedPartition, Log, LogConfig, StoreUrl};
 use crate::compute::Requester;
 use crate::error::{AppendError, OpenError, ReadError};
@@ -230,6 +231,42 @@ async fn many_appends_become_segments_and_free_the_chain() {
 }
 
 #[tokio::test]
+async fn a_flood_of_producers_costs_those_that_write_elsewhere_nothing() {
+    let mut fixture = Fixture::new(StoreUrl::Memory);
+    let log = fixture.open().await;
+    let (flooded, other) = (partition(&log, 0), partition(&log, 1));
+    append_from(&other, 1, 1, Some((1, 0, 0))).await.unwrap();
+    append_from(&other, 1, 1, Some((2, 0, 0))).await.unwrap();
+    for id in 100..200 {
+        append_from(&flooded, 1, 1, Some((id, 0, 0))).await.unwrap();
+    }
+    append_from(&flooded, 1, 1, Some((3, 0, 0))).await.unwrap();
+    let shared = &flooded.log;
+    assert_eq!(producers::trim(shared, 103, 90), (103, 103), "there are no more than may be");
+    assert_eq!(producers::trim(shared, 100, 10), (103, 10));
+    assert_eq!((flooded.producer_count(), other.producer_count()), (8, 2));
+    assert_eq!(log.producer_windows(), 10);
+    let known = flooded.producers();
+    assert!(known.iter().any(|(id, _)| id.0 == 3), "the last one to write is there: {known:?}");
+}
+
+#[tokio::test]
+async fn tiny_batches_count_with_what_they_take_in_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.wal_file_bytes = 16 << 10;
+    fixture.config.wal_max_bytes = 768 << 10;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..1500u32 {
+        append(&p, 1, (i % 251) as u8).await;
+    }
+    eventually("rewriting", || log.stats().segments_written > 0).await;
+    assert!(p.inner.state.lock().tail.len() < 1500);
+    log.shutdown().await;
+}
+
+#[tokio::test]
 async fn small_segments_are_merged_and_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();
     let mut fixture = Fixture::file(dir.path());
@@ -438,13 +475,13 @@ async fn a_waiting_reader_is_woken_by_the_append_and_by_deletion() {
     let mut fixture = Fixture::new(StoreUrl::Memory);
     let log = fixture.open().await;
     let p = partition(&log, 0);
-    let woken = Arc::new(Notify::new());
-    p.wake_on_change(&woken);
+    let watcher = Arc::new(Watcher::default());
+    p.wake_on_change(&watcher, 5);
     append(&p, 1, 1).await;
-    woken.notified().await;
-    p.wake_on_change(&woken);
+    assert_eq!(watcher.changed().await, [5]);
+    p.wake_on_change(&watcher, 6);
     log.drop_topic(TOPIC).await;
-    woken.notified().await;
+    assert_eq!(watcher.changed().await, [6]);
     assert_eq!(p.read(Offset(0), 1, true).await.unwrap_err(), ReadError::Gone);
     assert_eq!(append_from(&p, 1, 1, None).await, Err(AppendError::Gone));
 }
