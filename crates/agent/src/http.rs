@@ -283,6 +283,8 @@ where
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
+    // The header `date` panics when the clock is before 1970 or after 9999.
+    http.auto_date_header(false);
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(64 << 10);
     let connection = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);

@@ -51,7 +51,7 @@ impl CommitsBeyondEnd {
         };
         Some(format!(
             "committed offsets are beyond the end of the log: group {group:?} committed {committed} in {topic}-{partition}, which ends at \
-             {log_end}{more}; records were lost, or an older state was restored"
+             {log_end}{more}; records were lost, an older state was restored, or a client committed an offset that never was"
         ))
     }
 
@@ -63,7 +63,8 @@ impl CommitsBeyondEnd {
         for BeyondEnd { group, topic, partition, committed, log_end } in new.by_ref().take(LOGGED_MAX) {
             warn!(
                 %group, %topic, partition, %committed, %log_end,
-                "a group has committed an offset beyond the end of the log: records were lost, or an older state was restored"
+                "a group has committed an offset beyond the end of the log: records were lost, an older state was restored, or a client committed an offset \
+                 that never was"
             );
         }
         if let more @ 1.. = new.count() {

@@ -159,6 +159,8 @@ async fn connection(stream: TcpStream, peer: IpAddr, router: Router, place: Plac
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
+    // The header `date` panics when the clock is before 1970 or after 9999.
+    http.auto_date_header(false);
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_MAX_BYTES);
     let served = http.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);

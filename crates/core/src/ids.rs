@@ -45,6 +45,12 @@ impl Offset {
     pub fn plus(self, count: i64) -> Offset {
         Offset(self.0 + count)
     }
+
+    /// How many offsets there are from this one to `end`, which may be before it. Clients commit any number, negative ones too; who goes
+    /// on from those begins at the start of the log.
+    pub fn count_to(self, end: Offset) -> i64 {
+        end.0.saturating_sub(self.0.max(0)).max(0)
+    }
 }
 
 /// A topic incarnation: a topic that was deleted and created again under the same name has another id (KIP-516).
@@ -74,5 +80,25 @@ pub struct PartitionId {
 impl fmt::Display for PartitionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.topic, self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_hold_for_whatever_clients_commit() {
+        for (from, end, count) in [
+            (3, 10, 7),
+            (10, 3, 0),
+            (-1, 10, 10),
+            (i64::MIN, 10, 10),
+            (i64::MIN, i64::MAX, i64::MAX),
+            (i64::MAX, 10, 0),
+            (5, -1, 0),
+        ] {
+            assert_eq!(Offset(from).count_to(Offset(end)), count, "{from} to {end}");
+        }
     }
 }

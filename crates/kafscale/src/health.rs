@@ -3,7 +3,7 @@
 //!
 //! It speaks just enough HTTP for that: one request, one status line, and a limit on the time and the bytes of it.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ pub fn run(command: HealthCommand) -> Result<String, Failure> {
 fn ask_one(command: &HealthCommand) -> Result<String, Failure> {
     if let Some(url) = &command.url {
         let (host_port, path) = split(url)?;
-        let stream = connect(host_port).map_err(|e| Failure::runtime(format!("{url}: {e}")))?;
+        let stream = connect(host_port).map_err(|e| Failure::runtime(format!("{url}: {}", described(&e))))?;
         return ask(stream, url, host_port, path);
     }
     for url in DEFAULT_URLS {
@@ -74,6 +74,14 @@ fn connect(host_port: &str) -> std::io::Result<TcpStream> {
     Err(last)
 }
 
+/// A read that takes too long fails as one that would block.
+fn described(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("no answer in {} s", ANSWER_TIMEOUT.as_secs()),
+        _ => error.to_string(),
+    }
+}
+
 fn ask(mut stream: TcpStream, url: &str, host_port: &str, path: &str) -> Result<String, Failure> {
     let mut answer = Vec::new();
     stream
@@ -82,7 +90,7 @@ fn ask(mut stream: TcpStream, url: &str, host_port: &str, path: &str) -> Result<
             write!(stream, "GET {path} HTTP/1.1\r\nHost: {host_port}\r\nConnection: close\r\n\r\n")?;
             stream.take(ANSWER_MAX_BYTES).read_to_end(&mut answer)
         })
-        .map_err(|e| Failure::runtime(format!("{url}: {e}")))?;
+        .map_err(|e| Failure::runtime(format!("{url}: {}", described(&e))))?;
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.lines().next().unwrap_or_default();

@@ -138,6 +138,14 @@ fn health_waits_for_no_server_that_answers_a_byte_at_a_time() {
 }
 
 #[test]
+fn health_says_that_a_hung_server_does_not_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (health, _, err) = output(&["health", &format!("http://{}/readyz", listener.local_addr().unwrap())]);
+    assert_eq!(health.status.code(), Some(1), "{err}");
+    assert!(err.contains("/readyz: no answer in 3 s"), "{err}");
+}
+
+#[test]
 fn no_start_waits_for_a_pipe_that_nobody_writes_to() {
     let dir = tempfile::tempdir().unwrap();
     let (pipe, log) = (dir.path().join("pipe"), dir.path().join("audit"));

@@ -235,8 +235,8 @@ fn groups(node: &Node, all: &[GroupStats], readable: &Readable, text: &mut Text)
         for (topic, partition, offset) in &group.committed {
             let known = readable.get(topic).and_then(|partitions| partitions.get(partition));
             // Nobody can read what was deleted.
-            let lag = known.map(|(start, end)| (end.0 - offset.0.max(start.0)).max(0) as f64);
-            let missed = known.map_or(0, |(start, _)| start.0 - offset.0).max(0) as f64;
+            let lag = known.map(|(start, end)| offset.max(start).count_to(end) as f64);
+            let missed = known.map_or(0, |(start, _)| offset.count_to(*start)) as f64;
             let there =
                 || node.topics.get(topic).is_some_and(|topic| topic.partition_id(*partition).is_some());
             ends_elsewhere |= known.is_none() && there();

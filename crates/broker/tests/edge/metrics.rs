@@ -23,6 +23,10 @@ pub async fn get(harness: &Harness, path: &str) -> (u16, String) {
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    assert!(
+        !head.to_ascii_lowercase().contains("\r\ndate:"),
+        "it cannot be written at each time that a clock may show"
+    );
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 

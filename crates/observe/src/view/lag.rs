@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use kafscale_core::ids::Offset;
 use kafscale_meta::records::{GroupMember, OffsetRecord};
 
 use super::metrics::Metrics;
@@ -28,7 +29,7 @@ impl PartitionLag<'_> {
     /// Records that the group can still read.
     pub fn lag(&self) -> Option<i64> {
         let next = self.committed?.offset.max(self.start.unwrap_or(0));
-        Some((self.end? - next).max(0))
+        Some(Offset(next).count_to(Offset(self.end?)))
     }
 
     /// Whether the group has read what is not there: records were lost, or metadata is newer than the log.
@@ -38,8 +39,8 @@ impl PartitionLag<'_> {
 
     /// Offsets between the commit and the start of the log: records that were deleted before the group read them.
     pub fn missed(&self) -> i64 {
-        let missed = self.start.zip(self.committed).map(|(start, committed)| start - committed.offset);
-        missed.unwrap_or(0).max(0)
+        let known = self.start.zip(self.committed);
+        known.map_or(0, |(start, committed)| Offset(committed.offset).count_to(Offset(start)))
     }
 }
 
@@ -157,6 +158,9 @@ mod tests {
             (Some(10), None, Some(25), Some(15), 0),
             (Some(10), Some(5), None, None, 0),
             (None, Some(5), Some(25), None, 0),
+            (Some(-1), Some(5), Some(25), Some(20), 5),
+            (Some(i64::MIN), Some(5), Some(25), Some(20), 5),
+            (Some(i64::MIN), None, Some(25), Some(25), 0),
         ] {
             let record = commit.map(committed);
             let partition = PartitionLag {

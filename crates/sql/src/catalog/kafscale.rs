@@ -304,7 +304,7 @@ impl SystemRows {
         for (key, offset) in offsets {
             let offset = offset.record;
             let end = ends.get(&(key.topic.clone(), key.partition)).copied();
-            let lag = end.map(|end| (end - offset.offset).max(0));
+            let lag = end.map(|end| end.saturating_sub(offset.offset.max(0)).max(0));
             rows.push(vec![
                 key.group.into(),
                 key.topic.into(),
