@@ -105,6 +105,14 @@ fn background(
     ]
 }
 
+fn metrics(config: &BrokerConfig) -> Arc<Metrics> {
+    let metrics = Metrics::new(Instant::now());
+    let count = |connections: usize| i64::try_from(connections).unwrap_or(i64::MAX);
+    metrics.places.limit.set(count(config.max_connections));
+    metrics.places.reserved.set(count(config.connections_reserved(config.connections_per_address())));
+    Arc::new(metrics)
+}
+
 impl Broker {
     /// Serves the connections of the listeners, and begins to serve what is assigned to this member of the cluster.
     pub async fn start<T: Transport>(
@@ -154,7 +162,7 @@ impl Broker {
             drain_timeout: parking_lot::Mutex::new(ABANDON_TIMEOUT),
             stopping: CancellationToken::new(),
             fetch_sessions: FetchSessions::new(config.fetch_session_slots),
-            metrics: Arc::new(Metrics::new(Instant::now())),
+            metrics: metrics(&config),
             admin: Mutex::new(TopicAdmin::new(metadata.clone())),
             changes: TaskTracker::new(),
             producer_ids: ProducerIds::new(metadata.clone()),

@@ -9,6 +9,9 @@ use kafscale_core::ids::NodeId;
 
 use crate::coordinator::CoordinatorConfig;
 
+/// One of so many connections is for addresses that have none.
+const RESERVED_OF: usize = 16;
+
 /// The address that clients are told to connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Advertised {
@@ -117,5 +120,11 @@ impl BrokerConfig {
     /// one address, as on a single host or behind a NAT, still has plenty.
     pub fn connections_per_address(&self) -> usize {
         self.max_connections_per_ip.unwrap_or((self.max_connections / 2).max(1))
+    }
+
+    /// So many of the connections, the last that are free, are for addresses that have none, so that a few addresses cannot keep all
+    /// others out. None where one address may have all of them, as `per_address` says.
+    pub fn connections_reserved(&self, per_address: usize) -> usize {
+        if per_address >= self.max_connections { 0 } else { self.max_connections.div_ceil(RESERVED_OF) }
     }
 }

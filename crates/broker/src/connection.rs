@@ -66,9 +66,9 @@ where
 {
     let address = accepted.peer;
     node.metrics.connections_accepted.inc();
-    node.metrics.connections.inc();
+    node.metrics.places.open.inc();
     let ended = exchange(&node, listener, accepted).await;
-    node.metrics.connections.dec();
+    node.metrics.places.open.dec();
     match ended {
         Ok(()) | Err(FrameError::Closed) => debug!(%address, "connection closed"),
         Err(e @ (FrameError::Idle | FrameError::Stalled | FrameError::Io(_))) => {

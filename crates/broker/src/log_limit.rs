@@ -21,6 +21,8 @@ pub enum Line {
     ConnectionRefused,
     /// A connection was closed because its address has too many.
     AddressFull,
+    /// All connections are taken.
+    AllTaken,
     AcceptFailed,
     TopicsCreated,
     TopicsNotCreated,
@@ -39,9 +41,10 @@ pub enum Line {
     AgentServer,
 }
 
-const KINDS: [(Line, &str); 16] = [
+const KINDS: [(Line, &str); 17] = [
     (Line::ConnectionRefused, "connections closed for what they sent"),
     (Line::AddressFull, "connections closed because their address has too many"),
+    (Line::AllTaken, "times that all connections were taken"),
     (Line::AcceptFailed, "connections that could not be accepted"),
     (Line::TopicsCreated, "topics created because clients asked for them"),
     (Line::TopicsNotCreated, "topics that could not be created automatically"),

@@ -53,11 +53,11 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
                 report(ended);
                 continue;
             }
-            accepted = accept(&mut listener, &slots) => accepted,
+            accepted = accept(&node, &mut listener, &slots) => accepted,
         };
         match accepted {
             Ok((accepted, slot)) => {
-                let limit = node.connections_per_address();
+                let limit = address_limit(&node, slots.available_permits());
                 let Some(counted) = node.addresses.admit(accepted.peer.ip(), limit) else {
                     refuse(&node, accepted.peer, limit);
                     continue;
@@ -88,17 +88,67 @@ pub async fn run<T: Transport>(node: Arc<Node>, bound: Bound<T>, slots: Arc<Sema
 /// Closes a connection of an address that has too many, as Apache Kafka does, without a word.
 fn refuse(node: &Node, address: std::net::SocketAddr, limit: usize) {
     node.metrics.connections_over_limit.inc();
-    if node.lines.allow(Line::AddressFull) {
-        warn!(%address, limit, "connection closed: its address has max.connections.per.ip already");
+    if !node.lines.allow(Line::AddressFull) {
+        return;
+    }
+    match few_left(node) {
+        Some(few) => warn!(%address, few, "connection closed"),
+        None => warn!(%address, limit, "connection closed: its address has max.connections.per.ip already"),
     }
 }
 
+/// How many connections an address may have, when so many are `free` beside the one that it asks for: the last ones are for addresses that
+/// have none.
+fn address_limit(node: &Node, free: usize) -> usize {
+    let limit = node.connections_per_address();
+    if free < node.config.connections_reserved(limit) { limit.min(1) } else { limit }
+}
+
+/// What is to be said when nearly all connections are taken.
+pub fn few_left(node: &Node) -> Option<String> {
+    let (open, limit) = (node.metrics.places.open.get(), node.metrics.places.limit.get());
+    let reserved = node.metrics.places.reserved.get();
+    let meaning = match limit - open {
+        ..=0 => "new ones wait until others end",
+        left if left <= reserved => "an address that has one gets no other",
+        _ => return None,
+    };
+    Some(format!("{open} of {limit} connections are taken (--max-connections): {meaning}"))
+}
+
 async fn accept<T: Transport>(
+    node: &Node,
     listener: &mut T,
     slots: &Arc<Semaphore>,
 ) -> io::Result<(Accepted<T::Input, T::Output>, OwnedSemaphorePermit)> {
-    let slot = Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed");
+    let slot = match Arc::clone(slots).try_acquire_owned() {
+        Ok(slot) => slot,
+        Err(_) => {
+            let _full = Full::begin(node);
+            Arc::clone(slots).acquire_owned().await.expect("the semaphore is never closed")
+        }
+    };
     Ok((listener.accept().await?, slot))
+}
+
+/// A listener that waits for a connection to end.
+struct Full<'a>(&'a Node);
+
+impl Full<'_> {
+    fn begin(node: &Node) -> Full<'_> {
+        node.metrics.places.listeners_full.inc();
+        if node.lines.allow(Line::AllTaken) {
+            let limit = node.config.max_connections;
+            warn!(limit, "all connections are taken (--max-connections): new ones wait until others end");
+        }
+        Full(node)
+    }
+}
+
+impl Drop for Full<'_> {
+    fn drop(&mut self) {
+        self.0.metrics.places.listeners_full.dec();
+    }
 }
 
 /// A panic of one connection is a bug, and the others go on.

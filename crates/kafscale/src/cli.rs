@@ -321,7 +321,7 @@ pub struct LimitArgs {
     #[arg(long, env = "KAFSCALE_FETCH_SESSION_SLOTS", value_name = "N", default_value_t = 1_000)]
     pub fetch_session_slots: u32,
 
-    /// Client connections open at once; more wait to be accepted
+    /// Client connections open at once; more wait to be accepted. The last sixteenth of them is for addresses that have none
     #[arg(long, env = "KAFSCALE_MAX_CONNECTIONS", value_name = "N", default_value_t = 10_000)]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: u32,

@@ -76,7 +76,7 @@ pub struct Metrics {
     produce_timeouts: IntCounter,
     produce_rate: Rate,
     fetch_rate: Rate,
-    pub connections: IntGauge,
+    pub places: Places,
     pub connections_accepted: IntCounter,
     pub connections_refused: IntCounter,
     pub connections_over_limit: IntCounter,
@@ -88,6 +88,28 @@ pub struct Metrics {
     topic_received_records: IntCounterVec,
     topic_sent_bytes: IntCounterVec,
     topic_sent_records: IntCounterVec,
+}
+
+/// What there is for connections.
+#[derive(Debug)]
+pub struct Places {
+    pub open: IntGauge,
+    pub limit: IntGauge,
+    pub reserved: IntGauge,
+    pub listeners_full: IntGauge,
+}
+
+impl Places {
+    fn new(made: &Maker<'_>) -> Places {
+        let reserved = "How many of them, the last that are free, are for addresses that have none.";
+        let full = "Listeners that wait for a connection to end before they accept another.";
+        Places {
+            open: made.gauge("kafscale_connections", "Open Kafka connections."),
+            limit: made.gauge("kafscale_connections_limit", "The most Kafka connections at a time."),
+            reserved: made.gauge("kafscale_connections_reserved", reserved),
+            listeners_full: made.gauge("kafscale_listeners_full", full),
+        }
+    }
 }
 
 impl Metrics {
@@ -122,7 +144,7 @@ impl Metrics {
             ),
             produce_rate: Rate::new(now),
             fetch_rate: Rate::new(now),
-            connections: made.gauge("kafscale_connections", "Open Kafka connections."),
+            places: Places::new(&made),
             connections_accepted: made
                 .counter("kafscale_connections_accepted_total", "Kafka connections accepted."),
             connections_refused: made.counter(
@@ -131,7 +153,7 @@ impl Metrics {
             ),
             connections_over_limit: made.counter(
                 "kafscale_connections_over_limit_total",
-                "Kafka connections closed because their address had too many.",
+                "Kafka connections closed because their address had too many, or one already when few were left.",
             ),
             answers_refused: made.counter(
                 "kafscale_answers_refused_total",

@@ -54,6 +54,13 @@ impl Client {
         Client { stream: TcpStream::connect(address).await.unwrap(), correlation_id: 0 }
     }
 
+    /// A client whose address is `from`.
+    pub async fn connect_from(from: &str, address: SocketAddr) -> Client {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        Client { stream: socket.connect(address).await.unwrap(), correlation_id: 0 }
+    }
+
     /// Sends a request without waiting.
     pub async fn send<Q: Request>(&mut self, version: i16, request: &Q) {
         self.correlation_id += 1;

@@ -328,11 +328,7 @@ async fn one_address_has_its_share_of_the_connections() {
         own.last_mut().unwrap().call(12, &MetadataRequest::default()).await;
     }
     assert!(harness.client().await.receive_frame().await.is_none(), "the fourth is closed");
-    let from: std::net::SocketAddr = "127.0.0.2:0".parse().unwrap();
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind(from).unwrap();
-    let mut newcomer = Client::connect(harness.broker.kafka_addr()).await;
-    newcomer.stream = socket.connect(harness.broker.kafka_addr()).await.unwrap();
+    let mut newcomer = Client::connect_from("127.0.0.2", harness.broker.kafka_addr()).await;
     newcomer.call(12, &MetadataRequest::default()).await;
     drop(own.pop());
     // The place is free once the broker has seen that the connection is closed.
@@ -349,6 +345,39 @@ async fn one_address_has_its_share_of_the_connections() {
     tokio::time::timeout(Duration::from_secs(10), served).await.unwrap();
     let (_, metrics) = crate::metrics::get(&harness, "/metrics").await;
     assert!(!metrics.contains("\nkafscale_connections_over_limit_total 0\n"));
+    harness.stop().await;
+}
+
+/// Takes connections of an address until one is closed.
+async fn take_all(harness: &Harness, address: &str, taken: &mut Vec<Client>) {
+    loop {
+        let mut client = Client::connect_from(address, harness.broker.kafka_addr()).await;
+        client.send(12, &MetadataRequest::default()).await;
+        let answered = tokio::time::timeout(Duration::from_secs(10), client.receive_frame()).await;
+        match answered.expect("served or closed") {
+            Some(_) => taken.push(client),
+            None => return,
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_addresses_cannot_take_all_connections() {
+    let harness = Harness::start_with(|config| config.max_connections = 32).await;
+    let mut taken = Vec::new();
+    for address in ["127.0.0.2", "127.0.0.3"] {
+        take_all(&harness, address, &mut taken).await;
+    }
+    // A listener holds a place for the next one.
+    assert!((29..=30).contains(&taken.len()), "{}", taken.len());
+    let (_, ready) = crate::metrics::get(&harness, "/readyz").await;
+    assert!(ready.contains("of 32 connections are taken (--max-connections)"), "{ready}");
+    let mut newcomer = Client::connect_from("127.0.0.4", harness.broker.kafka_addr()).await;
+    newcomer.call(12, &MetadataRequest::default()).await;
+    let (_, metrics) = crate::metrics::get(&harness, "/metrics").await;
+    assert!(metrics.contains("\nkafscale_connections_limit 32\n"));
+    assert!(metrics.contains("\nkafscale_connections_reserved 2\n"));
+    drop(taken);
     harness.stop().await;
 }
 

@@ -8,6 +8,7 @@ use super::Tool;
 use kafscale_core::utc;
 use crate::answer::{ToolError, names};
 use crate::view::metrics::{Metrics, Scraped};
+use crate::view::scrape::Scrape;
 use crate::view::sight::View;
 use crate::view::{self, Answer as Viewed, Brokers, Lags, Topic, Topics, lag};
 
@@ -103,6 +104,7 @@ impl Tool for ClusterStatus {
         damage_warning(&metrics.value, &mut warnings);
         unreadable_warning(&metrics.value, &mut warnings);
         unserved_warning(&metrics.value, &mut warnings);
+        connections_warning(&metrics.value, &mut warnings);
         if let Some((brokers, topics)) = known {
             leader_warnings(&metrics.value, brokers, topics, &mut warnings);
         }
@@ -309,6 +311,27 @@ fn unserved_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
     }
 }
 
+/// Brokers on which only addresses without a connection still get one, or nobody.
+fn connections_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+    let taken = |scrape: &Scrape| {
+        let figure = |name| scrape.sum(name);
+        let (open, limit) = (figure(view::names::CONNECTIONS)?, figure(view::names::CONNECTIONS_LIMIT)?);
+        let reserved = figure(view::names::CONNECTIONS_RESERVED).unwrap_or(0.0);
+        (limit - open <= reserved).then_some((open, limit))
+    };
+    let full: Vec<_> = metrics.scrapes().filter_map(|(broker, scrape, _)| Some((broker, taken(scrape)?))).collect();
+    let [(broker, (open, limit)), rest @ ..] = &full[..] else { return };
+    let broker = text(&broker.address);
+    let others = match rest.len() {
+        0 => String::new(),
+        more => format!(", and nearly all of {more} more brokers"),
+    };
+    warnings.push(Warning {
+        problem: format!("{open} of {limit} connections of broker {broker} are taken{others}: new clients may wait"),
+        next: "the log of the broker, clients that open too many connections, --max-connections and --max-connections-per-ip".to_owned(),
+    });
+}
+
 fn leader_warnings(metrics: &Metrics, brokers: &Brokers, topics: &Topics, warnings: &mut Vec<Warning>) {
     let mut without = 0;
     let mut example = None;
@@ -408,7 +431,8 @@ fn group_warnings(view: &View, lags: &Lags, warnings: &mut Vec<Warning>) {
         let id = names::shown(id);
         let more = others(beyond.count());
         let problem = format!(
-            "group {id:?} has committed beyond the end of {} partitions{more}: records were lost, or an older log was restored",
+            "group {id:?} has committed beyond the end of {} partitions{more}: records were lost, an older log was restored, or a client committed \
+             offsets that never were",
             lag.beyond_end
         );
         warnings.push(Warning { problem, next: format!("describe_group with group_id {id:?}: committed against end") });
@@ -427,7 +451,31 @@ fn group_warnings(view: &View, lags: &Lags, warnings: &mut Vec<Warning>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn connections_that_are_nearly_all_taken_need_attention() {
+        let broker = |open: u32| {
+            let text = format!(
+                "kafscale_connections {open}\nkafscale_connections_limit 100\nkafscale_connections_reserved 7\n"
+            );
+            let outcome = Ok((Arc::new(Scrape::parse(&text).unwrap()), None));
+            Scraped { node_id: None, address: format!("b{open}"), outcome }
+        };
+        for (open, expected) in [
+            (&[92, 0][..], None),
+            (&[93][..], Some("93 of 100 connections of broker b93 are taken: new clients")),
+            (&[0, 100, 99][..], Some("100 of 100 connections of broker b100 are taken, and nearly all of 1 more")),
+        ] {
+            let brokers = open.iter().copied().map(broker).collect();
+            let mut warnings = Vec::new();
+            connections_warning(&Metrics { brokers, ..Metrics::default() }, &mut warnings);
+            let problem = warnings.first().map(|warning| warning.problem.as_str());
+            assert_eq!(problem.map(|text| &text[..expected.map_or(0, str::len)]), expected);
+        }
+    }
 
     #[test]
     fn one_group_lags_and_several_lag() {

@@ -14,7 +14,7 @@ mod load;
 pub mod metrics;
 pub mod names;
 pub mod rates;
-mod scrape;
+pub mod scrape;
 pub mod sight;
 
 use std::collections::{BTreeMap, HashMap};

@@ -7,6 +7,8 @@ pub const BYTES_OUT: &str = "kafscale_topic_sent_bytes_total";
 pub const REQUESTS: &str = "kafscale_requests_total";
 pub const REQUEST_ERRORS: &str = "kafscale_request_errors_total";
 pub const CONNECTIONS: &str = "kafscale_connections";
+pub const CONNECTIONS_LIMIT: &str = "kafscale_connections_limit";
+pub const CONNECTIONS_RESERVED: &str = "kafscale_connections_reserved";
 pub const UPTIME_SECONDS: &str = "kafscale_broker_uptime_seconds";
 pub const S3_HEALTH: &str = "kafscale_s3_health_state";
 pub const S3_LATENCY_MS: &str = "kafscale_s3_latency_ms_avg";
@@ -32,6 +34,8 @@ pub const KEPT: &[&str] = &[
     REQUESTS,
     REQUEST_ERRORS,
     CONNECTIONS,
+    CONNECTIONS_LIMIT,
+    CONNECTIONS_RESERVED,
     UPTIME_SECONDS,
     S3_HEALTH,
     S3_LATENCY_MS,
