@@ -13,7 +13,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::optimizer::Analyzer;
+use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::{ExecutionPlan, displayable, execute_stream};
@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::planning::{self, StopOnDrop};
 use crate::postgres;
 use crate::postgres::session::OfSession;
 use crate::query::{Query, QueryLimits};
@@ -180,14 +181,19 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
     builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
     // Before the engine's own, which take `->` for something else.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
-    let mut rules = Analyzer::new().rules;
-    rules.insert(0, postgres::semantics::rule());
     Ok(builder
-        .with_analyzer_rules(rules)
+        .with_analyzer_rules(planning::analyzing(analyzer_rules()))
+        .with_optimizer_rules(planning::optimizing(Optimizer::new().rules))
         // Nothing reads or writes files.
         .with_file_formats(Vec::new())
-        .with_physical_optimizer_rules(optimizer_rules())
+        .with_physical_optimizer_rules(planning::finishing(optimizer_rules()))
         .with_table_factories(Default::default()))
+}
+
+fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
+    let mut rules = Analyzer::new().rules;
+    rules.insert(0, postgres::semantics::rule());
+    rules
 }
 
 /// The engine's own, without the late push-down of filters: it finds columns by their names alone, and has applied a
@@ -243,12 +249,12 @@ impl Planner {
             planning.check_described().await?;
             planning.plan(&planning.text.sql).await
         };
-        self.threads.run(work).await
+        until_planned(&self.query, self.threads.run(work)).await
     }
 
     /// Starts a plan. The rows come when they are asked for.
     pub async fn run(self, plan: LogicalPlan, values: Option<ParamValues>) -> Result<Running, SqlError> {
-        let Planner { planning, places, looking, .. } = self;
+        let (planning, places, looking) = (self.planning, self.places, self.looking);
         let work = async move {
             let permit = place(&places.planning).await;
             let plan = with_values(plan, values.as_ref())?;
@@ -269,7 +275,7 @@ impl Planner {
             let rows = apart(execute_stream(Arc::clone(&plan), context)?);
             Ok(Running::new(plan, rows, Arc::clone(&planning.query), None))
         };
-        self.threads.run(work).await
+        until_planned(&self.query, self.threads.run(work)).await
     }
 
     /// The lines of EXPLAIN: the plan as it is executed.
@@ -278,7 +284,7 @@ impl Planner {
         plan: LogicalPlan,
         values: Option<ParamValues>,
     ) -> Result<Vec<String>, SqlError> {
-        let Planner { planning, places, .. } = self;
+        let (planning, places) = (self.planning, self.places);
         let work = async move {
             let _place = place(&places.planning).await;
             let physical = planning.physical(&with_values(plan, values.as_ref())?).await?;
@@ -286,13 +292,25 @@ impl Planner {
             explained.extend(lines(&displayable(&*physical).indent(false).to_string()));
             Ok(explained)
         };
-        self.threads.run(work).await
+        until_planned(&self.query, self.threads.run(work)).await
     }
+}
+
+/// Whoever does not wait any more ends the planning.
+async fn until_planned<T>(
+    query: &Arc<Query>,
+    work: impl Future<Output = Result<T, SqlError>>,
+) -> Result<T, SqlError> {
+    let stops = StopOnDrop::new(query);
+    let planned = work.await;
+    stops.planned();
+    planned
 }
 
 impl Planning {
     async fn plan(&self, sql: &str) -> Result<LogicalPlan, SqlError> {
-        let plan = match growth::planning(self.state.statement_to_plan(parse(sql)?)).await {
+        let planned = growth::planning(self.state.statement_to_plan(parse(sql)?));
+        let plan = match planning::until_stopped(&self.query, planned).await {
             Ok(plan) => plan,
             Err(error) => return Err(self.with_near_topics(error).await),
         };
@@ -337,7 +355,8 @@ pub async fn physical(
     plan: &LogicalPlan,
     query: &Arc<Query>,
 ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-    let plan = growth::planning(state.create_physical_plan(plan)).await?;
+    let planned = growth::planning(state.create_physical_plan(plan));
+    let plan = planning::until_stopped(query, planned).await?;
     Ok(charged(stoppable(plan, query)?)?)
 }
 

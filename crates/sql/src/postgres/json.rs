@@ -20,9 +20,9 @@ use serde_json::value::RawValue;
 
 use super::json_build::json_field;
 use super::scalar;
-use crate::growth;
 use crate::topic::json::Fields;
 use crate::topic::values::text_of;
+use crate::{growth, planning};
 
 pub fn all() -> Vec<Arc<ScalarUDF>> {
     [Wanted::Json, Wanted::Text]
@@ -37,6 +37,7 @@ pub struct Operators;
 
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        planning::check()?;
         let get = |wanted, by_path| ScalarUDF::from(Get::new(wanted, by_path));
         // Lists have operators of the same names.
         let is_text =
