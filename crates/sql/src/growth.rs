@@ -115,6 +115,17 @@ fn process_bytes() -> u64 {
     kib.unwrap_or_default() << 10
 }
 
+/// Whether the process has memory for values. Many calls of one statement, or of many, may each be fine.
+pub fn look_for(bytes: f64, of: &str) -> Result<()> {
+    if bytes < LARGE_BYTES
+        || process_bytes() as f64 + bytes <= PROCESS_BYTES_MAX.load(Ordering::Relaxed) as f64
+    {
+        return Ok(());
+    }
+    let mib = bytes / 1_048_576.0;
+    resources_err!("there is no memory for another {mib:.0} MiB of values of {of}")
+}
+
 thread_local! {
     static PLANS: Cell<bool> = const { Cell::new(false) };
 }
@@ -232,7 +243,7 @@ impl Bounded {
         let bytes = call_bytes(self.size, &args)?;
         let is_one = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         if bytes <= left {
-            self.has_memory(bytes)?;
+            look_for(bytes, self.name())?;
             self.inner.inner().invoke_with_args(args)
         } else if is_one || args.number_rows <= 1 {
             Err(self.refusal(bytes))
@@ -257,17 +268,6 @@ impl Bounded {
         let rest = args.number_rows - half;
         let second = self.within(part(half, rest), left)?.into_array(rest)?;
         Ok(ColumnarValue::Array(arrow::compute::concat(&[&*first, &*second])?))
-    }
-
-    /// Many calls of one statement, or of many, each of which would be fine.
-    fn has_memory(&self, bytes: f64) -> Result<()> {
-        if bytes < LARGE_BYTES
-            || process_bytes() as f64 + bytes <= PROCESS_BYTES_MAX.load(Ordering::Relaxed) as f64
-        {
-            return Ok(());
-        }
-        let mib = bytes / 1_048_576.0;
-        resources_err!("there is no memory for another {mib:.0} MiB of values of {}", self.name())
     }
 
     fn refusal(&self, bytes: f64) -> datafusion::error::DataFusionError {

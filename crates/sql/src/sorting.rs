@@ -30,7 +30,7 @@ use futures_util::TryStreamExt as _;
 
 use crate::share::Share;
 use crate::stoppable::MULTIPLYING;
-use crate::through::{KEPT, ThroughExec};
+use crate::through::{KEPT, ThroughExec, with_runtime};
 use crate::topic::exec::TopicExec;
 
 /// Runs that are merged at a time, and for how many more batches there is to be room: a run has two, and each merge has
@@ -125,17 +125,9 @@ fn sorted(
 ) -> Result<SendableRecordBatchStream> {
     let share = Arc::new(Share::of(context.memory_pool(), format!("Sort[{partition}]")));
     let runtime = RuntimeEnv { memory_pool: share, ..context.runtime_env().as_ref().clone() };
-    let inside = TaskContext::new(
-        context.task_id(),
-        context.session_id(),
-        context.session_config().clone().with_extension(Arc::new(Outside(Arc::clone(&context)))),
-        context.scalar_functions().clone(),
-        context.higher_order_functions().clone(),
-        context.aggregate_functions().clone(),
-        context.window_functions().clone(),
-        Arc::new(runtime),
-    );
-    Ok(in_own_memory(sort.execute(partition, Arc::new(inside))?, &context))
+    let config = context.session_config().clone().with_extension(Arc::new(Outside(Arc::clone(&context))));
+    let inside = with_runtime(&context, config, Arc::new(runtime));
+    Ok(in_own_memory(sort.execute(partition, inside)?, &context))
 }
 
 /// What is to be sorted, which has no part in the sort's share.

@@ -5,16 +5,45 @@ use std::sync::Arc;
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result;
+use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::prelude::SessionConfig;
 
 /// New inputs have the properties of those before.
 pub const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
 /// Executes a partition of the input, and gives its rows on.
 pub type Through = fn(&dyn ExecutionPlan, usize, Arc<TaskContext>) -> Result<SendableRecordBatchStream>;
+
+/// The same context for the steps below, with something more in it.
+pub fn with_extension<T: Send + Sync + 'static>(
+    context: &TaskContext,
+    extension: Arc<T>,
+) -> Arc<TaskContext> {
+    let config = context.session_config().clone().with_extension(extension);
+    with_runtime(context, config, context.runtime_env())
+}
+
+/// The same context, with settings and memory of its own.
+pub fn with_runtime(
+    context: &TaskContext,
+    config: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+) -> Arc<TaskContext> {
+    Arc::new(TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        config,
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        runtime,
+    ))
+}
 
 /// See the file's comment.
 pub struct ThroughExec {

@@ -6,6 +6,7 @@ mod casts;
 mod empty;
 pub mod errors;
 pub mod functions;
+mod gathering;
 pub mod information_schema;
 mod introspection;
 pub mod json;
