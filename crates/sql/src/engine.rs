@@ -81,7 +81,7 @@ impl Engine {
         limits: &QueryLimitArgs,
         threads: QueryHandle,
     ) -> Result<Engine, Failure> {
-        let base = session(limits)?.build();
+        let base = with_whole_numbers(session(limits)?).build();
         let bytes = |limit: Limit<ByteSize>| match limit {
             Limit::Unlimited => None,
             Limit::At(ByteSize(bytes)) => Some(bytes),
@@ -188,6 +188,15 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
         .with_file_formats(Vec::new())
         .with_physical_optimizer_rules(planning::finishing(optimizer_rules()))
         .with_table_factories(Default::default()))
+}
+
+/// The same session, in which integers do not wrap. Not for the perimeter: see [`postgres::checked`].
+fn with_whole_numbers(session: SessionStateBuilder) -> SessionStateBuilder {
+    let mut rules = analyzer_rules();
+    rules.push(postgres::checked::rule());
+    let mut session = session.with_analyzer_rules(planning::analyzing(rules));
+    session.aggregate_functions().get_or_insert_default().push(Arc::new(postgres::sum::function()));
+    session
 }
 
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
@@ -315,7 +324,7 @@ impl Planning {
             Err(error) => return Err(self.with_near_topics(error).await),
         };
         allowed::check(&plan)?;
-        Ok(plan)
+        Ok(planning::until_stopped(&self.query, async { postgres::checked::with_types(plan) }).await?)
     }
 
     /// DESCRIBE is for what is there.

@@ -183,6 +183,73 @@ current_database() IS NOT NULL
 E'a\\tb'
 """.strip().splitlines()
 
+# Whole numbers, which end where their types end.
+WHOLE = """
+9223372036854775807 + 1
+-9223372036854775807 - 2
+9223372036854775807 * 2
+-(-9223372036854775807 - 1)
+- (-9223372036854775807 - 1)::bigint
+9223372036854775807 - 1 + 1
+2147483647::int + 1::int
+-2147483648::int
+(-2147483647 - 1)::int - 1::int
+65536::int * 65536::int
+-((-2147483647 - 1)::int)
+32767::smallint + 1::smallint
+2147483647::int + 1::bigint
+abs((-9223372036854775807 - 1)::bigint)
+abs((-2147483647 - 1)::int)
+(-9223372036854775807 - 1) / -1
+(-9223372036854775807 - 1) % -1
+((-2147483647 - 1)::int) / (-1)::int
+-7 % 3
+1 / 0
+1 % 0
+mod(1, 0)
+div(1, 0)
+1::numeric / 0
+1::float8 / 0
+3000000000::int
+-3000000000::int
+40000::smallint
+9223372036854775807::int
+'99999999999'::int
+'99999999999999999999'::bigint
+'-40000'::smallint
+'12x'::int
+1e10::float8::int
+1e20::float8::bigint
+1e10::numeric::int
+32767.6::float8::smallint
+'NaN'::float8::int
+7::numeric / 2
+100.50::numeric(10,2) / 7
+(SELECT sum(x) FROM (VALUES (9223372036854775807), (1)) t(x))
+(SELECT sum(x::int) FROM (VALUES (2147483647), (1)) t(x))
+(SELECT sum(DISTINCT x) FROM (VALUES (9223372036854775807), (9223372036854775807), (1)) t(x))
+(SELECT sum(x) FROM (VALUES (NULL::bigint)) t(x))
+(SELECT pg_typeof(sum(x))::text FROM (VALUES (1::bigint)) t(x))
+(SELECT pg_typeof(sum(x))::text FROM (VALUES (1::int)) t(x))
+(SELECT pg_typeof(sum(x))::text FROM (VALUES (1::smallint)) t(x))
+(SELECT pg_typeof(sum(CASE WHEN x > 1 THEN 1 ELSE 0 END))::text FROM (VALUES (1::bigint)) t(x))
+(SELECT pg_typeof(sum(x))::text FROM (VALUES (1::float8)) t(x))
+(SELECT sum(x) / count(*) FROM (VALUES (7::bigint), (8), (8)) t(x))
+(SELECT sum(x::int) / count(*) FROM (VALUES (7), (8), (8)) t(x))
+(SELECT max(s) FROM (SELECT sum(x) OVER (ORDER BY x) AS s FROM (VALUES (9223372036854775807), (1)) t(x)) w)
+(SELECT row_number() OVER () - 2)
+(SELECT pg_typeof(row_number() OVER () - 2)::text)
+cardinality(ARRAY[1]) - cardinality(ARRAY[1, 2])
+array_length(ARRAY[1], 1) - 2
+'2026-03-02'::date + 2147483647
+'2026-03-02'::date - '2026-03-03'::date
+'2026-03-02'::timestamp + interval '2147483647 years'
+1::bigint << 62
+factorial(5)
+gcd(12, 0)
+lcm(9223372036854775807, 2)
+""".strip().splitlines()
+
 # Statements whose columns have names.
 NAMES = (
     "SELECT count(*), max(1), 1 + 1, NULL, 'x'::text, 1::bigint, CASE WHEN true THEN 1 END, coalesce(1, 2), lower('A'), (SELECT max(1)), EXISTS (SELECT 1), "
@@ -206,7 +273,8 @@ def value(connection, expression):
         made = row.get_value(0, 0)
         return made.decode() if made is not None else None
     except psycopg.Error as error:
-        return f"{error.sqlstate}: {error}"
+        # Behind it may stand the line of the statement, which the engine does not know.
+        return f"{error.sqlstate}: {error.diag.message_primary}"
 
 
 def refusal(connection, statement):
@@ -220,7 +288,7 @@ def refusal(connection, statement):
 def all(step, sql):
     with postgresql() as real, psycopg.connect(sql.dsn(), autocommit=True) as ours:
         real.execute("SET timezone = 'UTC'")
-        for expression in EXPRESSIONS:
+        for expression in EXPRESSIONS + WHOLE:
             expected = value(real, expression)
             with step(f"postgresql:{expression}"):
                 made = value(ours, expression)

@@ -134,14 +134,28 @@ fn arrow(error: &ArrowError, text: String) -> Told {
     match error {
         ArrowError::DivideByZero => told("22012", "division by zero"),
         ArrowError::ArithmeticOverflow(_) => told("22003", text),
+        ArrowError::ComputeError(why) => computed(why, text),
         ArrowError::CastError(_) | ArrowError::ParseError(_) => value(text),
         ArrowError::MemoryError(_) => told("53200", text),
         _ => told("22000", text),
     }
 }
 
-/// A value that is none of its type.
-fn value(text: String) -> Told {
+/// Functions of the engine have words of their own for a result beyond its type, such as "Int64Array overflow on
+/// abs(-9223372036854775808)" and "Signed integer overflow in LCM(…)".
+fn computed(why: &str, text: String) -> Told {
+    if why.contains("Overflowing on ") {
+        return told("22008", "date out of range");
+    }
+    match (why.contains(" overflow on "), named(why)) {
+        (true, Some(name)) => told("22003", format!("{name} out of range")),
+        _ if why.contains(" overflow in ") => told("22003", "bigint out of range"),
+        _ => told("22000", text),
+    }
+}
+
+/// What PostgreSQL calls the type that a text of the engine names.
+fn named(text: &str) -> Option<&'static str> {
     let types = [
         ("Int8", "smallint"),
         ("Int16", "smallint"),
@@ -157,11 +171,28 @@ fn value(text: String) -> Told {
         ("Interval", "interval"),
         ("Timestamp", "timestamp"),
     ];
-    let named = |name: &str| types.iter().find(|(known, _)| name.contains(known)).map(|(_, name)| *name);
+    types.iter().find(|(known, _)| text.contains(known)).map(|(_, name)| *name)
+}
+
+/// A value that is none of its type.
+fn value(text: String) -> Told {
     if let Some(bad) = between(&text, "Cannot cast string '", "' to value of ") {
         let (_, of) = text.split_once("' to value of ").unwrap_or_default();
         let name = named(of).unwrap_or("this");
+        let digits = bad.trim().trim_start_matches(['+', '-']);
+        let is_whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if is_whole && matches!(name, "smallint" | "integer" | "bigint") {
+            return told("22003", format!("value \"{bad}\" is out of range for type {name}"));
+        }
         return told("22P02", format!("invalid input syntax for type {name}: \"{bad}\""));
+    }
+    let is_number = ["Can't cast value ", "value of "].iter().any(|words| text.starts_with(words));
+    let of = text.rsplit_once("Int").map(|(_, bits)| format!("Int{bits}")).filter(|_| is_number);
+    if let Some(name @ ("smallint" | "integer" | "bigint")) = of.as_deref().and_then(named) {
+        return told("22003", format!("{name} out of range"));
+    }
+    if text.contains("as months in a signed 32-bit integer") {
+        return told("22008", "interval out of range");
     }
     if let Some(bad) = between(&text, "Error parsing timestamp from '", "'") {
         return told("22007", format!("invalid input syntax for type timestamp: \"{bad}\""));
@@ -252,6 +283,13 @@ mod tests {
                 "22P02",
                 "invalid input syntax for type bigint: \"x\"",
             ),
+            (
+                cast("Cannot cast string '-99999999999' to value of Int32 type"),
+                "22003",
+                "value \"-99999999999\" is out of range for type integer",
+            ),
+            (cast("Can't cast value 3000000000 to type Int32"), "22003", "integer out of range"),
+            (cast("value of 10000000000 is out of range Int16"), "22003", "smallint out of range"),
             (
                 parse("Expected: end of statement, found: FORM at Line: 1, Column: 10"),
                 "42601",

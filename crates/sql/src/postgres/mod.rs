@@ -3,6 +3,7 @@
 
 pub mod aggregates;
 mod casts;
+pub mod checked;
 mod empty;
 pub mod errors;
 pub mod functions;
@@ -22,6 +23,7 @@ pub mod session;
 mod similar;
 mod single;
 mod subqueries;
+pub mod sum;
 pub mod tables;
 mod timezone;
 mod to_char;
