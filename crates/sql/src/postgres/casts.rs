@@ -43,6 +43,7 @@ pub fn cast(inner: &Expr, data_type: &DataType, kind: &CastKind) -> Option<Expr>
         // The catalogs here have functions by their names.
         "regproc" | "regprocedure" | "regnamespace" | "regrole" => Some(to(inner.clone(), DataType::Text)),
         "json" | "jsonb" => Some(call("kafscale_json", inner.clone())),
+        "uuid" => Some(call("kafscale_uuid", inner.clone())),
         "bytea" => {
             let hex = literal?.strip_prefix("\\x")?.to_owned();
             Some(Expr::Value(Value::HexStringLiteral(hex).into()))

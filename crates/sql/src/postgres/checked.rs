@@ -36,6 +36,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::physical_expr_common::datum::apply;
 
+use super::semantics::interval_span;
 use super::types;
 use crate::error::SqlError;
 use crate::planning;
@@ -57,6 +58,7 @@ pub fn with_types(plan: LogicalPlan) -> Result<LogicalPlan> {
     let of_step = |step: LogicalPlan| {
         planning::check()?;
         let (schema, names) = (merge_schema(&step.inputs()), NamePreserver::new(&step));
+        let step = by_length(step, &schema);
         let step = step.map_expressions(|expr| {
             let name = names.save(&expr);
             let expr = expr.transform_up(|expr| Ok(with_type(expr, &schema)))?;
@@ -65,6 +67,17 @@ pub fn with_types(plan: LogicalPlan) -> Result<LogicalPlan> {
         step.map_data(LogicalPlan::recompute_schema)
     };
     Ok(plan.transform_up_with_subqueries(of_step)?.data)
+}
+
+/// Intervals are sorted by how long they are: the engine takes months, then days, then the rest.
+fn by_length(step: LogicalPlan, schema: &DFSchema) -> LogicalPlan {
+    let LogicalPlan::Sort(mut sort) = step else { return step };
+    for key in &mut sort.expr {
+        if matches!(key.expr.get_type(schema), Ok(DataType::Interval(_) | DataType::Duration(_))) {
+            key.expr = interval_span().call(vec![std::mem::take(&mut key.expr)]);
+        }
+    }
+    LogicalPlan::Sort(sort)
 }
 
 fn with_type(expr: Expr, schema: &DFSchema) -> Transformed<Expr> {

@@ -77,12 +77,24 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         ("json_typeof", Some(1), Utf8, |args, _| {
             each_text(&args[0], |text| json::kind(text).map(str::to_owned))
         }),
+        ("kafscale_uuid", Some(1), Utf8, |args, _| {
+            let texts = utf8(&args[0])?;
+            let ids = texts.iter().map(|text| text.map(uuid).transpose());
+            Ok(Arc::new(ids.collect::<Result<StringArray>>()?))
+        }),
         ("kafscale_json_items", Some(1), texts(), |args, _| each_list(&args[0], json::items)),
         ("kafscale_json_item_texts", Some(1), texts(), |args, _| each_list(&args[0], json::item_texts)),
         ("kafscale_json_keys", Some(1), texts(), |args, _| each_list(&args[0], json::keys)),
     ];
     let function = |(name, count, returns, work)| ScalarUDF::from(RowWise::new(name, count, returns, work));
     functions.into_iter().map(function).chain([contains(), has()]).map(Arc::new).collect()
+}
+
+fn uuid(text: &str) -> Result<String> {
+    let message = || format!("invalid input syntax for type uuid: \"{text}\"");
+    let id = uuid::Uuid::try_parse(text.trim());
+    let id = id.map_err(|_| SqlError::State { code: "22P02", message: message() })?;
+    Ok(id.hyphenated().to_string())
 }
 
 /// A function of one row at a time, whose values have one type.

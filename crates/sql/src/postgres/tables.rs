@@ -73,7 +73,7 @@ const FILLED: [(&str, &str); 10] = [
 ];
 
 /// Tables that never have rows, and the columns of them that outer joins and the like look at.
-const EMPTY: [(&str, &str); 54] = [
+const EMPTY: [(&str, &str); 58] = [
     ("pg_aggregate", "aggfnoid oid, aggkind text"),
     ("pg_attrdef", "oid oid, adrelid oid, adnum int2, adbin text"),
     ("pg_auth_members", "roleid oid, member oid, grantor oid, admin_option bool"),
@@ -161,6 +161,17 @@ const EMPTY: [(&str, &str); 54] = [
     ("pg_tablespace", "oid oid, spcname text, spcowner oid, spcacl text[], spcoptions text[]"),
     ("pg_timezone_names", "name text, abbrev text, is_dst bool"),
     ("pg_transform", "oid oid, trftype oid, trflang oid"),
+    (
+        "pg_amproc",
+        "oid oid, amprocfamily oid, amproclefttype oid, amprocrighttype oid, amprocnum int2, amproc oid",
+    ),
+    ("pg_largeobject_metadata", "oid oid, lomowner oid, lomacl text[]"),
+    (
+        "pg_ts_parser",
+        "oid oid, prsname text, prsnamespace oid, prsstart oid, prstoken oid, prsend oid, prsheadline oid, \
+         prslextype oid",
+    ),
+    ("pg_ts_template", "oid oid, tmplname text, tmplnamespace oid, tmplinit oid, tmpllexize oid"),
     ("pg_ts_config", "oid oid, cfgname text, cfgnamespace oid"),
     ("pg_ts_dict", "oid oid, dictname text, dictnamespace oid"),
     ("pg_user_mappings", "umid oid, srvid oid, umuser oid, usename text"),
@@ -473,7 +484,7 @@ fn type_row(oid: i32, name: &str, size_bytes: i16, category: &str, element: i32,
     let function = |what: &str| -> Cell {
         match (element > 0, name) {
             (true, _) => format!("array_{what}").into(),
-            (_, "date" | "time" | "timestamp" | "timestamptz" | "json" | "numeric" | "interval") => {
+            (_, "date" | "time" | "timestamp" | "timestamptz" | "json" | "numeric" | "interval" | "uuid") => {
                 format!("{name}_{what}").into()
             }
             (false, _) => format!("{name}{what}").into(),

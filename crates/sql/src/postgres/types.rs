@@ -27,7 +27,7 @@ const fn pg(
     PgType { oid, name, sql_name, size_bytes, category, array_oid }
 }
 
-pub const TYPES: [PgType; 20] = [
+pub const TYPES: [PgType; 21] = [
     pg(16, "bool", "boolean", 1, "B", 1000),
     pg(17, "bytea", "bytea", -1, "U", 1001),
     pg(18, "char", "\"char\"", 1, "S", 1002),
@@ -48,6 +48,7 @@ pub const TYPES: [PgType; 20] = [
     pg(1184, "timestamptz", "timestamp with time zone", 8, "D", 1185),
     pg(1186, "interval", "interval", 16, "T", 1187),
     pg(1700, "numeric", "numeric", -1, "N", 1231),
+    pg(2950, "uuid", "uuid", 16, "U", 2951),
 ];
 
 pub fn by_sql_name(sql_name: &str) -> Option<&'static PgType> {

@@ -83,10 +83,19 @@ pub fn values<S: Clone>(portal: &Portal<S>, types: &[Type]) -> PgWireResult<Vec<
             Some(bytes) if is_binary(&portal.parameter_format, at) => {
                 binary(declared, bytes).ok_or_else(|| bad(at, declared, "22P03"))
             }
+            Some(bytes) if *declared == Type::UUID => {
+                uuid_text(bytes).ok_or_else(|| bad(at, declared, "22P02"))
+            }
             Some(bytes) => text(bytes, &target).ok_or_else(|| bad(at, declared, "22P02")),
         }
     };
     portal.parameters.iter().zip(types).enumerate().map(value).collect()
+}
+
+/// As PostgreSQL takes one: digits of either case, with or without hyphens and braces.
+fn uuid_text(bytes: &[u8]) -> Option<ScalarValue> {
+    let id = uuid::Uuid::try_parse(std::str::from_utf8(bytes).ok()?.trim()).ok()?;
+    Some(ScalarValue::Utf8(Some(id.hyphenated().to_string())))
 }
 
 /// One format for each parameter, or one for all; a client that says less means text.
@@ -221,6 +230,19 @@ mod tests {
         }
         assert_eq!(binary(&Type::INT4, b"abc"), None);
         assert_eq!(binary(&Type::TEXT, b"\xff"), None);
+    }
+
+    #[test]
+    fn uuids_are_written_one_way() {
+        let one = Some(ScalarValue::Utf8(Some("a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11".into())));
+        for text in [
+            "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11",
+            "{a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11}",
+            "a0eebc999c0b4ef8bb6d6bb9bd380a11",
+        ] {
+            assert_eq!(uuid_text(text.as_bytes()), one, "{text}");
+        }
+        assert_eq!((uuid_text(b"a0eebc99"), uuid_text(b"\xff")), (None, None));
     }
 
     #[test]
