@@ -88,6 +88,7 @@ pub fn open_failure(config: &Config, error: &OpenError) -> Failure {
         }
         IdentityError::OtherData { .. }
         | IdentityError::OtherFile { .. }
+        | IdentityError::NotAFile { .. }
         | IdentityError::NewerVersion { .. } => Failure::refused(error.to_string()),
         IdentityError::Store { .. } | IdentityError::Meta(_) => Failure::runtime(error.to_string()),
     }

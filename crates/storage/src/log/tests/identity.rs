@@ -188,7 +188,8 @@ async fn data_of_earlier_releases_gets_an_id() {
         // The same with metadata that is new.
         std::fs::remove_file(dir.path().join("identity.json")).unwrap();
         lose_metadata(&mut fixture);
-        let cluster = ClusterRecord { cluster_id: "d".into(), created_ms: NOW_MS + 1, store: None };
+        // After all of it, also by the clock of the disk, where everything is in segments by now.
+        let cluster = ClusterRecord { cluster_id: "d".into(), created_ms: 1 << 42, store: None };
         fixture.meta.put(&keys().cluster(), cluster.encode()).await.unwrap();
         let error = refusal(&mut fixture).await;
         assert!(matches!(error, IdentityError::NewMetadata { .. }), "{error}");
