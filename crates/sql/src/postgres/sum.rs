@@ -17,8 +17,8 @@ use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
 use datafusion::logical_expr::{
-    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, GroupsAccumulator, ReversedUDAF, SetMonotonicity,
-    Signature, Volatility,
+    Accumulator, AggregateUDF, AggregateUDFImpl, EmitTo, Expr, ExprSchemable as _, GroupsAccumulator,
+    LogicalPlan, ReversedUDAF, SetMonotonicity, Signature, Volatility,
 };
 
 use crate::error::SqlError;
@@ -31,6 +31,19 @@ pub fn function() -> AggregateUDF {
     AggregateUDF::from(Sum {
         of_others: sum_udaf(),
         signature: Signature::user_defined(Volatility::Immutable),
+    })
+}
+
+/// Whether a sum of a step's sums would have another type: those of integers are bigints, and of
+/// bigints numerics.
+pub fn changes_types(plan: &LogicalPlan) -> bool {
+    let LogicalPlan::Aggregate(step) = plan else { return false };
+    let is_bigint = |expr: &Expr| matches!(expr.get_type(step.input.schema()), Ok(DataType::Int64));
+    step.aggr_expr.iter().any(|expr| match expr.clone().unalias() {
+        Expr::AggregateFunction(call) if call.func.name() == "sum" && !call.params.distinct => {
+            is_bigint(expr)
+        }
+        _ => false,
     })
 }
 
