@@ -235,7 +235,7 @@ fn groups(node: &Node, all: &[GroupStats], readable: &Readable, text: &mut Text)
         for (topic, partition, offset) in &group.committed {
             let known = readable.get(topic).and_then(|partitions| partitions.get(partition));
             // Nobody can read what was deleted.
-            let lag = known.map(|(start, end)| offset.max(start).count_to(end) as f64);
+            let lag = known.map(|(start, end)| offset.max(start).count_to(*end) as f64);
             let missed = known.map_or(0, |(start, _)| offset.count_to(*start)) as f64;
             let there =
                 || node.topics.get(topic).is_some_and(|topic| topic.partition_id(*partition).is_some());
