@@ -1,6 +1,7 @@
 //! Waiting until any of many partitions changes. Whoever waits looks again only at those that did.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -40,31 +41,46 @@ impl Watcher {
     }
 }
 
-/// Who watches a partition.
+/// Who watches a partition, in the order in which they came: they are woken in that order.
 #[derive(Debug, Default)]
 pub(super) struct Watchers {
-    /// By their addresses, which are not given to others meanwhile, each with the name that it has for the partition.
-    by_address: HashMap<usize, (Weak<Watcher>, u32)>,
+    /// Each with the name that it has for the partition.
+    waiting: Vec<(Weak<Watcher>, u32)>,
+    /// Where each is, by its address, which is not given to others meanwhile.
+    places: HashMap<usize, usize>,
     swept_at: usize,
 }
 
 impl Watchers {
     /// Watches until the next change, in the place of the same watcher's last time.
     pub fn add(&mut self, watcher: &Arc<Watcher>, name: u32) {
-        if self.by_address.len() >= self.swept_at.max(SWEPT_AT) {
-            // One that gave up leaves its entry behind.
-            self.by_address.retain(|_, (watcher, _)| watcher.strong_count() > 0);
-            self.swept_at = self.by_address.len() * 2;
+        if self.waiting.len() >= self.swept_at.max(SWEPT_AT) {
+            self.sweep();
         }
-        self.by_address.insert(Arc::as_ptr(watcher).addr(), (Arc::downgrade(watcher), name));
+        match self.places.entry(Arc::as_ptr(watcher).addr()) {
+            Entry::Occupied(place) => self.waiting[*place.get()].1 = name,
+            Entry::Vacant(place) => {
+                place.insert(self.waiting.len());
+                self.waiting.push((Arc::downgrade(watcher), name));
+            }
+        }
     }
 
     pub fn wake(&mut self) {
-        for (_, (watcher, name)) in self.by_address.drain() {
+        self.places.clear();
+        for (watcher, name) in self.waiting.drain(..) {
             if let Some(watcher) = watcher.upgrade() {
                 watcher.wake(name);
             }
         }
+    }
+
+    /// Takes out those that gave up, which leave their entries behind.
+    fn sweep(&mut self) {
+        self.waiting.retain(|(watcher, _)| watcher.strong_count() > 0);
+        let address = |(watcher, _): &(Weak<Watcher>, u32)| watcher.as_ptr().addr();
+        self.places = self.waiting.iter().map(address).zip(0..).collect();
+        self.swept_at = self.waiting.len() * 2;
     }
 }
 
@@ -93,6 +109,19 @@ mod tests {
         assert_eq!(changed, [5], "a wake without a change waits on");
     }
 
+    #[tokio::test]
+    async fn they_are_woken_in_the_order_in_which_they_came() {
+        let mut partition = Watchers::default();
+        let watchers: Vec<_> = (0..50).map(|_| Arc::new(Watcher::default())).collect();
+        for (watcher, name) in watchers.iter().zip(0..).chain(watchers.iter().zip(100..)) {
+            partition.add(watcher, name);
+        }
+        let woken: Vec<u32> = partition.waiting.iter().map(|(_, name)| *name).collect();
+        assert_eq!(woken, (100..150).collect::<Vec<_>>());
+        partition.wake();
+        assert_eq!(watchers[49].changed().await, [149]);
+    }
+
     #[test]
     fn watchers_that_are_gone_are_swept() {
         let (mut partition, mut other) = (Watchers::default(), Watchers::default());
@@ -102,10 +131,12 @@ mod tests {
             let goes = Arc::new(Watcher::default());
             partition.add(&goes, 0);
             other.add(&goes, 1);
-            assert!(partition.by_address.len() <= SWEPT_AT + 1);
+            assert!(partition.waiting.len() <= SWEPT_AT + 1);
         }
-        assert!(!partition.by_address.is_empty());
+        assert!(!partition.waiting.is_empty());
+        partition.add(&stays, 7);
+        assert_eq!(partition.waiting.iter().filter(|(watcher, _)| watcher.strong_count() > 0).count(), 1);
         partition.wake();
-        assert!(partition.by_address.is_empty());
+        assert!(partition.waiting.is_empty());
     }
 }
