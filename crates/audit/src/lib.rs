@@ -139,8 +139,8 @@ struct Line {
 }
 
 const VERSION: u32 = 1;
-/// Longer than any line that is written.
-const MAX_LINE_BYTES: usize = 256 << 10;
+/// The longest line, without its line break: no longer one is written, and none is read.
+pub const MAX_LINE_BYTES: usize = 256 << 10;
 
 /// A place in the chain: a line's number, and its hash.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Appends to the audit log: one thread owns the file, takes events from a bounded channel, and answers each once its
 //! line is on disk. Lines that wait together are made durable together.
 
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::ControlFlow;
@@ -39,6 +40,8 @@ pub enum AuditError {
     Violated { path: PathBuf, violation: Arc<Violation> },
     #[error("the anchor of the audit log {} cannot be written; once its file can be written, calls are answered again", path.display())]
     Unanchored { path: PathBuf },
+    #[error("audit log {}: a line of {bytes} bytes is longer than the {MAX_LINE_BYTES} that are read, and not written", path.display())]
+    TooLong { path: PathBuf, bytes: usize },
     #[error("the audit log is closed")]
     Closed,
 }
@@ -94,9 +97,11 @@ impl AuditLog {
                 let written = writer.append(batch.iter().map(|pending| &pending.event));
                 told.store(written.is_ok(), Ordering::Relaxed);
                 tell_end.send_replace(writer.last.clone());
-                for pending in batch {
+                for (at, pending) in batch.into_iter().enumerate() {
+                    let done = written.as_ref().map_err(Clone::clone);
+                    let done = done.and_then(|refused| refused.get(&at).map_or(Ok(()), |e| Err(e.clone())));
                     // Nobody waits any more when the call was cancelled; its line stays.
-                    let _ = pending.done.send(written.clone());
+                    let _ = pending.done.send(done);
                 }
             }
         };
@@ -245,12 +250,20 @@ impl Writer {
         }
     }
 
-    fn append<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
-        let mut last = self.last.clone();
+    /// Writes events, and returns those that are not: a line that no reader takes would end the log.
+    fn append<'a>(
+        &mut self,
+        events: impl Iterator<Item = &'a Event>,
+    ) -> Result<HashMap<usize, AuditError>, AuditError> {
+        let (mut last, mut refused) = (self.last.clone(), HashMap::new());
         let mut lines = Vec::new();
-        for event in events {
+        for (at, event) in events.enumerate() {
             let line = Line { v: VERSION, seq: last.seq + 1, prev: last.hash.clone(), event: event.clone() };
             let text = serde_json::to_vec(&line).map_err(|e| io_error(&self.path, e.into()))?;
+            if text.len() > MAX_LINE_BYTES {
+                refused.insert(at, AuditError::TooLong { path: self.path.clone(), bytes: text.len() });
+                continue;
+            }
             last = Link { seq: line.seq, hash: hex(&Sha256::digest(&text)) };
             lines.extend_from_slice(&text);
             lines.push(b'\n');
@@ -266,7 +279,7 @@ impl Writer {
         if let Err(error) = self.write_head() {
             tracing::warn!(file = %self.path.display(), %error, "the head of the audit log cannot be written");
         }
-        Ok(())
+        Ok(refused)
     }
 
     fn write(&mut self, lines: &[u8]) -> std::io::Result<()> {
@@ -403,6 +416,27 @@ mod tests {
         write(&path, &["c"]).await;
         let verified = verify(&path).unwrap();
         assert_eq!((verified.lines, verified.end_confirmed), (3, Some(())));
+    }
+
+    #[tokio::test]
+    async fn a_line_that_no_reader_takes_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let log = open(&path).unwrap();
+        log.append(event("a")).await.unwrap();
+        let beside = verify(&path).unwrap();
+        let length = std::fs::metadata(&path).unwrap().len() as usize;
+        // As long as may be, then one byte more.
+        for (more, is_written) in [(MAX_LINE_BYTES - (length - 1) + 1, true), (MAX_LINE_BYTES, false)] {
+            let written = log.append(event(&"x".repeat(more))).await;
+            assert_eq!(written.is_ok(), is_written, "{written:?}");
+            assert!(is_written || matches!(written, Err(AuditError::TooLong { .. })), "{written:?}");
+            log.append(event("b")).await.unwrap();
+            assert!(log.is_writable() && verify(&path).unwrap().lines > beside.lines);
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().map(str::len).max(), Some(MAX_LINE_BYTES));
+        drop(log);
+        open(&path).unwrap();
     }
 
     #[tokio::test]

@@ -13,8 +13,8 @@ use serde::Deserialize;
 
 use crate::rules::budgets::{Budgets, Charged, DAY_MS};
 
-/// Longer than any line that is written.
-const MAX_LINE_BYTES: u64 = 256 << 10;
+/// With its line break.
+const MAX_LINE_BYTES: u64 = kafscale_audit::MAX_LINE_BYTES as u64 + 1;
 
 /// What is looked at of a line.
 #[derive(Deserialize)]

@@ -12,8 +12,8 @@ use super::load::Rulebook;
 use super::record::{DecisionRecord, TableRecord};
 use super::{ColumnInfo, Request};
 
-/// As long as a line of an audit log may be.
-const MAX_LINE_BYTES: u64 = 256 << 10;
+/// With its line break.
+const MAX_LINE_BYTES: u64 = kafscale_audit::MAX_LINE_BYTES as u64 + 1;
 /// Differences that are told apart; more are counted.
 const MAX_TOLD: usize = 10_000;
 
