@@ -12,6 +12,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::{Process, kafscale, output};
 use rustix::process::Signal;
@@ -49,8 +51,20 @@ fn used(parent: &Path, name: &str) -> PathBuf {
     command.arg("--data-dir").arg(&dir);
     let mut demo = Process::spawn(command);
     demo.wait_for("the sample workload is running");
+    // `verify` takes the names of topics from it.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !has_snapshot_of_the_topics(&dir) {
+        assert!(Instant::now() < deadline, "there is no snapshot of the metadata");
+        sleep(Duration::from_millis(100));
+    }
     demo.stop(Signal::KILL);
     dir
+}
+
+fn has_snapshot_of_the_topics(dir: &Path) -> bool {
+    let Ok(snapshots) = fs::read_dir(dir.join("snapshots")) else { return false };
+    let texts = snapshots.map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
+    texts.into_iter().any(|text| ["orders", "payments"].iter().all(|topic| text.contains(topic)))
 }
 
 fn wal_files(dir: &Path) -> Vec<PathBuf> {
