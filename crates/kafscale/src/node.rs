@@ -12,9 +12,9 @@ use kafscale_broker::{
 };
 use kafscale_core::group::GroupConfig;
 use kafscale_core::ids::NodeId;
-use kafscale_meta::{EmbeddedStore, MetaSocket, MetaUrl, Metadata};
+use kafscale_meta::{EmbeddedStore, HeldStore, MetaSocket, MetaStore, MetaUrl, Metadata};
 use kafscale_observe::ObserveConfig;
-use kafscale_storage::{Log, LogConfig, probe};
+use kafscale_storage::{Log, LogConfig, Looked, probe};
 use tokio::net::TcpListener;
 
 use crate::backend::StoreUrl;
@@ -45,6 +45,8 @@ pub struct OpenNode {
     metadata: Metadata,
     metrics: MetricsServer,
     readers: Option<MetaSocket>,
+    /// What the look before the start found of the log.
+    looked: Option<Looked>,
 }
 
 /// A broker process: what it has for its whole life, and the member of the cluster that it is at present.
@@ -93,10 +95,10 @@ impl OpenNode {
             metrics.awaits("the MCP server");
         }
         check_listeners(config)?;
-        look_before(config, &metrics, mcp).await?;
+        let Before { looked, mut held } = look_before(config, &metrics, mcp).await?;
         let mut waiting = Waiting::new(Some(&metrics), "the metadata store", waits_of(config));
         let metadata = loop {
-            match open_metadata(config).await {
+            match open_metadata(config, held.take()).await {
                 Err(Failure::Away(why)) => waiting.again(&why).await,
                 outcome => break outcome?,
             }
@@ -104,7 +106,7 @@ impl OpenNode {
         drop(waiting);
         let readers = serve_readers(config, &metadata);
         let timings = Timings { meta: from.elapsed(), ..Timings::default() };
-        Ok(Self { timings, metadata, metrics, readers })
+        Ok(Self { timings, metadata, metrics, readers, looked })
     }
 
     pub fn metadata(&self) -> &Metadata {
@@ -113,10 +115,11 @@ impl OpenNode {
 
     /// Starts everything else, and waits for stores that are away.
     pub async fn serve(self, config: &Config) -> Result<RunningNode, Failure> {
-        let Self { mut timings, metadata, metrics, readers } = self;
+        let Self { mut timings, metadata, metrics, readers, mut looked } = self;
         let mut waiting = Waiting::new(Some(&metrics), "a place in the cluster", waits_of(config));
         let member = loop {
-            match Member::begin(config, &metadata, &metrics, config.listen, &mut timings).await {
+            match Member::begin(config, &metadata, &metrics, config.listen, looked.take(), &mut timings).await
+            {
                 Err(Failure::Away(why)) => waiting.again(&why).await,
                 outcome => break outcome?,
             }
@@ -177,7 +180,7 @@ impl RunningNode {
         }
         let mut waiting = Waiting::new(Some(&metrics), "a place in the cluster", waits_of(config));
         let member = loop {
-            match Member::begin(config, &metadata, &metrics, listen, &mut Timings::default()).await {
+            match Member::begin(config, &metadata, &metrics, listen, None, &mut Timings::default()).await {
                 Ok(member) => break member,
                 // This process worked here before: what fails now may be mended without it.
                 Err(Failure::Away(why) | Failure::Runtime(why)) => waiting.again(&why).await,
@@ -208,6 +211,7 @@ impl Member {
         metadata: &Metadata,
         metrics: &MetricsServer,
         listen: SocketAddr,
+        looked: Option<Looked>,
         timings: &mut Timings,
     ) -> Result<Self, Failure> {
         // Before it registers: a member that waits for its store would be given partitions that nobody serves.
@@ -223,7 +227,8 @@ impl Member {
         broker_config.cluster_id.clone_from(&membership.cluster_id);
         timings.meta += from.elapsed();
         let from = Instant::now();
-        let (broker, log) = match open(config, broker_config, listeners, &membership, metadata).await {
+        let (broker, log) = match open(config, broker_config, listeners, &membership, metadata, looked).await
+        {
             Ok(opened) => opened,
             Err(failure) => {
                 // Or the next attempt, and others, wait for the end of the lease.
@@ -285,35 +290,42 @@ fn check_listeners(config: &Config) -> Result<(), Failure> {
     }
 }
 
+/// What a look found, for the opening that follows.
+#[derive(Default)]
+struct Before {
+    looked: Option<Looked>,
+    held: Option<HeldStore>,
+}
+
 /// Refuses what is to be refused before the metadata is opened, which changes its file: so a start that is refused leaves the
 /// directory as it was. Metadata in etcd is no file of it.
 async fn look_before(
     config: &Config,
     metrics: &MetricsServer,
     mcp: Option<&ObserveConfig>,
-) -> Result<(), Failure> {
-    let MetaUrl::File(dir) = &config.meta else { return Ok(()) };
+) -> Result<Before, Failure> {
+    let MetaUrl::File(dir) = &config.meta else { return Ok(Before::default()) };
     let failed = |e: kafscale_meta::Error| metadata_failure(config, &e, e.to_string());
-    let copy = EmbeddedStore::look(dir).await.map_err(failed)?;
+    let (copy, held) = EmbeddedStore::look_and_hold(dir).await.map_err(failed)?;
     let metadata = Metadata::new(Arc::new(copy), &config.cluster_name).map_err(failed)?;
     wait_for_store(config, metrics).await?;
     let mut waiting = Waiting::new(Some(metrics), "the object store", waits_of(config));
-    loop {
-        match check_log(config, &metadata).await {
+    let looked = loop {
+        match look_at_log(config, &metadata).await {
             Err(Failure::Away(why)) => waiting.again(&why).await,
-            checked => break checked?,
+            looked => break looked?,
         }
+    };
+    if let Some(mcp) = mcp {
+        kafscale_observe::look(mcp, &metadata).await.map_err(mcp::start_failure)?;
     }
-    match mcp {
-        Some(mcp) => kafscale_observe::look(mcp, &metadata).await.map_err(mcp::start_failure),
-        None => Ok(()),
-    }
+    Ok(Before { looked, held: Some(held) })
 }
 
-async fn check_log(config: &Config, metadata: &Metadata) -> Result<(), Failure> {
+async fn look_at_log(config: &Config, metadata: &Metadata) -> Result<Option<Looked>, Failure> {
     let log_config = log_config(config, 0);
-    let checked = Log::check(&log_config, &**metadata.store(), metadata.keys(), &SystemClock).await;
-    checked.map_err(|e| open_failure(config, &e))
+    let looked = Log::look(&log_config, &**metadata.store(), metadata.keys(), &SystemClock).await;
+    looked.map_err(|e| open_failure(config, &e))
 }
 
 /// A file in the place of a directory is the user's slip, and is told as one.
@@ -337,13 +349,15 @@ async fn open(
     listeners: Listeners<TcpListener>,
     membership: &Membership,
     metadata: &Metadata,
+    looked: Option<Looked>,
 ) -> Result<(Broker, Log), Failure> {
-    if matches!((&config.store, &config.meta), (StoreUrl::File(_), MetaUrl::Etcd(_))) {
-        check_log(config, metadata).await?;
-    }
+    let looked = match (looked, &config.store, &config.meta) {
+        (None, StoreUrl::File(_), MetaUrl::Etcd(_)) => look_at_log(config, metadata).await?,
+        (looked, _, _) => looked,
+    };
     let log_config = log_config(config, membership.identity.epoch);
     let (store, clock) = (Arc::clone(metadata.store()), Arc::new(SystemClock));
-    let opened = Log::open(log_config, store, metadata.keys().clone(), clock.clone()).await;
+    let opened = Log::open_looked(log_config, looked, store, metadata.keys().clone(), clock.clone()).await;
     let log = opened.map_err(|e| open_failure(config, &e))?;
     let foundation = Foundation { log: log.clone(), metadata: metadata.clone(), clock };
     match Broker::start(broker_config, listeners, membership, foundation).await {
@@ -373,9 +387,12 @@ fn waits_of(config: &Config) -> u64 {
     u64::from(config.node_id.unsigned_abs()) << 32 | u64::from(std::process::id())
 }
 
-async fn open_metadata(config: &Config) -> Result<Metadata, Failure> {
+async fn open_metadata(config: &Config, held: Option<HeldStore>) -> Result<Metadata, Failure> {
     let failed = |e: kafscale_meta::Error| metadata_failure(config, &e, e.to_string());
-    let store = kafscale_meta::open(&config.meta, &config.etcd).await.map_err(failed)?;
+    let store: Arc<dyn MetaStore> = match held {
+        Some(held) => Arc::new(held.open().await.map_err(failed)?),
+        None => kafscale_meta::open(&config.meta, &config.etcd).await.map_err(failed)?,
+    };
     Metadata::new(store, &config.cluster_name).map_err(failed)
 }
 

@@ -18,7 +18,7 @@ pub mod records;
 mod store;
 mod url;
 
-pub use embedded::EmbeddedStore;
+pub use embedded::{EmbeddedStore, HeldStore};
 pub use error::{Error, ErrorKind, Result};
 pub use etcd::{Credentials, EtcdOptions, EtcdReader, EtcdStore, RawKey, RawPage, Span, TlsOptions};
 pub use ext::MetaStoreExt;

@@ -34,7 +34,7 @@ pub use log::identity::{IdentityError, set_store};
 pub use log::partition::{Appended, Durable, Partition, PartitionOffsets, ReadBatches};
 pub use log::stats::{LATENCY_BUCKETS_US, LatencySnapshot, LogStats, StoreRequests};
 pub use log::watch::Watcher;
-pub use log::{HostedPartition, Log, LogConfig, StoreUrl};
+pub use log::{HostedPartition, Log, LogConfig, Looked, StoreUrl};
 pub use scrub::{Finding, Harm, Progress, ScrubError, Scrubbed, Watch, scrub};
 pub use store::s3::{S3Config, S3Credentials};
 pub use store::verify::{ProbeError, probe};

@@ -41,6 +41,8 @@ const HEADER_BYTES: usize = 24;
 /// Reads are served from the image, so redb needs only the pages that commits touch.
 const CACHE_BYTES: usize = 32 << 20;
 
+type Entries = BTreeMap<String, Entry>;
+
 /// Opens a file for redb, making it if it does not exist.
 type Opener = Box<dyn Fn(&Path) -> Result<Box<dyn StorageBackend>, DatabaseError> + Send>;
 
@@ -94,11 +96,76 @@ pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {
     let journal = Arc::new(Mutex::new(journal));
     let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
     disk.reopen()?;
-    disk.identify(&records)?;
-    disk.catch_up(&records)?;
-    let image = disk.load()?;
-    disk.sync_opened()?;
-    Ok((disk, image))
+    disk.begin(&records, None)
+}
+
+/// A store that was opened to be looked at: its file is as it was, and nobody else can open it.
+pub(super) struct Looked {
+    disk: Disk,
+    stored: (Revision, Entries),
+}
+
+/// Opens a store without changing anything, and gives what it holds too. `None` where nobody has ever opened one: to keep others away
+/// takes a file to lock.
+pub(super) fn look(dir: &Path) -> Result<Option<(Looked, Image)>> {
+    look_with(dir, Box::new(open_file))
+}
+
+pub(super) fn look_with(dir: &Path, opener: Opener) -> Result<Option<(Looked, Image)>> {
+    let (meta, path) = (dir.join("meta"), file_in(dir));
+    let lock_path = meta.join("LOCK");
+    let lock = match files::open_to_lock(&lock_path) {
+        Ok(lock) if path.exists() => lock,
+        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Err(io_error(&lock_path, "cannot open", &e));
+        }
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    try_lock(&lock, dir, &lock_path)?;
+    let records = journal::read(&meta).map_err(|e| io_error(&meta, "cannot read the journal of", &e))?;
+    let journal = SharedJournal::default();
+    let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
+    disk.reopen_as(Tandem::hold)?;
+    let (db, _) = disk.db.as_ref().expect("it was opened just now");
+    check_same(&disk.path, db, &records)?;
+    let stored = entries(&disk.path, db)?;
+    let image = image_of(&disk.path, &stored, &records)?;
+    Ok(Some((Looked { disk, stored }, image)))
+}
+
+/// What a store holds when it has been opened: with the commits that only its journal has, and without what was bound to leases, whose
+/// holders are gone.
+fn image_of(path: &Path, (from, entries): &(Revision, Entries), records: &[Record]) -> Result<Image> {
+    let missing = journal::path_from(*from, records).map_err(|reached| not_reached(path, *from, reached))?;
+    let (mut revision, mut entries) = (*from, entries.clone());
+    for record in missing {
+        revision = record.after;
+        for (key, change) in record.changes.as_ref().expect("a path is of records with changes") {
+            match change {
+                Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
+                None => drop(entries.remove(key)),
+            }
+        }
+    }
+    entries.retain(|_, entry| entry.lease.is_none());
+    Ok(Image::new(revision, entries))
+}
+
+impl Looked {
+    /// Uses the store.
+    pub(super) fn open(self) -> Result<(Disk, Image)> {
+        let Self { disk, stored } = self;
+        let meta = disk.path.parent().expect("the file is in a directory").to_owned();
+        let has_journal = journal::exists(&meta);
+        let (journal, records) = open_journal(&meta)?;
+        if !has_journal {
+            sync_directory(&meta)?;
+        }
+        *disk.journal.lock() = journal;
+        let (_, tandem) = disk.db.as_ref().expect("a store that was looked at is open");
+        tandem.release().map_err(|e| io_error(&disk.path, "cannot write", &e))?;
+        disk.begin(&records, Some(stored))
+    }
 }
 
 /// Where the database of a directory is.
@@ -286,12 +353,28 @@ impl Disk {
         }
     }
 
+    /// Brings an open store up to date, and reads it, unless it was read before.
+    fn begin(mut self, records: &[Record], stored: Option<(Revision, Entries)>) -> Result<(Self, Image)> {
+        self.identify(records)?;
+        let before = self.revision;
+        self.catch_up(records)?;
+        let stored = stored.filter(|_| self.revision == before);
+        let image = self.load(stored)?;
+        self.sync_opened()?;
+        Ok((self, image))
+    }
+
     /// Opens the file again after a failure, and returns the revision that it holds: durable when [`Disk::note_reached`] has said so.
     pub(super) fn reopen(&mut self) -> Result<Revision> {
+        self.reopen_as(|_| {})
+    }
+
+    fn reopen_as(&mut self, prepare: impl Fn(&Tandem)) -> Result<Revision> {
         self.close();
         let (path, opener) = (&self.path, &self.opener);
         let (db, tandem) = guarded(path, || {
             let tandem = Tandem::found(opener(path)?, path, Arc::clone(&self.journal))?;
+            prepare(&tandem);
             Ok((builder().create_with_backend(tandem.clone())?, tandem))
         })?;
         tandem.opened();
@@ -301,10 +384,9 @@ impl Disk {
     }
 
     /// Reads everything, after removing what was bound to a lease: its holder is gone.
-    fn load(&mut self) -> Result<Image> {
-        let path = self.path.clone();
+    fn load(&mut self, stored: Option<(Revision, Entries)>) -> Result<Image> {
         let (db, _) = self.db.as_ref().expect("load follows a successful reopen");
-        let (mut revision, stored) = entries(&path, db)?;
+        let (mut revision, stored) = stored.map_or_else(|| entries(&self.path, db), Ok)?;
         let (bound, entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
             stored.into_iter().partition(|(_, entry)| entry.lease.is_some());
         let leftover: BTreeMap<_, _> = bound.into_keys().map(|key| (key, None)).collect();
@@ -359,7 +441,7 @@ fn check_same(path: &Path, db: &Database, records: &[Record]) -> Result<Option<u
 }
 
 /// Everything that a database holds.
-fn entries(path: &Path, db: &Database) -> Result<(Revision, BTreeMap<String, Entry>)> {
+fn entries(path: &Path, db: &Database) -> Result<(Revision, Entries)> {
     let (revision, stored) = guarded(path, || read_all(db))?;
     let decoded = stored.into_iter().map(|(key, value)| {
         let entry = decode_entry(&value)
@@ -383,17 +465,9 @@ pub(super) fn read_copy(dir: &Path) -> Result<Image> {
         Ok(builder().create_with_backend(backend)?)
     })?;
     drop(bytes);
-    let from = checked_revision(&path, &db)?;
+    checked_revision(&path, &db)?;
     check_same(&path, &db, &records)?;
-    let missing = journal::path_from(from, &records).map_err(|reached| not_reached(&path, from, reached))?;
-    for record in missing {
-        let changes = record.changes.as_ref().expect("a path is of records with changes");
-        guarded(&path, || write(&db, record.after, changes))?;
-    }
-    let (revision, mut entries) = entries(&path, &db)?;
-    // Whoever held a lease is gone.
-    entries.retain(|_, entry| entry.lease.is_none());
-    Ok(Image::new(revision, entries))
+    image_of(&path, &entries(&path, &db)?, &records)
 }
 
 fn not_reached(path: &Path, from: Revision, reached: Revision) -> Error {

@@ -126,13 +126,23 @@ impl EmbeddedStore {
         if Self::exists(dir) { Self::copy_of(dir).await } else { Ok(Self::memory()) }
     }
 
+    /// The same for one who goes on to open the store with what comes beside it; nobody else can do so meanwhile. It is read only once.
+    pub async fn look_and_hold(dir: &Path) -> Result<(Self, HeldStore)> {
+        let directory = dir.to_owned();
+        let looked = tokio::task::spawn_blocking(move || disk::look(&directory)).await;
+        let held = HeldStore { dir: dir.to_owned(), looked: None };
+        match looked.map_err(|panic| Error::corrupt(format!("reading the metadata store: {panic}")))?? {
+            Some((looked, image)) => {
+                let copy = Self::start(Shared::new(image), Engine::Memory, None);
+                Ok((copy, HeldStore { looked: Some(looked), ..held }))
+            }
+            None => Ok((Self::look(dir).await?, held)),
+        }
+    }
+
     /// Opens or creates the store in `meta/kafscale.redb` under a directory. Must be called within a tokio runtime.
     pub async fn file(dir: &Path) -> Result<Self> {
-        let dir = dir.to_owned();
-        let opened = tokio::task::spawn_blocking(move || disk::open(&dir)).await;
-        let (disk, image) =
-            opened.map_err(|panic| Error::corrupt(format!("opening the metadata store: {panic}")))??;
-        Self::with_disk(disk, image)
+        HeldStore { dir: dir.to_owned(), looked: None }.open().await
     }
 
     fn with_disk(disk: Disk, image: Image) -> Result<Self> {
@@ -156,6 +166,24 @@ impl EmbeddedStore {
         if let Engine::File(mailbox) = &self.core.engine {
             mailbox.close();
         }
+    }
+}
+
+/// A store that was looked at, and was not changed so far.
+pub struct HeldStore {
+    dir: PathBuf,
+    looked: Option<disk::Looked>,
+}
+
+impl HeldStore {
+    /// Opens or creates it. Must be called within a tokio runtime.
+    pub async fn open(self) -> Result<EmbeddedStore> {
+        let Self { dir, looked } = self;
+        let open = move || looked.map_or_else(|| disk::open(&dir), disk::Looked::open);
+        let opened = tokio::task::spawn_blocking(open).await;
+        let (disk, image) =
+            opened.map_err(|panic| Error::corrupt(format!("opening the metadata store: {panic}")))??;
+        EmbeddedStore::with_disk(disk, image)
     }
 }
 

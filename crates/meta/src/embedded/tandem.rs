@@ -10,6 +10,9 @@
 //! While redb opens a file, it changes nothing but the header, and syncs it again and again. The first sync is needed: a process that
 //! was killed may have left pages in the page cache only, and later headers vouch for them. All headers after that name the same pages,
 //! so that any of them may be the one that a crash leaves: their syncs are left out until [`Tandem::opened`].
+//!
+//! A file that is only looked at is opened like any other, and what redb writes is held back in memory. [`Tandem::release`] writes it, if
+//! the store is to be used after all; otherwise the file stays as it was.
 
 use std::{fs::File, io, ops::Bound, path::Path, sync::Arc};
 
@@ -22,6 +25,9 @@ use super::journal::Journal;
 /// The journal, which outlives the opened database. Absent only where a full disk has no room for it.
 pub(super) type SharedJournal = Arc<Mutex<Option<Journal>>>;
 
+/// Where pages begin.
+const HEADER_BYTES_MAX: u64 = 4096;
+
 /// What redb reads and writes. Several have one in common: redb owns one of them.
 #[derive(Debug, Clone)]
 pub(super) struct Tandem(Arc<Files>);
@@ -33,6 +39,15 @@ struct Files {
     file: File,
     journal: SharedJournal,
     phase: Mutex<Phase>,
+    /// What is not to be in the file yet.
+    held: Mutex<Option<Held>>,
+}
+
+/// Changes of a file, in their order.
+#[derive(Debug, Default)]
+struct Held {
+    len: Option<u64>,
+    writes: Vec<(u64, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +84,33 @@ impl Tandem {
         journal: SharedJournal,
         phase: Phase,
     ) -> io::Result<Self> {
-        let (file, phase) = (File::open(path)?, Mutex::new(phase));
-        Ok(Self(Arc::new(Files { database, file, journal, phase })))
+        let (file, phase, held) = (File::open(path)?, Mutex::new(phase), Mutex::default());
+        Ok(Self(Arc::new(Files { database, file, journal, phase, held })))
+    }
+
+    /// From now on nothing is written to the file.
+    pub(super) fn hold(&self) {
+        *self.0.held.lock() = Some(Held::default());
+    }
+
+    /// Writes what was held back. The file is as durable as after an opening that held nothing back.
+    pub(super) fn release(&self) -> io::Result<()> {
+        let Some(Held { len, writes }) = self.0.held.lock().take() else { return Ok(()) };
+        let database = &self.0.database;
+        // What was found may be in the page cache only, and the header that follows vouches for it.
+        database.sync_data()?;
+        if let Some(len) = len {
+            database.set_len(len)?;
+        }
+        let (headers, pages): (Vec<_>, Vec<_>) =
+            writes.into_iter().partition(|(offset, _)| *offset < HEADER_BYTES_MAX);
+        for (offset, bytes) in &pages {
+            database.write(*offset, bytes)?;
+        }
+        if !pages.is_empty() || len.is_some() {
+            database.sync_data()?;
+        }
+        headers.iter().try_for_each(|(offset, bytes)| database.write(*offset, bytes))
     }
 
     /// redb has opened the file: from now on it is synced when redb says so.
@@ -107,18 +147,40 @@ impl Tandem {
 
 impl StorageBackend for Tandem {
     fn len(&self) -> io::Result<u64> {
-        self.0.database.len()
+        match self.0.held.lock().as_ref().and_then(|held| held.len) {
+            Some(len) => Ok(len),
+            None => self.0.database.len(),
+        }
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.database.read(offset, out)
+        let held = self.0.held.lock();
+        let Some(held) = &*held else { return self.0.database.read(offset, out) };
+        let there = match held.len {
+            Some(_) => usize::try_from(self.0.database.len()?.saturating_sub(offset)).unwrap_or(usize::MAX),
+            None => out.len(),
+        };
+        let (found, new) = out.split_at_mut(there.min(out.len()));
+        self.0.database.read(offset, found)?;
+        new.fill(0);
+        held.writes.iter().for_each(|(at, bytes)| lay_over(offset, out, *at, bytes));
+        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.database.set_len(len)
+        match &mut *self.0.held.lock() {
+            Some(held) => {
+                held.len = Some(len);
+                Ok(())
+            }
+            None => self.0.database.set_len(len),
+        }
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.0.held.lock().is_some() {
+            return Ok(());
+        }
         let phase = *self.0.phase.lock();
         match phase {
             Phase::Made | Phase::Opening => Ok(()),
@@ -127,7 +189,13 @@ impl StorageBackend for Tandem {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.database.write(offset, data)
+        match &mut *self.0.held.lock() {
+            Some(held) => {
+                held.writes.push((offset, data.to_vec()));
+                Ok(())
+            }
+            None => self.0.database.write(offset, data),
+        }
     }
 
     fn close(&self) -> io::Result<()> {
@@ -156,5 +224,14 @@ impl StorageBackend for Tandem {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.0.database.query_lock_range(start, end)
+    }
+}
+
+/// Puts the part of `bytes`, which stand `at` a place of the file, that was read into `out` from `offset`.
+fn lay_over(offset: u64, out: &mut [u8], at: u64, bytes: &[u8]) {
+    let (from, to) = (offset.max(at), (offset + out.len() as u64).min(at + bytes.len() as u64));
+    if from < to {
+        let part = |base: u64| (from - base) as usize..(to - base) as usize;
+        out[part(offset)].copy_from_slice(&bytes[part(at)]);
     }
 }

@@ -152,12 +152,25 @@ pub struct Binding<'a> {
     pub now_ms: i64,
 }
 
-/// Makes sure that the store and the metadata belong together, and gives both an id where they have none. Gives the id.
-pub async fn bind(binding: &Binding<'_>) -> Result<String, IdentityError> {
+/// The id that a store and its metadata are to have, and which one the metadata had.
+#[derive(Debug)]
+pub struct Decided {
+    recorded: Option<String>,
+    id: String,
+}
+
+/// Makes sure that the store and the metadata belong together, and gives both an id where they have none. Gives the id. What was
+/// decided by a look is not decided again, if nobody can have changed anything since.
+pub async fn bind(binding: &Binding<'_>, mut looked: Option<Decided>) -> Result<String, IdentityError> {
     // Another broker of the cluster may do the same at the same moment.
     loop {
         let recorded = recorded(binding.meta, binding.keys).await?;
-        let id = match binding.decide(recorded.clone()).await {
+        let known = looked.take().filter(|looked| looked.recorded == recorded);
+        let decided = match known {
+            Some(looked) => Ok(looked.id),
+            None => binding.decide(recorded.clone()).await,
+        };
+        let id = match decided {
             Ok(id) => id,
             Err(error) if error.is_final() && binding.changed_since(recorded.as_ref(), &error).await? => {
                 continue;
@@ -180,12 +193,13 @@ async fn recorded(meta: &dyn MetaStore, keys: &Keyspace) -> Result<Option<String
 
 impl Binding<'_> {
     /// Fails as [`bind`] would.
-    pub async fn check(&self) -> Result<(), IdentityError> {
+    pub async fn check(&self) -> Result<Decided, IdentityError> {
         let recorded = recorded(self.meta, self.keys).await?;
-        self.decide(recorded).await?;
+        let id = self.decide(recorded.clone()).await?;
         let cluster_key = self.keys.cluster();
         let cluster = self.meta.get(&cluster_key).await?;
-        self.with_place(&cluster_key, cluster.as_ref()).map(drop)
+        self.with_place(&cluster_key, cluster.as_ref())?;
+        Ok(Decided { recorded, id })
     }
 
     fn place(&self) -> String {

@@ -56,6 +56,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use look::Looked;
 pub use recover::{claim, claim_to_look};
 
 use partition::{Partition, PartitionInner, State};
@@ -196,14 +197,14 @@ enum Writer {
 
 impl Log {
     /// Whether [`Log::open`] would be refused, because of the directory or because the store and the metadata do not belong together.
-    /// Nothing is changed. `meta` may be a copy of the metadata.
-    pub async fn check(
+    /// Nothing is changed. `meta` may be a copy of the metadata. What was found in a local directory is for [`Log::open_looked`].
+    pub async fn look(
         config: &LogConfig,
         meta: &dyn MetaStore,
         keys: &Keyspace,
         clock: &dyn Clock,
-    ) -> Result<(), OpenError> {
-        look::check(config, meta, keys, clock.now_ms()).await
+    ) -> Result<Option<Looked>, OpenError> {
+        look::look(config, meta, keys, clock.now_ms()).await
     }
 
     /// Opens or creates the log and starts the background work. It serves no partition yet: see [`Log::acquire`]. A store that brokers
@@ -214,7 +215,18 @@ impl Log {
         keys: Keyspace,
         clock: Arc<dyn Clock>,
     ) -> Result<Log, OpenError> {
-        let (shared, chain, lock) = recover::open(config, meta, keys, clock).await?;
+        Self::open_looked(config, None, meta, keys, clock).await
+    }
+
+    /// The same after a look.
+    pub async fn open_looked(
+        config: LogConfig,
+        looked: Option<Looked>,
+        meta: Arc<dyn MetaStore>,
+        keys: Keyspace,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Log, OpenError> {
+        let (shared, chain, lock) = recover::open(config, looked, meta, keys, clock).await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
         let writer = match (chain, &shared.chain) {

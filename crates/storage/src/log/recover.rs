@@ -16,6 +16,7 @@ use object_store::ObjectStore;
 use uuid::Uuid;
 
 use super::identity::{Binding, bind, end_of, note_wal_end, topics};
+use super::look::Looked;
 use super::objects::{OwnChain, birth};
 use super::pace::Pace;
 use super::shared::Shared;
@@ -48,19 +49,21 @@ type Opened = (Shared, Option<Chain>, Option<File>);
 
 pub async fn open(
     config: LogConfig,
+    looked: Option<Looked>,
     meta: Arc<dyn MetaStore>,
     keys: Keyspace,
     clock: Arc<dyn Clock>,
 ) -> Result<Opened, OpenError> {
-    let (lock, mut recovered) = match config.store.clone() {
-        StoreUrl::Memory | StoreUrl::S3(_) | StoreUrl::Shared(_) => (None, Vec::new()),
-        StoreUrl::File(dir) => {
+    let (lock, mut recovered, decided) = match (config.store.clone(), looked) {
+        (_, Some(Looked { lock, recovered, decided })) => (Some(lock), recovered, Some(decided)),
+        (StoreUrl::Memory | StoreUrl::S3(_) | StoreUrl::Shared(_), None) => (None, Vec::new(), None),
+        (StoreUrl::File(dir), None) => {
             let wal_dir = wal_dir(&dir, config.node_id);
             let opened = tokio::task::spawn_blocking(move || {
                 Ok::<_, OpenError>((claim(&dir)?, recovery::recover(&wal_dir)?))
             });
             let (lock, recovered) = opened.await.expect("recovery does not panic")?;
-            (Some(lock), recovered)
+            (Some(lock), recovered, None)
         }
     };
     let pace = Arc::new(Pace::default());
@@ -69,18 +72,18 @@ pub async fn open(
     let store: Arc<dyn ObjectStore> = Arc::new(Counted::new(store, Arc::clone(&counters.requests)));
     let store = Patient::where_shared(&config.store, store, config.incarnation);
     let place = config.store.describe();
+    if let (StoreUrl::File(dir), None) = (&config.store, &decided) {
+        other_nodes::check(dir, config.node_id, &*meta, &keys).await?;
+    }
     // Before anything else is written to the store.
     let store_id = match &config.store {
         StoreUrl::Memory => None,
         StoreUrl::File(_) | StoreUrl::S3(_) | StoreUrl::Shared(_) => {
             let (config, store, meta, keys) = (&config, &*store, &*meta, &keys);
             let now_ms = clock.now_ms();
-            Some(bind(&Binding { config, store, meta, keys, recovered: &recovered, now_ms }).await?)
+            Some(bind(&Binding { config, store, meta, keys, recovered: &recovered, now_ms }, decided).await?)
         }
     };
-    if let StoreUrl::File(dir) = &config.store {
-        other_nodes::check(dir, config.node_id, &*meta, &keys).await?;
-    }
     if let StoreUrl::File(dir) = &config.store {
         tell_of_damage(&recovered, &*meta, &keys).await.map_err(|e| OpenError::Meta(e.to_string()))?;
         let dir = wal_dir(dir, config.node_id);

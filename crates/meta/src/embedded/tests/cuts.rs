@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     ErrorKind, KeyValue, Result, Revision,
     embedded::{
-        disk::{self, Disk},
+        disk::{self, Disk, Looked},
         image::{Entry, Image},
     },
 };
@@ -155,7 +155,7 @@ fn put(dir: &Path, files: &Files) {
     }
 }
 
-fn open_recorded(dir: &Path) -> (Disk, Revision, Arc<Mutex<Recording>>) {
+fn open_recorded(dir: &Path, looks: bool) -> (Disk, Revision, Arc<Mutex<Recording>>) {
     let journal_path = dir.join(FILES[JOURNAL]);
     let journal = fs::read(&journal_path).unwrap();
     let recording = Arc::new(Mutex::new(Recording { steps: Vec::new(), journal_path, journal }));
@@ -165,7 +165,11 @@ fn open_recorded(dir: &Path) -> (Disk, Revision, Arc<Mutex<Recording>>) {
         let recorded = RecordedFile { file, recording: Arc::clone(&shared) };
         Ok(Box::new(recorded) as Box<dyn StorageBackend>)
     };
-    let (disk, image) = disk::open_with(dir, Box::new(opener)).unwrap();
+    let (disk, image) = match looks {
+        true => disk::look_with(dir, Box::new(opener)).unwrap().expect("it was opened before").0.open(),
+        false => disk::open_with(dir, Box::new(opener)),
+    }
+    .unwrap();
     recording.lock().steps.push(Step::Answered(image.revision()));
     (disk, image.revision(), recording)
 }
@@ -208,8 +212,18 @@ fn commit(disk: &mut Disk, from: Revision, recording: &Mutex<Recording>, history
 fn check(dir: &Path, files: &Files, answered: Revision, history: &History, what: &dyn std::fmt::Debug) {
     put(dir, files);
     let mut found = None;
-    for _ in 0..2 {
-        let (_disk, image) = open_alone(dir).unwrap_or_else(|e| panic!("{what:?}: {e}"));
+    // A look changes nothing and finds the same.
+    drop(look_alone(dir).unwrap_or_else(|e| panic!("{what:?}: {e}")));
+    assert!(read(dir) == *files, "{what:?}: a look has changed a file");
+    for looks in [true, false] {
+        let opened = match looks {
+            true => look_alone(dir).and_then(|(looked, image)| {
+                assert_eq!(image.revision(), looked.open()?.1.revision(), "{what:?}");
+                Ok(image)
+            }),
+            false => open_alone(dir).map(|(_, image)| image),
+        };
+        let image = opened.unwrap_or_else(|e| panic!("{what:?}: {e}"));
         let listing = image.list("");
         assert!(
             answered <= listing.revision && listing.revision <= answered.next(),
@@ -229,13 +243,21 @@ fn directory() -> TempDir {
 }
 
 /// A test beside this one starts a process, which has all locks of this one until it is another program.
-fn open_alone(dir: &Path) -> Result<(Disk, Image)> {
+fn alone<T>(open: impl Fn() -> Result<T>) -> Result<T> {
     loop {
-        match disk::open(dir) {
+        match open() {
             Err(e) if e.kind() == ErrorKind::InUse => std::thread::yield_now(),
             opened => return opened,
         }
     }
+}
+
+fn open_alone(dir: &Path) -> Result<(Disk, Image)> {
+    alone(|| disk::open(dir))
+}
+
+fn look_alone(dir: &Path) -> Result<(Looked, Image)> {
+    alone(|| Ok(disk::look(dir)?.expect("it was opened before")))
 }
 
 fn entry_of(key: &str, entry: &Entry) -> KeyValue {
@@ -255,9 +277,10 @@ fn no_cut_loses_what_was_answered() {
     let mut random = Random(11);
     drop(disk::open(dir.path()).unwrap());
     fs::create_dir(copy.path().join("meta")).unwrap();
+    fs::write(copy.path().join("meta/LOCK"), []).unwrap();
     let initial = read(dir.path());
     let mut history = History::from([(Revision(0), BTreeMap::new())]);
-    let (mut disk, from, recording) = open_recorded(dir.path());
+    let (mut disk, from, recording) = open_recorded(dir.path(), false);
     commit(&mut disk, from, &recording, &mut history, 13);
     disk.close();
     drop(disk);
@@ -270,11 +293,11 @@ fn no_cut_loses_what_was_answered() {
         tried += 1;
     }
     // The process is killed, starts again over what the page cache has, and then the power fails.
-    for killed_at in (3..steps.len()).step_by(steps.len() / 9) {
+    for (i, killed_at) in (3..steps.len()).step_by(steps.len() / 9).enumerate() {
         let (files, _) = crash(&initial, &steps[..killed_at], Left::All, &mut random);
         put(dir.path(), &files);
         let mut history = history.clone();
-        let (mut disk, from, recording) = open_recorded(dir.path());
+        let (mut disk, from, recording) = open_recorded(dir.path(), i % 2 == 0);
         history.retain(|revision, _| *revision <= from);
         commit(&mut disk, from, &recording, &mut history, 2);
         disk.close();

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use redb::{Database, TableDefinition};
 
 use crate::{
-    EmbeddedStore, Error, ErrorKind, EtcdOptions, MetaStore, MetaStoreExt, MetaUrl, Op, Revision, Txn,
+    EmbeddedStore, Error, ErrorKind, EtcdOptions, MetaStore, MetaStoreExt, MetaUrl, Op, Result, Revision, Txn,
 };
 
 fn database(dir: &Path) -> std::path::PathBuf {
@@ -22,6 +22,15 @@ fn database(dir: &Path) -> std::path::PathBuf {
 
 async fn refused(dir: &Path) -> Error {
     EmbeddedStore::file(dir).await.map(|_| ()).unwrap_err()
+}
+
+/// Opens a store after a look at it, as a broker does.
+async fn look_and_open(dir: &Path) -> Result<EmbeddedStore> {
+    let (copy, held) = EmbeddedStore::look_and_hold(dir).await?;
+    let store = held.open().await?;
+    let (found, opened) = (copy.range_all("/").await?, store.range_all("/").await?);
+    assert_eq!(found.kvs, opened.kvs);
+    Ok(store)
 }
 
 #[tokio::test]
@@ -130,7 +139,7 @@ async fn a_killed_process_loses_nothing_that_was_answered() {
             acked[task] = acked[task].max(*now);
         }
 
-        let store = EmbeddedStore::file(dir.path()).await.unwrap();
+        let store = look_and_open(dir.path()).await.unwrap();
         for (task, acked) in acked_now.iter().enumerate() {
             let mut values = Vec::new();
             for key in [format!("/{task}/a"), format!("/{task}/b")] {
@@ -212,7 +221,7 @@ async fn a_damaged_file_is_an_error_and_never_a_panic() {
         let mut bytes = good.clone();
         bytes[at] ^= 0xff;
         fs::write(database(dir.path()), &bytes).unwrap();
-        match EmbeddedStore::file(dir.path()).await {
+        match look_and_open(dir.path()).await {
             Ok(store) => {
                 let listing = store.range_all("/").await.unwrap();
                 assert!(listing.kvs.iter().all(|kv| kv.value == vec![7; 500]), "the byte at {at}");
@@ -279,7 +288,11 @@ async fn damage_after_a_kill_never_rolls_an_answered_commit_back() {
             if !has_journal {
                 fs::remove_file(copy.path().join(FILES[1])).unwrap();
             }
-            match EmbeddedStore::file(copy.path()).await {
+            let opened = match attempt % 2 {
+                0 => EmbeddedStore::file(copy.path()).await,
+                _ => look_and_open(copy.path()).await,
+            };
+            match opened {
                 Ok(opened) if has_journal => {
                     let found = opened.range_all("/").await.unwrap();
                     assert_eq!((found.revision, found.kvs), (listing.revision, listing.kvs.clone()));

@@ -12,7 +12,8 @@ use kafscale_meta::{Op, Txn};
 use super::trace::{Known, Trace};
 use super::{Binding, IdentityError, PATIENCE, last_epoch};
 use crate::disaster::snapshot;
-use crate::disaster::survey::Segments;
+use crate::disaster::survey;
+use crate::log::StoreUrl;
 use crate::log::objects::birth;
 use crate::store::backoff::persist;
 use crate::wal::chain_id::ChainId;
@@ -78,10 +79,16 @@ impl Binding<'_> {
     /// files are freed, which comes after the metadata has the segment. Where several brokers have a disk each, a partition that has been
     /// elsewhere ends where it ended there.
     pub(super) async fn check_log_ends(&self) -> Result<(), IdentityError> {
-        if self.config.store.is_shared() || self.config.place.is_some() {
+        if self.config.place.is_some() {
             return Ok(());
         }
-        let segments = Segments::of(self.store).await.map_err(|e| self.store_error(e))?;
+        let StoreUrl::File(directory) = &self.config.store else { return Ok(()) };
+        let directory = directory.clone();
+        let listed = tokio::task::spawn_blocking(move || survey::newest_in(&directory));
+        let newest = listed.await.expect("listing does not panic");
+        let newest = newest.map_err(|e| {
+            self.store_error(object_store::Error::Generic { store: "local", source: e.into() })
+        })?;
         let topics: HashSet<TopicId> = self.topics().await?.into_iter().map(|(_, id)| id).collect();
         let mut ends: HashMap<PartitionId, Offset> = HashMap::new();
         for (id, record) in self.partitions().await? {
@@ -92,11 +99,10 @@ impl Binding<'_> {
             let end = ends.entry(entry.partition).or_insert(Offset::ZERO);
             *end = (*end).max(entry.last_offset.plus(1));
         }
-        for (id, objects) in segments.by_partition.iter().filter(|(id, _)| topics.contains(&id.topic)) {
-            let end = ends.get(id).copied().unwrap_or(Offset::ZERO);
-            if let Some(beyond) = objects.iter().find(|object| object.base_offset >= end) {
-                let (place, segment) = (self.place(), beyond.path.to_string());
-                let (first, partition) = (beyond.base_offset, id.index);
+        for (id, (base_offset, segment)) in newest.into_iter().filter(|(id, _)| topics.contains(&id.topic)) {
+            let end = ends.get(&id).copied().unwrap_or(Offset::ZERO);
+            if base_offset >= end {
+                let (place, first, partition) = (self.place(), base_offset, id.index);
                 return Err(IdentityError::OldEnds { place, segment, first, partition, end });
             }
         }
