@@ -233,6 +233,12 @@ impl Staged {
         &self.changes
     }
 
+    /// Whether a key below a prefix changes.
+    pub(super) fn touches(&self, prefix: &str) -> bool {
+        let first = self.changes.range::<str, _>((Included(prefix), Unbounded)).next();
+        first.is_some_and(|(key, _)| key.starts_with(prefix))
+    }
+
     pub(super) fn revision(&self) -> Revision {
         self.revision
     }

@@ -13,6 +13,7 @@ mod disk;
 mod image;
 mod journal;
 mod tandem;
+mod watch;
 mod writer;
 
 #[cfg(test)]
@@ -26,17 +27,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use parking_lot::{Mutex, RwLock};
-use tokio::{
-    sync::{Notify, watch},
-    task::JoinHandle,
-    time::Instant,
-};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
+use tokio::{sync::Notify, task::JoinHandle, time::Instant};
 
-use self::{disk::Disk, image::Image, writer::Mailbox};
+use self::{disk::Disk, image::Image, watch::EmbeddedWatch, watch::Watchers, writer::Mailbox};
 use crate::{
     Error, KeyValue, Lease, LeaseId, Listing, MetaStore, RangePage, RangeRequest, Result, Revision, Txn,
-    TxnOutcome, Watch, WatchBatch,
+    TxnOutcome, Watch,
     store::{lease_gone, validate_key, validate_ttl},
 };
 
@@ -76,20 +73,24 @@ enum Engine {
 #[derive(Debug)]
 pub(crate) struct Shared {
     image: RwLock<Image>,
-    /// Wakes watchers; the value is the revision, for nobody to read.
-    changed: watch::Sender<Revision>,
+    watchers: Watchers,
 }
 
 impl Shared {
     fn new(image: Image) -> Arc<Self> {
-        let changed = watch::Sender::new(image.revision());
-        Arc::new(Self { image: RwLock::new(image), changed })
+        Arc::new(Self { image: RwLock::new(image), watchers: Watchers::default() })
     }
 
     fn apply(&self, staged: image::Staged) {
-        let revision = staged.revision();
-        self.image.write().apply(staged);
-        self.changed.send_replace(revision);
+        self.apply_to(self.image.write(), staged);
+    }
+
+    fn apply_to(&self, mut image: RwLockWriteGuard<'_, Image>, staged: image::Staged) {
+        let touches = |prefix: &str| staged.touches(prefix);
+        let concerned = self.watchers.concerned(image.revision(), staged.revision(), touches);
+        image.apply(staged);
+        drop(image);
+        concerned.iter().for_each(|watcher| watcher.wake());
     }
 }
 
@@ -161,7 +162,7 @@ impl EmbeddedStore {
     /// Refuses further calls. What was accepted is still committed.
     fn shut(&self) {
         self.core.shared.image.write().closed = true;
-        self.core.shared.changed.send_modify(|_| {});
+        self.core.shared.watchers.wake_all();
         self.expiry.abort();
         if let Engine::File(mailbox) = &self.core.engine {
             mailbox.close();
@@ -201,14 +202,11 @@ impl Core {
     async fn submit(&self, command: Command) -> Result<TxnOutcome> {
         match &self.engine {
             Engine::Memory => {
-                let mut image = self.shared.image.write();
+                let image = self.shared.image.write();
                 image.check_open()?;
                 let mut staged = image::Staged::new(&image);
                 let outcome = staged.stage(&image, &command)?;
-                let revision = staged.revision();
-                image.apply(staged);
-                drop(image);
-                self.shared.changed.send_replace(revision);
+                self.shared.apply_to(image, staged);
                 Ok(outcome)
             }
             Engine::File(mailbox) => mailbox.submit(command).await,
@@ -286,14 +284,7 @@ impl MetaStore for EmbeddedStore {
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Box<dyn Watch>> {
         validate_key(prefix)?;
-        let shared = Arc::clone(&self.core.shared);
-        let changed = shared.changed.subscribe();
-        let next = {
-            let image = shared.image.read();
-            image.check_open()?;
-            if from == Revision(0) { image.revision().next() } else { from }
-        };
-        Ok(Box::new(EmbeddedWatch { shared, changed, prefix: prefix.to_owned(), next }))
+        Ok(Box::new(EmbeddedWatch::new(Arc::clone(&self.core.shared), prefix, from)?))
     }
 
     async fn lease_grant(&self, ttl: Duration) -> Result<Lease> {
@@ -336,32 +327,5 @@ impl MetaStore for EmbeddedStore {
             }
         }
         Ok(())
-    }
-}
-
-/// A cursor into the history of the image: it holds nothing, so a slow watcher costs nothing.
-#[derive(Debug)]
-struct EmbeddedWatch {
-    shared: Arc<Shared>,
-    changed: watch::Receiver<Revision>,
-    prefix: String,
-    next: Revision,
-}
-
-#[async_trait]
-impl Watch for EmbeddedWatch {
-    async fn next(&mut self) -> Result<WatchBatch> {
-        loop {
-            // Before looking, so that a change right after the look wakes us.
-            self.changed.mark_unchanged();
-            {
-                let image = self.shared.image.read();
-                if let Some(batch) = image.changes(&self.prefix, &mut self.next)? {
-                    return Ok(batch);
-                }
-                image.check_open()?;
-            }
-            self.changed.changed().await.map_err(|_| writer::stopped())?;
-        }
     }
 }

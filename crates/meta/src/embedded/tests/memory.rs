@@ -1,5 +1,8 @@
 //! Leases under a paused clock, and the bounds of history.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,4 +69,41 @@ async fn a_deletion_larger_than_the_history_compacts_it() {
     assert!(store.txn(Txn::new().and_then(Op::delete_prefix("/k/"))).await.unwrap().succeeded);
     assert_eq!(watch.next().await.unwrap_err().kind(), ErrorKind::Compacted);
     assert!(store.range_all("/k/").await.unwrap().kvs.is_empty());
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_is_woken_by_what_concerns_it_alone_and_never_left_behind() {
+    let store = EmbeddedStore::memory();
+    let mut watch = store.watch("/watched/", Revision(0)).await.unwrap();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut next = watch.next();
+    assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    // More than history is kept of.
+    let txn = |i: usize| {
+        (0..100).fold(Txn::new(), |txn, k| txn.and_then(Op::put(format!("/other/{k}"), i.to_string())))
+    };
+    for i in 0..800 {
+        assert!(store.txn(txn(i)).await.unwrap().succeeded);
+    }
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
+    let put = store.put("/watched/a", Bytes::from_static(b"1")).await.unwrap();
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    let batch = next.await.unwrap();
+    assert_eq!((batch.revision, batch.events.len()), (put, 1));
+    // Who does not look at what concerns it is behind some day, and is told.
+    store.put("/watched/b", Bytes::new()).await.unwrap();
+    for i in 0..800 {
+        assert!(store.txn(txn(i)).await.unwrap().succeeded);
+    }
+    assert_eq!(watch.next().await.unwrap_err().kind(), ErrorKind::Compacted);
 }
