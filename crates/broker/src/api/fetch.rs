@@ -41,6 +41,8 @@ struct Target {
     key: PartitionKey,
     request: PartitionRequest,
     partition: Result<Partition, ResponseError>,
+    /// The bytes that a waiting poll has found, as many as it waits for at most.
+    available: usize,
 }
 
 /// What a request asks for. Nothing of the request itself is kept.
@@ -73,12 +75,12 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, poll: Poll) -> Resul
         Err(error) => return session_failed(ctx, error),
     };
     let FetchPlan { kind, partitions } = plan;
-    let targets: Vec<Target> =
+    let mut targets: Vec<Target> =
         partitions.into_iter().map(|(key, request)| target(node, key, request)).collect();
     if !targets.is_empty() {
         // The request itself is gone.
         ctx.keep_memory(targets.iter().map(Target::size_bytes).sum());
-        wait_for_bytes(node, ctx, &targets, min_bytes, Instant::now() + max_wait).await;
+        wait_for_bytes(node, ctx, &mut targets, min_bytes, Instant::now() + max_wait).await;
     }
     let (mut fetched, budget) = read::read(node, ctx, &targets, max_bytes).await;
     if fetched.iter().any(|partition| partition.high_watermark >= 0) && !reads::are_current(node).await {
@@ -92,7 +94,8 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, poll: Poll) -> Resul
     };
     let node_endpoints = leader_endpoints(node, ctx, &fetched);
     let answered = targets.into_iter().map(|target| target.key.topic).zip(fetched);
-    let topics = by_topic(answered.zip(told).filter_map(|(answered, told)| told.then_some(answered)));
+    let is_told = |at: usize| told.as_ref().is_none_or(|told| told[at]);
+    let topics = by_topic(answered.enumerate().filter_map(|(at, answered)| is_told(at).then_some(answered)));
     fetch::encode(
         ctx.correlation_id,
         ctx.version,
@@ -158,7 +161,7 @@ fn session_failed(ctx: &RequestContext, error: SessionError) -> Result<Answer, R
 
 fn target(node: &Node, key: PartitionKey, request: PartitionRequest) -> Target {
     let partition = lookup::topic(node, &key.topic).and_then(|t| lookup::partition(node, &t, key.index));
-    Target { key, request, partition }
+    Target { key, request, partition, available: 0 }
 }
 
 impl Target {
@@ -169,6 +172,20 @@ impl Target {
             TopicRef::Id(_) => 0,
         };
         size_of::<Target>() + name
+    }
+
+    /// Looks how much there is, of which `sum` is that of all targets, and watches for more. Gives whether the poll need not wait any
+    /// longer: a partition fails, or there is enough.
+    fn is_enough(&mut self, at: usize, watcher: &Arc<Watcher>, sum: &mut usize, min_bytes: usize) -> bool {
+        if let Ok(partition) = &self.partition {
+            // From here on no change is missed: what happens before the look is seen, what happens after it wakes.
+            partition.wake_on_change(watcher, at as u32);
+        }
+        let Ok((partition, from)) = self.readable() else { return true };
+        let available = partition.available_bytes(from, min_bytes);
+        *sum = sum.saturating_sub(self.available).saturating_add(available);
+        self.available = available;
+        *sum >= min_bytes
     }
 
     /// The partition, when it can be read from where the request wants it.
@@ -190,15 +207,17 @@ impl Target {
 async fn wait_for_bytes(
     node: &Node,
     ctx: &RequestContext,
-    targets: &[Target],
+    targets: &mut [Target],
     min_bytes: usize,
     deadline: Instant,
 ) {
     let watcher = &ctx.peer.watcher;
     watcher.clear();
-    let mut look = Look { available: vec![0; targets.len()], sum: 0 };
-    if look.all(targets, watcher, min_bytes) {
-        return;
+    let mut sum = 0;
+    for (at, target) in targets.iter_mut().enumerate() {
+        if target.is_enough(at, watcher, &mut sum, min_bytes) {
+            return;
+        }
     }
     loop {
         let changed = tokio::select! {
@@ -208,37 +227,11 @@ async fn wait_for_bytes(
         };
         for name in changed {
             let at = name as usize;
-            let Some(target) = targets.get(at) else { continue };
-            if look.at(target, at, watcher, min_bytes) {
+            let Some(target) = targets.get_mut(at) else { continue };
+            if target.is_enough(at, watcher, &mut sum, min_bytes) {
                 return;
             }
         }
-    }
-}
-
-/// What a waiting poll has found.
-struct Look {
-    /// The bytes of each target.
-    available: Vec<usize>,
-    sum: usize,
-}
-
-impl Look {
-    fn all(&mut self, targets: &[Target], watcher: &Arc<Watcher>, min_bytes: usize) -> bool {
-        targets.iter().enumerate().any(|(at, target)| self.at(target, at, watcher, min_bytes))
-    }
-
-    /// Looks at one target, and watches it. Gives whether the poll need not wait any longer: a partition fails, or there is enough.
-    fn at(&mut self, target: &Target, at: usize, watcher: &Arc<Watcher>, min_bytes: usize) -> bool {
-        if let Ok(partition) = &target.partition {
-            // From here on no change is missed: what happens before the look is seen, what happens after it wakes.
-            partition.wake_on_change(watcher, at as u32);
-        }
-        let Ok((partition, from)) = target.readable() else { return true };
-        let available = partition.available_bytes(from, min_bytes);
-        self.sum = self.sum.saturating_sub(self.available[at]).saturating_add(available);
-        self.available[at] = available;
-        self.sum >= min_bytes
     }
 }
 
@@ -258,31 +251,30 @@ fn failed(node: &Node, ctx: &RequestContext, target: &Target, error: ResponseErr
     }
 }
 
-/// The session's id for the response, and which partitions the response tells.
+/// The session's id for the response, and which partitions the response tells, if not all.
 fn conclude(
     node: &Node,
     kind: PlanKind,
     uses_topic_ids: bool,
     targets: &[Target],
     fetched: &[FetchedPartition],
-) -> Result<(i32, Vec<bool>), SessionError> {
+) -> Result<(i32, Option<Vec<bool>>), SessionError> {
     let outcome = |p: &FetchedPartition| Outcome {
         failed: p.error_code != 0,
         has_records: !p.records.is_empty(),
         high_watermark: p.high_watermark,
         log_start_offset: p.log_start_offset,
     };
-    let everything = vec![true; targets.len()];
     match kind {
-        PlanKind::Sessionless => Ok((0, everything)),
+        PlanKind::Sessionless => Ok((0, None)),
         PlanKind::New => {
             let answered = targets.iter().zip(fetched).map(|(t, f)| (t.key.clone(), t.request, outcome(f)));
-            Ok((node.fetch_sessions.create(uses_topic_ids, answered, Instant::now()), everything))
+            Ok((node.fetch_sessions.create(uses_topic_ids, answered, Instant::now()), None))
         }
         PlanKind::Incremental { id, epoch } => {
             let outcomes: Vec<_> =
                 targets.iter().zip(fetched).map(|(t, f)| (t.key.clone(), outcome(f))).collect();
-            Ok((id, node.fetch_sessions.select(id, epoch, &outcomes)?))
+            Ok((id, Some(node.fetch_sessions.select(id, epoch, &outcomes)?)))
         }
     }
 }
