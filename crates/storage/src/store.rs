@@ -7,6 +7,7 @@ pub mod backoff;
 pub mod counted;
 mod deletes;
 mod durable;
+pub mod listing;
 mod looking;
 mod memory;
 pub mod patient;

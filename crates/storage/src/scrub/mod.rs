@@ -15,11 +15,12 @@ use std::sync::Arc;
 
 use kafscale_core::ids::{Offset, TopicId};
 use object_store::ObjectStore;
+use object_store::path::Path;
 
 use crate::disaster::local::is_data_directory;
 use crate::disaster::survey::Segments;
 use crate::log::identity;
-use crate::store::{StoreError, open_to_look, s3};
+use crate::store::{StoreError, listing, open_to_look, s3};
 use crate::{StoreUrl, disaster};
 
 /// More findings than this are counted only.
@@ -140,6 +141,7 @@ pub async fn scrub(url: &StoreUrl, now_ms: i64, watch: &mut dyn Watch) -> Result
             let extents = segments::check(&mut scrub, segments).await?;
             files::check(&mut scrub, nodes, files)?;
             snapshot::check(&mut scrub, &extents, now_ms).await?;
+            strangers(&mut scrub, dir)?;
         }
         StoreUrl::S3(_) | StoreUrl::Shared(_) | StoreUrl::Memory => {
             let chains = disaster::survey::chains(&*scrub.store).await.map_err(failed)?;
@@ -158,6 +160,23 @@ pub async fn scrub(url: &StoreUrl, now_ms: i64, watch: &mut dyn Watch) -> Result
         }
     }
     Ok(scrub.done)
+}
+
+/// What is among the segments, and is none of kafscale's.
+fn strangers(scrub: &mut Scrub<'_>, dir: &FilePath) -> Result<(), ScrubError> {
+    let found = listing::strangers(dir, &Path::from("topics")).map_err(|e| scrub.failed(e))?;
+    for path in found {
+        scrub.found(Finding {
+            object: format!("{path:?}"),
+            position: 0,
+            topic: None,
+            partition: None,
+            offsets: None,
+            why: "kafscale has not made it, and no object can be called so: it is left alone".to_owned(),
+            harm: Harm::None,
+        });
+    }
+    Ok(())
 }
 
 impl Scrub<'_> {

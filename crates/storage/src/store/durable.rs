@@ -28,6 +28,7 @@ use object_store::{
 };
 use parking_lot::RwLock;
 
+use super::listing::Lister;
 use super::looking::read_ranges;
 use crate::buffers::Buffers;
 use crate::log::pace::Pace;
@@ -43,6 +44,7 @@ const PLACE_ATTEMPTS: usize = 16;
 #[derive(Debug)]
 pub struct DurableLocal {
     inner: LocalFileSystem,
+    lister: Lister,
     staging: Arc<Staging>,
     buffers: Arc<Buffers>,
 }
@@ -96,7 +98,12 @@ impl DurableLocal {
         create_dirs(&staging).map_err(|e| io_error(e, "create", &staging))?;
         let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
         let staging = Staging { directory: staging, pace, next, directories };
-        Ok(DurableLocal { inner, staging: Arc::new(staging), buffers: Arc::default() })
+        Ok(DurableLocal {
+            inner,
+            lister: Lister::new(directory),
+            staging: Arc::new(staging),
+            buffers: Arc::default(),
+        })
     }
 }
 
@@ -238,7 +245,7 @@ impl ObjectStore for DurableLocal {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.lister.list(prefix)
     }
 
     fn list_with_offset(
@@ -246,11 +253,13 @@ impl ObjectStore for DurableLocal {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        let offset = offset.clone();
+        let is_behind = move |object: &ObjectMeta| std::future::ready(object.location > offset);
+        self.lister.list(prefix).try_filter(is_behind).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        let mut found = self.inner.list_with_delimiter(prefix).await?;
+        let mut found = self.lister.list_with_delimiter(prefix).await?;
         found.common_prefixes.retain(|p| p.as_ref() != STAGING);
         Ok(found)
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::stream::BoxStream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
@@ -18,11 +18,13 @@ use object_store::{
 };
 
 use super::durable::{blocking, io_error};
+use super::listing::Lister;
 use crate::buffers::Buffers;
 
 #[derive(Debug)]
 pub struct LookingLocal {
     inner: LocalFileSystem,
+    lister: Lister,
     buffers: Arc<Buffers>,
 }
 
@@ -30,7 +32,7 @@ impl LookingLocal {
     /// Opens a directory, which must be there.
     pub fn open(directory: &FsPath) -> Result<LookingLocal> {
         let inner = LocalFileSystem::new_with_prefix(directory)?;
-        Ok(LookingLocal { inner, buffers: Arc::default() })
+        Ok(LookingLocal { inner, lister: Lister::new(directory), buffers: Arc::default() })
     }
 
     fn refused<T>(&self, operation: &str) -> Result<T> {
@@ -92,7 +94,7 @@ impl ObjectStore for LookingLocal {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        self.lister.list(prefix)
     }
 
     fn list_with_offset(
@@ -100,11 +102,13 @@ impl ObjectStore for LookingLocal {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        let offset = offset.clone();
+        let is_behind = move |object: &ObjectMeta| std::future::ready(object.location > offset);
+        self.lister.list(prefix).try_filter(is_behind).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        self.lister.list_with_delimiter(prefix).await
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
