@@ -22,6 +22,9 @@ const DURABLE: u8 = 1;
 const FAILED: u8 = 2;
 const FENCED: u8 = 3;
 
+/// What a batch that is kept takes beside its bytes.
+const KEPT_BATCH_BYTES: usize = 128;
+
 /// One object on its way to the disk, shared by every append in it. Afterwards it holds the batches for readers,
 /// for as long as the tail cache keeps it.
 #[derive(Debug, Default)]
@@ -53,6 +56,11 @@ impl Flush {
 
     pub fn size_bytes(&self) -> usize {
         self.batches.get().map_or(0, |b| b.iter().map(Bytes::len).sum())
+    }
+
+    /// What it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.size_bytes() + self.batches.get().map_or(0, |b| b.len() * KEPT_BATCH_BYTES)
     }
 
     pub fn keep(&self, batches: Vec<Bytes>) {

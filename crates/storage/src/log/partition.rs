@@ -31,6 +31,9 @@ use crate::wal::files::Place;
 /// So many batches are looked at in one go.
 const SCAN_BATCHES: usize = 4096;
 
+/// The tail of a partition keeps room for so many batches.
+const TAIL_ROOM_KEPT: usize = 1024;
+
 /// A batch above the segments.
 #[derive(Debug, Clone)]
 pub struct TailBatch {
@@ -263,6 +266,10 @@ impl State {
         assert!(count <= self.durable, "only durable batches leave the tail at its front");
         self.durable -= count;
         let dropped: Vec<_> = self.tail.drain(..count).collect();
+        // A burst of small batches leaves room for millions.
+        if self.tail.capacity() > TAIL_ROOM_KEPT.max(4 * self.tail.len()) {
+            self.tail.shrink_to(TAIL_ROOM_KEPT.max(2 * self.tail.len()));
+        }
         self.tail_bytes -= dropped.iter().map(|b| u64::from(b.size_bytes)).sum::<u64>();
         dropped
     }

@@ -22,7 +22,7 @@ use super::pace::Pace;
 use super::shared::Shared;
 use super::stats::Counters;
 use super::unclaimed::Unclaimed;
-use super::{LogConfig, StoreUrl, other_nodes};
+use super::{LogConfig, StoreUrl, other_nodes, rewrite};
 use crate::error::OpenError;
 use crate::segment::{ReadLimits, SegmentReader};
 use crate::store::backoff::persist;
@@ -40,6 +40,10 @@ use crate::wal::recovery_point::RecoveryPoint;
 const DIRECTORY_VERSION: u32 = 1;
 /// The file that says so is no longer.
 const VERSION_BYTES_MAX: u64 = 64;
+
+/// Files that are full of batches that are as small as can be reach the limit of the write-ahead log when there are so many.
+const FILES_OF_BATCHES: usize = 4;
+const FILE_BATCHES_MIN: usize = 256;
 
 /// A store that fails just now gets this long to take the mark of this incarnation.
 const MARK_PATIENCE: Duration = Duration::from_secs(15);
@@ -260,6 +264,7 @@ fn open_chain(shared: &Shared, previous: Option<(u64, u64)>) -> Result<Option<Ch
         node_id: config.node_id,
         incarnation: config.incarnation,
         file_bytes: config.wal_file_bytes,
+        file_batches: (rewrite::batches_in(config.wal_max_bytes) / FILES_OF_BATCHES).max(FILE_BATCHES_MIN),
         store_id: shared.store_id.as_ref().and_then(|id| Uuid::parse_str(id).ok()),
     };
     match &config.store {

@@ -36,12 +36,17 @@ const PIECE_BYTES: u64 = 16 << 20;
 const CONCURRENT_PARTITIONS: usize = 16;
 
 /// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
-const TAIL_BATCHES_MAX: usize = 1_000_000;
+const TAIL_BATCHES_MAX: usize = 500_000;
 /// What each counts beside its bytes: it takes some 200 bytes in memory, and the allocator keeps more.
 const TAIL_BATCH_BYTES: u64 = 512;
 
 /// An object of the write-ahead log that is not there is waited for this long. Then segments are written without its records.
 const MISSING_PATIENCE: Duration = Duration::from_secs(600);
+
+/// So many batches count as much as these bytes.
+pub fn batches_in(bytes: u64) -> usize {
+    usize::try_from(bytes / TAIL_BATCH_BYTES).unwrap_or(usize::MAX)
+}
 
 /// Why a partition was not rewritten; the next round tries again.
 #[derive(Debug, thiserror::Error)]

@@ -210,11 +210,11 @@ impl Shared {
     /// Keeps an object in memory for readers, and lets the oldest go when the budget is spent.
     pub fn remember(&self, flush: Arc<Flush>) {
         let mut cache = self.tail_cache.lock();
-        cache.bytes += flush.size_bytes();
+        cache.bytes += flush.memory_bytes();
         cache.flushes.push_back(flush);
         while cache.bytes > self.config.tail_cache_bytes {
             let Some(oldest) = cache.flushes.pop_front() else { break };
-            cache.bytes -= oldest.size_bytes();
+            cache.bytes -= oldest.memory_bytes();
         }
     }
 

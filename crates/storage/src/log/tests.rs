@@ -266,6 +266,46 @@ async fn tiny_batches_count_with_what_they_take_in_memory() {
     log.shutdown().await;
 }
 
+/// The file that is being written is not rewritten: it must not hold all of them.
+#[tokio::test]
+async fn tiny_batches_are_rewritten_although_their_file_is_not_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.wal_file_bytes = 2 << 20;
+    fixture.config.wal_max_bytes = 2560 << 10;
+    fixture.config.wal_burst_bytes = 0;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..2000u32 {
+        append(&p, 1, (i % 251) as u8).await;
+    }
+    eventually("rewriting", || p.inner.state.lock().tail.len() < 1300).await;
+    let state = p.inner.state.lock();
+    assert!(state.tail.capacity() <= 4096 && state.tail_bytes < 2 << 20, "{}", state.tail.capacity());
+    drop(state);
+    assert_eq!(read_all(&p, 0).await.len(), 2000);
+    log.shutdown().await;
+}
+
+/// What is kept in memory of batches is more than their bytes.
+#[tokio::test]
+async fn the_cache_counts_what_batches_take_beside_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.config.tail_cache_bytes = 64 << 10;
+    fixture.config.wal_max_bytes = 1 << 30;
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for i in 0..1000u32 {
+        let batch = valid_batch(1, 10, (i % 251) as u8, NOW_MS, None);
+        p.append(batch).unwrap().durable.wait().await.unwrap();
+    }
+    let kept = p.inner.state.lock().tail.iter().filter(|b| b.flush.upgrade().is_some()).count();
+    assert!(log.stats().tail_cache_bytes <= 64 << 10);
+    assert!((1..=512).contains(&kept), "{kept} kept");
+    log.shutdown().await;
+}
+
 #[tokio::test]
 async fn small_segments_are_merged_and_nothing_is_lost() {
     let dir = tempfile::tempdir().unwrap();

@@ -23,6 +23,8 @@ pub struct ChainConfig {
     pub incarnation: u64,
     /// A file is closed when the next object would make it larger than this; a larger object gets its own file.
     pub file_bytes: u64,
+    /// So is one with this many batches: each takes memory, however small it is, until its file is rewritten.
+    pub file_batches: usize,
     /// Written into every file.
     pub store_id: Option<Uuid>,
 }
@@ -74,6 +76,7 @@ struct Current {
     header: FileHeader,
     position: u64,
     size_bytes: u64,
+    batches: usize,
 }
 
 impl Chain {
@@ -165,7 +168,12 @@ impl LocalChain {
         let mut header =
             ObjectHeader { id, seal: false, body_bytes, entries, has_index_copy: false, durable_below: 0 };
         let object_bytes = header.object_bytes();
-        let fits = |c: &Current| c.position == FILE_HEADER_BYTES || c.position + object_bytes <= c.size_bytes;
+        let file_batches = self.config.file_batches;
+        let fits = |c: &Current| {
+            let has_room =
+                c.position + object_bytes <= c.size_bytes && c.batches + index.len() <= file_batches;
+            c.position == FILE_HEADER_BYTES || has_room
+        };
         if !self.current.as_ref().is_some_and(fits) {
             self.roll(object_bytes).map_err(ChainError::Retry)?;
         }
@@ -200,6 +208,7 @@ impl LocalChain {
         }
         let body_at = current.position + HEADER_BYTES as u64;
         current.position += object_bytes;
+        current.batches += index.len();
         self.next_seq += 1;
         Ok((current.header.file_no, body_at))
     }
@@ -237,7 +246,7 @@ impl LocalChain {
         });
         let file = Arc::new(file);
         self.files.add_disk(header.file_no, path, file.clone(), size_bytes);
-        let current = Current { file, direct, header, position: FILE_HEADER_BYTES, size_bytes };
+        let current = Current { file, direct, header, position: FILE_HEADER_BYTES, size_bytes, batches: 0 };
         current.note_recovery_point(&self.dir, &self.files);
         self.current = Some(current);
         self.next_file_no += 1;

@@ -24,7 +24,7 @@ use crate::testing::batch_bytes;
 const PARTITION: PartitionId = PartitionId { topic: TopicId(Uuid::from_u128(7)), index: 3 };
 
 fn config(file_bytes: u64) -> ChainConfig {
-    ChainConfig { node_id: 1, incarnation: 9, file_bytes, store_id: None }
+    ChainConfig { node_id: 1, incarnation: 9, file_bytes, file_batches: usize::MAX, store_id: None }
 }
 
 /// An object of one batch with `records` records from `base` on.
@@ -103,6 +103,29 @@ fn everything_written_is_recovered_over_several_files() {
             assert_eq!(BatchHeader::parse(&bytes).unwrap().base_offset, entry.base_offset);
         }
     }
+}
+
+/// Each takes memory, however small it is.
+#[test]
+fn a_file_is_closed_at_a_number_of_batches() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = ChainConfig { file_batches: 7, ..config(1 << 20) };
+    let mut chain = Chain::from(LocalChain::new(dir.path(), config, Arc::default(), None));
+    for i in 0..20 {
+        let (index, batches) = one(i * 10, 10);
+        chain.append(&index, &batches).unwrap();
+    }
+    // An object may have more than a file should: it gets one of its own.
+    let (mut index, mut batches, mut position) = (Vec::new(), Vec::new(), 0);
+    for (entries, bytes) in (20..30).map(|i| one(i * 10, 10)) {
+        index.push(IndexEntry { position, ..entries[0] });
+        position += bytes[0].len() as u64;
+        batches.extend(bytes);
+    }
+    chain.append(&index, &batches).unwrap();
+    let recovered = recover(dir.path()).unwrap();
+    let counts: Vec<usize> = recovered.iter().map(|file| file.batches.len()).collect();
+    assert_eq!(counts, [7, 7, 6, 10]);
 }
 
 #[test]
