@@ -3,9 +3,8 @@
 use std::fmt::Display;
 
 use kafscale_broker::{JoinError, StartError};
-use kafscale_core::shell::quoted;
 use kafscale_meta::{ErrorKind, MetaUrl};
-use kafscale_storage::{IdentityError, OpenError, RecoveryError};
+use kafscale_storage::{IdentityError, OpenError};
 
 use crate::backend::StoreUrl;
 use crate::command_line::CommandLine;
@@ -67,11 +66,8 @@ pub fn open_failure(config: &Config, error: &OpenError) -> Failure {
         OpenError::Identity(identity) => identity,
         OpenError::OtherNode { .. } => return Failure::refused(error.to_string()),
         OpenError::InUse { .. } => return in_use(config, &error.to_string()),
-        OpenError::Wal(RecoveryError::LastMissing { point, .. }) => {
-            let (point, restore) = (quoted(&point.display().to_string()), restore(config));
-            return Failure::refused(format!(
-                "{error}.\nTo give its records up: rm {point} && {restore} --replace"
-            ));
+        OpenError::Wal(wal) if wal.is_loss() => {
+            return Failure::refused(format!("{error}.\nTo do without: {} --accept-loss", restore(config)));
         }
         other => return Failure::runtime(other.to_string()),
     };
@@ -130,6 +126,7 @@ mod tests {
     use std::process::Command as Program;
 
     use clap::FromArgMatches as _;
+    use kafscale_storage::RecoveryError;
 
     use super::*;
     use crate::cli::{self, Cli, Command};
@@ -189,12 +186,14 @@ mod tests {
             point: "/tmp/it's here/recovery-point".into(),
             known: String::new(),
         };
+        let missing = RecoveryError::Missing { path: "/tmp/it's here/5.kfw".into(), others: 1 };
         let damaged = kafscale_meta::Error::new(ErrorKind::Corrupt, "run `kafscale restore`");
         vec![
             identity(IdentityError::NewMetadata { place: place() }),
             identity(IdentityError::OtherStore { place: place(), recorded: place(), found: place() }),
             identity(IdentityError::ShortLog { place: place(), file_no: 1, position: 2, found: place() }),
             open_failure(config, &last_missing.into()).message(),
+            open_failure(config, &missing.into()).message(),
             metadata_failure(config, &damaged, damaged.to_string()).message(),
         ]
     }

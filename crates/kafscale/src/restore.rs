@@ -31,6 +31,12 @@ When the metadata of a broker on a local disk is lost (meta/kafscale.redb), stop
   kafscale restore --data-dir /var/lib/kafscale --dry-run
   kafscale restore --data-dir /var/lib/kafscale
 
+When a broker does not start because a part of its write-ahead log is lost, and there is no copy:
+  kafscale restore --data-dir /var/lib/kafscale --accept-loss --dry-run
+  kafscale restore --data-dir /var/lib/kafscale --accept-loss
+Everything that can be read is served, and the lost offsets are listed; metadata that is there is
+kept.
+
 When a topic was spoilt, bring it back as it was, under a new name, while the cluster runs:
   kafscale restore --store s3://bucket/prefix --meta etcd://etcd-1:2379 \\
       --topic orders --to-time 2026-11-25T10:00:00Z --as orders-restored
@@ -39,6 +45,9 @@ until you set its retention.ms. What retention or compaction has taken out of th
 not in the new one.
 
 Exit status: 0 restored, 1 refused or failed, 2 a wrong argument.";
+
+/// So many partitions are listed whose ends may be lost: it may be any of them.
+const ENDS_LISTED_MAX: usize = 100;
 
 #[derive(Debug, Args)]
 pub struct RestoreArgs {
@@ -49,6 +58,14 @@ pub struct RestoreArgs {
     /// Restore even where the metadata store has this cluster: what is there is lost
     #[arg(long, conflicts_with = "topic")]
     pub replace: bool,
+
+    /// Do without parts of the write-ahead log that are lost: everything else is served, and what is lost is listed
+    #[arg(long, conflicts_with = "topic")]
+    pub accept_loss: bool,
+
+    /// Bring topics back that were deleted, too, where their records are still there
+    #[arg(long, conflicts_with = "topic")]
+    pub with_deleted: bool,
 
     /// Bring back this topic only
     #[arg(long, value_name = "NAME", requires = "to_time", requires = "as_name")]
@@ -168,16 +185,17 @@ async fn restore(
             let wanted = TopicAt { topic, until_ms, new_name, dry_run: args.dry_run };
             let copied =
                 kafscale_storage::restore_topic(&store, &metadata, SystemClock.now_ms(), &wanted).await;
-            copied.map(|copied| told_of_topic(&wanted, &copied))
+            copied.map(|copied| told_of_topic(&wanted, &copied)).map_err(Failure::runtime)
         }
         _ => {
-            let options = RestoreOptions { dry_run: args.dry_run, replace: args.replace };
-            let restored = kafscale_storage::restore(&store, &metadata, SystemClock.now_ms(), options).await;
-            restored.map(|restored| told_of_all(&restored, args.dry_run))
+            let restored =
+                kafscale_storage::restore(&store, &metadata, SystemClock.now_ms(), options(args)).await;
+            let told = restored.map(|restored| told_of_all(&restored, args));
+            told.map_err(|e| Failure::runtime(e.to_string()))
         }
     };
     let closed = metadata.store().close().await;
-    let told = told.map_err(Failure::runtime)?;
+    let told = told?;
     closed.map_err(failed)?;
     Ok(told)
 }
@@ -189,14 +207,18 @@ async fn check(args: &RestoreArgs, store: &kafscale_storage::StoreUrl, meta: &Pa
     // A file that cannot be read is in the way, and opening it says so better.
     let Ok(copy) = EmbeddedStore::look(meta).await else { return Ok(()) };
     let metadata = Metadata::new(Arc::new(copy), &args.cluster_name).map_err(failed)?;
-    let options = RestoreOptions { dry_run: false, replace: args.replace };
-    kafscale_storage::may_restore(store, &metadata, SystemClock.now_ms(), options)
+    kafscale_storage::may_restore(store, &metadata, SystemClock.now_ms(), options(args))
         .await
-        .map_err(Failure::runtime)
+        .map_err(|e| Failure::runtime(e.to_string()))
 }
 
-fn told_of_all(restored: &Restored, dry_run: bool) -> String {
-    let mut text = String::new();
+fn options(args: &RestoreArgs) -> RestoreOptions {
+    let RestoreArgs { dry_run, replace, accept_loss, with_deleted, .. } = *args;
+    RestoreOptions { dry_run, replace, accept_loss, with_deleted }
+}
+
+fn told_of_all(restored: &Restored, args: &RestoreArgs) -> String {
+    let (mut text, dry_run) = (String::new(), args.dry_run);
     let did = if dry_run { "would restore" } else { "restored" };
     for topic in &restored.topics {
         let (name, partitions, offsets) = (&topic.name, topic.partitions, topic.offsets);
@@ -236,13 +258,13 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
     for name in &restored.nameless {
         let _ = writeln!(text, "the name of one topic is lost; it is {name} now");
     }
-    if restored.deleted_topics > 0 {
-        let _ = writeln!(
-            text,
-            "left out {} topics that were deleted before the snapshot",
-            restored.deleted_topics
-        );
+    for deleted in &restored.deleted_topics {
+        let _ = writeln!(text, "left out, as it was deleted: {deleted}");
     }
+    if !restored.deleted_topics.is_empty() {
+        text += "to bring deleted topics back, run this with --replace --with-deleted before a broker is started: it drops their records\n";
+    }
+    tell_of_losses(restored, &mut text);
     for hole in &restored.holes {
         let _ = writeln!(text, "in no object, so the log begins above: {hole}");
     }
@@ -250,6 +272,23 @@ fn told_of_all(restored: &Restored, dry_run: bool) -> String {
         let _ = writeln!(text, "left out: {cut_off}");
     }
     text + if dry_run { "nothing was written\n" } else { "brokers can be started\n" }
+}
+
+/// Says what of a write-ahead log is given up.
+fn tell_of_losses(restored: &Restored, text: &mut String) {
+    for loss in &restored.losses {
+        let _ = writeln!(text, "given up: {loss}");
+    }
+    for lost in &restored.lost {
+        let _ = writeln!(text, "lost, and answered as damaged if there are records below: {lost}");
+    }
+    for end in restored.may_lack.iter().take(ENDS_LISTED_MAX) {
+        let _ = writeln!(text, "later records may be lost, and their offsets are given again: {end}");
+    }
+    match restored.may_lack.len().saturating_sub(ENDS_LISTED_MAX) {
+        0 => {}
+        more => _ = writeln!(text, "the same of {more} other partitions"),
+    }
 }
 
 fn told_of_topic(wanted: &TopicAt, copied: &[CopiedPartition]) -> String {

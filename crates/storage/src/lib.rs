@@ -26,6 +26,7 @@ mod wal;
 pub use block_cache::CacheStats;
 pub use compute::{ComputeEnded, Requester, compute, compute_for};
 pub use damages::{Damage, DamageReport};
+pub use disaster::error::RestoreError;
 pub use disaster::restore::{RestoreOptions, Restored, RestoredTopic, may_restore, restore};
 pub use disaster::topic::{CopiedPartition, LostRange, TopicAt, restore_topic};
 pub use disk::{DiskSpace, disk_space};

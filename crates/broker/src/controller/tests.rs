@@ -43,7 +43,7 @@ impl Chains for FakeChains {
         }
         let owned = owned_by(&assignments(&self.metadata).await, dead);
         self.sealed.lock().push((dead, owned));
-        let record = ChainRecord { first_seq: 0, sealed_at: Some(7) };
+        let record = ChainRecord { sealed_at: Some(7), ..ChainRecord::default() };
         let key = self.metadata.keys().chain(dead.node_id.0, dead.epoch);
         self.metadata.save(&key, &record).await.map_err(|e| e.to_string())?;
         Ok(())
@@ -338,7 +338,7 @@ async fn who_has_sealed_its_own_chain_hands_over_at_once() {
     let (a, b) = (world.join(1).await, world.join(2).await);
     world.topics(1, 10, &[a, b]).await;
     world.controller(a, &world.chains);
-    let sealed = ChainRecord { first_seq: 0, sealed_at: Some(3) };
+    let sealed = ChainRecord { sealed_at: Some(3), ..ChainRecord::default() };
     world.metadata.save(&world.metadata.keys().chain(2, b.id.epoch), &sealed).await.unwrap();
     world.until(|all| even(all, &[a])).await;
     assert!(world.chains.sealed.lock().is_empty());

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{Guarded, Metadata, Records, Versioned};
 use crate::{
     Compare, Op, Result, Revision, Txn,
-    records::{AssignmentRecord, PartitionRecord, ProducersRecord, Record, TopicRecord},
+    records::{AssignmentRecord, DeletedTopicRecord, PartitionRecord, ProducersRecord, Record, TopicRecord},
 };
 
 /// A topic to create.
@@ -75,16 +75,18 @@ impl Metadata {
     /// meanwhile, and nothing was done.
     ///
     /// The topic, its assignment and its partitions vanish at once. Committed offsets are left to the coordinators of their
-    /// groups; they carry the id of a topic that is gone.
+    /// groups; they carry the id of a topic that is gone. What is left is a note that it was there.
     pub async fn delete_topic(&self, name: &str, read: &Versioned<TopicRecord>) -> Result<bool> {
         let topic_id = read.record.topic_id;
         let key = self.keys.topic(name);
+        let deleted = DeletedTopicRecord { name: name.to_owned() };
         let txn = Txn::new()
             .when(Compare::mod_revision(&key, read.mod_revision))
             .and_then(Op::delete(key))
             .and_then(Op::delete(self.keys.assignment(topic_id)))
             .and_then(Op::delete_prefix(self.keys.partitions_of_topic_prefix(topic_id)))
-            .and_then(Op::delete_prefix(self.keys.producers_of_topic_prefix(topic_id)));
+            .and_then(Op::delete_prefix(self.keys.producers_of_topic_prefix(topic_id)))
+            .and_then(Op::put(self.keys.deleted_topic(topic_id), deleted.encode()));
         Ok(self.store.txn(txn).await?.succeeded)
     }
 

@@ -14,6 +14,9 @@ pub struct ChainRecord {
     /// Where the SEAL is: objects from here on do not count. `None` while the chain may grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_at: Option<u64>,
+    /// What is lost of it was given up: a person restored the metadata without it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
 }
 
 impl Record for ChainRecord {
@@ -45,8 +48,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trip(first_seq: u64, sealed_at: Option<u64>, node_id: i32, incarnation: u64) {
-            check_encoding(&ChainRecord { first_seq, sealed_at });
+        fn round_trip(first_seq: u64, sealed_at: Option<u64>, given_up: bool, node_id: i32, incarnation: u64) {
+            check_encoding(&ChainRecord { first_seq, sealed_at, given_up });
             let key = keyspace().chain(node_id, incarnation);
             prop_assert_eq!(keyspace().parse_chain(&key), Some((node_id, incarnation)));
         }
@@ -54,8 +57,11 @@ mod tests {
 
     #[test]
     fn bytes() {
-        check_bytes(&ChainRecord { first_seq: 3, sealed_at: None }, r#"{"v":1,"first_seq":3}"#);
-        let sealed = ChainRecord { first_seq: 3, sealed_at: Some(9) };
+        let open = ChainRecord { first_seq: 3, ..ChainRecord::default() };
+        check_bytes(&open, r#"{"v":1,"first_seq":3}"#);
+        let sealed = ChainRecord { first_seq: 3, sealed_at: Some(9), given_up: false };
         check_bytes(&sealed, r#"{"v":1,"first_seq":3,"sealed_at":9}"#);
+        let given_up = ChainRecord { given_up: true, ..sealed };
+        check_bytes(&given_up, r#"{"v":1,"first_seq":3,"sealed_at":9,"given_up":true}"#);
     }
 }

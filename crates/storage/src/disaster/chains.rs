@@ -7,6 +7,7 @@
 use kafscale_meta::records::ChainRecord;
 use object_store::ObjectStore;
 
+use super::error::RestoreError;
 use super::survey::ChainObjects;
 use crate::log::objects::UPLOADS_MAX;
 use crate::log::objects::seal::{find_end, place_seal};
@@ -34,10 +35,10 @@ pub async fn seal(
     id: ChainId,
     objects: &ChainObjects,
     known: Option<ChainRecord>,
-) -> Result<ChainRecord, String> {
+) -> Result<ChainRecord, RestoreError> {
     let first_seq = first_seq(objects, known);
-    let sealed_at = place_seal(store, id, first_seq, objects).await?;
-    Ok(ChainRecord { first_seq, sealed_at: Some(sealed_at) })
+    let sealed_at = place_seal(store, id, first_seq, objects).await.map_err(RestoreError::Seal)?;
+    Ok(ChainRecord { first_seq, sealed_at: Some(sealed_at), ..known.unwrap_or_default() })
 }
 
 /// What [`seal`] would find. Nothing is written.
@@ -46,10 +47,10 @@ pub async fn look(
     id: ChainId,
     objects: &ChainObjects,
     known: Option<ChainRecord>,
-) -> Result<ChainRecord, String> {
+) -> Result<ChainRecord, RestoreError> {
     let first_seq = first_seq(objects, known);
-    let end = find_end(store, id, first_seq, objects).await?;
-    Ok(ChainRecord { first_seq, sealed_at: Some(end.seq) })
+    let end = find_end(store, id, first_seq, objects).await.map_err(RestoreError::Seal)?;
+    Ok(ChainRecord { first_seq, sealed_at: Some(end.seq), ..known.unwrap_or_default() })
 }
 
 #[cfg(test)]
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn a_hole_near_the_end_is_the_end_and_one_below_is_a_deletion() {
         let objects = |seqs: &[u64]| seqs.iter().map(|seq| (*seq, 100)).collect::<ChainObjects>();
-        let known = |first_seq| Some(ChainRecord { first_seq, sealed_at: None });
+        let known = |first_seq| Some(ChainRecord { first_seq, ..ChainRecord::default() });
         let last = UPLOADS_MAX + 50;
         let freed: Vec<u64> = [2, 5].into_iter().chain(8..=last).collect();
         let uncertain: Vec<u64> = [2].into_iter().chain(8..last - UPLOADS_MAX + 1).chain([last]).collect();

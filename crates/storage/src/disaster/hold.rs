@@ -8,9 +8,12 @@ use kafscale_meta::{
     Compare, MAX_TXN_BYTES, MAX_TXN_OPS, MetaStore, MetaStoreExt, Op, RangeRequest, Revision, Txn,
 };
 
+use super::error::RestoreError;
+
 /// The kinds of records that are written anew.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 11] = [
     "topics",
+    "deleted-topics",
     "assignments",
     "partitions",
     "producers",
@@ -32,24 +35,25 @@ pub struct Hold {
 }
 
 /// Refuses where there is a cluster that is not to be replaced, or that has live brokers. Gives whether an attempt was cut off.
-pub async fn check(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<bool, String> {
-    let failed = |e: kafscale_meta::Error| e.to_string();
-    let resumed = meta.get(&keys.restoring()).await.map_err(failed)?.is_some();
-    if !resumed && !replace && holds_anything(meta, keys).await.map_err(failed)? {
-        return Err("the metadata store has this cluster already, with topics or committed offsets. Restoring is for an empty one; \
-                    with --replace, what is there is lost"
-            .into());
+pub async fn check(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<bool, RestoreError> {
+    let resumed = is_resumed(meta, keys).await?;
+    if !resumed && !replace && holds_anything(meta, keys).await? {
+        return Err(RestoreError::Exists);
     }
     refuse_brokers(meta, keys).await?;
     Ok(resumed)
 }
 
+/// Whether an attempt was cut off.
+pub async fn is_resumed(meta: &dyn MetaStore, keys: &Keyspace) -> kafscale_meta::Result<bool> {
+    Ok(meta.get(&keys.restoring()).await?.is_some())
+}
+
 impl Hold {
     /// Keeps brokers out, where [`check`] allows it.
-    pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<Hold, String> {
-        let failed = |e: kafscale_meta::Error| e.to_string();
+    pub async fn take(meta: &dyn MetaStore, keys: &Keyspace, replace: bool) -> Result<Hold, RestoreError> {
         let (key, resumed) = (keys.restoring(), check(meta, keys, replace).await?);
-        let revision = meta.put(&key, Bytes::new()).await.map_err(failed)?;
+        let revision = meta.put(&key, Bytes::new()).await?;
         let hold = Hold { key, revision, resumed };
         // One may have joined just before.
         if let Err(why) = refuse_brokers(meta, keys).await {
@@ -74,11 +78,11 @@ impl Hold {
         Txn::new().when(Compare::mod_revision(&self.key, self.revision))
     }
 
-    async fn commit(&self, meta: &dyn MetaStore, txn: Txn) -> Result<(), String> {
+    async fn commit(&self, meta: &dyn MetaStore, txn: Txn) -> Result<(), RestoreError> {
         match meta.txn(txn).await {
             Ok(outcome) if outcome.succeeded => Ok(()),
-            Ok(_) => Err("another restore began meanwhile, and goes on".into()),
-            Err(e) => Err(format!("{e}. Restore again; brokers do not start before it has succeeded")),
+            Ok(_) => Err(RestoreError::Overtaken),
+            Err(e) => Err(RestoreError::CutOff(e)),
         }
     }
 
@@ -88,7 +92,7 @@ impl Hold {
         meta: &dyn MetaStore,
         keys: &Keyspace,
         mut records: BTreeMap<String, String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), RestoreError> {
         let root = keys.root();
         let cluster = keys.cluster();
         let last = records.remove(cluster.strip_prefix(root).unwrap_or(&cluster)).unwrap_or_default();
@@ -126,15 +130,12 @@ async fn holds_anything(meta: &dyn MetaStore, keys: &Keyspace) -> kafscale_meta:
     Ok(false)
 }
 
-async fn refuse_brokers(meta: &dyn MetaStore, keys: &Keyspace) -> Result<(), String> {
-    let live = meta.range_all(&keys.brokers_prefix()).await.map_err(|e| e.to_string())?;
+async fn refuse_brokers(meta: &dyn MetaStore, keys: &Keyspace) -> Result<(), RestoreError> {
+    let live = meta.range_all(&keys.brokers_prefix()).await?;
     let ids: Vec<_> =
         live.kvs.iter().filter_map(|kv| keys.parse_broker(&kv.key)).map(|id| id.to_string()).collect();
     match ids.is_empty() {
         true => Ok(()),
-        false => Err(format!(
-            "there are live brokers in it ({}): stop them, or wait until their sessions have run out",
-            ids.join(", ")
-        )),
+        false => Err(RestoreError::LiveBrokers(ids.join(", "))),
     }
 }

@@ -11,10 +11,12 @@ use kafscale_meta::Revision;
 use kafscale_meta::records::{PartitionRecord, ProducersRecord, SegmentRecord};
 use object_store::{GetRange, ObjectStore};
 
-use super::select::{Candidate, InChain, Selected, select};
+use super::error::RestoreError;
+use super::logs::Above;
+use super::select::{Candidate, Selected, select};
 use super::survey::Object;
 use crate::log::manifest::{Manifest, directory, producers_record};
-use crate::segment::{BatchEntry, ReadLimits, SegmentReader, SegmentRef};
+use crate::segment::{BatchEntry, ReadLimits, SegmentError, SegmentReader, SegmentRef};
 
 const READS_AT_ONCE: usize = 16;
 const CACHE_BYTES: usize = 64 << 20;
@@ -72,15 +74,15 @@ impl Rebuilder {
         &self,
         before: Before,
         objects: &[Object],
-        in_chains: Vec<InChain>,
-    ) -> Result<Rebuilt, String> {
+        above: Above,
+    ) -> Result<Rebuilt, RestoreError> {
         let record = before.partition.clone().unwrap_or_default();
         let described = stream::iter(objects).map(|object| self.describe(&record, object));
         let described: Vec<Described> = described.buffered(READS_AT_ONCE).try_collect().await?;
         // Where all segments of the snapshot are gone, retention has dropped them.
         let known_end = record.segments.last().map_or(0, |s| s.last_offset + 1).max(record.log_start_offset);
         let candidates: Vec<_> = described.iter().map(Described::candidate).collect();
-        let mut ends = select(Offset(record.log_start_offset), &candidates, in_chains);
+        let mut ends = select(Offset(record.log_start_offset), &candidates, above);
         if ends.log_end.0 < known_end {
             let hole = (ends.log_end > ends.log_start).then_some((ends.log_end, Offset(known_end)));
             ends = Selected { hole, ..Selected::empty(Offset(known_end)) };
@@ -118,14 +120,14 @@ impl Rebuilder {
         Ok(Rebuilt { topic_name, id, partition, producers, ends, newer_segments })
     }
 
-    async fn describe(&self, before: &PartitionRecord, object: &Object) -> Result<Described, String> {
+    async fn describe(&self, before: &PartitionRecord, object: &Object) -> Result<Described, RestoreError> {
         let name = object.path.filename().unwrap_or_default();
         let known = before.segments.iter().find(|known| known.object == name).cloned();
-        let failed = |e: String| format!("{}: {e}", object.path);
+        let failed = |why: String| RestoreError::Object { object: object.path.to_string(), why };
         let last_offset = match &known {
             Some(known) => Offset(known.last_offset),
             None => {
-                let end = self.read_end(object).await.map_err(failed)?;
+                let end = self.read_end(object).await?;
                 crate::segment::last_offset(&end, object.size_bytes).map_err(failed)?
             }
         };
@@ -138,20 +140,19 @@ impl Rebuilder {
         Ok(Described { at, number: object.number, known })
     }
 
-    async fn read_end(&self, object: &Object) -> Result<Bytes, String> {
+    async fn read_end(&self, object: &Object) -> Result<Bytes, RestoreError> {
         let options = object_store::GetOptions {
             range: Some(GetRange::Suffix(64)),
             ..object_store::GetOptions::default()
         };
-        let read = async { self.store.get_opts(&object.path, options).await?.bytes().await };
-        read.await.map_err(|e: object_store::Error| e.to_string())
+        Ok(self.store.get_opts(&object.path, options).await?.bytes().await?)
     }
 
     /// Adds a segment that no manifest that we have names.
-    async fn add(&self, partition: &mut PartitionRecord, segment: &Described) -> Result<(), String> {
+    async fn add(&self, partition: &mut PartitionRecord, segment: &Described) -> Result<(), RestoreError> {
         let at = &segment.at;
         // Version 1 has none.
-        let statistics = self.reader.statistics(at).await.map_err(|e| e.to_string())?;
+        let statistics = self.reader.statistics(at).await.map_err(|source| of(at, source))?;
         for BatchEntry { leader_epoch, base_offset, .. } in statistics.iter().flat_map(|s| &s.batches) {
             if partition.leader_epochs.last().is_none_or(|(last, _)| *last < leader_epoch.0) {
                 partition.leader_epochs.push((leader_epoch.0, base_offset.0));
@@ -178,7 +179,7 @@ impl Rebuilder {
         mut windows: ProducerWindows,
         log: &[SegmentRef],
         from: Offset,
-    ) -> Result<ProducersRecord, String> {
+    ) -> Result<ProducersRecord, RestoreError> {
         let newer = log.iter().filter(|s| s.last_offset >= from);
         let bytes: u64 = newer.map(|s| s.size_bytes).sum();
         let (mut excess, mut at) = (bytes.saturating_sub(PRODUCERS_BYTES), from);
@@ -192,12 +193,14 @@ impl Rebuilder {
             }
             at = at.max(segment.base_offset);
             while at <= segment.last_offset {
-                let read =
-                    self.reader.read(segment, at, PIECE_BYTES, true).await.map_err(|e| e.to_string())?;
+                let read = self.reader.read(segment, at, PIECE_BYTES, true).await;
+                let read = read.map_err(|source| of(segment, source))?;
                 let mut bytes: Bytes = read.chunks.concat().into();
                 while !bytes.is_empty() {
-                    let batch =
-                        PlacedBatch::from_log(bytes.clone()).map_err(|e| format!("{}: {e}", segment.path))?;
+                    let batch = PlacedBatch::from_log(bytes.clone()).map_err(|e| RestoreError::Object {
+                        object: segment.path.to_string(),
+                        why: e.to_string(),
+                    })?;
                     bytes = bytes.split_off(batch.bytes.len());
                     self.see(&mut windows, &batch);
                 }
@@ -220,6 +223,10 @@ impl Rebuilder {
         };
         windows.record(sequence.producer_id, seen, Offset(i64::MAX));
     }
+}
+
+fn of(segment: &SegmentRef, source: SegmentError) -> RestoreError {
+    RestoreError::Segment { object: segment.path.to_string(), source }
 }
 
 impl Described {

@@ -5,9 +5,12 @@
 //! [`topic`] brings one topic back as it was at some time, under a new name, while the cluster runs.
 
 pub mod chains;
+pub mod error;
 mod hold;
 pub mod local;
+mod logs;
 mod manifests;
+mod plan;
 pub mod restore;
 mod select;
 pub mod snapshot;

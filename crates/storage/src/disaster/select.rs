@@ -5,12 +5,15 @@
 //! among those that cover the same offsets the one that was written last is taken, and a whole row of them rather than
 //! parts of two.
 //!
-//! Offsets that nothing covers below the end are of records that retention has dropped: the log begins above them.
+//! Offsets that nothing covers below the end are of records that retention has dropped: the log begins above them. Where a part of a
+//! write-ahead log is lost, they are of records that were in it: then the log has a gap there.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use kafscale_core::ids::{LeaderEpoch, Offset};
+
+use super::logs::Above;
 
 /// A segment that may be part of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,9 @@ pub struct InChain {
     pub leader_epoch: LeaderEpoch,
     pub base_offset: Offset,
     pub last_offset: Offset,
+    /// Something is lost in front of it, or behind it.
+    pub after_loss: bool,
+    pub before_loss: bool,
 }
 
 /// A partition's log.
@@ -41,6 +47,10 @@ pub struct Selected {
     pub segments: Vec<usize>,
     /// The highest offsets that nothing covers, where something was found below: from, and up to but not including.
     pub hole: Option<(Offset, Offset)>,
+    /// Offsets that were lost with a part of a log, like that.
+    pub lost: Vec<(Offset, Offset)>,
+    /// The last records may have been lost so.
+    pub may_lack: bool,
 }
 
 impl Selected {
@@ -60,13 +70,14 @@ struct Row {
     last: Option<usize>,
 }
 
-/// What is below `log_start` was deleted before. `in_chains` may be in any order.
-pub fn select(log_start: Offset, candidates: &[Candidate], mut in_chains: Vec<InChain>) -> Selected {
+/// What is below `log_start` was deleted before. Batches may be in any order.
+pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Selected {
     let segments = row(log_start, candidates);
     let base = segments.first().map(|at| candidates[*at].base_offset);
     let mut selected = Selected {
         log_start: base.map_or(log_start, |base| base.max(log_start)),
         segments_end: segments.last().map_or(log_start, |at| candidates[*at].last_offset.plus(1)),
+        may_lack: above.may_lack,
         ..Selected::default()
     };
     selected.hole = base.and_then(|base| {
@@ -75,12 +86,20 @@ pub fn select(log_start: Offset, candidates: &[Candidate], mut in_chains: Vec<In
     });
     selected.segments = segments;
     selected.log_end = selected.segments_end;
+    let mut in_chains = above.batches;
     in_chains.sort_by_key(|batch| (batch.leader_epoch, batch.base_offset));
     for batch in in_chains {
+        selected.may_lack = batch.before_loss;
         if batch.last_offset < selected.log_end {
             continue;
         }
-        if batch.base_offset > selected.log_end {
+        if batch.base_offset > selected.log_end && batch.after_loss {
+            selected.lost.push((selected.log_end, batch.base_offset));
+            if selected.log_end == selected.log_start {
+                (selected.log_start, selected.segments_end) = (batch.base_offset, batch.base_offset);
+            }
+        } else if batch.base_offset > selected.log_end {
+            selected.lost.clear();
             if selected.log_end > selected.log_start {
                 selected.hole = Some((selected.log_end, batch.base_offset));
             }
@@ -145,9 +164,12 @@ mod tests {
             leader_epoch: LeaderEpoch(*epoch),
             base_offset: Offset(*base),
             last_offset: Offset(*last),
+            after_loss: false,
+            before_loss: false,
         };
         let candidates: Vec<_> = segments.iter().map(candidate).collect();
-        let found = select(Offset(log_start), &candidates, chains.iter().map(batch).collect());
+        let above = Above { batches: chains.iter().map(batch).collect(), may_lack: false };
+        let found = select(Offset(log_start), &candidates, above);
         assert_eq!((found.log_start.0, found.log_end.0, &found.segments[..]), expect, "{what}: {found:?}");
     }
 
@@ -184,6 +206,36 @@ mod tests {
         check("covered", 0, &[(0, 49, 1)], &[(1, 0, 9), (1, 10, 19)], (0, 50, &[0]));
         check("of several", 0, &[], &[(2, 10, 19), (1, 0, 9), (3, 20, 29)], (0, 30, &[]));
         check("both have the middle", 0, &[], &[(2, 10, 19), (1, 0, 9), (2, 10, 19)], (0, 20, &[]));
+    }
+
+    /// Segments 0 to 49 and a batch at `base` behind a loss, which may be one of the segments' records.
+    #[test]
+    fn what_is_missing_behind_a_loss_was_lost() {
+        for (base, covered, with_segments, expect) in [
+            (50, false, true, (0, 60, vec![])),
+            (60, false, true, (0, 70, vec![(50, 60)])),
+            (60, true, true, (0, 70, vec![(50, 60)])),
+            (60, false, false, (60, 70, vec![(0, 60)])),
+        ] {
+            let batch = |base, after_loss, before_loss| InChain {
+                leader_epoch: LeaderEpoch(1),
+                base_offset: Offset(base),
+                last_offset: Offset(base + 9),
+                after_loss,
+                before_loss,
+            };
+            let segment = Candidate { base_offset: Offset(0), last_offset: Offset(49), number: 1 };
+            let candidates = if with_segments { vec![segment] } else { Vec::new() };
+            let mut batches = vec![batch(base, true, false)];
+            batches.extend(covered.then(|| batch(30, false, true)));
+            let found = select(Offset(0), &candidates, Above { batches, may_lack: true });
+            let lost: Vec<_> = found.lost.iter().map(|(from, to)| (from.0, to.0)).collect();
+            assert_eq!((found.log_start.0, found.log_end.0, lost), expect, "{base}: {found:?}");
+            assert_eq!((found.segments.len(), found.hole), (candidates.len(), None));
+            assert!(!found.may_lack, "the log goes on behind the loss");
+            let last = vec![batch(30, false, true)];
+            assert!(select(Offset(0), &candidates, Above { batches: last, may_lack: true }).may_lack);
+        }
     }
 
     #[test]

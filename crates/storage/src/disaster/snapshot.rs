@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kafscale_meta::records::{IncarnationBaseRecord, Keyspace, Record, StoreRecord};
-use kafscale_meta::{Listing, MetaStore, RangeRequest, Revision};
+use kafscale_meta::{Listing, MAX_TXN_OPS, MetaStore, Op, RangeRequest, Revision, Txn};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,27 @@ const VERSION: u32 = 1;
 const KEPT: usize = 3;
 /// No metadata counts as far, so that what is added to a number does not overflow.
 const NUMBER_MAX: u64 = 1 << 62;
+
+/// So many topics that were deleted are remembered: those of the last minutes, of which clocks do not tell whether they were there before
+/// a snapshot.
+const DELETED_TOPICS_KEPT: usize = 4096;
+
+/// Why there is no snapshot, or none to begin with.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    #[error("{0}")]
+    Meta(#[from] kafscale_meta::Error),
+    #[error("{path}: {source}")]
+    Store { path: Path, source: object_store::Error },
+    #[error("{key}: {source}")]
+    Text { key: String, source: std::str::Utf8Error },
+    #[error("{path} has version {version}, this program knows {VERSION}: use the newer kafscale")]
+    Newer { path: Path, version: u32 },
+    #[error("the metadata is not what this broker began with; the snapshots are kept as they are")]
+    OtherMetadata,
+    #[error(transparent)]
+    Ended(#[from] tokio::task::JoinError),
+}
 
 /// The records, by their keys below the cluster's root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,38 +74,40 @@ struct Taken {
 }
 
 /// Reads all records, as of one revision.
-async fn take(meta: &dyn MetaStore, keys: &Keyspace, taken_ms: i64) -> Result<Taken, String> {
-    let listed = meta.range_all(keys.root()).await.map_err(|e| e.to_string())?;
+async fn take(meta: &dyn MetaStore, keys: &Keyspace, taken_ms: i64) -> Result<Taken, SnapshotError> {
+    let listed = meta.range_all(keys.root()).await?;
     let keys = keys.clone();
     // There may be many records.
     let taken = compute(move || {
         let snapshot = snapshot_of(listed, &keys, taken_ms)?;
         let mut hasher = DefaultHasher::new();
         snapshot.records.hash(&mut hasher);
-        let bytes = serde_json::to_vec(&snapshot).map_err(|e| e.to_string())?;
+        let bytes = serde_json::to_vec(&snapshot).expect("it is a map with string keys");
         Ok(Taken { snapshot, hash: hasher.finish(), bytes })
     });
-    taken.await.map_err(|e| e.to_string())?
+    taken.await?
 }
 
-fn snapshot_of(listed: Listing, keys: &Keyspace, taken_ms: i64) -> Result<Snapshot, String> {
+fn snapshot_of(listed: Listing, keys: &Keyspace, taken_ms: i64) -> Result<Snapshot, SnapshotError> {
     let mut records = BTreeMap::new();
     let mut base = 0;
     for kv in listed.kvs {
         if kv.key == keys.incarnation_base() {
-            base = IncarnationBaseRecord::decode(&kv.key, &kv.value).map_err(|e| e.to_string())?.base;
+            base = IncarnationBaseRecord::decode(&kv.key, &kv.value)?.base;
         }
         let Some(key) = kv.key.strip_prefix(keys.root()).filter(|key| is_kept(key)) else { continue };
-        let value = std::str::from_utf8(&kv.value).map_err(|e| format!("{}: {e}", kv.key))?;
+        let value = std::str::from_utf8(&kv.value);
+        let value = value.map_err(|source| SnapshotError::Text { key: kv.key.clone(), source })?;
         records.insert(key.to_owned(), value.to_owned());
     }
     Ok(Snapshot { v: VERSION, number: base + listed.revision.0, taken_ms, noted: true, records })
 }
 
 /// Puts a snapshot into the store, and lets go of those that it makes superfluous.
-async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(), String> {
-    store.put(&path(number), bytes.into()).await.map_err(|e| e.to_string())?;
-    let mut older = numbers(store).await.map_err(|e| e.to_string())?;
+async fn write(store: &dyn ObjectStore, number: u64, bytes: Vec<u8>) -> Result<(), SnapshotError> {
+    let failed = |source| SnapshotError::Store { path: path(number), source };
+    store.put(&path(number), bytes.into()).await.map_err(failed)?;
+    let mut older = numbers(store).await.map_err(failed)?;
     // A higher number is not superfluous by this one, and does not make this one so: it may be another store's.
     older.retain(|other| *other <= number);
     older.truncate(older.len().saturating_sub(KEPT));
@@ -111,16 +134,16 @@ pub struct Newest {
 }
 
 /// Looks for the newest snapshot of the store with this id. Where no id is known, it is that of any store.
-pub async fn newest(store: &dyn ObjectStore, store_id: Option<&str>) -> Result<Newest, String> {
+pub async fn newest(store: &dyn ObjectStore, store_id: Option<&str>) -> Result<Newest, SnapshotError> {
     let mut found = Newest::default();
-    for number in numbers(store).await.map_err(|e| e.to_string())?.into_iter().rev() {
+    let listed = numbers(store).await;
+    let listed = listed.map_err(|source| SnapshotError::Store { path: Path::from(DIRECTORY), source })?;
+    for number in listed.into_iter().rev() {
         let path = path(number);
-        match read(store, number, store_id).await.map_err(|e| format!("{path}: {e}"))? {
+        let read = read(store, number, store_id).await;
+        match read.map_err(|source| SnapshotError::Store { path: path.clone(), source })? {
             Read::Own(snapshot) if snapshot.v > VERSION => {
-                let v = snapshot.v;
-                return Err(format!(
-                    "{path} has version {v}, this program knows {VERSION}: use the newer kafscale"
-                ));
+                return Err(SnapshotError::Newer { path, version: snapshot.v });
             }
             Read::Own(snapshot) => {
                 found.snapshot = Some(snapshot);
@@ -217,29 +240,40 @@ pub async fn renew(
     store_id: Option<&str>,
     now_ms: i64,
     last: Option<Mark>,
-) -> Result<Mark, String> {
+) -> Result<Mark, SnapshotError> {
     // Most of the time nothing has changed, and reading everything takes a while where there are many partitions.
     let first = RangeRequest { prefix: keys.root().to_owned(), start_after: None, limit: 1 };
-    let revision = meta.range(first).await.map_err(|e| e.to_string())?.revision;
+    let revision = meta.range(first).await?.revision;
     if let Some(last) = last.filter(|last| last.revision == revision) {
         return Ok(last);
     }
+    forget_deleted_topics(meta, keys).await?;
     let Taken { snapshot, hash, bytes } = take(meta, keys, now_ms).await?;
     if !is_of(&snapshot, store_id) {
-        return Err(
-            "the metadata is not what this broker began with; the snapshots are kept as they are".into()
-        );
+        return Err(SnapshotError::OtherMetadata);
     }
     let mut mark = Mark { revision, hash };
     if last.is_none_or(|last| last.hash != hash) {
-        let noted = trace::note(meta, &keys.snapshot_trace(), snapshot.number).await;
-        let noted = noted.map_err(|e| e.to_string())?;
+        let noted = trace::note(meta, &keys.snapshot_trace(), snapshot.number).await?;
         write(store, snapshot.number, bytes).await?;
         if noted == revision.next() {
             mark.revision = noted;
         }
     }
     Ok(mark)
+}
+
+/// Forgets the oldest of the topics that were deleted.
+async fn forget_deleted_topics(meta: &dyn MetaStore, keys: &Keyspace) -> Result<(), kafscale_meta::Error> {
+    let mut deleted = meta.range_all(&keys.deleted_topics_prefix()).await?.kvs;
+    deleted.sort_by_key(|kv| kv.mod_revision);
+    deleted.truncate(deleted.len().saturating_sub(DELETED_TOPICS_KEPT));
+    for some in deleted.chunks(MAX_TXN_OPS) {
+        let delete = |txn: Txn, kv: &kafscale_meta::KeyValue| txn.and_then(Op::delete(&kv.key));
+        // Without a condition it cannot fail to hold.
+        let _ = meta.txn(some.iter().fold(Txn::new(), delete)).await?;
+    }
+    Ok(())
 }
 
 /// Whether a snapshot is of the metadata of this store. Somebody may have emptied the metadata store, and the snapshots before are what

@@ -240,7 +240,7 @@ impl Copy<'_> {
         for kv in listed.kvs {
             let Some((node_id, incarnation)) = keys.parse_chain(&kv.key) else { continue };
             let id = ChainId { node_id, incarnation };
-            let ChainRecord { first_seq, sealed_at } =
+            let ChainRecord { first_seq, sealed_at, given_up } =
                 ChainRecord::decode(&kv.key, &kv.value).map_err(fatal)?;
             let end = match sealed_at {
                 Some(end) => end,
@@ -249,7 +249,7 @@ impl Copy<'_> {
                     find_end(&*self.store, id, first_seq, &objects).await.map_err(fatal)?.seq
                 }
             };
-            let record = ChainRecord { first_seq, sealed_at: Some(end) };
+            let record = ChainRecord { first_seq, sealed_at: Some(end), given_up };
             let read = read_chain(&*self.store, id, &record, absent).await;
             chains.push(
                 read.map_err(|e| if e.is_missing() { Failed::Moved(e.to_string()) } else { fatal(e) })?,

@@ -272,7 +272,12 @@ fn claim(
     let stored_end = state.log_end;
     let recovered = above.take(shared, hosted.id, stored_end);
     let lost = above.lost();
-    let mut lost_place = || {
+    let mut lost_place = |before: Place| {
+        if let Above::Unclaimed = above {
+            let place = shared.unclaimed.lost_before(before)?;
+            shared.files.retain(place.file_no, 1, 0);
+            return Some(place);
+        }
         let (path, lost) = lost.clone()?;
         let object = StoredObject { path, size_bytes: 0, own_seq: None, lost: Some(lost) };
         let file_no = shared.files.add_object(object);
@@ -288,7 +293,11 @@ fn claim(
     };
     covered.iter().for_each(|place| shared.files.release(place.file_no, 1));
     state.held = above.holding(hosted, &published);
-    if above.lost_at_end(hosted, &published, Lost::GivenUp).is_some() {
+    let last = recovered.last().map(|(place, _)| *place);
+    let is_local = matches!(above, Above::Unclaimed);
+    if (is_local && shared.unclaimed.is_lost_behind(last))
+        || above.lost_at_end(hosted, &published, Lost::GivenUp).is_some()
+    {
         state.producers.lose_below(state.log_end);
     }
     tell_damage(shared, hosted, &state, above.damaged(hosted.id, stored_end));
@@ -414,12 +423,12 @@ impl State {
     fn replay_all(
         &mut self,
         recovered: &[Recovered],
-        lost: &mut dyn FnMut() -> Option<Place>,
+        lost: &mut dyn FnMut(Place) -> Option<Place>,
     ) -> Result<Vec<Place>, AcquireError> {
         let mut covered = Vec::new();
         for (place, entry) in recovered {
             if entry.base_offset > self.log_end
-                && let Some(place) = lost()
+                && let Some(place) = lost(*place)
             {
                 self.replay_lost(entry, place);
             }

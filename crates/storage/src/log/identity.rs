@@ -123,6 +123,15 @@ impl IdentityError {
     }
 }
 
+/// Why it is not known which store it is.
+#[derive(Debug, thiserror::Error)]
+pub enum IdError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    #[error("{OBJECT} was written by a newer release (version {0}): use that one")]
+    NewerVersion(u32),
+}
+
 /// `identity.json`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct IdentityObject {
@@ -185,7 +194,8 @@ pub async fn bind(binding: &Binding<'_>, mut looked: Option<Decided>) -> Result<
     }
 }
 
-async fn recorded(meta: &dyn MetaStore, keys: &Keyspace) -> Result<Option<String>, kafscale_meta::Error> {
+/// The id of the store that metadata belongs to.
+pub async fn recorded(meta: &dyn MetaStore, keys: &Keyspace) -> Result<Option<String>, kafscale_meta::Error> {
     let key = keys.store();
     let Some(kv) = meta.get(&key).await? else { return Ok(None) };
     Ok(Some(StoreRecord::decode(&key, &kv.value)?.store_id))
@@ -401,18 +411,16 @@ async fn mark(store: &dyn ObjectStore, id: &str, now_ms: i64, replace: bool) -> 
 }
 
 /// The id of a store whose metadata is rebuilt; gives it one if it has none: the one that it is known to have had, if there is any.
-pub async fn id_of(store: &dyn ObjectStore, known: Option<String>, now_ms: i64) -> Result<String, String> {
+pub async fn id_of(store: &dyn ObjectStore, known: Option<String>, now_ms: i64) -> Result<String, IdError> {
     let id = known.unwrap_or_else(|| Uuid::new_v4().to_string());
     loop {
-        let found = find(store).await.map_err(|e| e.to_string())?;
-        let found = found
-            .map_err(|v| format!("{OBJECT} was written by a newer release (version {v}): use that one"))?;
+        let found = find(store).await?.map_err(IdError::NewerVersion)?;
         let replace = match found {
             Found::Id(id) => return Ok(id),
             Found::Damaged => true,
             Found::Nothing => false,
         };
-        mark(store, &id, now_ms, replace).await.map_err(|e| e.to_string())?;
+        mark(store, &id, now_ms, replace).await?;
     }
 }
 
@@ -426,9 +434,8 @@ pub async fn is_there(store: &dyn ObjectStore) -> object_store::Result<bool> {
 }
 
 /// The id that a store says it has, if any.
-pub async fn known_id(store: &dyn ObjectStore) -> Result<Option<String>, String> {
-    let found = find(store).await.map_err(|e| e.to_string())?;
-    match found.map_err(|v| format!("{OBJECT} was written by a newer release (version {v}): use that one"))? {
+pub async fn known_id(store: &dyn ObjectStore) -> Result<Option<String>, IdError> {
+    match find(store).await?.map_err(IdError::NewerVersion)? {
         Found::Id(id) => Ok(Some(id)),
         Found::Damaged | Found::Nothing => Ok(None),
     }

@@ -392,7 +392,11 @@ impl Log {
         let mut last = self.shared.snapshot.lock().await;
         let Shared { store, meta, keys, clock, store_id, .. } = &*self.shared;
         let (store_id, now_ms) = (store_id.as_deref(), clock.now_ms());
-        *last = Some(snapshot::renew(&**store, &**meta, keys, store_id, now_ms, *last).await?);
+        *last = Some(
+            snapshot::renew(&**store, &**meta, keys, store_id, now_ms, *last)
+                .await
+                .map_err(|e| e.to_string())?,
+        );
         Ok(true)
     }
 

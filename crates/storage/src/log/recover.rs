@@ -31,8 +31,9 @@ use crate::store::open_store;
 use crate::store::patient::Patient;
 use crate::wal::chain::{Chain, ChainConfig, ChainError, LocalChain};
 use crate::wal::chain_id::ChainId;
-use crate::wal::file::FILE_HEADER_BYTES;
-use crate::wal::files::{Place, WalFiles};
+use crate::wal::file::{FILE_HEADER_BYTES, FileHeader};
+use crate::wal::files::{Aside, Place, WalFiles};
+use crate::wal::given_up::GivenUp;
 use crate::wal::recovery::{self, RecoveredFile};
 use crate::wal::recovery_point::RecoveryPoint;
 
@@ -44,6 +45,9 @@ const VERSION_BYTES_MAX: u64 = 64;
 /// Files that are full of batches that are as small as can be reach the limit of the write-ahead log when there are so many.
 const FILES_OF_BATCHES: usize = 4;
 const FILE_BATCHES_MIN: usize = 256;
+
+/// Where the file before ends, for one that was given up.
+const BEHIND_A_LOSS: u64 = 0;
 
 /// A store that fails just now gets this long to take the mark of this incarnation.
 const MARK_PATIENCE: Duration = Duration::from_secs(15);
@@ -120,7 +124,9 @@ pub async fn open(
     let mut shared =
         Shared::new(config, clock, meta, keys, store, segments, files, own_chain, counters, pace);
     shared.store_id = store_id;
+    let given_up = given_up(&shared.config, recovered.first().map(|file| &file.header))?;
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
+    let previous = leave_out(&given_up, &shared, previous);
     let chain = open_chain(&shared, previous)?;
     remember_end(&shared).await.map_err(|e| OpenError::Meta(e.to_string()))?;
     shared.free_unused();
@@ -326,6 +332,36 @@ fn take_unused(files: &WalFiles, recovered: &mut Vec<RecoveredFile>, file_bytes:
         files.retire(&unused.path, unused.file, file_bytes);
     }
     before
+}
+
+/// What a person has given up of the write-ahead log that concerns its files from the `oldest` on.
+fn given_up(config: &LogConfig, oldest: Option<&FileHeader>) -> Result<GivenUp, OpenError> {
+    let StoreUrl::File(dir) = &config.store else { return Ok(GivenUp::default()) };
+    let dir = wal_dir(dir, config.node_id);
+    let known = GivenUp::read(&dir);
+    match oldest {
+        // A file that was begun behind a loss knows what it needs.
+        Some(FileHeader { file_no, previous: Some((_, BEHIND_A_LOSS)), .. }) => {
+            known.prune(&dir, file_no + 1).map_err(io_at(&dir))
+        }
+        Some(oldest) => known.prune(&dir, oldest.file_no).map_err(io_at(&dir)),
+        // New files get numbers behind those that were given up.
+        None => Ok(known),
+    }
+}
+
+/// Lets partitions do without what was given up. Gives where the chain goes on: behind it.
+fn leave_out(given_up: &GivenUp, shared: &Shared, previous: Option<(u64, u64)>) -> Option<(u64, u64)> {
+    for place in given_up.places() {
+        tracing::warn!(
+            file = shared.files.describe(place.file_no),
+            position = place.position,
+            "records of the write-ahead log are lost, and were given up; offsets that are missing are answered as damaged"
+        );
+        shared.files.put_aside_when_freed(place.file_no, Aside::Damaged);
+        shared.unclaimed.lose(place);
+    }
+    previous.max(given_up.last_file().map(|last| (last, BEHIND_A_LOSS)))
 }
 
 /// Takes the write-ahead files over; their batches wait for the owners of their partitions. Gives the last file and the end of its

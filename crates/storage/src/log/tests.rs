@@ -34,6 +34,7 @@ impl Clock for TestClock {
 mod compaction;
 mod damage;
 mod foreign;
+mod given_up;
 mod identity;
 mod objects;
 mod scan;

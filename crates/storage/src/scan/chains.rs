@@ -27,9 +27,10 @@ const FOOTERS_AT_ONCE: usize = 64;
 #[derive(Debug)]
 struct ObjectIndex {
     object: Arc<str>,
-    /// 0 for an object in the place of a lost one.
     size_bytes: u64,
     entries: Vec<IndexEntry>,
+    /// Records that were in it are lost, and given up.
+    is_lost: bool,
 }
 
 type ChainIndex = BTreeMap<u64, ObjectIndex>;
@@ -71,7 +72,7 @@ impl Chains {
         record: ChainRecord,
         index: &mut ChainIndex,
     ) -> Result<(), Step> {
-        let ChainRecord { first_seq, sealed_at } = record;
+        let ChainRecord { first_seq, sealed_at, given_up } = record;
         let wal = |why: String| Step::Failed(ScanError::Wal(why));
         let end = match sealed_at {
             Some(end) => end,
@@ -90,7 +91,7 @@ impl Chains {
         };
         index.retain(|seq, _| (first_seq..end).contains(seq));
         let missing: Vec<u64> = (first_seq..end).filter(|seq| !index.contains_key(seq)).collect();
-        let reads = missing.into_iter().map(|seq| read_index(&*self.store, id, seq));
+        let reads = missing.into_iter().map(|seq| read_index(&*self.store, id, seq, given_up));
         let mut reads = stream::iter(reads).buffer_unordered(FOOTERS_AT_ONCE);
         loop {
             match reads.try_next().await {
@@ -112,14 +113,27 @@ async fn record_now(metadata: &Metadata, id: ChainId) -> Result<Option<ChainReco
     Ok(Some(ChainRecord::decode(&key, &kv.value)?))
 }
 
-/// Fails where an object does not tell all of its batches: rows would be missing in silence.
-async fn read_index(store: &dyn ObjectStore, id: ChainId, seq: u64) -> Result<(u64, ObjectIndex), Step> {
-    let Object { bytes: size_bytes, entries, damage } = read_object(store, id, seq).await.map_err(step)?;
+/// Fails where an object does not tell all of its batches, and was not given up: rows would be missing in silence.
+async fn read_index(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    seq: u64,
+    given_up: bool,
+) -> Result<(u64, ObjectIndex), Step> {
     let object: Arc<str> = id.object(seq).to_string().into();
-    match damage {
-        Damage::None | Damage::GivenUp | Damage::Salvaged { lost_entries: 0, .. } => {
-            Ok((seq, ObjectIndex { object, size_bytes, entries }))
+    let read = match read_object(store, id, seq).await {
+        Err(FootersError::Missing { .. }) if given_up => {
+            Object { bytes: 0, entries: Vec::new(), damage: Damage::GivenUp }
         }
+        read => read.map_err(step)?,
+    };
+    let Object { bytes: size_bytes, entries, damage } = read;
+    let lacks =
+        |is_lost| Ok((seq, ObjectIndex { object: Arc::clone(&object), size_bytes, entries, is_lost }));
+    match damage {
+        Damage::None | Damage::Salvaged { lost_entries: 0, .. } => lacks(false),
+        Damage::GivenUp => lacks(true),
+        Damage::Unreadable(_) | Damage::Salvaged { .. } if given_up => lacks(true),
         Damage::Unreadable(why) | Damage::Salvaged { why, .. } => {
             Err(Step::Failed(ScanError::Wal(format!("{object} is damaged: {why}"))))
         }
@@ -142,7 +156,7 @@ fn step(error: FootersError) -> Step {
 fn above(chains: &BTreeMap<ChainId, ChainIndex>, topic: TopicId) -> Above {
     let mut above = Above::default();
     for index in chains.values().flat_map(BTreeMap::values) {
-        if index.size_bytes == 0 {
+        if index.is_lost {
             above.given_up = Some(Arc::clone(&index.object));
         }
         for entry in index.entries.iter().filter(|entry| entry.partition.topic == topic) {

@@ -20,8 +20,9 @@ use super::tail::{Medium, TailBatch};
 use super::wal::Above;
 use crate::vectored::read_exact_at;
 use crate::wal::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
+use crate::wal::given_up::{GivenUp, Loss};
 use crate::wal::object::IndexEntry;
-use crate::wal::recovery::{self, Progress};
+use crate::wal::scan::{Progress, ReadOnError, read_on};
 
 /// A file in use, whatever becomes of its name.
 #[derive(Debug)]
@@ -71,12 +72,15 @@ impl LocalWal {
     /// Blocks.
     pub fn of_topic(&self, topic: TopicId) -> Result<Above, Step> {
         let mut known = self.known.lock();
-        let mut files = Vec::new();
+        let (mut files, mut above) = (Vec::new(), Above::default());
         for node in list(&self.dir)?.into_iter().filter(|path| path.is_dir()) {
-            files.extend(read_node(&node, &mut known)?);
+            let given_up = GivenUp::read(&node);
+            files.extend(read_node(&node, &given_up, &mut known)?);
+            if given_up.places().next().is_some() {
+                above.given_up = Some(GivenUp::path(&node).display().to_string().into());
+            }
         }
         known.retain(|path, _| files.contains(path));
-        let mut above = Above::default();
         for known in files.iter().filter_map(|path| known.get(path)) {
             let of_topic = known.batches.iter().filter(|(_, entry)| entry.partition.topic == topic);
             for (position, entry) in of_topic {
@@ -99,24 +103,30 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Step> {
 }
 
 /// Reads what the files of a node hold that was not read before. Gives their paths, oldest first.
-fn read_node(node: &Path, known: &mut HashMap<PathBuf, Known>) -> Result<Vec<PathBuf>, Step> {
+fn read_node(
+    node: &Path,
+    given_up: &GivenUp,
+    known: &mut HashMap<PathBuf, Known>,
+) -> Result<Vec<PathBuf>, Step> {
     let mut paths: Vec<_> =
         list(node)?.into_iter().filter_map(|path| Some((file::file_no(&path)?, path))).collect();
     paths.sort_unstable();
     for (i, (no, path)) in paths.iter().enumerate() {
         // Files are freed from the oldest on. A hole is a file that somebody took away, or a listing that was overtaken.
-        if i > 0 && paths[i - 1].0 + 1 != *no {
-            let missing = node.join(file::file_name(paths[i - 1].0 + 1));
+        let first = if i > 0 { paths[i - 1].0 + 1 } else { *no };
+        if first < *no && !given_up.has(&Loss::Files { first, last: no - 1 }) {
+            let missing = node.join(file::file_name(first));
             return Err(ScanError::Wal(format!("{} is missing", missing.display())).into());
         }
         let header = open(path, *no, known)?;
         // It says where the one before it ends.
-        if let Some((_, before)) = i.checked_sub(1).map(|i| &paths[i]) {
-            advance(known, before, header.previous.map(|(_, end)| end))?;
+        if let Some((no, before)) = i.checked_sub(1).map(|i| &paths[i]) {
+            let end = header.previous.filter(|(previous, _)| previous == no).map(|(_, end)| end);
+            advance(known, before, given_up, end)?;
         }
     }
     let Some((_, last)) = paths.last() else { return Ok(Vec::new()) };
-    advance(known, last, None)?;
+    advance(known, last, given_up, None)?;
     let known = &known[last];
     // An object can be read before it is on the disk. What a snapshot has must survive a power cut.
     match known.open.file.sync_data() {
@@ -172,20 +182,27 @@ fn open(path: &Path, no: u64, known: &mut HashMap<PathBuf, Known>) -> Result<Fil
 }
 
 /// Reads on in a file, up to the end that is known, or up to the last object that is there.
-fn advance(known: &mut HashMap<PathBuf, Known>, path: &Path, end: Option<u64>) -> Result<(), Step> {
+fn advance(
+    known: &mut HashMap<PathBuf, Known>,
+    path: &Path,
+    given_up: &GivenUp,
+    end: Option<u64>,
+) -> Result<(), Step> {
     let known = known.get_mut(path).expect("it was opened");
     if end.is_some_and(|end| end == known.progress.position) {
         return Ok(());
     }
-    let read = recovery::read_on(&known.open.file, &known.open.header, &mut known.progress, end);
+    let file_no = known.open.header.file_no;
+    let is_given_up = |position| given_up.has(&Loss::Place { file_no, position });
+    let read = read_on(&known.open.file, &known.open.header, &mut known.progress, end, is_given_up);
     let found = match read {
         Ok(found) => found,
         // Read from a file that is another one now.
         _ if !known.open.is_still_that() || known.open.is_unlinked() => return Err(moved(path)),
-        Err(recovery::ReadOnError::Io(source)) => {
+        Err(ReadOnError::Io(source)) => {
             return Err(ScanError::Io { path: path.to_owned(), source }.into());
         }
-        Err(recovery::ReadOnError::Damaged { position, why }) => {
+        Err(ReadOnError::Damaged { position, why }) => {
             let path = path.display();
             return Err(ScanError::Wal(format!(
                 "{path} is damaged at byte {position} ({why}), and acknowledged records follow"

@@ -56,8 +56,9 @@ pub fn check(scrub: &mut Scrub<'_>, nodes: Vec<PathBuf>, files: Vec<WalFile>) ->
         scrub.object_done(*size_bytes);
     }
     for node in nodes {
-        match recovery::read_all(&node) {
-            Ok(recovered) => {
+        match recovery::salvage(&node) {
+            Ok((recovered, losses)) => {
+                losses.iter().for_each(|(_, lost)| scrub.found(refused(&node, lost)));
                 for file in &recovered {
                     scrub.done.wal_objects += 1;
                     batches(scrub, file)?;
@@ -124,7 +125,9 @@ fn refused(node: &Path, error: &RecoveryError) -> Finding {
     let (path, position) = match error {
         RecoveryError::Damaged { path, position, .. } => (path.as_path(), *position),
         RecoveryError::Header { path, .. }
-        | RecoveryError::Missing(path)
+        | RecoveryError::NewerVersion { path, .. }
+        | RecoveryError::Unreadable { path, .. }
+        | RecoveryError::Missing { path, .. }
         | RecoveryError::FirstMissing { path, .. }
         | RecoveryError::LastMissing { path, .. } => (path.as_path(), 0),
         RecoveryError::Io { .. } => (node, 0),

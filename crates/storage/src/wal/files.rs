@@ -18,7 +18,7 @@ use crate::unlinked::free_gradually;
 use crate::vectored::read_exact_at;
 
 /// Where a durable batch stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub file_no: u64,
     pub position: u64,
@@ -51,8 +51,16 @@ enum Medium {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WhenFreed {
     Retire,
+    /// It is kept under another name, for this reason.
+    PutAside(Aside),
+}
+
+/// Why a file is kept for a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aside {
     /// It may be of another store.
-    PutAside,
+    Nameless,
+    Damaged,
 }
 
 /// An object of a chain in an object store.
@@ -203,7 +211,7 @@ impl WalFiles {
                 Medium::Disk { path, file, size_bytes, when_freed: WhenFreed::Retire } => {
                     self.retire(&path, file, size_bytes);
                 }
-                Medium::Disk { path, when_freed: WhenFreed::PutAside, .. } => put_aside(&path),
+                Medium::Disk { path, when_freed: WhenFreed::PutAside(why), .. } => put_aside(&path, why),
                 Medium::Memory(_) | Medium::Object(_) => {}
             }
         }
@@ -234,10 +242,10 @@ impl WalFiles {
     }
 
     /// A file is to be kept under another name when it is freed.
-    pub fn put_aside_when_freed(&self, file_no: u64) {
+    pub fn put_aside_when_freed(&self, file_no: u64, why: Aside) {
         if let Some(Entry { medium: Medium::Disk { when_freed, .. }, .. }) = self.inner.lock().entry(file_no)
         {
-            *when_freed = WhenFreed::PutAside;
+            *when_freed = WhenFreed::PutAside(why);
         }
     }
 
@@ -338,7 +346,7 @@ impl WalFiles {
         let mut files: Vec<(u64, Arc<File>)> = Vec::new();
         {
             let mut inner = self.inner.lock();
-            for (place, _) in wanted {
+            for (place, _) in wanted.iter().filter(|(_, size_bytes)| *size_bytes > 0) {
                 if files.iter().any(|(no, _)| *no == place.file_no) {
                     continue;
                 }
@@ -351,6 +359,10 @@ impl WalFiles {
             }
         }
         let read_one = |(place, size): &(Place, u32)| {
+            // It stands for what is missing between others.
+            if *size == 0 {
+                return Err(BatchLost::CutOff("it is lost, and was given up".to_owned()));
+            }
             let (_, file) = files.iter().find(|(no, _)| *no == place.file_no).expect("collected above");
             match read_exact_at(file, *size as usize, place.position) {
                 Ok(bytes) => Ok(bytes),
@@ -383,19 +395,38 @@ impl Inner {
     fn entry(&mut self, file_no: u64) -> Option<&mut Entry> {
         let first = self.entries.front()?.file_no;
         let index = usize::try_from(file_no.checked_sub(first)?).ok()?;
-        self.entries.get_mut(index).filter(|e| e.file_no == file_no)
+        match self.entries.get(index) {
+            Some(entry) if entry.file_no == file_no => self.entries.get_mut(index),
+            // Files were lost between.
+            Some(_) | None => {
+                let index = self.entries.binary_search_by_key(&file_no, |entry| entry.file_no).ok()?;
+                self.entries.get_mut(index)
+            }
+        }
     }
 }
 
-fn put_aside(path: &Path) {
-    let aside = path.with_extension(ASIDE_EXTENSION);
-    match std::fs::rename(path, &aside) {
-        Ok(()) => tracing::warn!(
+fn put_aside(path: &Path, why: Aside) {
+    match (rename_aside(path), why) {
+        (Ok(aside), Aside::Nameless) => tracing::warn!(
             file = %aside.display(),
             "put aside: it is of an earlier release and has records of topics that the metadata does not know. Remove it if these were deleted"
         ),
-        Err(error) => tracing::warn!(file = %path.display(), %error, "cannot put a write-ahead file aside"),
+        (Ok(aside), Aside::Damaged) => tracing::warn!(
+            file = %aside.display(),
+            "put aside: it is damaged, and all of its records that can be read are in segments. Remove it if nobody needs the others"
+        ),
+        (Err(error), _) => {
+            tracing::warn!(file = %path.display(), %error, "cannot put a write-ahead file aside")
+        }
     }
+}
+
+/// Gives a file, or whatever has its name, a name that is not a file's. Gives that.
+pub fn rename_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension(ASIDE_EXTENSION);
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 /// Whether a file was put aside.

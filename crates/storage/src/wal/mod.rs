@@ -10,10 +10,12 @@ pub mod cut_off;
 pub mod direct;
 pub mod file;
 pub mod files;
+pub mod given_up;
 pub mod object;
 pub mod recovery;
 pub mod recovery_point;
 pub mod salvage;
+pub mod scan;
 
 #[cfg(test)]
 mod tests;

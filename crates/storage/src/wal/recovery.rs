@@ -1,7 +1,7 @@
 //! Reading a chain of write-ahead files back after a start.
 //!
 //! The last file may end in an object that is not whole: it is left out ([`super::cut_off`]). Damage anywhere else means
-//! that acknowledged records are lost, and is refused with the file and the position. Below the
+//! that acknowledged records are lost, and is refused with the file and the position, unless a person has [given them up](super::given_up). Below the
 //! [recovery point](super::recovery_point), batches are not read, as they cannot be torn: their own CRCs tell a reader what a disk
 //! has lost since.
 
@@ -9,27 +9,23 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as AtomicOrdering};
 
-use bytes::Bytes;
 use kafscale_core::ids::{Offset, PartitionId};
 
 use super::cut_off::CutOff;
 use super::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
 use super::files::{is_aside, is_spare};
-use super::object::{self, HEADER_BYTES, HEADER_MAGIC, IndexEntry, ObjectError, ObjectHeader};
+use super::given_up::{GivenUp, Loss};
+use super::object::{self, IndexEntry};
 use super::recovery_point::RecoveryPoint;
+use super::scan::{self, Bounds, Scanned};
 use crate::vectored::read_exact_at;
 
 /// So many files are read at a time.
 const READERS: usize = 8;
-
-/// How much is read at a time where objects are small.
-const WINDOW_BYTES: u64 = 256 << 10;
-const SMALL_OBJECT_BYTES: u64 = 32 << 10;
 
 /// A file with the batches that it holds.
 #[derive(Debug)]
@@ -51,32 +47,45 @@ pub struct RecoveredFile {
 pub enum RecoveryError {
     #[error("cannot read {path}: {error}")]
     Io { path: PathBuf, error: io::Error },
+    /// The disk does not give it, or something else has its name.
+    #[error("the write-ahead file {path} cannot be read: {error}. Put it back from a copy. {WITHOUT_A_COPY}")]
+    Unreadable { path: PathBuf, error: io::Error },
     #[error(
         "the write-ahead file {path} is damaged at byte {position} ({why}), and acknowledged records follow. \
-         Restore the file from a copy; kafscale does not start on a log with a hole"
+         Put the file back from a copy. {WITHOUT_A_COPY}"
     )]
     Damaged { path: PathBuf, position: u64, why: String },
-    #[error("the write-ahead file {path}: {why}")]
+    #[error("the write-ahead file {path}: {why}. Put the file back from a copy. {WITHOUT_A_COPY}")]
     Header { path: PathBuf, why: FileHeaderError },
     #[error(
-        "the write-ahead file {0} is missing: its records are not in any segment yet. Put it back from a copy; kafscale does not start on \
-         a log with a hole"
+        "the write-ahead file {path}: it has format version {version}, this program knows an older one: use a newer kafscale"
     )]
-    Missing(PathBuf),
+    NewerVersion { path: PathBuf, version: u16 },
+    #[error(
+        "the write-ahead file {} is missing{}: there are files before and behind it, and acknowledged records that are in no segment may have been in it. \
+         Put it back from a copy. {WITHOUT_A_COPY}", path.display(), and_others(*others)
+    )]
+    Missing { path: PathBuf, others: u64 },
     /// Only the recovery point still tells of it.
     #[error(
         "the write-ahead file {path} is missing: {} says that the log began with it, and now it begins with {first}. If files were taken away, \
-         put them back from a copy. If recovery-point comes from an older copy, nothing is missing: delete it, and start again. Delete it \
-         also to give up what is missing: offsets that neither a segment nor a file has are answered with an error then",
+         put them back from a copy. If recovery-point comes from an older copy, nothing is missing: delete it, and start again. {WITHOUT_A_COPY}",
         point.display()
     )]
     FirstMissing { path: PathBuf, first: String, point: PathBuf },
     #[error(
         "the newest write-ahead file {path} is missing: {known}. {} says so, which was written when the file was begun and at the last clean \
-         stop. Put the file back from a copy. If its records are to be given up, delete recovery-point and make metadata of what is left with \
-         `kafscale restore --replace`: the log then ends before them, and consumers may have seen what is gone", point.display()
+         stop. Put the file back from a copy. {WITHOUT_A_COPY}; the log then ends before what is gone, and consumers may have seen that", point.display()
     )]
     LastMissing { path: PathBuf, point: PathBuf, known: String },
+}
+
+/// The way out of a loss.
+const WITHOUT_A_COPY: &str =
+    "Without one, `kafscale restore --accept-loss` serves everything else, and says what is lost";
+
+fn and_others(others: u64) -> String {
+    if others == 0 { String::new() } else { format!(", and {others} behind it") }
 }
 
 /// Who reads a directory.
@@ -99,6 +108,17 @@ pub fn read_all(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     read(dir, Reader::Onlooker)
 }
 
+/// What is left of a log: everything that can be read, and what is lost and was not given up before, with the reason.
+pub type Salvaged = (Vec<RecoveredFile>, Vec<(Loss, RecoveryError)>);
+
+/// Reads on behind whatever is lost. Nothing is changed. Errors are of what may be read another time.
+pub fn salvage(dir: &Path) -> Result<Salvaged, RecoveryError> {
+    let (files, mut losses) = read_whatever(dir, Reader::Onlooker)?;
+    let known = GivenUp::read(dir);
+    losses.retain(|(loss, _)| !known.has(loss));
+    Ok((files, losses))
+}
+
 /// The same, without reading the batches.
 pub fn read_indexes(dir: &Path) -> Result<Vec<RecoveredFile>, RecoveryError> {
     read(dir, Reader::Passerby)
@@ -119,16 +139,76 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
 pub fn is_sound(file: &File, position: u64, entry: &IndexEntry) -> io::Result<bool> {
     match read_exact_at(file, entry.size_bytes as usize, position) {
         Ok(bytes) => Ok(object::check_batch(&bytes, &IndexEntry { position: 0, ..*entry }).is_ok()),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof || scan::is_bad_sector(&e) => Ok(false),
         Err(e) => Err(e),
     }
 }
 
+/// Refuses what is lost and was not given up.
 fn read(dir: &Path, reader: Reader) -> Result<Vec<RecoveredFile>, RecoveryError> {
-    let io_at = |path: &Path| {
-        let path = path.to_owned();
-        move |error| RecoveryError::Io { path, error }
+    let (files, losses) = read_whatever(dir, reader)?;
+    let known = GivenUp::read(dir);
+    match losses.into_iter().find(|(loss, _)| !known.has(loss)) {
+        Some((_, refused)) => Err(refused),
+        None => Ok(files),
+    }
+}
+
+/// A file whose header is in order.
+struct Opened {
+    path: PathBuf,
+    file: File,
+    header: FileHeader,
+    written_end: u64,
+}
+
+fn read_whatever(dir: &Path, reader: Reader) -> Result<Salvaged, RecoveryError> {
+    let listed = list(dir, reader)?;
+    let (mut opened, mut losses) = (Vec::new(), Vec::new());
+    for (no, path) in &listed {
+        match open(*no, path, reader) {
+            Ok(file) => opened.push(file),
+            Err(error) if error.is_loss() => losses.push((Loss::Files { first: *no, last: *no }, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let point = RecoveryPoint::read(dir);
+    losses.extend(missing_ends(dir, point.as_ref(), &listed));
+    // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
+    for ((before, path), (next, _)) in listed.iter().zip(listed.iter().skip(1)) {
+        let (first, last) = (before + 1, next - 1);
+        if first <= last {
+            let path = path.with_file_name(file::file_name(first));
+            let missing = RecoveryError::Missing { path, others: last - first };
+            losses.push((Loss::Files { first, last }, missing));
+        }
+    }
+    let is_of = |point: &RecoveryPoint| {
+        opened.iter().any(|file| (file.header.file_no, file.header.salt) == (point.file_no, point.salt))
     };
+    let point = point.filter(is_of);
+    let read_one = |i: usize| {
+        let bounds = Bounds::of(&opened, i, point, reader);
+        scan(&opened[i], bounds)
+    };
+    let mut files = Vec::with_capacity(opened.len());
+    for (scanned, Opened { header, .. }) in side_by_side(opened.len(), read_one).into_iter().zip(&opened) {
+        match scanned {
+            Ok((file, of_file)) => {
+                files.push(file);
+                losses.extend(of_file);
+            }
+            Err(error) if error.is_loss() => {
+                losses.push((Loss::Files { first: header.file_no, last: header.file_no }, error));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((files, losses))
+}
+
+/// The write-ahead files of a directory, by number.
+fn list(dir: &Path, reader: Reader) -> Result<Vec<(u64, PathBuf)>, RecoveryError> {
     let mut paths = Vec::new();
     let listed = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -140,81 +220,125 @@ fn read(dir: &Path, reader: Reader) -> Result<Vec<RecoveredFile>, RecoveryError>
             Some(no) => paths.push((no, path)),
             None if is_spare(&path) || is_aside(&path) => {}
             None if path.extension().is_some_and(|e| e == "tmp") => {}
-            None if path == RecoveryPoint::path(dir) => {}
+            None if path == RecoveryPoint::path(dir) || path == GivenUp::path(dir) => {}
             // It is told of when the directory is read to be used.
             None if reader == Reader::Passerby => {}
             None => tracing::warn!(file = %path.display(), "ignored: not a write-ahead file"),
         }
     }
     paths.sort();
-    let mut opened = Vec::new();
-    for (no, path) in paths {
-        let file =
-            File::options().read(true).write(reader == Reader::Owner).open(&path).map_err(io_at(&path))?;
-        let written_end = written_end(&file).map_err(io_at(&path))?;
-        match FileHeader::read(&file).map_err(io_at(&path))? {
-            Ok(header) if header.file_no == no => opened.push((path, file, header, written_end)),
-            Ok(_) => return Err(RecoveryError::Header { path, why: FileHeaderError::Damaged }),
-            Err(why) => return Err(RecoveryError::Header { path, why }),
+    Ok(paths)
+}
+
+fn io_at(path: &Path) -> impl Fn(io::Error) -> RecoveryError {
+    let path = path.to_owned();
+    move |error| match is_lost(&error) {
+        true => RecoveryError::Unreadable { path: path.clone(), error },
+        false => RecoveryError::Io { path: path.clone(), error },
+    }
+}
+
+/// Whether the disk cannot read it, or it is no file: another time it is the same.
+fn is_lost(error: &io::Error) -> bool {
+    scan::is_bad_sector(error) || matches!(error.kind(), io::ErrorKind::InvalidInput)
+}
+
+fn open(no: u64, path: &Path, reader: Reader) -> Result<Opened, RecoveryError> {
+    let failed = io_at(path);
+    let is_file = match std::fs::metadata(path) {
+        // A link to nothing, or to itself.
+        Err(_) if path.is_symlink() => false,
+        found => found.map_err(&failed)?.is_file(),
+    };
+    // Whoever opens a pipe waits for its other end.
+    if !is_file {
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")));
+    }
+    let file = File::options().read(true).write(reader == Reader::Owner).open(path).map_err(&failed)?;
+    let written_end = scan::written_end(&file).map_err(&failed)?;
+    let path = path.to_owned();
+    match FileHeader::read(&file).map_err(failed)? {
+        Ok(header) if header.file_no == no => Ok(Opened { path, file, header, written_end }),
+        Ok(_) => Err(RecoveryError::Header { path, why: FileHeaderError::Damaged }),
+        Err(FileHeaderError::NewerVersion(version)) => Err(RecoveryError::NewerVersion { path, version }),
+        Err(why) => Err(RecoveryError::Header { path, why }),
+    }
+}
+
+impl RecoveryError {
+    /// What is lost, without what can be done.
+    pub fn what(&self) -> String {
+        match self {
+            RecoveryError::Io { path, error } | RecoveryError::Unreadable { path, error } => {
+                format!("{} cannot be read ({error})", path.display())
+            }
+            RecoveryError::Damaged { path, position, why } => {
+                format!("{} is damaged at byte {position} ({why})", path.display())
+            }
+            RecoveryError::Header { path, why } => format!("{}: {why}", path.display()),
+            RecoveryError::NewerVersion { path, version } => {
+                format!("{} has format version {version}", path.display())
+            }
+            RecoveryError::Missing { path, others } => {
+                format!("{} is missing{}", path.display(), and_others(*others))
+            }
+            RecoveryError::FirstMissing { path, first, .. } => {
+                format!("{} is missing, and whatever was between it and {first}", path.display())
+            }
+            RecoveryError::LastMissing { path, known, .. } => {
+                format!("{} is missing; {known}", path.display())
+            }
         }
     }
-    let file_no =
-        |file: Option<&(PathBuf, File, FileHeader, u64)>| file.map(|(_, _, header, _)| header.file_no);
-    check_ends(dir, file_no(opened.first()), file_no(opened.last()))?;
-    let is_of = |point: &RecoveryPoint| {
-        opened.iter().any(|(_, _, header, _)| (header.file_no, header.salt) == (point.file_no, point.salt))
-    };
-    let point = RecoveryPoint::read(dir).filter(is_of);
-    // Files are freed in order, so that a hole in the numbers is a file that somebody took away.
-    for ((path, _, header, _), (_, _, next, _)) in opened.iter().zip(opened.iter().skip(1)) {
-        if next.file_no != header.file_no + 1 {
-            return Err(RecoveryError::Missing(path.with_file_name(file::file_name(header.file_no + 1))));
+
+    /// What has the name of a file, and is lost as a whole.
+    pub fn unreadable(&self) -> Option<&Path> {
+        match self {
+            RecoveryError::Unreadable { path, .. } | RecoveryError::Header { path, .. } => Some(path),
+            RecoveryError::Io { .. }
+            | RecoveryError::Damaged { .. }
+            | RecoveryError::NewerVersion { .. }
+            | RecoveryError::Missing { .. }
+            | RecoveryError::FirstMissing { .. }
+            | RecoveryError::LastMissing { .. } => None,
         }
     }
-    let read_one = |i: usize| {
-        let (path, file, header, written_end) = &opened[i];
-        let next = opened.get(i + 1).map(|(_, _, header, _)| header);
-        // A point behind a file's beginning is that of a clean end.
-        let clean_end = point.filter(|p| p.file_no == header.file_no && p.position > FILE_HEADER_BYTES);
-        let known_end = match next {
-            Some(next) => next.previous.map(|p| p.1),
-            None => clean_end.map(|p| p.position),
-        };
-        let whole_to = point.map_or(0, |point| match header.file_no.cmp(&point.file_no) {
-            Ordering::Less => u64::MAX,
-            Ordering::Equal => point.position,
-            Ordering::Greater => 0,
-        });
-        let whole_to = if reader == Reader::Passerby { u64::MAX } else { whole_to };
-        let bounds = Bounds { known_end, written_end: *written_end, whole_to };
-        let scanned = scan(path, file, header, bounds)?;
-        let file = Arc::new(file.try_clone().map_err(io_at(path))?);
-        let Scanned { end, batches, damaged, cut_off } = scanned;
-        Ok(RecoveredFile { path: path.clone(), file, header: *header, end, batches, damaged, cut_off })
-    };
-    side_by_side(opened.len(), read_one).into_iter().collect()
+
+    /// Whether what it tells of is there at no other time either.
+    pub fn is_loss(&self) -> bool {
+        !matches!(self, RecoveryError::Io { .. } | RecoveryError::NewerVersion { .. })
+    }
 }
 
 /// The log does not begin and end where files do, but where they were said to: the recovery point names the oldest and the newest one. An older point, which a power
 /// cut may bring back, names an older newest one; it is never older than the last time that a file was freed.
-fn check_ends(dir: &Path, first: Option<u64>, last: Option<u64>) -> Result<(), RecoveryError> {
-    let oldest = RecoveryPoint::read(dir).and_then(|point| point.oldest);
-    if let (Some(oldest), Some(first)) = (oldest, first)
+fn missing_ends(
+    dir: &Path,
+    point: Option<&RecoveryPoint>,
+    listed: &[(u64, PathBuf)],
+) -> Vec<(Loss, RecoveryError)> {
+    let Some(point) = point else { return Vec::new() };
+    let (first, last) = (listed.first().map(|(no, _)| *no), listed.last().map(|(no, _)| *no));
+    let mut missing = Vec::new();
+    let at = RecoveryPoint::path(dir);
+    if let (Some(oldest), Some(first)) = (point.oldest, first)
         && oldest < first
     {
-        let (path, first) = (dir.join(file::file_name(oldest)), file::file_name(first));
-        return Err(RecoveryError::FirstMissing { path, first, point: RecoveryPoint::path(dir) });
+        let path = dir.join(file::file_name(oldest));
+        let error = RecoveryError::FirstMissing { path, first: file::file_name(first), point: at.clone() };
+        missing.push((Loss::Files { first: oldest, last: first - 1 }, error));
     }
-    let Some(point) = RecoveryPoint::read(dir).filter(|point| last.is_none_or(|last| point.file_no > last))
-    else {
-        return Ok(());
-    };
-    let known = match point.position.saturating_sub(FILE_HEADER_BYTES) {
-        0 => "how many acknowledged records it held is not known".to_owned(),
-        bytes => format!("it held {bytes} bytes of acknowledged records at the last clean stop"),
-    };
-    let path = dir.join(file::file_name(point.file_no));
-    Err(RecoveryError::LastMissing { path, point: RecoveryPoint::path(dir), known })
+    if last.is_none_or(|last| point.file_no > last) {
+        let known = match point.position.saturating_sub(FILE_HEADER_BYTES) {
+            0 => "how many acknowledged records it held is not known".to_owned(),
+            bytes => format!("it held {bytes} bytes of acknowledged records at the last clean stop"),
+        };
+        let first = last.map_or(point.oldest.unwrap_or(point.file_no), |last| last + 1);
+        let path = dir.join(file::file_name(point.file_no));
+        let loss = Loss::Files { first: first.min(point.file_no), last: point.file_no };
+        missing.push((loss, RecoveryError::LastMissing { path, point: at, known }));
+    }
+    missing
 }
 
 /// Calls `read` with every number below `count`, some at a time, as each waits for the disk most of its time.
@@ -234,176 +358,42 @@ fn side_by_side<T: Send>(count: usize, read: impl Fn(usize) -> T + Sync) -> Vec<
     done.into_iter().map(|(_, read)| read).collect()
 }
 
-/// What is known of a file before it is read.
-struct Bounds {
-    /// Where this one ends, as the next file says, or the end of the process that wrote it.
-    known_end: Option<u64>,
-    /// Damage is searched for up to here only; objects are read wherever they are.
-    written_end: u64,
-    /// Objects that begin before this are whole.
-    whole_to: u64,
-}
-
-/// What one file holds: see [`RecoveredFile`].
-#[derive(Default)]
-struct Scanned {
-    end: u64,
-    batches: Vec<(u64, IndexEntry)>,
-    damaged: Vec<(u64, IndexEntry)>,
-    cut_off: Option<CutOff>,
-}
-
-/// Reads the objects of one file.
-fn scan(path: &Path, file: &File, header: &FileHeader, bounds: Bounds) -> Result<Scanned, RecoveryError> {
-    let Bounds { known_end, written_end, whole_to } = bounds;
-    let io = |error| RecoveryError::Io { path: path.to_owned(), error };
-    let file_bytes = file.metadata().map_err(io)?.len();
-    let (mut position, mut seq, mut scanned) = (FILE_HEADER_BYTES, header.first_seq, Scanned::default());
-    let mut window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
-    loop {
-        scanned.end = position;
-        if known_end == Some(position) {
-            return Ok(scanned);
-        }
-        let read = if position < whole_to { ReadAs::Whole } else { ReadAs::MaybeTorn };
-        let mut found = read_object(&mut window, position, (header, seq), read).map_err(io)?;
-        // What follows shows that this one was whole once.
-        let followed = found.is_err()
-            && (known_end.is_some() || find_object(file, position, written_end, header, seq).map_err(io)?);
-        let body_at = position + HEADER_BYTES as u64;
-        let placed = |entry: IndexEntry| (body_at + entry.position, entry);
-        if found.is_err() && followed && matches!(read, ReadAs::MaybeTorn) {
-            found = read_object(&mut window, position, (header, seq), ReadAs::Whole).map_err(io)?;
-            // Header, index and footer are in order: whoever reads a batch that is not is told.
-            for (at, entry) in found.iter().flat_map(|(_, index)| index.iter().copied().map(placed)) {
-                if !is_sound(file, at, &entry).map_err(io)? {
-                    scanned.damaged.push((at, entry));
-                }
-            }
-        }
-        match found {
-            Ok((object, index)) => {
-                scanned.batches.extend(index.into_iter().map(placed));
-                position += object.object_bytes();
-                seq += 1;
-            }
-            Err(why) if followed => {
-                let why = why.to_string();
-                return Err(RecoveryError::Damaged { path: path.to_owned(), position, why });
-            }
-            Err(ObjectError::NoMagic) => return Ok(scanned),
-            Err(why) => {
-                scanned.cut_off = Some(CutOff::read(path.to_owned(), file, position, why).map_err(io)?);
-                return Ok(scanned);
-            }
-        }
+impl Bounds {
+    fn of(opened: &[Opened], i: usize, point: Option<RecoveryPoint>, reader: Reader) -> Bounds {
+        let Opened { header, written_end, .. } = &opened[i];
+        // A point behind a file's beginning is that of a clean end.
+        let clean_end = point.filter(|p| p.file_no == header.file_no && p.position > FILE_HEADER_BYTES);
+        let known_end = match opened.get(i + 1) {
+            // That of a file that is lost is not this one's.
+            Some(next) => next.header.previous.filter(|(no, _)| *no == header.file_no).map(|(_, end)| end),
+            None => clean_end.map(|p| p.position),
+        };
+        let whole_to = point.map_or(0, |point| match header.file_no.cmp(&point.file_no) {
+            Ordering::Less => u64::MAX,
+            Ordering::Equal => point.position,
+            Ordering::Greater => 0,
+        });
+        let whole_to = if reader == Reader::Passerby { u64::MAX } else { whole_to };
+        Bounds { known_end, written_end: *written_end, whole_to }
     }
 }
 
-type Object = (ObjectHeader, Vec<IndexEntry>);
-
-#[derive(Clone, Copy)]
-enum ReadAs {
-    Whole,
-    MaybeTorn,
-}
-
-/// Reads a file from its front to its end. Small objects are read many at a time; of large ones only what is asked for.
-struct Window<'a> {
-    file: &'a File,
-    file_bytes: u64,
-    from: u64,
-    bytes: Bytes,
-    /// Whether the last object was.
-    small: bool,
-}
-
-impl Window<'_> {
-    fn read(&mut self, position: u64, size_bytes: usize) -> io::Result<&[u8]> {
-        let end = position + size_bytes as u64;
-        if position < self.from || end > self.from + self.bytes.len() as u64 {
-            let ahead = if self.small { WINDOW_BYTES } else { 0 };
-            let wanted = ahead.min(self.file_bytes.saturating_sub(position)).max(size_bytes as u64);
-            (self.bytes, self.from) = (read_exact_at(self.file, wanted as usize, position)?, position);
-        }
-        Ok(&self.bytes[(position - self.from) as usize..][..size_bytes])
-    }
-}
-
-fn read_object(
-    window: &mut Window<'_>,
-    position: u64,
-    (owner, seq): (&FileHeader, u64),
-    read: ReadAs,
-) -> io::Result<Result<Object, ObjectError>> {
-    if position + HEADER_BYTES as u64 > window.file_bytes {
-        let left = window.file_bytes.saturating_sub(position) as usize;
-        let is_one = left >= HEADER_MAGIC.len() && window.read(position, left)?.starts_with(&HEADER_MAGIC);
-        return Ok(Err(if is_one { ObjectError::Damaged("it is cut off") } else { ObjectError::NoMagic }));
-    }
-    let header = match ObjectHeader::decode(window.read(position, HEADER_BYTES)?) {
-        Ok(header) => header,
-        Err(e) => return Ok(Err(e)),
-    };
-    if header.id.salt != owner.salt || header.id.seq != seq {
-        return Ok(Err(ObjectError::NoMagic));
-    }
-    if header.object_bytes() > window.file_bytes - position {
-        return Ok(Err(ObjectError::Damaged("it is cut off")));
-    }
-    window.small = header.object_bytes() < SMALL_OBJECT_BYTES;
-    Ok(match read {
-        ReadAs::Whole => {
-            let before = HEADER_BYTES as u64 + header.body_bytes;
-            let tail = window.read(position + before, (header.object_bytes() - before) as usize)?;
-            object::decode_tail(&header, tail).map(|index| (header, index))
-        }
-        ReadAs::MaybeTorn => {
-            let object = window.read(position, header.object_bytes() as usize)?;
-            object::decode(object)
-        }
-    })
-}
-
-/// Whether a later object of this file begins anywhere after `from`: then what is at `from` is no torn tail,
-/// because an object is written only when all before it are durable.
-fn find_object(file: &File, from: u64, file_bytes: u64, owner: &FileHeader, seq: u64) -> io::Result<bool> {
-    const CHUNK_BYTES: usize = 1 << 20;
-    let magic = memchr::memmem::Finder::new(&HEADER_MAGIC);
-    let mut buffer = vec![0; CHUNK_BYTES + HEADER_BYTES];
-    let mut at = from + 1;
-    while at < file_bytes {
-        let n = buffer.len().min((file_bytes - at) as usize);
-        file.read_exact_at(&mut buffer[..n], at)?;
-        for start in magic.find_iter(&buffer[..n]) {
-            if let Ok(header) = ObjectHeader::decode(&buffer[start..n])
-                && header.id.salt == owner.salt
-                && header.id.seq > seq
-            {
-                return Ok(true);
-            }
-        }
-        at += CHUNK_BYTES as u64;
-    }
-    Ok(false)
-}
-
-/// Where the last part of the file ends that was ever written. A file that was never full is mostly blocks that are
-/// reserved only, and searching those would be most of the time of a start. To be asked before the file is read: what
-/// was read is in the page cache, and counts as written.
-fn written_end(file: &File) -> io::Result<u64> {
-    use rustix::fs::{SeekFrom, seek};
-    let (file_bytes, mut end) = (file.metadata()?.len(), 0);
-    loop {
-        let part = seek(file, SeekFrom::Data(end)).and_then(|from| seek(file, SeekFrom::Hole(from)));
-        match part {
-            Ok(part_end) if part_end > end => end = part_end,
-            Err(rustix::io::Errno::NXIO) => return Ok(end),
-            // A file system that cannot tell has data everywhere.
-            Ok(_) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => return Ok(file_bytes),
-            Err(e) => return Err(e.into()),
-        }
-    }
+/// Reads a file, and what is lost of it.
+fn scan(
+    opened: &Opened,
+    bounds: Bounds,
+) -> Result<(RecoveredFile, Vec<(Loss, RecoveryError)>), RecoveryError> {
+    let Opened { path, file, header, .. } = opened;
+    let scanned = scan::objects(path, file, header, &bounds).map_err(io_at(path))?;
+    let Scanned { end, batches, damaged, cut_off, lost } = scanned;
+    let losses = lost.into_iter().map(|(position, why)| {
+        let error = RecoveryError::Damaged { path: path.clone(), position, why: why.to_string() };
+        (Loss::Place { file_no: header.file_no, position }, error)
+    });
+    let file = Arc::new(file.try_clone().map_err(io_at(path))?);
+    let recovered =
+        RecoveredFile { path: path.clone(), file, header: *header, end, batches, damaged, cut_off };
+    Ok((recovered, losses.collect()))
 }
 
 /// Where the partitions of a log end.
@@ -414,75 +404,4 @@ pub fn ends(files: &[RecoveredFile]) -> HashMap<PartitionId, Offset> {
         *end = entry.last_offset.plus(1).max(*end);
     }
     ends
-}
-
-/// How far a file was read by one who comes back to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Where the next object is to begin.
-    pub position: u64,
-    pub next_seq: u64,
-    /// Whether nothing was found behind the end when it was first reached.
-    pub is_looked_through: bool,
-}
-
-/// Why an onlooker does not read on.
-#[derive(Debug)]
-pub enum ReadOnError {
-    Io(io::Error),
-    Damaged { position: u64, why: ObjectError },
-}
-
-impl From<io::Error> for ReadOnError {
-    fn from(error: io::Error) -> ReadOnError {
-        ReadOnError::Io(error)
-    }
-}
-
-/// The end of a file was looked through before: what has been added since begins not far behind it.
-const LOOKED_AT_BYTES: u64 = 4 << 20;
-
-/// Reads the objects from where `progress` stands, up to `known_end`, or up to the last one that is whole. The file may be written at the
-/// same time; nothing is changed in it. Objects up to a known end are taken by their headers, indexes and footers, others are
-/// compared with all their checksums. After an error, `progress` is where it was.
-pub fn read_on(
-    file: &File,
-    owner: &FileHeader,
-    progress: &mut Progress,
-    known_end: Option<u64>,
-) -> Result<Vec<(u64, IndexEntry)>, ReadOnError> {
-    let file_bytes = file.metadata()?.len();
-    let mut window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
-    let (mut at, mut batches) = (*progress, Vec::new());
-    let read_as = if known_end.is_some() { ReadAs::Whole } else { ReadAs::MaybeTorn };
-    while known_end != Some(at.position) {
-        let mut found = read_object(&mut window, at.position, (owner, at.next_seq), read_as)?;
-        if let Err(why) = &found {
-            // Objects are written one at a time: a later one shows that this one is there, by now.
-            let search_to = if at.is_looked_through {
-                file_bytes.min(at.position + LOOKED_AT_BYTES)
-            } else {
-                written_end(file)?
-            };
-            let followed =
-                known_end.is_some() || find_object(file, at.position, search_to, owner, at.next_seq)?;
-            if !followed {
-                at.is_looked_through = true;
-                break;
-            }
-            let why = why.clone();
-            window = Window { file, file_bytes, from: 0, bytes: Bytes::new(), small: true };
-            found = read_object(&mut window, at.position, (owner, at.next_seq), ReadAs::Whole)?;
-            if found.is_err() {
-                return Err(ReadOnError::Damaged { position: at.position, why });
-            }
-        }
-        let Ok((object, index)) = found else { break };
-        let body_at = at.position + HEADER_BYTES as u64;
-        batches.extend(index.into_iter().map(|entry| (body_at + entry.position, entry)));
-        at.position += object.object_bytes();
-        at.next_seq += 1;
-    }
-    *progress = at;
-    Ok(batches)
 }

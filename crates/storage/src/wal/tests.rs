@@ -16,8 +16,9 @@ use uuid::Uuid;
 use super::chain::{Chain, ChainConfig, LocalChain};
 use super::file::{FILE_HEADER_BYTES, file_name};
 use super::files::WalFiles;
+use super::given_up::{GivenUp, Loss};
 use super::object::{self, HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
-use super::recovery::{RecoveredFile, RecoveryError, ends, recover, remove_unfinished};
+use super::recovery::{RecoveredFile, RecoveryError, ends, recover, remove_unfinished, salvage};
 use super::recovery_point::RecoveryPoint;
 use crate::testing::batch_bytes;
 
@@ -29,7 +30,11 @@ fn config(file_bytes: u64) -> ChainConfig {
 
 /// An object of one batch with `records` records from `base` on.
 fn one(base: i64, records: i32) -> (Vec<IndexEntry>, Vec<Bytes>) {
-    let bytes = batch_bytes(base, records, 100);
+    sized(base, records, 100)
+}
+
+fn sized(base: i64, records: i32, value_bytes: usize) -> (Vec<IndexEntry>, Vec<Bytes>) {
+    let bytes = batch_bytes(base, records, value_bytes);
     let header = BatchHeader::parse(&bytes).unwrap();
     let entry = IndexEntry {
         partition: PARTITION,
@@ -260,7 +265,121 @@ fn a_missing_file_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
     written(dir.path(), 50, 16 << 10);
     std::fs::remove_file(dir.path().join(file_name(1))).unwrap();
-    assert!(matches!(recover(dir.path()), Err(RecoveryError::Missing(_))));
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::Missing { .. })));
+}
+
+/// What is left behind every kind of loss, and that a start refuses each until it is given up.
+#[test]
+fn everything_else_is_read_around_whatever_is_lost() {
+    let of_file = |no: i64| (no * 3..no * 3 + 3).map(|i| i * 10);
+    type Harm = fn(&Path);
+    let file = |dir: &Path, no: u64| dir.join(file_name(no));
+    let remove: Harm = |dir| std::fs::remove_file(dir.join(file_name(2))).unwrap();
+    let cases: [(&str, Harm, Vec<i64>, usize); 9] = [
+        ("one is missing", remove, of_file(2).collect(), 1),
+        (
+            "the first is missing",
+            |dir| std::fs::remove_file(dir.join(file_name(0))).unwrap(),
+            of_file(0).collect(),
+            1,
+        ),
+        (
+            "the last is missing",
+            |dir| std::fs::remove_file(dir.join(file_name(5))).unwrap(),
+            of_file(5).collect(),
+            1,
+        ),
+        (
+            "two are missing",
+            |dir| [1, 3].iter().for_each(|no| std::fs::remove_file(dir.join(file_name(*no))).unwrap()),
+            of_file(1).chain(of_file(3)).collect(),
+            2,
+        ),
+        (
+            "neighbours are missing",
+            |dir| [1, 2].iter().for_each(|no| std::fs::remove_file(dir.join(file_name(*no))).unwrap()),
+            of_file(1).chain(of_file(2)).collect(),
+            1,
+        ),
+        (
+            "a header is damaged",
+            |dir| {
+                let file = File::options().write(true).open(dir.join(file_name(2))).unwrap();
+                file.write_all_at(&[0xff; 40], 20).unwrap();
+            },
+            of_file(2).collect(),
+            1,
+        ),
+        (
+            "a directory has its name",
+            |dir| {
+                std::fs::remove_file(dir.join(file_name(2))).unwrap();
+                std::fs::create_dir(dir.join(file_name(2))).unwrap();
+            },
+            of_file(2).collect(),
+            1,
+        ),
+        (
+            "an object in the middle is damaged",
+            |dir| damage_objects(&dir.join(file_name(2)), 1..2),
+            vec![70],
+            1,
+        ),
+        (
+            "a file is cut off",
+            |dir| {
+                let bytes = std::fs::metadata(dir.join(file_name(2))).unwrap().len();
+                let file = File::options().write(true).open(dir.join(file_name(2))).unwrap();
+                file.set_len(bytes / 2).unwrap();
+            },
+            vec![70, 80],
+            1,
+        ),
+    ];
+    for (what, harm, lost, count) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        written_in_threes(dir, 18);
+        assert_eq!(recover(dir).unwrap().len(), 6, "files of three objects");
+        harm(dir);
+        let refused = recover(dir).unwrap_err();
+        assert!(refused.to_string().contains("kafscale restore --accept-loss"), "{what}: {refused}");
+        let (files, losses) = salvage(dir).unwrap();
+        let left: Vec<i64> = expect(18).into_iter().filter(|base| !lost.contains(base)).collect();
+        assert_eq!(offsets(&files), left, "{what}");
+        assert_eq!(losses.len(), count, "{what}: {losses:?}");
+
+        let losses: Vec<Loss> = losses.into_iter().map(|(loss, _)| loss).collect();
+        GivenUp::add(dir, &losses).unwrap();
+        RecoveryPoint::remove(dir).unwrap();
+        assert_eq!(offsets(&recover(dir).unwrap()), left, "{what}: given up");
+        // Another loss between files is refused all the same.
+        std::fs::remove_file(file(dir, if lost == [150, 160, 170] { 3 } else { 4 })).unwrap();
+        assert!(recover(dir).is_err(), "{what}");
+    }
+}
+
+/// Files of three objects of one batch of ten records each, after a clean end.
+fn written_in_threes(dir: &Path, count: i64) {
+    // An object has some 3,900 bytes.
+    let (files, file_bytes) = (Arc::new(WalFiles::default()), 16 << 10);
+    let mut chain = Chain::from(LocalChain::new(dir, config(file_bytes), files, None));
+    for i in 0..count {
+        let (index, batches) = sized(i * 10, 10, 350);
+        chain.append(&index, &batches).unwrap();
+    }
+    chain.close();
+}
+
+/// Overwrites headers and ends of objects of a file, by their places in it.
+fn damage_objects(path: &Path, which: std::ops::Range<usize>) {
+    let (files, _) = salvage(path.parent().unwrap()).unwrap();
+    let of_file = files.iter().find(|file| file.path == path).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    for (position, entry) in &of_file.batches[which] {
+        file.write_all_at(&[0xee; 20], position - HEADER_BYTES as u64 + 8).unwrap();
+        file.write_all_at(&[0xee; 60], position + u64::from(entry.size_bytes)).unwrap();
+    }
 }
 
 fn records_of(recovered: &[RecoveredFile]) -> String {
@@ -400,7 +519,8 @@ fn a_file_header_of_a_newer_version_is_refused() {
     let crc = crc::crc32c(&header[..76]);
     header[76..].copy_from_slice(&crc.to_be_bytes());
     file.write_all_at(&header, 0).unwrap();
-    assert!(matches!(recover(dir.path()), Err(RecoveryError::Header { .. })));
+    assert!(matches!(recover(dir.path()), Err(RecoveryError::NewerVersion { version: 200.., .. })));
+    assert!(salvage(dir.path()).is_err(), "it is not lost");
     assert_eq!(FILE_HEADER_BYTES, 4096);
 }
 

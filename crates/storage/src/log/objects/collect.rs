@@ -102,7 +102,7 @@ async fn forget(
     revision: Revision,
 ) -> Result<Option<Revision>, String> {
     let key = shared.keys.chain(id.node_id, id.incarnation);
-    let record = ChainRecord { first_seq: sealed_at, sealed_at: Some(sealed_at) };
+    let record = ChainRecord { first_seq: sealed_at, sealed_at: Some(sealed_at), given_up: false };
     let txn = Txn::new().when(Compare::mod_revision(&key, revision)).and_then(Op::put(&key, record.encode()));
     let outcome = shared.meta.txn(txn).await.map_err(|e| e.to_string())?;
     Ok(outcome.succeeded.then_some(outcome.revision))

@@ -61,7 +61,7 @@ pub struct ChainIndex {
 pub struct LostObject {
     pub seq: u64,
     pub why: String,
-    /// A person put an empty one in its place: the records are given up.
+    /// A person put an empty one in its place, or restored without it: the records are given up.
     pub given_up: bool,
 }
 
@@ -185,6 +185,7 @@ pub async fn read_chain(
     let end = record.sealed_at.unwrap_or(record.first_seq);
     let mut chain =
         ChainIndex { id, by_partition: HashMap::new(), lost: Vec::new(), damaged: HashMap::new() };
+    let given_up = record.given_up;
     // In the order of the chain.
     let (mut left, mut reads) = (record.first_seq..end, FuturesOrdered::new());
     loop {
@@ -196,9 +197,9 @@ pub async fn read_chain(
         let Some((seq, read)) = reads.next().await else { break };
         match read {
             Err(FootersError::Missing { .. }) if absent == Absent::IsLost => {
-                chain.lose(seq, "it is missing".to_owned(), false);
+                chain.lose(seq, "it is missing".to_owned(), given_up);
             }
-            read => chain.add(seq, read?),
+            read => chain.add(seq, read?, given_up),
         }
     }
     tracing::info!(
@@ -214,19 +215,20 @@ pub async fn read_chain(
 }
 
 impl ChainIndex {
-    fn add(&mut self, seq: u64, object: Object) {
+    /// What is lost of it is `given_up`, where the chain's record says so.
+    fn add(&mut self, seq: u64, object: Object, given_up: bool) {
         let Object { bytes: object_bytes, entries, damage } = object;
         match damage {
             Damage::None => {}
             Damage::GivenUp => self.lose(seq, "its records were given up".to_owned(), true),
-            Damage::Unreadable(why) => self.lose(seq, why, false),
+            Damage::Unreadable(why) => self.lose(seq, why, given_up),
             Damage::Salvaged { why, lost_entries } => {
                 tracing::warn!(
                     object = %self.id.object(seq), why, batches = entries.len(), lost_entries,
                     "an object of the write-ahead log is damaged; what the rest of it says of its batches is served"
                 );
                 if lost_entries > 0 {
-                    self.lose(seq, why.clone(), false);
+                    self.lose(seq, why.clone(), given_up);
                 }
                 self.damaged.insert(seq, why);
             }

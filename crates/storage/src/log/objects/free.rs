@@ -64,7 +64,7 @@ async fn publish(shared: &Shared, chain: &OwnChain, first_seq: u64) -> kafscale_
     let key = chain.key(&shared.keys);
     loop {
         let revision = chain.record.lock().1;
-        let record = ChainRecord { first_seq, sealed_at: None };
+        let record = ChainRecord { first_seq, ..ChainRecord::default() };
         let txn =
             Txn::new().when(Compare::mod_revision(&key, revision)).and_then(Op::put(&key, record.encode()));
         let outcome = shared.meta.txn(txn).await?;

@@ -9,8 +9,8 @@ use crate::{IdentityError, RestoreOptions, Restored, restore};
 
 async fn replace(fixture: &Fixture) -> Result<Restored, String> {
     let metadata = Metadata::new(fixture.meta.clone(), "test").unwrap();
-    let options = RestoreOptions { dry_run: false, replace: true };
-    restore(&fixture.config.store, &metadata, NOW_MS, options).await
+    let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
+    restore(&fixture.config.store, &metadata, NOW_MS, options).await.map_err(|e| e.to_string())
 }
 
 /// The snapshots of a directory, from the oldest on.

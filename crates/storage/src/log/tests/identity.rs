@@ -71,7 +71,8 @@ pub(super) async fn refusal(fixture: &mut Fixture) -> IdentityError {
 
 async fn run(fixture: &Fixture, dry_run: bool) -> Result<Restored, String> {
     let metadata = Metadata::new(fixture.meta.clone(), "test").unwrap();
-    restore(&fixture.config.store, &metadata, NOW_MS, RestoreOptions { dry_run, replace: false }).await
+    let options = RestoreOptions { dry_run, ..RestoreOptions::default() };
+    restore(&fixture.config.store, &metadata, NOW_MS, options).await.map_err(|e| e.to_string())
 }
 
 pub(super) async fn check_served(fixture: &mut Fixture, wrote: &[Vec<(i32, u8)>]) {
@@ -297,7 +298,7 @@ async fn metadata_from_before_the_newest_snapshot_is_refused_until_it_is_rebuilt
 
     fixture.meta = outdated;
     let metadata = Metadata::new(fixture.meta.clone(), "test").unwrap();
-    let options = RestoreOptions { dry_run: false, replace: true };
+    let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
     restore(&fixture.config.store, &metadata, NOW_MS, options).await.unwrap();
     assert_eq!(fixture.meta.get(&offset).await.unwrap().unwrap().value, r#"{"v":1,"offset":9}"#);
     for _ in 0..2 {
@@ -385,7 +386,7 @@ async fn a_write_ahead_log_that_is_gone_or_older_is_refused_until_its_records_ar
     std::fs::remove_dir_all(&wal).unwrap();
     refusal(&mut fixture).await;
     let metadata = Metadata::new(fixture.meta.clone(), "test").unwrap();
-    let options = RestoreOptions { dry_run: false, replace: true };
+    let options = RestoreOptions { replace: true, ..RestoreOptions::default() };
     restore(&fixture.config.store, &metadata, NOW_MS, options).await.unwrap();
     check_served(&mut fixture, &[vec![], vec![], vec![]]).await;
 }
@@ -419,9 +420,9 @@ async fn a_write_ahead_file_of_another_store_is_refused_and_left_as_it_is() {
     let error = refusal(&mut fixture).await;
     assert!(matches!(error, IdentityError::OtherFile { .. }) && error.is_final(), "{error}");
     let metadata = Metadata::new(fixture.meta.clone(), "test").unwrap();
-    let options = RestoreOptions { dry_run: true, replace: true };
+    let options = RestoreOptions { dry_run: true, replace: true, ..RestoreOptions::default() };
     let refused = restore(&fixture.config.store, &metadata, NOW_MS, options).await.unwrap_err();
-    assert!(refused.contains("belongs to the store"), "{refused}");
+    assert!(refused.to_string().contains("belongs to the store"), "{refused}");
     assert_eq!(files(dir.path()), before);
 
     // Metadata and identity of another store, beside these files.

@@ -158,7 +158,7 @@ async fn a_chain_that_was_sealed_before_it_began_is_not_opened() {
         Log::open(config.clone(), cluster.meta.clone(), Cluster::keys(), cluster.clock.clone()).await
     };
     assert!(matches!(open().await, Err(OpenError::Fenced)), "no record");
-    let record = ChainRecord { first_seq: 0, sealed_at: Some(0) };
+    let record = ChainRecord { sealed_at: Some(0), ..ChainRecord::default() };
     cluster.meta.put(&Cluster::keys().chain(1, 99), record.encode()).await.unwrap();
     assert!(matches!(open().await, Err(OpenError::Fenced)), "sealed");
 }
