@@ -120,8 +120,8 @@ impl Plan<'_> {
         for id in known.keys() {
             found.entry(*id).or_default();
         }
-        let mut logs = Logs::default();
-        logs.last_incarnation = found.keys().map(|id| id.incarnation).max().unwrap_or(0);
+        let last_incarnation = found.keys().map(|id| id.incarnation).max().unwrap_or(0);
+        let mut logs = Logs { last_incarnation, ..Logs::default() };
         let store = Arc::clone(&self.store);
         let read = stream::iter(found)
             .map(|(id, objects)| read(&*store, id, objects, known.get(&id).copied(), seal));

@@ -36,7 +36,7 @@ const PIECE_BYTES: u64 = 16 << 20;
 const CONCURRENT_PARTITIONS: usize = 16;
 
 /// More batches than this in the write-ahead files are rewritten whatever their size: each takes memory.
-const TAIL_BATCHES_MAX: usize = 500_000;
+const TAIL_BATCHES_MAX: u64 = 500_000;
 /// What each counts beside its bytes: it takes some 200 bytes in memory, and the allocator keeps more.
 const TAIL_BATCH_BYTES: u64 = 512;
 
@@ -125,13 +125,8 @@ fn over_limit(shared: &Shared, share: usize) -> bool {
     let (bytes, files) = shared.files.usage();
     let objects = if shared.chain.is_some() { files } else { 0 };
     shared.files.oldest_closed().is_some()
-        && (bytes + TAIL_BATCH_BYTES * tail_batches(shared) as u64
-            > shared.config.wal_max_bytes / share as u64
+        && (bytes + TAIL_BATCH_BYTES * shared.files.batches() > shared.config.wal_max_bytes / share as u64
             || objects > shared.config.wal_max_objects / share)
-}
-
-fn tail_batches(shared: &Shared) -> usize {
-    shared.all_partitions().iter().map(|p| p.state.lock().tail.len()).sum()
 }
 
 /// Partitions whose oldest batch waits longer than the topic's `segment.ms`.
@@ -175,11 +170,16 @@ fn begins_by(state: &State, last: u64) -> bool {
 /// Rewrites every partition that has a batch in a file up to this one, so that those files can be freed and written again.
 async fn rewrite_up_to(shared: &Shared, last: u64) {
     let concerned = shared.all_partitions().into_iter().filter(|p| begins_by(&p.state.lock(), last));
-    let at_a_time =
-        if uses_one_disk(shared) && shared.pace.appends_go_on() { 1 } else { CONCURRENT_PARTITIONS };
+    let makes_way = uses_one_disk(shared) && shared.pace.appends_go_on();
+    let one_at_a_time = tokio::sync::Mutex::new(());
     stream::iter(concerned)
         .take_until(shared.stopping.cancelled())
-        .for_each_concurrent(at_a_time, async |partition| rewrite_logged(shared, &partition, last).await)
+        .for_each_concurrent(CONCURRENT_PARTITIONS, async |partition| {
+            // Many partitions with little in each take long one after the other: not where there is no room for more.
+            let turn = makes_way && can_be_put_off(shared);
+            let _turn = if turn { Some(one_at_a_time.lock().await) } else { None };
+            rewrite_logged(shared, &partition, last).await;
+        })
         .await;
     shared.free_unused();
 }
@@ -231,6 +231,10 @@ async fn rewrite_with(
         let segment = StoredSegment { times, ..store_segment(shared, partition, encoded).await? };
         publish(shared, partition, segment, batches).await?;
     }
+    // There will be another time.
+    if haste != Haste::Now && shared.files.batches() > TAIL_BATCHES_MAX {
+        return Ok(());
+    }
     merge_small(shared, partition).await
 }
 
@@ -266,7 +270,8 @@ fn uses_one_disk(shared: &Shared) -> bool {
 /// Whether there is room for more that is not rewritten; how much is noted, for whoever writes segments.
 fn can_be_put_off(shared: &Shared) -> bool {
     let (bytes, LogConfig { wal_max_bytes, wal_burst_bytes, .. }) = (shared.files.usage().0, &shared.config);
-    let room = bytes <= *wal_burst_bytes && tail_batches(shared) <= TAIL_BATCHES_MAX;
+    let batches = shared.files.batches();
+    let room = bytes + TAIL_BATCH_BYTES * batches <= *wal_burst_bytes && batches <= TAIL_BATCHES_MAX;
     let above = if room { bytes.saturating_sub(*wal_max_bytes) } else { u64::MAX };
     shared.pace.note_room(above, wal_burst_bytes.saturating_sub(*wal_max_bytes));
     room

@@ -281,10 +281,45 @@ async fn tiny_batches_are_rewritten_although_their_file_is_not_full() {
         append(&p, 1, (i % 251) as u8).await;
     }
     eventually("rewriting", || p.inner.state.lock().tail.len() < 1300).await;
-    let state = p.inner.state.lock();
-    assert!(state.tail.capacity() <= 4096 && state.tail_bytes < 2 << 20, "{}", state.tail.capacity());
-    drop(state);
+    {
+        let state = p.inner.state.lock();
+        assert!(state.tail.capacity() <= 4096 && state.tail_bytes < 2 << 20, "{}", state.tail.capacity());
+    }
     assert_eq!(read_all(&p, 0).await.len(), 2000);
+    log.shutdown().await;
+}
+
+/// With a little in each of many partitions, one after the other takes long: those that are written meanwhile must not gather.
+#[tokio::test]
+async fn tiny_batches_of_many_partitions_do_not_gather() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::file(dir.path());
+    fixture.partitions = 100;
+    fixture.config.wal_file_bytes = 1 << 20;
+    fixture.config.wal_max_bytes = 2 << 20;
+    fixture.config.wal_burst_bytes = 3 << 20;
+    let log = fixture.open().await;
+    let partitions: Vec<Partition> = (0..100).map(|i| partition(&log, i)).collect();
+    let shared = partitions[0].log.clone();
+    let (mut most, mut sent) = (0, 0);
+    for round in 0..600u32 {
+        let mut appended = Vec::new();
+        for p in &partitions {
+            let batch = valid_batch(1, 10, (round % 251) as u8, NOW_MS, None);
+            appended.push(p.append(batch).unwrap());
+            sent += 1;
+        }
+        for append in appended {
+            append.durable.wait().await.unwrap();
+        }
+        most = most.max(shared.files.batches());
+    }
+    assert!(most < sent / 3, "{most} of {sent}");
+    let left: usize = partitions.iter().map(|p| p.inner.state.lock().tail.len()).sum();
+    assert!(shared.files.batches() >= left as u64);
+    for p in &partitions {
+        assert_eq!(read_all(p, 0).await.len(), 600);
+    }
     log.shutdown().await;
 }
 

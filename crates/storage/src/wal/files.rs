@@ -331,6 +331,11 @@ impl WalFiles {
         (inner.entries.iter().map(taken).sum(), inner.entries.len())
     }
 
+    /// How many batches are read from files.
+    pub fn batches(&self) -> u64 {
+        self.inner.lock().entries.iter().map(|entry| entry.live).sum()
+    }
+
     /// What a file is called, for messages.
     pub fn describe(&self, file_no: u64) -> String {
         match self.inner.lock().entry(file_no).map(|entry| &entry.medium) {

@@ -268,14 +268,13 @@ fn a_missing_file_is_noticed() {
     assert!(matches!(recover(dir.path()), Err(RecoveryError::Missing { .. })));
 }
 
-/// What is left behind every kind of loss, and that a start refuses each until it is given up.
-#[test]
-fn everything_else_is_read_around_whatever_is_lost() {
+type Harm = fn(&Path);
+
+/// What may happen to six files of three objects; which batches are lost then, and in how many places.
+fn harms() -> [(&'static str, Harm, Vec<i64>, usize); 9] {
     let of_file = |no: i64| (no * 3..no * 3 + 3).map(|i| i * 10);
-    type Harm = fn(&Path);
-    let file = |dir: &Path, no: u64| dir.join(file_name(no));
     let remove: Harm = |dir| std::fs::remove_file(dir.join(file_name(2))).unwrap();
-    let cases: [(&str, Harm, Vec<i64>, usize); 9] = [
+    [
         ("one is missing", remove, of_file(2).collect(), 1),
         (
             "the first is missing",
@@ -335,8 +334,13 @@ fn everything_else_is_read_around_whatever_is_lost() {
             vec![70, 80],
             1,
         ),
-    ];
-    for (what, harm, lost, count) in cases {
+    ]
+}
+
+/// What is left behind every kind of loss, and that a start refuses each until it is given up.
+#[test]
+fn everything_else_is_read_around_whatever_is_lost() {
+    for (what, harm, lost, count) in harms() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         written_in_threes(dir, 18);
@@ -354,7 +358,8 @@ fn everything_else_is_read_around_whatever_is_lost() {
         RecoveryPoint::remove(dir).unwrap();
         assert_eq!(offsets(&recover(dir).unwrap()), left, "{what}: given up");
         // Another loss between files is refused all the same.
-        std::fs::remove_file(file(dir, if lost == [150, 160, 170] { 3 } else { 4 })).unwrap();
+        let another = if lost == [150, 160, 170] { 3 } else { 4 };
+        std::fs::remove_file(dir.join(file_name(another))).unwrap();
         assert!(recover(dir).is_err(), "{what}");
     }
 }
