@@ -98,6 +98,8 @@ pub fn newest_in(directory: &std::path::Path) -> io::Result<BTreeMap<PartitionId
     while let Some((path, depth)) = below.pop() {
         let listed = match std::fs::read_dir(directory.join(&path)) {
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+            // A link that leads to itself is left alone, as in a listing.
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => continue,
             listed => listed?,
         };
         for entry in listed {
