@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::hex;
-use crate::log::{FILE_MODE, Writer, is_short};
+use crate::log::{FILE_MODE, Writer, begin_link, is_short};
 use crate::verify::check_anchored;
 use crate::{AuditError, AuditLog, Event, Link, Violation};
 
@@ -78,14 +78,7 @@ impl Anchor {
         match self {
             Self::File(path) => {
                 let (file, line) = (path.clone(), link.line());
-                let write = move || {
-                    let options = &mut std::fs::OpenOptions::new();
-                    let options = options.write(true).create(true).truncate(false);
-                    let mut file = options.mode(FILE_MODE).open(file)?;
-                    std::io::Write::write_all(&mut file, line.as_bytes())?;
-                    file.sync_data()
-                };
-                let written = apart.run(write).await.ok_or(FILE_HANGS)?;
+                let written = apart.run(move || write_file(&file, &line)).await.ok_or(FILE_HANGS)?;
                 written.map_err(|error| format!("{}: {error}", path.display()))
             }
             Self::Metadata { metadata, key, host } => {
@@ -99,6 +92,14 @@ impl Anchor {
             }
         }
     }
+}
+
+fn write_file(path: &Path, line: &str) -> std::io::Result<()> {
+    begin_link(path, line)?;
+    let options = &mut std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    std::io::Write::write_all(&mut file, line.as_bytes())?;
+    file.sync_data()
 }
 
 fn read_small_link(path: &Path) -> Result<Option<Link>, String> {
@@ -409,6 +410,35 @@ mod tests {
         stop.cancel();
         keeping.await.unwrap();
         assert!(verify(&path).unwrap().lines > 0);
+    }
+
+    /// Neither would be one, and the log would not open again.
+    #[test]
+    fn a_full_disk_leaves_no_empty_head_and_no_empty_anchor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, anchor) = (dir.path().join("log"), dir.path().join("anchor"));
+        let full = |name: &str| {
+            let new = dir.path().join(format!("{name}.new"));
+            std::os::unix::fs::symlink("/dev/full", &new).unwrap();
+            new
+        };
+        let new = full("log.head");
+        AuditLog::open(&path).unwrap_err();
+        assert!(!dir.path().join("log.head").exists());
+        std::fs::remove_file(new).unwrap();
+        AuditLog::open(&path).unwrap();
+        let new = full("anchor");
+        let line = Link::genesis().line();
+        write_file(&anchor, &line).unwrap_err();
+        assert!(!anchor.exists());
+        std::fs::remove_file(new).unwrap();
+        write_file(&anchor, &line).unwrap();
+        assert_eq!(verify_anchored(&path, &anchor).unwrap().lines, 0);
+        // One that is a link to another place stays so.
+        let (link, place) = (dir.path().join("link"), dir.path().join("place"));
+        std::os::unix::fs::symlink(&place, &link).unwrap();
+        write_file(&link, &line).unwrap();
+        assert!(link.is_symlink() && std::fs::read_to_string(&place).unwrap() == line);
     }
 
     #[tokio::test]

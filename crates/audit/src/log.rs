@@ -208,13 +208,13 @@ impl Writer {
 
     /// Opens the head. One that is missing is made only where the log's end is known to hold: it would say so.
     fn open_head(&mut self, end_holds: bool) -> Result<(), AuditError> {
-        let opened = OpenOptions::new()
-            .write(true)
-            .create(end_holds || self.is_empty())
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(head_path(&self.path));
-        self.head = match opened {
+        let (head, may_begin) = (head_path(&self.path), end_holds || self.is_empty());
+        if may_begin {
+            begin_link(&head, &self.last.line()).map_err(|error| io_error(&head, error))?;
+        }
+        let options = &mut OpenOptions::new();
+        let options = options.write(true).create(may_begin).truncate(false).mode(FILE_MODE);
+        self.head = match options.open(&head) {
             Ok(head) => Some(head),
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             Err(error) => return Err(io_error(&self.path, error)),
@@ -302,6 +302,24 @@ impl Writer {
         head.seek(SeekFrom::Start(0))?;
         head.write_all(self.last.line().as_bytes())
     }
+}
+
+/// Makes a file of one line, of a head or an anchor, where there is none yet: whole, also where the disk is full or the machine stops.
+pub(crate) fn begin_link(path: &Path, line: &str) -> std::io::Result<()> {
+    // A link to another place stays one.
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        found => return found.map(drop),
+    }
+    let mut new = path.to_owned().into_os_string();
+    new.push(".new");
+    let options = &mut OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(FILE_MODE).open(&new)?;
+    file.write_all(line.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Two writers would break the chain. One that is just closing is waited for.
