@@ -24,8 +24,8 @@ use sha2::{Digest as _, Sha256};
 use tokio_util::sync::CancellationToken;
 
 use crate::hex;
-use crate::log::{FILE_MODE, Writer, begin_link, is_short};
-use crate::verify::check_anchored;
+use crate::log::{FILE_MODE, Writer, begin_link, io_error, is_short};
+use crate::verify::{check_anchored, read_link};
 use crate::{AuditError, AuditLog, Event, Link, Violation};
 
 /// At most one write in this time.
@@ -100,6 +100,37 @@ fn write_file(path: &Path, line: &str) -> std::io::Result<()> {
     let mut file = options.write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
     std::io::Write::write_all(&mut file, line.as_bytes())?;
     file.sync_data()
+}
+
+/// Adds one line to a log that nobody holds open, where that still ends with the line of this number and hash (zero: it is empty).
+/// The line is on disk and anchored when this returns.
+///
+/// Unlike with [`open`], an anchor that is gone is an error, and one that cannot be written is found before the line is. A log that
+/// is gone while its anchor is there does not begin anew. It waits for the disk.
+pub fn append_once(path: &Path, anchor: &Path, after: (u64, &str), event: &Event) -> Result<(), AuditError> {
+    let mut writer = Writer::open(path)?;
+    let last = writer.last();
+    if last.seq != after.0 || (last.seq > 0 && last.hash != after.1) {
+        return Err(AuditError::Changed { path: path.to_owned() });
+    }
+    let save = |link: &Link| write_file(anchor, &link.line()).map_err(|error| io_error(anchor, error));
+    let anchored = read_link(anchor).map_err(|violation| violated(path, violation))?;
+    match anchored {
+        Some(anchored) => {
+            check_anchored(path, &anchored).map_err(|violation| violated(path, violation))?;
+            save(&anchored)?;
+        }
+        // It is there before the first line is, and from then on.
+        None if writer.is_empty() => save(&Link::genesis())?,
+        None => {
+            return Err(AuditError::AnchorGone { path: path.to_owned(), anchor: anchor.to_owned() });
+        }
+    }
+    writer.open_head(true)?;
+    match writer.append([event].into_iter())?.into_values().next() {
+        Some(refused) => Err(refused),
+        None => save(writer.last()),
+    }
 }
 
 fn read_small_link(path: &Path) -> Result<Option<Link>, String> {
@@ -410,6 +441,67 @@ mod tests {
         stop.cancel();
         keeping.await.unwrap();
         assert!(verify(&path).unwrap().lines > 0);
+    }
+
+    fn once(path: &Path, anchor: &Path, after: &Link, tool: &str) -> Result<Link, AuditError> {
+        let event = Event { tool: Some(tool.into()), ..Event::new(0, "ana", "command") };
+        append_once(path, anchor, (after.seq, &after.hash), &event)?;
+        Ok(read_link(anchor).unwrap().unwrap())
+    }
+
+    #[test]
+    fn one_line_is_added_where_the_log_was_read_to_and_never_without_its_anchor() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, anchor) = (dir.path().join("log"), dir.path().join("anchor"));
+        let first = once(&path, &anchor, &Link::genesis(), "a").unwrap();
+        let second = once(&path, &anchor, &first, "b").unwrap();
+        assert_eq!((second.seq, verify_anchored(&path, &anchor).unwrap().lines), (2, 2));
+        let other = Link { hash: first.hash.clone(), ..second.clone() };
+        for after in [&Link::genesis(), &first, &other] {
+            let late = once(&path, &anchor, after, "c");
+            assert!(matches!(late, Err(AuditError::Changed { .. })), "{late:?}");
+        }
+        let long = once(&path, &anchor, &second, &"x".repeat(crate::MAX_LINE_BYTES));
+        assert!(matches!(long, Err(AuditError::TooLong { .. })), "{long:?}");
+        let kept = std::fs::read(&anchor).unwrap();
+        std::fs::remove_file(&anchor).unwrap();
+        let gone = once(&path, &anchor, &second, "c");
+        assert!(matches!(gone, Err(AuditError::AnchorGone { .. })), "{gone:?}");
+        // What cannot be written is told before there is a line.
+        let nowhere = once(&path, &dir.path().join("no/anchor"), &second, "c");
+        assert!(nowhere.is_err() && lines(&path).len() == 2);
+        std::fs::write(&anchor, kept).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(dir.path().join("log.head")).unwrap();
+        let anew = once(&path, &anchor, &Link::genesis(), "c");
+        assert!(matches!(anew, Err(AuditError::Violated { .. })), "{anew:?}");
+    }
+
+    #[test]
+    fn one_line_is_added_behind_what_a_crash_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, anchor) = (dir.path().join("log"), dir.path().join("anchor"));
+        // Before there was a line: no head and no anchor is half made.
+        std::fs::write(&path, "").unwrap();
+        for name in ["anchor.new", "log.head.new"] {
+            std::fs::write(dir.path().join(name), "half of ").unwrap();
+        }
+        let first = once(&path, &anchor, &Link::genesis(), "a").unwrap();
+        // It ended before the first line was anchored.
+        write_file(&anchor, &Link::genesis().line()).unwrap();
+        assert_eq!(crate::verify_whole_lines(&path, &anchor).unwrap().lines, 1);
+        // And in the middle of the second.
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], &whole[..whole.len() / 2]].concat()).unwrap();
+        assert!(verify_anchored(&path, &anchor).is_err());
+        assert_eq!(crate::verify_whole_lines(&path, &anchor).unwrap().last_hash, first.hash);
+        once(&path, &anchor, &first, "b").unwrap();
+        assert_eq!(verify_anchored(&path, &anchor).unwrap().lines, 2);
+        // A line that was whole is missed.
+        std::fs::write(&path, [&whole[..], &whole[..whole.len() / 2]].concat()).unwrap();
+        assert!(crate::verify_whole_lines(&path, &anchor).is_err());
+        std::fs::remove_file(dir.path().join("log.head")).unwrap();
+        assert!(crate::verify_whole_lines(&path, &anchor).is_err());
     }
 
     /// Neither would be one, and the log would not open again.

@@ -15,9 +15,11 @@ use kafscale_core::utc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use anchor::{Anchor, keep_anchored, look, open};
+pub use anchor::{Anchor, append_once, keep_anchored, look, open};
 pub use log::{AuditError, AuditLog};
-pub use verify::{Verified, Violation, Walked, read, verify, verify_anchored, verify_watched};
+pub use verify::{
+    Verified, Violation, Walked, read, verify, verify_anchored, verify_watched, verify_whole_lines,
+};
 
 /// What a line says, besides its place in the chain.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -42,6 +42,10 @@ pub enum AuditError {
     Unanchored { path: PathBuf },
     #[error("audit log {}: a line of {bytes} bytes is longer than the {MAX_LINE_BYTES} that are read, and not written", path.display())]
     TooLong { path: PathBuf, bytes: usize },
+    #[error("audit log {}: another line was written meanwhile", path.display())]
+    Changed { path: PathBuf },
+    #[error("audit log {}: its anchor {} is not there", path.display(), anchor.display())]
+    AnchorGone { path: PathBuf, anchor: PathBuf },
     #[error("the audit log is closed")]
     Closed,
 }
@@ -161,7 +165,7 @@ impl AuditLog {
     }
 }
 
-fn io_error(path: &Path, error: std::io::Error) -> AuditError {
+pub(crate) fn io_error(path: &Path, error: std::io::Error) -> AuditError {
     AuditError::Io { path: path.to_owned(), error: Arc::new(error) }
 }
 
@@ -202,12 +206,16 @@ impl Writer {
         Ok(Self { path: path.to_owned(), file, head: None, last, good_bytes, torn })
     }
 
+    pub(crate) fn last(&self) -> &Link {
+        &self.last
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.last.seq == 0
     }
 
     /// Opens the head. One that is missing is made only where the log's end is known to hold: it would say so.
-    fn open_head(&mut self, end_holds: bool) -> Result<(), AuditError> {
+    pub(crate) fn open_head(&mut self, end_holds: bool) -> Result<(), AuditError> {
         let (head, may_begin) = (head_path(&self.path), end_holds || self.is_empty());
         if may_begin {
             begin_link(&head, &self.last.line()).map_err(|error| io_error(&head, error))?;
@@ -251,7 +259,7 @@ impl Writer {
     }
 
     /// Writes events, and returns those that are not: a line that no reader takes would end the log.
-    fn append<'a>(
+    pub(crate) fn append<'a>(
         &mut self,
         events: impl Iterator<Item = &'a Event>,
     ) -> Result<HashMap<usize, AuditError>, AuditError> {
@@ -353,7 +361,7 @@ fn last_number(file: &mut File) -> std::io::Result<u64> {
 }
 
 /// How many bytes whole lines take, and how many a last line without its line break.
-fn whole_lines(file: &mut File) -> std::io::Result<(u64, u64)> {
+pub(crate) fn whole_lines(file: &mut File) -> std::io::Result<(u64, u64)> {
     let length = file.metadata()?.len();
     let tail_bytes = length.min(MAX_LINE_BYTES as u64 + 1);
     file.seek(SeekFrom::Start(length - tail_bytes))?;

@@ -9,6 +9,7 @@ use kafscale_meta::files::{open_regular, read_small_text};
 use sha2::{Digest as _, Sha256};
 
 use crate::hex;
+use crate::log::whole_lines;
 use crate::{DECIDED, Event, Line, Link, MAX_LINE_BYTES, VERSION};
 
 /// A log whose lines are all as they were written.
@@ -52,16 +53,34 @@ pub fn verify_anchored(path: &Path, anchor: &Path) -> Result<Verified, Violation
     verify_watched(path, Some(anchor), &mut |_| ())
 }
 
-/// The same; `progress` is told after each line how many bytes of the log were read.
+/// The same, without half a line at the end, which a crash leaves behind, and the next line replaces. The head and the anchor say
+/// where a whole one is missing.
+pub fn verify_whole_lines(path: &Path, anchor: &Path) -> Result<Verified, Violation> {
+    let unreadable = |error| Violation::Unreadable { path: path.to_owned(), error };
+    let mut file = open_regular(path).map_err(unreadable)?;
+    let (bytes, _) = whole_lines(&mut file).map_err(unreadable)?;
+    verify_bytes(path, bytes, Some(anchor), &mut |_| ())
+}
+
+/// The same as [`verify_anchored`]; `progress` is told after each line how many bytes of the log were read.
 pub fn verify_watched(
     path: &Path,
+    anchor: Option<&Path>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Verified, Violation> {
+    verify_bytes(path, u64::MAX, anchor, progress)
+}
+
+fn verify_bytes(
+    path: &Path,
+    bytes: u64,
     anchor: Option<&Path>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Verified, Violation> {
     let head = read_head(path)?;
     let mut head_seen = head.as_ref().is_none_or(|head| head.seq == 0);
     let mut open = HashSet::new();
-    let last = walk(path, u64::MAX, |Walked { link, event, bytes }| {
+    let last = walk(path, bytes, |Walked { link, event, bytes }| {
         progress(*bytes);
         if let Some(call) = &event.call {
             match event.outcome == DECIDED {
@@ -131,7 +150,11 @@ impl Walked<'_> {
 
 /// Whether a log holds the line that its anchor names. What stands behind that line is not read: it may be half written.
 pub(crate) fn check_anchored(path: &Path, anchored: &Link) -> Result<(), Violation> {
-    let mut found = anchored.seq == 0;
+    // Of a log that had no line yet.
+    if anchored.seq == 0 {
+        return Ok(());
+    }
+    let mut found = false;
     let last = walk(path, u64::MAX, |Walked { link, .. }| {
         if link.seq < anchored.seq {
             return Ok(ControlFlow::Continue(()));
