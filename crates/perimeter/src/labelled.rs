@@ -87,6 +87,11 @@ impl Labelled {
         Ok(())
     }
 
+    /// The topics to which answers were written.
+    pub fn topics(&self) -> Vec<String> {
+        self.topics.read().keys().cloned().collect()
+    }
+
     /// Columns of a table with the labels that stick to it.
     pub fn columns(&self, kind: &str, table: &str, mut columns: Vec<ColumnInfo>) -> Vec<ColumnInfo> {
         let topics = self.topics.read();

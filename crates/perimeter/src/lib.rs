@@ -19,6 +19,7 @@ pub mod deciding;
 pub mod deliver;
 pub mod detect;
 pub mod engine;
+pub mod erasure;
 pub mod governed;
 pub mod handles;
 pub mod labelled;

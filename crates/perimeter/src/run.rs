@@ -23,7 +23,7 @@ use crate::labelled::Labelled;
 use crate::perimeter::Perimeter;
 use crate::rules::{Inventory, Rules};
 use crate::rules_live::LiveRules;
-use crate::{check, classify, policy, server};
+use crate::{check, classify, erasure, policy, server};
 
 /// Whether the rules have been exchanged is looked at so often.
 const RULES_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,6 +57,7 @@ pub fn run(args: &PerimeterArgs) -> Result<(), Failure> {
             None => serve(args).await,
             Some(PerimeterCommand::Check) => check(args).await,
             Some(PerimeterCommand::Classify { collection }) => classify(args, collection.as_deref()).await,
+            Some(PerimeterCommand::Erasure { command }) => erasure::run(args, command).await,
             Some(PerimeterCommand::Policy { command }) => policy::run(&args.files, command).await,
         }
     });
@@ -123,7 +124,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 /// The clock of the system.
 #[derive(Debug)]
-struct SystemClock;
+pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> i64 {

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use crate::sql::{QueryLimitArgs, SqlLoggingArgs};
 use crate::units::{ByteSize, Limit, ListenAddr, Span};
@@ -20,11 +20,30 @@ Examples:
       serves agents on 127.0.0.1:8091/mcp
   kafscale perimeter policy test cases.toml --config perimeter.toml
       runs a table of cases against the rules
+  kafscale perimeter erasure find --subject - --config perimeter.toml
+      looks for a data subject in every collection
 
 Nothing can be changed in a collection. What no policy permits is denied. Every flag has a variable: --listen is
 KAFSCALE_PERIMETER_LISTEN. More in docs/perimeter.md.
 
 Exit status: 0 fine, 1 failed at run time, 2 a wrong argument.";
+
+const ERASURE_EXAMPLES: &str = "\
+A request, from its opening to its end:
+  echo 4711 | kafscale perimeter erasure find --subject -
+      where the subject is, what erases it there, and what was not searched; nothing is kept
+  kafscale perimeter erasure open --subject file:/run/subject --by dpo --reason \"letter 12\"
+      the same, kept in the register without the identifier; prints the request's id
+  kafscale perimeter erasure record ID --table clinic.visits --by ann --note \"ticket 4\"
+      what somebody erased; with --until, what has to stay and how long; with --elsewhere, backups and the like
+  kafscale perimeter erasure verify ID --by dpo
+      looks again: exit status 0 and closed if nothing is found and nothing was left out
+  kafscale perimeter erasure accept ID --table \"papers.*\" --by dpo --reason \"looked through by hand\"
+      takes away a gap of that look
+  kafscale perimeter erasure report
+
+The perimeter erases nothing: the owners of the sources do. The rules say what identifies a subject, in [[subject]]. More in
+docs/erasure.md.";
 
 #[derive(Debug, Args)]
 pub struct PerimeterArgs {
@@ -49,11 +68,122 @@ pub enum PerimeterCommand {
         /// Only this collection
         collection: Option<String>,
     },
+    /// Find a data subject, and keep a register of erasure requests
+    #[command(after_help = ERASURE_EXAMPLES)]
+    Erasure {
+        #[command(subcommand)]
+        command: ErasureCommand,
+    },
     /// Test, explain and compare rules
     Policy {
         #[command(subcommand)]
         command: PolicyCommand,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ErasureCommand {
+    /// Look for a data subject in every collection, and say what erases it
+    Find {
+        #[command(flatten)]
+        subject: SubjectArgs,
+        /// Print the identifiers, too, those that links found among them: they are personal data
+        #[arg(long)]
+        identifiers: bool,
+    },
+    /// Look, and open a request in the register
+    Open {
+        #[command(flatten)]
+        subject: SubjectArgs,
+        /// Who opens it, for the register
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Why, such as the number of the letter; nothing that names the subject
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        reason: String,
+    },
+    /// Record what somebody did for a table, or that the subject is elsewhere, such as in backups
+    Record(RecordArgs),
+    /// Accept a gap of the last `verify`: somebody looked there otherwise, or knows that nothing of the subject is there
+    Accept {
+        /// The id that `open` printed
+        request: String,
+        /// The table of the gap, as `report` names it
+        #[arg(long, value_name = "NAME")]
+        table: String,
+        /// Who accepts it, for the register
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Look again; the request is closed if nothing is found and no gap is left
+    Verify {
+        /// The id that `open` printed
+        request: String,
+        /// Who looks, for the register
+        #[arg(long, value_name = "NAME")]
+        by: String,
+    },
+    /// End a request that was opened by mistake, or refused
+    Withdraw {
+        /// The id that `open` printed
+        request: String,
+        /// Who ends it, for the register
+        #[arg(long, value_name = "NAME")]
+        by: String,
+        /// Why
+        #[arg(long, value_name = "TEXT")]
+        reason: String,
+    },
+    /// Tell of one request, or of all
+    Report {
+        /// The id that `open` printed
+        request: Option<String>,
+        #[arg(long, value_enum, default_value_t = ErasureFormat::Text)]
+        format: ErasureFormat,
+    },
+}
+
+/// Forms of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ErasureFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The id that `open` printed
+    pub request: String,
+    /// collection.table
+    #[arg(long, value_name = "NAME", conflicts_with = "elsewhere", required_unless_present = "elsewhere")]
+    pub table: Option<String>,
+    /// What holds the subject, and is no table, such as a backup
+    #[arg(long, value_name = "TEXT")]
+    pub elsewhere: Option<String>,
+    /// Who did it, or says so
+    #[arg(long, value_name = "NAME")]
+    pub by: String,
+    /// What was done, and how
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub note: String,
+    /// The day by which it ends there: a request of which nothing else is left waits for it
+    #[arg(long, value_name = "YYYY-MM-DD")]
+    pub until: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct SubjectArgs {
+    /// Where the subject's identifiers are, one on each line or LABEL=identifier: `-` (standard input), file:PATH or env:NAME
+    #[arg(long, value_name = "SOURCE")]
+    pub subject: String,
+    /// Which kind of [[subject]] in the rules it is [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub kind: Option<String>,
+    #[arg(long, value_enum, default_value_t = ErasureFormat::Text)]
+    pub format: ErasureFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -177,6 +307,7 @@ pub struct PerimeterEdge {
     /// File for the audit log: no answer without its lines; check it with `kafscale audit verify`
     #[arg(
         long,
+        global = true,
         env = "KAFSCALE_PERIMETER_AUDIT_LOG",
         value_name = "FILE",
         default_value = "perimeter-audit.jsonl"
@@ -184,7 +315,7 @@ pub struct PerimeterEdge {
     pub audit_log: PathBuf,
 
     /// File, best on another disk or host, that keeps where the audit log ends [default: beside it, which shows less]
-    #[arg(long, env = "KAFSCALE_PERIMETER_AUDIT_ANCHOR", value_name = "FILE")]
+    #[arg(long, global = true, env = "KAFSCALE_PERIMETER_AUDIT_ANCHOR", value_name = "FILE")]
     pub audit_anchor: Option<PathBuf>,
 
     /// Calls that one client may make in a second; twice as many in a burst

@@ -35,6 +35,7 @@ use std::time::Duration;
 use arrow::datatypes::Field;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::declared::AskError;
@@ -71,8 +72,33 @@ pub trait Collection: Debug + Send + Sync {
         None
     }
 
+    /// The table in parts that are erased one by one, such as files, with what they are called. Empty: it is one.
+    async fn parts(&self, _name: &str) -> Result<Vec<(String, SourceTable)>, CollectionError> {
+        Ok(Vec::new())
+    }
+
+    /// What the collection holds, and has in none of its tables, as far as it can tell: names of files.
+    async fn left_out(&self) -> Result<Vec<String>, CollectionError> {
+        Ok(Vec::new())
+    }
+
+    /// How long a table keeps records by itself. None: for as long as its owner likes.
+    async fn keeping(&self, _name: &str) -> Result<Option<Keeping>, CollectionError> {
+        Ok(None)
+    }
+
     /// Connects, and says what was found, such as the server's version, the role, and that it is read-only.
     async fn check(&self) -> Result<Vec<String>, CollectionError>;
+}
+
+/// How a topic gets rid of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeping {
+    /// Keys are compacted.
+    pub compacts: bool,
+    /// Records are deleted so long after they were written, where the topic itself says so: what brokers have as their default is
+    /// not known here.
+    pub retention_ms: Option<i64>,
 }
 
 /// A table of a collection, with everything in it.

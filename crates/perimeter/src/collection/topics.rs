@@ -1,5 +1,6 @@
 //! Topics of a KafScale cluster, read from its store as `kafscale sql` reads them.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clap::{Args as _, FromArgMatches as _};
 use datafusion::catalog::SchemaProvider as _;
+use kafscale_core::topic_config::TopicConfig;
 use kafscale_settings::backend::StoreUrl;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::sql::{Source, SqlArgs};
@@ -22,7 +24,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-use super::{Collection, CollectionError, Provenance, SourceTable};
+use super::{Collection, CollectionError, Keeping, Provenance, SourceTable};
 use crate::caller::Caller;
 use crate::deliver::Brokers;
 use crate::rules::Holds;
@@ -250,6 +252,16 @@ impl Collection for Topics {
         let told = topic.clone();
         let provenance = Provenance(Arc::new(move || provenance(&query, &told)));
         Ok(Some(with_what_columns_hold(SourceTable::new(topic, provider, provenance))))
+    }
+
+    async fn keeping(&self, name: &str) -> Result<Option<Keeping>, CollectionError> {
+        let topics = self.cluster().await?.scanner.topics().await.map_err(|e| self.unreachable(e))?;
+        let Some(topic) = topics.into_iter().find(|topic| topic.name == name) else { return Ok(None) };
+        let config = TopicConfig::resolve(&topic.configs, &BTreeMap::new());
+        let config = config.map_err(|e| self.unreachable(e))?;
+        let says = topic.configs.contains_key("retention.ms") && config.cleanup_delete;
+        let retention_ms = config.retention_ms.filter(|_| says);
+        Ok(Some(Keeping { compacts: config.cleanup_compact, retention_ms }))
     }
 
     fn brokers(&self) -> Option<&Brokers> {

@@ -94,7 +94,7 @@ fn keep_last(text: &str, count: u32, out: &mut String) {
     out.extend(text.chars().skip(hidden));
 }
 
-fn hmac_key(key: &MaskKey, purpose: &[u8]) -> hmac::Key {
+pub fn hmac_key(key: &MaskKey, purpose: &[u8]) -> hmac::Key {
     let root = hmac::Key::new(hmac::HMAC_SHA256, &key.secret);
     hmac::Key::new(hmac::HMAC_SHA256, hmac::sign(&root, purpose).as_ref())
 }

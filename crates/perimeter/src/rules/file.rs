@@ -30,6 +30,8 @@ pub(super) struct RulesFile {
     pub(super) label: Vec<LabelRule>,
     #[serde(default)]
     pub(super) obligation: Vec<ObligationRule>,
+    #[serde(default)]
+    pub(super) subject: Vec<SubjectRule>,
 }
 
 /// Where the key of a mask is: it never stands in the rules.
@@ -61,6 +63,32 @@ pub(super) struct LabelRule {
     #[serde(default)]
     pub(super) column: OneOrMore<Glob>,
     pub(super) labels: OneOrMore<String>,
+}
+
+/// A kind of data subjects, and what identifies one (docs/erasure.md).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubjectRule {
+    pub(super) name: String,
+    /// Of columns that identify one. The first is that of the identifier that people give.
+    pub(super) labels: OneOrMore<String>,
+    /// The name of the key that requests are hashed with.
+    pub(super) key: String,
+    #[serde(default)]
+    pub(super) links: OneOrMore<Link>,
+    /// Tables that hold nothing of such subjects.
+    #[serde(default)]
+    pub(super) without: OneOrMore<Glob>,
+}
+
+/// A table that has one identifier of a subject beside another.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// `collection.table`
+    pub table: String,
+    pub from: String,
+    pub to: String,
 }
 
 /// What is owed when something is read.

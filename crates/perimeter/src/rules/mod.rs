@@ -12,6 +12,7 @@ pub mod budgets;
 mod cache;
 pub mod cases;
 mod check;
+mod data_subject;
 mod decide;
 pub mod diff;
 mod error;
@@ -42,8 +43,9 @@ use crate::caller::Caller;
 use crate::shape::TableShape;
 
 pub use check::Inventory;
+pub use data_subject::{DataSubject, folded};
 pub use error::{Place, RulesError, Source, Warning};
-pub use file::KeySource;
+pub use file::{KeySource, Link};
 pub use filter::FilterError;
 pub use load::Rulebook;
 pub use obligations::ReadKey;

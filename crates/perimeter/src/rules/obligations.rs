@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::data_subject::{self, DataSubject};
 use super::error::{Place, RulesError, Warning};
 use super::file::{
     BudgetRule, Condition, LabelRule, MaskRule, ObligationRule, RulesFile, TableRule, explain_toml, lines_of,
@@ -36,6 +37,7 @@ pub(super) struct Obligations {
     pub(super) tables: Vec<TableRule>,
     pub(super) labels: Vec<(Place, LabelRule)>,
     pub(super) list: Vec<Obligation>,
+    pub(super) subjects: Vec<DataSubject>,
 }
 
 #[derive(Debug)]
@@ -122,8 +124,12 @@ impl Obligations {
                 why: format!("two obligations have the id `{}`", twice[0]),
             });
         }
-        warn_of_keys(&place(None), &keys, &list, warnings);
-        Ok(Obligations { purposes: file.purposes.0, tables: file.table, labels, list })
+        let lines = lines_of(text, "subject", file.subject.len()).into_iter().map(place);
+        let subjects = data_subject::of_rules(lines.zip(file.subject), &keys)?;
+        let is_of_subjects = |name: &String| subjects.iter().any(|subject| subject.key.name == *name);
+        let of_masks = keys.iter().filter(|(name, _)| !is_of_subjects(name));
+        warn_of_keys(&place(None), of_masks.map(|(name, _)| name), &list, warnings);
+        Ok(Obligations { purposes: file.purposes.0, tables: file.table, labels, list, subjects })
     }
 
     /// Labels to which nothing is owed: neither an obligation nor, as `says` knows, a policy is about them.
@@ -131,7 +137,9 @@ impl Obligations {
         let owed = |label: &str| {
             let folded = fold(label);
             let mut globs = self.list.iter().flat_map(|obligation| &obligation.labels);
-            globs.any(|glob| glob.matches_any_case(&folded))
+            let identifies =
+                self.subjects.iter().any(|subject| subject.labels.contains(&data_subject::folded(label)));
+            identifies || globs.any(|glob| glob.matches_any_case(&folded))
         };
         let mut told = std::collections::HashSet::new();
         for (place, rule) in &self.labels {
@@ -338,13 +346,13 @@ fn warn_of_conditions(obligation: &Obligation, purposes: &[String], warnings: &m
     }
 }
 
-fn warn_of_keys(
+fn warn_of_keys<'a>(
     place: &Place,
-    keys: &BTreeMap<String, MaskKey>,
+    keys: impl Iterator<Item = &'a String>,
     list: &[Obligation],
     warnings: &mut Vec<Warning>,
 ) {
-    for name in keys.keys() {
+    for name in keys {
         let uses = |obligation: &Obligation| match &obligation.owed.mask {
             Some(Mask::Hash(key) | Mask::Tokenise(key)) => key.name == *name,
             _ => false,

@@ -14,7 +14,7 @@ pub mod table;
 mod tests;
 pub mod thrift;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -226,12 +226,18 @@ impl Files {
         Ok(self.tables.clone())
     }
 
-    async fn open(&self, root: Root, name: &str, wanted: &Wanted) -> Result<FilesTable, FileError> {
+    /// The files of a table, which are all of one format.
+    async fn files_of(&self, root: &Root, wanted: &Wanted) -> Result<(Format, Vec<FileEntry>), FileError> {
         let mut files = root.list(&wanted.pattern, self.max_files).await?;
         let format = wanted.format.or_else(|| commonest(&files)).ok_or(FileError::NoFiles)?;
         if wanted.format.is_none() {
             files.retain(|file| Format::of(&file.path) == Some(format));
         }
+        Ok((format, files))
+    }
+
+    async fn open(&self, root: Root, name: &str, wanted: &Wanted) -> Result<FilesTable, FileError> {
+        let (format, files) = self.files_of(&root, wanted).await?;
         let bytes = files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
         if bytes > self.max_bytes {
             return Err(FileError::TooLarge { most: self.max_bytes });
@@ -447,6 +453,36 @@ impl Collection for Files {
         let of = Arc::clone(&table);
         let provenance = move || provenance(&of, &place);
         Ok(Some(SourceTable::new(name, table, Provenance(Arc::new(provenance)))))
+    }
+
+    async fn parts(&self, name: &str) -> Result<Vec<(String, SourceTable)>, CollectionError> {
+        let root = self.root().await?;
+        let Some(wanted) = self.tables_of(&root).await?.remove(name) else { return Ok(Vec::new()) };
+        let place = root.told();
+        let whole = self.open(root, name, &wanted).await.map_err(|e| self.told(e))?;
+        let part = |file: &TableFile| {
+            let (table, place) = (Arc::new(whole.of_file(file)), place.clone());
+            let of = Arc::clone(&table);
+            let told = Provenance(Arc::new(move || provenance(&of, &place)));
+            (file.entry.path.clone(), SourceTable::new(name, table, told))
+        };
+        Ok(whole.files.iter().map(part).collect())
+    }
+
+    async fn left_out(&self) -> Result<Vec<String>, CollectionError> {
+        let root = self.root().await?;
+        let tables = self.tables_of(&root).await?;
+        let most = self.max_files.saturating_mul(tables.len() + 1);
+        let all = root.list(&Pattern::all(), most).await.map_err(|e| self.told(e))?;
+        let mut in_tables = HashSet::new();
+        for wanted in tables.values() {
+            match self.files_of(&root, wanted).await {
+                Ok((_, files)) => in_tables.extend(files.into_iter().map(|file| file.path)),
+                Err(FileError::NoFiles) => {}
+                Err(error) => return Err(self.told(error)),
+            }
+        }
+        Ok(all.into_iter().map(|file| file.path).filter(|path| !in_tables.contains(path)).collect())
     }
 
     async fn check(&self) -> Result<Vec<String>, CollectionError> {

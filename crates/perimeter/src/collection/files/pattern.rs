@@ -57,6 +57,11 @@ impl Pattern {
         pattern
     }
 
+    /// Everything below the root.
+    pub fn all() -> Pattern {
+        Pattern { parts: vec![Part::AnyDepth, Part::Name("*".to_owned())] }
+    }
+
     pub fn matches(&self, path: &str) -> bool {
         let names: Vec<&str> = path.split('/').collect();
         matches(&self.parts, &names)

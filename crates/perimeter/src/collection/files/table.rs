@@ -45,7 +45,7 @@ pub enum Contents {
     Rows(Arc<Layout>),
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct FilesTable {
     pub collection: String,
     pub name: String,
@@ -59,6 +59,11 @@ pub struct FilesTable {
 }
 
 impl FilesTable {
+    /// One of its files, as a table of the same columns.
+    pub fn of_file(&self, file: &TableFile) -> FilesTable {
+        FilesTable { files: vec![file.clone()], tally: Arc::default(), ..self.clone() }
+    }
+
     /// Whether a condition is about names of directories alone.
     fn is_of_directories(&self, filter: &Expr) -> bool {
         let columns = filter.column_refs();
