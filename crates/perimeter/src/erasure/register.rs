@@ -387,7 +387,11 @@ impl Files {
             (Some(_), None) => return Err(RegisterError::NoAnchor(self.anchor.clone())),
             (_, Some(_)) => {}
         }
-        let verified = verify_whole_lines(&self.register, &self.anchor)?;
+        let verified =
+            verify_whole_lines(&self.register, &self.anchor).map_err(|violation| match violation {
+                Violation::Unreadable { path, error } => RegisterError::Unreadable { path, source: error },
+                other => RegisterError::Violated(other),
+            })?;
         let mut wrong = None;
         kafscale_audit::read(&self.register, verified.lines, |walked| {
             let event = walked.event;
