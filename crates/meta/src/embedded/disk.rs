@@ -9,6 +9,8 @@
 //!
 //! redb refuses everything after an IO error until it is opened again; that is [`Disk::reopen`].
 
+mod look;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File, TryLockError},
@@ -20,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use redb::backends::{FileBackend, InMemoryBackend};
+use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use uuid::Uuid;
 
@@ -45,6 +47,10 @@ type Entries = BTreeMap<String, Entry>;
 
 /// Opens a file for redb, making it if it does not exist.
 type Opener = Box<dyn Fn(&Path) -> Result<Box<dyn StorageBackend>, DatabaseError> + Send>;
+
+#[cfg(test)]
+pub(super) use self::look::look_with;
+pub(super) use self::look::{Looked, look, read_copy};
 
 /// The open file.
 pub(super) struct Disk {
@@ -97,75 +103,6 @@ pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {
     let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
     disk.reopen()?;
     disk.begin(&records, None)
-}
-
-/// A store that was opened to be looked at: its file is as it was, and nobody else can open it.
-pub(super) struct Looked {
-    disk: Disk,
-    stored: (Revision, Entries),
-}
-
-/// Opens a store without changing anything, and gives what it holds too. `None` where nobody has ever opened one: to keep others away
-/// takes a file to lock.
-pub(super) fn look(dir: &Path) -> Result<Option<(Looked, Image)>> {
-    look_with(dir, Box::new(open_file))
-}
-
-pub(super) fn look_with(dir: &Path, opener: Opener) -> Result<Option<(Looked, Image)>> {
-    let (meta, path) = (dir.join("meta"), file_in(dir));
-    let lock_path = meta.join("LOCK");
-    let lock = match files::open_to_lock(&lock_path) {
-        Ok(lock) if path.exists() => lock,
-        Err(e) if !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Err(io_error(&lock_path, "cannot open", &e));
-        }
-        Ok(_) | Err(_) => return Ok(None),
-    };
-    try_lock(&lock, dir, &lock_path)?;
-    let records = journal::read(&meta).map_err(|e| io_error(&meta, "cannot read the journal of", &e))?;
-    let journal = SharedJournal::default();
-    let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
-    disk.reopen_as(Tandem::hold)?;
-    let (db, _) = disk.db.as_ref().expect("it was opened just now");
-    check_same(&disk.path, db, &records)?;
-    let stored = entries(&disk.path, db)?;
-    let image = image_of(&disk.path, &stored, &records)?;
-    Ok(Some((Looked { disk, stored }, image)))
-}
-
-/// What a store holds when it has been opened: with the commits that only its journal has, and without what was bound to leases, whose
-/// holders are gone.
-fn image_of(path: &Path, (from, entries): &(Revision, Entries), records: &[Record]) -> Result<Image> {
-    let missing = journal::path_from(*from, records).map_err(|reached| not_reached(path, *from, reached))?;
-    let (mut revision, mut entries) = (*from, entries.clone());
-    for record in missing {
-        revision = record.after;
-        for (key, change) in record.changes.as_ref().expect("a path is of records with changes") {
-            match change {
-                Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
-                None => drop(entries.remove(key)),
-            }
-        }
-    }
-    entries.retain(|_, entry| entry.lease.is_none());
-    Ok(Image::new(revision, entries))
-}
-
-impl Looked {
-    /// Uses the store.
-    pub(super) fn open(self) -> Result<(Disk, Image)> {
-        let Self { disk, stored } = self;
-        let meta = disk.path.parent().expect("the file is in a directory").to_owned();
-        let has_journal = journal::exists(&meta);
-        let (journal, records) = open_journal(&meta)?;
-        if !has_journal {
-            sync_directory(&meta)?;
-        }
-        *disk.journal.lock() = journal;
-        let (_, tandem) = disk.db.as_ref().expect("a store that was looked at is open");
-        tandem.release().map_err(|e| io_error(&disk.path, "cannot write", &e))?;
-        disk.begin(&records, Some(stored))
-    }
 }
 
 /// Where the database of a directory is.
@@ -450,24 +387,6 @@ fn entries(path: &Path, db: &Database) -> Result<(Revision, Entries)> {
         Ok((key, entry))
     });
     Ok((revision, decoded.collect::<Result<_>>()?))
-}
-
-/// Reads the store under a directory without changing anything there: from a copy in memory, in which redb puts right what a killed
-/// process has left behind. The caller makes sure that nobody writes meanwhile; a copy that is torn is found to be damaged.
-pub(super) fn read_copy(dir: &Path) -> Result<Image> {
-    let (meta, path) = (dir.join("meta"), file_in(dir));
-    let bytes = fs::read(&path).map_err(|e| io_error(&path, "cannot read", &e))?;
-    let records = journal::read(&meta).map_err(|e| io_error(&meta, "cannot read the journal of", &e))?;
-    let db = guarded(&path, || {
-        let backend = InMemoryBackend::new();
-        backend.set_len(bytes.len() as u64)?;
-        backend.write(0, &bytes)?;
-        Ok(builder().create_with_backend(backend)?)
-    })?;
-    drop(bytes);
-    checked_revision(&path, &db)?;
-    check_same(&path, &db, &records)?;
-    image_of(&path, &entries(&path, &db)?, &records)
 }
 
 fn not_reached(path: &Path, from: Revision, reached: Revision) -> Error {
