@@ -291,7 +291,7 @@ impl Disk {
     }
 
     /// Brings an open store up to date, and reads it, unless it was read before.
-    fn begin(mut self, records: &[Record], stored: Option<(Revision, Entries)>) -> Result<(Self, Image)> {
+    fn begin(mut self, records: &[Record], stored: Option<Stored>) -> Result<(Self, Image)> {
         self.identify(records)?;
         let before = self.revision;
         self.catch_up(records)?;
@@ -320,16 +320,14 @@ impl Disk {
         Ok(self.revision)
     }
 
-    /// Reads everything, after removing what was bound to a lease: its holder is gone.
-    fn load(&mut self, stored: Option<(Revision, Entries)>) -> Result<Image> {
+    /// Reads everything, unless it was read before, and removes what was bound to a lease: its holder is gone.
+    fn load(&mut self, stored: Option<Stored>) -> Result<Image> {
         let (db, _) = self.db.as_ref().expect("load follows a successful reopen");
-        let (mut revision, stored) = stored.map_or_else(|| entries(&self.path, db), Ok)?;
-        let (bound, entries): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            stored.into_iter().partition(|(_, entry)| entry.lease.is_some());
-        let leftover: BTreeMap<_, _> = bound.into_keys().map(|key| (key, None)).collect();
-        if !leftover.is_empty() {
+        let Stored { mut revision, entries, bound } =
+            stored.map_or_else(|| Stored::read(&self.path, db), Ok)?;
+        if !bound.is_empty() {
             revision = revision.next();
-            self.commit(revision, &leftover)?;
+            self.commit(revision, &bound.into_iter().map(|key| (key, None)).collect())?;
         }
         Ok(Image::new(revision, entries))
     }
@@ -378,15 +376,29 @@ fn check_same(path: &Path, db: &Database, records: &[Record]) -> Result<Option<u
 }
 
 /// Everything that a database holds.
-fn entries(path: &Path, db: &Database) -> Result<(Revision, Entries)> {
-    let (revision, stored) = guarded(path, || read_all(db))?;
-    let decoded = stored.into_iter().map(|(key, value)| {
-        let entry = decode_entry(&value)
-            .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
-            .ok_or_else(|| damaged(path, &format!("the value of {key} cannot be read")))?;
-        Ok((key, entry))
-    });
-    Ok((revision, decoded.collect::<Result<_>>()?))
+struct Stored {
+    revision: Revision,
+    /// But for those that are bound to a lease. An image shares them until it changes.
+    entries: Arc<Entries>,
+    /// The keys of those.
+    bound: Vec<String>,
+}
+
+impl Stored {
+    fn read(path: &Path, db: &Database) -> Result<Stored> {
+        let (revision, stored) = guarded(path, || read_all(db))?;
+        let (mut entries, mut bound) = (Vec::with_capacity(stored.len()), Vec::new());
+        for (key, value) in stored {
+            let entry = decode_entry(&value)
+                .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
+                .ok_or_else(|| damaged(path, &format!("the value of {key} cannot be read")))?;
+            match entry.lease {
+                Some(_) => bound.push(key),
+                None => entries.push((key, entry)),
+            }
+        }
+        Ok(Stored { revision, entries: Arc::new(entries.into_iter().collect()), bound })
+    }
 }
 
 fn not_reached(path: &Path, from: Revision, reached: Revision) -> Error {
@@ -425,9 +437,7 @@ fn write(
     Ok(())
 }
 
-type Stored = Vec<(String, Bytes)>;
-
-fn read_all(db: &Database) -> Result<(Revision, Stored), redb::Error> {
+fn read_all(db: &Database) -> Result<(Revision, Vec<(String, Bytes)>), redb::Error> {
     let txn = db.begin_read()?;
     let revision = txn.open_table(META)?.get(REVISION)?.map_or(0, |guard| guard.value());
     let mut stored = Vec::new();

@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, btree_map},
     ops::Bound::{Excluded, Included, Unbounded},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -60,7 +61,8 @@ pub(super) struct Lease {
 /// The state that readers see.
 #[derive(Debug)]
 pub(super) struct Image {
-    entries: BTreeMap<String, Entry>,
+    /// Shared with what was read from a file, while nothing has changed.
+    entries: Arc<BTreeMap<String, Entry>>,
     revision: Revision,
     pub(super) leases: HashMap<LeaseId, Lease>,
     next_lease: i64,
@@ -73,7 +75,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    pub(super) fn new(revision: Revision, entries: BTreeMap<String, Entry>) -> Self {
+    pub(super) fn new(revision: Revision, entries: Arc<BTreeMap<String, Entry>>) -> Self {
         Self {
             entries,
             revision,
@@ -180,13 +182,10 @@ impl Image {
                 lease.keys.insert(key.clone());
             }
         }
+        let entries = Arc::make_mut(&mut self.entries);
         match new {
-            Some(entry) => {
-                self.entries.insert(key, entry);
-            }
-            None => {
-                self.entries.remove(&key);
-            }
+            Some(entry) => drop(entries.insert(key, entry)),
+            None => drop(entries.remove(&key)),
         }
     }
 

@@ -20,7 +20,6 @@ mod writer;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -97,7 +96,7 @@ impl Shared {
 impl EmbeddedStore {
     /// A store that is gone when it is dropped. Must be called within a tokio runtime.
     pub fn memory() -> Self {
-        let image = Image::new(Revision(0), BTreeMap::new());
+        let image = Image::new(Revision(0), Arc::default());
         Self::start(Shared::new(image), Engine::Memory, None)
     }
 

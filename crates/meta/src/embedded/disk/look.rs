@@ -1,13 +1,13 @@
 //! Looking at a store without changing anything under its directory: to open it afterwards, or from a copy.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use redb::StorageBackend as _;
 use redb::backends::InMemoryBackend;
 
 use super::{
-    Disk, Entries, Opener, SharedJournal, Tandem, builder, check_same, checked_revision, entries, file_in,
-    guarded, io_error, not_reached, open_file, open_journal, sync_directory, try_lock,
+    Disk, Opener, SharedJournal, Stored, Tandem, builder, check_same, checked_revision, file_in, guarded,
+    io_error, not_reached, open_file, open_journal, sync_directory, try_lock,
 };
 use crate::embedded::image::Image;
 use crate::embedded::journal::{self, Record};
@@ -16,7 +16,7 @@ use crate::{Result, Revision, files};
 /// A store that was opened to be looked at: its file is as it was, and nobody else can open it.
 pub(in crate::embedded) struct Looked {
     disk: Disk,
-    stored: (Revision, Entries),
+    stored: Stored,
 }
 
 /// Opens a store without changing anything, and gives what it holds too. `None` where nobody has ever opened one: to keep others away
@@ -42,26 +42,26 @@ pub(in crate::embedded) fn look_with(dir: &Path, opener: Opener) -> Result<Optio
     disk.reopen_as(Tandem::hold)?;
     let (db, _) = disk.db.as_ref().expect("it was opened just now");
     check_same(&disk.path, db, &records)?;
-    let stored = entries(&disk.path, db)?;
+    let stored = Stored::read(&disk.path, db)?;
     let image = image_of(&disk.path, &stored, &records)?;
     Ok(Some((Looked { disk, stored }, image)))
 }
 
 /// What a store holds when it has been opened: with the commits that only its journal has, and without what was bound to leases, whose
 /// holders are gone.
-fn image_of(path: &Path, (from, entries): &(Revision, Entries), records: &[Record]) -> Result<Image> {
-    let missing = journal::path_from(*from, records).map_err(|reached| not_reached(path, *from, reached))?;
-    let (mut revision, mut entries) = (*from, entries.clone());
-    for record in missing {
-        revision = record.after;
+fn image_of(path: &Path, stored: &Stored, records: &[Record]) -> Result<Image> {
+    let (mut revision, mut entries) = (stored.revision, Arc::clone(&stored.entries));
+    let not_reached = |reached| not_reached(path, stored.revision, reached);
+    for record in journal::path_from(stored.revision, records).map_err(not_reached)? {
+        let entries = Arc::make_mut(&mut entries);
         for (key, change) in record.changes.as_ref().expect("a path is of records with changes") {
             match change {
-                Some(entry) => drop(entries.insert(key.clone(), entry.clone())),
-                None => drop(entries.remove(key)),
+                Some(entry) if entry.lease.is_none() => drop(entries.insert(key.clone(), entry.clone())),
+                Some(_) | None => drop(entries.remove(key)),
             }
         }
+        revision = record.after;
     }
-    entries.retain(|_, entry| entry.lease.is_none());
     Ok(Image::new(revision, entries))
 }
 
@@ -97,5 +97,5 @@ pub(in crate::embedded) fn read_copy(dir: &Path) -> Result<Image> {
     drop(bytes);
     checked_revision(&path, &db)?;
     check_same(&path, &db, &records)?;
-    image_of(&path, &entries(&path, &db)?, &records)
+    image_of(&path, &Stored::read(&path, &db)?, &records)
 }
