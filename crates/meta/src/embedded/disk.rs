@@ -21,9 +21,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition,
+};
 use uuid::Uuid;
 
 use super::image::{Entry, Image};
@@ -42,6 +44,9 @@ const FORMAT_VERSION: u64 = 1;
 const HEADER_BYTES: usize = 24;
 /// Reads are served from the image, so redb needs only the pages that commits touch.
 const CACHE_BYTES: usize = 32 << 20;
+
+/// Room is made for so many entries at most before they are read.
+const EXPECTED_MAX: usize = 1 << 20;
 
 type Entries = BTreeMap<String, Entry>;
 
@@ -87,21 +92,30 @@ pub(super) fn open_with(dir: &Path, opener: Opener) -> Result<(Disk, Image)> {
     fs::create_dir_all(&meta).map_err(|e| io_error(&meta, "cannot create the directory", &e))?;
     let lock = lock(dir, &meta)?;
     let path = file_in(dir);
-    let is_new = !path.exists();
-    if is_new {
-        journal::put_aside(&meta)
-            .map_err(|e| io_error(&meta, "cannot rename the journal of commits in", &e))?;
-        create(&meta, &path, &opener)?;
-    }
+    let journal = SharedJournal::default();
+    let made = match path.exists() {
+        true => None,
+        false => {
+            journal::put_aside(&meta)
+                .map_err(|e| io_error(&meta, "cannot rename the journal of commits in", &e))?;
+            Some(create(&meta, &path, &opener, &journal)?)
+        }
+    };
     let has_journal = journal::exists(&meta);
-    let (journal, records) = open_journal(&meta)?;
-    if is_new || !has_journal {
+    let (opened, records) = open_journal(&meta)?;
+    if made.is_some() || !has_journal {
         sync_directory(&meta)?;
         sync_directory(dir)?;
     }
-    let journal = Arc::new(Mutex::new(journal));
+    *journal.lock() = opened;
     let mut disk = Disk { path, opener, db: None, revision: Revision(0), journal, _lock: lock };
-    disk.reopen()?;
+    match made {
+        Some((db, tandem)) => {
+            tandem.named();
+            disk.db = Some((db, tandem));
+        }
+        None => _ = disk.reopen()?,
+    }
     disk.begin(&records, None)
 }
 
@@ -158,17 +172,17 @@ pub(super) fn check_unused(dir: &Path) -> Result<()> {
     }
 }
 
-/// Makes a complete empty database, then gives it its name.
-fn create(meta: &Path, path: &Path, opener: &Opener) -> Result<()> {
+/// Makes a complete empty database, then gives it its name. It stays open: what was just synced whole need not be opened again.
+fn create(meta: &Path, path: &Path, opener: &Opener, journal: &SharedJournal) -> Result<(Database, Tandem)> {
     let unfinished = meta.join("kafscale.redb.new");
     match fs::remove_file(&unfinished) {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(io_error(&unfinished, "cannot remove", &e)),
     }
-    let made: Result<(), redb::Error> = (|| {
+    let made: Result<_, redb::Error> = (|| {
         // All of it is synced at once: nobody opens a file of this name.
-        let tandem = Tandem::made(opener(&unfinished)?, &unfinished)?;
+        let tandem = Tandem::made(opener(&unfinished)?, &unfinished, Arc::clone(journal))?;
         let db = builder().create_with_backend(tandem.clone())?;
         let txn = db.begin_write()?;
         {
@@ -179,11 +193,12 @@ fn create(meta: &Path, path: &Path, opener: &Opener) -> Result<()> {
             meta.insert(ID, new_id())?;
         }
         txn.commit()?;
-        db.close()?;
-        Ok(tandem.sync()?)
+        tandem.sync()?;
+        Ok((db, tandem))
     })();
-    made.map_err(|e| redb_error(&unfinished, e))?;
-    fs::rename(&unfinished, path).map_err(|e| io_error(path, "cannot create", &e))
+    let made = made.map_err(|e| redb_error(&unfinished, e))?;
+    fs::rename(&unfinished, path).map_err(|e| io_error(path, "cannot create", &e))?;
+    Ok(made)
 }
 
 fn sync_directory(dir: &Path) -> Result<()> {
@@ -386,18 +401,7 @@ struct Stored {
 
 impl Stored {
     fn read(path: &Path, db: &Database) -> Result<Stored> {
-        let (revision, stored) = guarded(path, || read_all(db))?;
-        let (mut entries, mut bound) = (Vec::with_capacity(stored.len()), Vec::new());
-        for (key, value) in stored {
-            let entry = decode_entry(&value)
-                .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
-                .ok_or_else(|| damaged(path, &format!("the value of {key} cannot be read")))?;
-            match entry.lease {
-                Some(_) => bound.push(key),
-                None => entries.push((key, entry)),
-            }
-        }
-        Ok(Stored { revision, entries: Arc::new(entries.into_iter().collect()), bound })
+        guarded(path, || read_all(db))
     }
 }
 
@@ -437,15 +441,24 @@ fn write(
     Ok(())
 }
 
-fn read_all(db: &Database) -> Result<(Revision, Vec<(String, Bytes)>), redb::Error> {
+fn read_all(db: &Database) -> Result<Stored, redb::Error> {
     let txn = db.begin_read()?;
-    let revision = txn.open_table(META)?.get(REVISION)?.map_or(0, |guard| guard.value());
-    let mut stored = Vec::new();
-    for item in txn.open_table(KV)?.iter()? {
+    let revision = Revision(txn.open_table(META)?.get(REVISION)?.map_or(0, |guard| guard.value()));
+    let table = txn.open_table(KV)?;
+    let count = usize::try_from(table.len()?).unwrap_or(usize::MAX);
+    let (mut entries, mut bound) = (Vec::with_capacity(count.min(EXPECTED_MAX)), Vec::new());
+    for item in table.iter()? {
         let (key, value) = item?;
-        stored.push((key.value().to_owned(), Bytes::copy_from_slice(value.value())));
+        let key = key.value().to_owned();
+        let entry = decode_entry(value.value())
+            .filter(|entry| entry.mod_revision <= revision && entry.create_revision <= entry.mod_revision)
+            .ok_or_else(|| redb::Error::Corrupted(format!("the value of {key} cannot be read")))?;
+        match entry.lease {
+            Some(_) => bound.push(key),
+            None => entries.push((key, entry)),
+        }
     }
-    Ok((Revision(revision), stored))
+    Ok(Stored { revision, entries: Arc::new(entries.into_iter().collect()), bound })
 }
 
 pub(super) fn encode_entry(entry: &Entry, buffer: &mut Vec<u8>) {
@@ -456,14 +469,15 @@ pub(super) fn encode_entry(entry: &Entry, buffer: &mut Vec<u8>) {
     buffer.extend_from_slice(&entry.value);
 }
 
-pub(super) fn decode_entry(stored: &Bytes) -> Option<Entry> {
-    let word = |i: usize| Some(u64::from_le_bytes(stored.get(i * 8..i * 8 + 8)?.try_into().ok()?));
+pub(super) fn decode_entry(stored: &[u8]) -> Option<Entry> {
+    let (header, value) = stored.split_at_checked(HEADER_BYTES)?;
+    let word = |i: usize| Some(u64::from_le_bytes(header[i * 8..i * 8 + 8].try_into().ok()?));
     let lease = word(2)?.cast_signed();
     Some(Entry {
         create_revision: Revision(word(0)?),
         mod_revision: Revision(word(1)?),
         lease: (lease != 0).then_some(LeaseId(lease)),
-        value: stored.slice(HEADER_BYTES..),
+        value: Bytes::copy_from_slice(value),
     })
 }
 

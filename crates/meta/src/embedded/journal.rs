@@ -34,7 +34,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bytes::Bytes;
 use kafscale_core::crc::crc32c;
 
 use super::{
@@ -334,7 +333,7 @@ fn decode_changes(mut content: &[u8]) -> Option<Changes> {
         let (key, rest) = rest.split_at_checked(key_bytes)?;
         let is_deleted = entry_bytes == NONE;
         let (entry, rest) = rest.split_at_checked(if is_deleted { 0 } else { entry_bytes as usize })?;
-        let entry = if is_deleted { None } else { Some(decode_entry(&Bytes::copy_from_slice(entry))?) };
+        let entry = if is_deleted { None } else { Some(decode_entry(entry)?) };
         changes.insert(std::str::from_utf8(key).ok()?.to_owned(), entry);
         content = rest;
     }

@@ -64,9 +64,13 @@ enum Phase {
 }
 
 impl Tandem {
-    /// Around a new file that redb is about to fill.
-    pub(super) fn made(database: Box<dyn StorageBackend>, path: &Path) -> io::Result<Self> {
-        Self::new(database, path, SharedJournal::default(), Phase::Made)
+    /// Around a new file that redb is about to fill. There is no journal yet.
+    pub(super) fn made(
+        database: Box<dyn StorageBackend>,
+        path: &Path,
+        journal: SharedJournal,
+    ) -> io::Result<Self> {
+        Self::new(database, path, journal, Phase::Made)
     }
 
     /// Around a file that redb is about to open.
@@ -111,6 +115,11 @@ impl Tandem {
             database.sync_data()?;
         }
         headers.iter().try_for_each(|(offset, bytes)| database.write(*offset, bytes))
+    }
+
+    /// The file was synced when it was complete, and has its name now: from here on it is as one that was found and opened.
+    pub(super) fn named(&self) {
+        *self.0.phase.lock() = Phase::Open;
     }
 
     /// redb has opened the file: from now on it is synced when redb says so.

@@ -81,7 +81,7 @@ impl StorageBackend for RecordedFile {
     fn sync_data(&self) -> io::Result<()> {
         let recording = &mut *self.recording.lock();
         // What the journal wrote was written for this sync.
-        let journal = fs::read(&recording.journal_path)?;
+        let journal = fs::read(&recording.journal_path).unwrap_or_default();
         for offset in (0..journal.len()).step_by(SECTOR_BYTES) {
             let data = &journal[offset..offset + SECTOR_BYTES];
             if recording.journal.get(offset..offset + SECTOR_BYTES) != Some(data) {
@@ -157,11 +157,13 @@ fn put(dir: &Path, files: &Files) {
 
 fn open_recorded(dir: &Path, looks: bool) -> (Disk, Revision, Arc<Mutex<Recording>>) {
     let journal_path = dir.join(FILES[JOURNAL]);
-    let journal = fs::read(&journal_path).unwrap();
-    let recording = Arc::new(Mutex::new(Recording { steps: Vec::new(), journal_path, journal }));
+    let journal = fs::read(&journal_path).unwrap_or_default();
+    let recording = Recording { steps: Vec::new(), journal_path: journal_path.clone(), journal };
+    let recording = Arc::new(Mutex::new(recording));
     let shared = Arc::clone(&recording);
     let opener = move |path: &Path| {
-        let file = FileBackend::new(File::options().read(true).write(true).open(path)?)?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = FileBackend::new(file)?;
         let recorded = RecordedFile { file, recording: Arc::clone(&shared) };
         Ok(Box::new(recorded) as Box<dyn StorageBackend>)
     };
@@ -170,6 +172,7 @@ fn open_recorded(dir: &Path, looks: bool) -> (Disk, Revision, Arc<Mutex<Recordin
         false => disk::open_with(dir, Box::new(opener)),
     }
     .unwrap();
+    recording.lock().journal = fs::read(&journal_path).unwrap();
     recording.lock().steps.push(Step::Answered(image.revision()));
     (disk, image.revision(), recording)
 }
@@ -311,4 +314,30 @@ fn no_cut_loses_what_was_answered() {
         }
     }
     assert!(tried > 300, "{tried} moments");
+}
+
+/// A store that was just made is not opened a second time: what it was made of must be durable when it has its name.
+#[test]
+fn no_cut_loses_what_a_new_store_has_answered() {
+    const LEFT: [Left; 3] = [Left::Nothing, Left::SomeWrites, Left::SomeSectors];
+    let (dir, copy) = (directory(), directory());
+    let mut random = Random(13);
+    let (mut disk, from, recording) = open_recorded(dir.path(), false);
+    let named = recording.lock().steps.len();
+    assert_eq!(from, Revision(0));
+    fs::create_dir(copy.path().join("meta")).unwrap();
+    fs::write(copy.path().join("meta/LOCK"), []).unwrap();
+    // Its journal is whole before it has its name.
+    let initial = [Vec::new(), read(dir.path())[JOURNAL].clone()];
+    let mut history = History::from([(from, BTreeMap::new())]);
+    commit(&mut disk, from, &recording, &mut history, 7);
+    disk.close();
+    drop(disk);
+    let steps = recording.lock().steps.clone();
+    for cut in named..=steps.len() {
+        for left in LEFT {
+            let (files, answered) = crash(&initial, &steps[..cut], left, &mut random);
+            check(copy.path(), &files, answered, &history, &(cut, left));
+        }
+    }
 }
