@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use rustix::fs::{Advice, fadvise};
 
 use super::cut_off::CutOff;
 use super::file::{FILE_HEADER_BYTES, FileHeader};
@@ -45,6 +46,15 @@ pub struct Scanned {
 
 /// Reads the objects of one file.
 pub fn objects(path: &Path, file: &File, header: &FileHeader, bounds: &Bounds) -> io::Result<Scanned> {
+    let scanned = objects_to_end(path, file, header, bounds)?;
+    if bounds.known_end.is_none() {
+        // What was read behind the end is in the page cache now, and the next start would search it: see `written_end`.
+        let _ = fadvise(file, scanned.end, None, Advice::DontNeed);
+    }
+    Ok(scanned)
+}
+
+fn objects_to_end(path: &Path, file: &File, header: &FileHeader, bounds: &Bounds) -> io::Result<Scanned> {
     let Bounds { known_end, written_end, whole_to } = *bounds;
     let file_bytes = file.metadata()?.len();
     let (mut position, mut seq, mut scanned) = (FILE_HEADER_BYTES, header.first_seq, Scanned::default());

@@ -20,6 +20,7 @@ use super::given_up::{GivenUp, Loss};
 use super::object::{self, HEADER_BYTES, IndexEntry, ObjectHeader, ObjectId, encode_tail};
 use super::recovery::{RecoveredFile, RecoveryError, ends, recover, remove_unfinished, salvage};
 use super::recovery_point::RecoveryPoint;
+use super::scan;
 use crate::testing::batch_bytes;
 
 const PARTITION: PartitionId = PartitionId { topic: TopicId(Uuid::from_u128(7)), index: 3 };
@@ -258,6 +259,18 @@ fn behind_a_clean_end_nothing_is_searched() {
     assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(3));
     std::fs::remove_file(RecoveryPoint::path(dir.path())).unwrap();
     assert!(matches!(recover(dir.path()), Err(RecoveryError::Damaged { .. })));
+}
+
+#[test]
+fn a_start_leaves_no_more_for_the_next_one_to_search() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(written(dir.path(), 3, 8 << 20));
+    let to_search = || scan::written_end(&File::open(dir.path().join(file_name(0))).unwrap()).unwrap();
+    let at_first = to_search();
+    for _ in 0..3 {
+        assert_eq!(offsets(&recover(dir.path()).unwrap()), expect(3));
+        assert_eq!(to_search(), at_first);
+    }
 }
 
 #[test]
