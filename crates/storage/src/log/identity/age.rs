@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::future::BoxFuture;
 use kafscale_core::ids::{Offset, PartitionId, TopicId};
-use kafscale_meta::records::{OutdatedRecord, Record};
+use kafscale_meta::records::{OutdatedRecord, PartitionRecord, Record};
 use kafscale_meta::{Op, Txn};
+use memchr::memmem;
 
 use super::trace::{Known, Trace};
 use super::{Binding, IdentityError, PATIENCE, last_epoch};
@@ -90,16 +91,15 @@ impl Binding<'_> {
             self.store_error(object_store::Error::Generic { store: "local", source: e.into() })
         })?;
         let topics: HashSet<TopicId> = self.topics().await?.into_iter().map(|(_, id)| id).collect();
-        let mut ends: HashMap<PartitionId, Offset> = HashMap::new();
-        for (id, record) in self.partitions().await? {
-            let last = record.segments.last().map_or(0, |segment| segment.last_offset + 1);
-            ends.insert(id, Offset(last.max(record.log_start_offset)));
-        }
-        for (_, entry) in self.recovered.iter().flat_map(|file| &file.batches) {
+        let mut newest: BTreeMap<_, _> =
+            newest.into_iter().filter(|(id, _)| topics.contains(&id.topic)).collect();
+        let mut ends = self.ends_without(&mut newest).await?;
+        let batches = self.recovered.iter().flat_map(|file| &file.batches);
+        for (_, entry) in batches.filter(|(_, entry)| newest.contains_key(&entry.partition)) {
             let end = ends.entry(entry.partition).or_insert(Offset::ZERO);
             *end = (*end).max(entry.last_offset.plus(1));
         }
-        for (id, (base_offset, segment)) in newest.into_iter().filter(|(id, _)| topics.contains(&id.topic)) {
+        for (id, (base_offset, segment)) in newest {
             let end = ends.get(&id).copied().unwrap_or(Offset::ZERO);
             if base_offset >= end {
                 let (place, first, partition) = (self.place(), base_offset, id.index);
@@ -107,6 +107,29 @@ impl Binding<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where partitions end, as the metadata says. Takes those away from `newest` whose newest segment the metadata names: it ends behind
+    /// that one, and to decode all its records takes longer than everything else.
+    async fn ends_without(
+        &self,
+        newest: &mut BTreeMap<PartitionId, (Offset, String)>,
+    ) -> Result<HashMap<PartitionId, Offset>, IdentityError> {
+        let mut ends = HashMap::new();
+        for kv in self.meta.range_all(&self.keys.partitions_prefix()).await?.kvs {
+            let Some((topic, index)) = self.keys.parse_partition(&kv.key) else { continue };
+            let id = PartitionId { topic: TopicId(topic), index };
+            let Some((_, path)) = newest.get(&id) else { continue };
+            let name = path.rsplit('/').next().unwrap_or(path);
+            if memmem::rfind(&kv.value, name.as_bytes()).is_some() {
+                newest.remove(&id);
+                continue;
+            }
+            let record = PartitionRecord::decode(&kv.key, &kv.value)?;
+            let last = record.segments.last().map_or(0, |segment| segment.last_offset + 1);
+            ends.insert(id, Offset(last.max(record.log_start_offset)));
+        }
+        Ok(ends)
     }
 
     /// What the store has of its metadata, and whether it says itself that the metadata had a note
