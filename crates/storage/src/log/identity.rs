@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, try_join};
 use kafscale_core::crc;
 use kafscale_core::ids::Offset;
 use kafscale_meta::records::{ClusterRecord, Keyspace, Record, StoreRecord};
@@ -40,7 +40,7 @@ use crate::store::{StoreError, StoreErrorKind};
 use crate::wal::recovery::RecoveredFile;
 
 /// Where the store says which one it is.
-const OBJECT: &str = "identity.json";
+pub const IDENTITY: &str = "identity.json";
 const VERSION: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -94,10 +94,10 @@ pub enum IdentityError {
     )]
     OtherPlace { theirs: String, own: String },
     #[error(
-        "{OBJECT} in {place} is a directory: take it away, and the next start writes the file anew. Nothing was changed"
+        "{IDENTITY} in {place} is a directory: take it away, and the next start writes the file anew. Nothing was changed"
     )]
     NotAFile { place: String },
-    #[error("{OBJECT} in {place} was written by a newer release (version {version}): use that one")]
+    #[error("{IDENTITY} in {place} was written by a newer release (version {version}): use that one")]
     NewerVersion { place: String, version: u32 },
     /// Worth another try.
     #[error("the store {place}: {source}")]
@@ -128,7 +128,7 @@ impl IdentityError {
 pub enum IdError {
     #[error("{0}")]
     Store(#[from] StoreError),
-    #[error("{OBJECT} was written by a newer release (version {0}): use that one")]
+    #[error("{IDENTITY} was written by a newer release (version {0}): use that one")]
     NewerVersion(u32),
 }
 
@@ -186,9 +186,12 @@ pub async fn bind(binding: &Binding<'_>, mut looked: Option<Decided>) -> Result<
             }
             Err(error) => return Err(error),
         };
-        if binding.record(&id).await? && binding.mark(&id).await? {
-            let LogConfig { node_id, incarnation, .. } = *binding.config;
-            trace::note(binding.meta, &binding.keys.writer_trace(node_id), incarnation).await?;
+        if !binding.record(&id).await? {
+            continue;
+        }
+        // Neither needs the other.
+        let (marked, ()) = try_join(binding.mark(&id), binding.note_writer()).await?;
+        if marked {
             return Ok(id);
         }
     }
@@ -267,7 +270,7 @@ impl Binding<'_> {
 
     async fn found(&self) -> Result<Found, IdentityError> {
         if let StoreUrl::File(dir) = &self.config.store
-            && std::fs::symlink_metadata(dir.join(OBJECT)).is_ok_and(|found| found.is_dir())
+            && std::fs::symlink_metadata(dir.join(IDENTITY)).is_ok_and(|found| found.is_dir())
         {
             return Err(IdentityError::NotAFile { place: self.place() });
         }
@@ -335,13 +338,20 @@ impl Binding<'_> {
         }
     }
 
+    /// Notes that this incarnation may write to the store from now on.
+    async fn note_writer(&self) -> Result<(), IdentityError> {
+        let LogConfig { node_id, incarnation, .. } = *self.config;
+        trace::note(self.meta, &self.keys.writer_trace(node_id), incarnation).await?;
+        Ok(())
+    }
+
     /// Writes the id into the store. `false` when somebody else wrote something meanwhile.
     async fn mark(&self, id: &str) -> Result<bool, IdentityError> {
         let replace = match self.found().await? {
             Found::Id(found) => return Ok(found == id),
             Found::Nothing => false,
             Found::Damaged => {
-                tracing::warn!(place = self.place(), "{OBJECT} was damaged; it is written anew");
+                tracing::warn!(place = self.place(), "{IDENTITY} was damaged; it is written anew");
                 true
             }
         };
@@ -368,7 +378,7 @@ pub fn check_files(files: &[RecoveredFile], id: &str) -> Result<(), IdentityErro
 
 /// Reads `identity.json`. The inner error is a version that this release does not know.
 async fn find(store: &dyn ObjectStore) -> Result<Result<Found, u32>, StoreError> {
-    let path = Path::from(OBJECT);
+    let path = Path::from(IDENTITY);
     let read = || {
         let path = &path;
         Box::pin(async move {
@@ -394,7 +404,7 @@ async fn mark(store: &dyn ObjectStore, id: &str, now_ms: i64, replace: bool) -> 
     let crc32c = crc::crc32c(id.as_bytes());
     let object = IdentityObject { v: VERSION, store_id: id.to_owned(), created_ms: now_ms, crc32c };
     let bytes = Bytes::from(serde_json::to_vec(&object).expect("it is a map with string keys"));
-    let path = Path::from(OBJECT);
+    let path = Path::from(IDENTITY);
     let mode = || if replace { PutMode::Overwrite } else { PutMode::Create };
     let put = || {
         let options = PutOptions { mode: mode(), ..PutOptions::default() };
@@ -426,7 +436,7 @@ pub async fn id_of(store: &dyn ObjectStore, known: Option<String>, now_ms: i64) 
 
 /// Whether a store has an identity, readable or not.
 pub async fn is_there(store: &dyn ObjectStore) -> object_store::Result<bool> {
-    match store.head(&Path::from(OBJECT)).await {
+    match store.head(&Path::from(IDENTITY)).await {
         Ok(_) => Ok(true),
         Err(object_store::Error::NotFound { .. }) => Ok(false),
         Err(e) => Err(e),
