@@ -36,7 +36,7 @@ pub fn left_sides_once(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execution
         }
         let left: Arc<dyn ExecutionPlan> = Arc::new(OnceExec::new(Arc::clone(join.left())));
         let children = vec![left, Arc::clone(join.right())];
-        Ok(Transformed::yes(Arc::clone(&step).with_new_children(children)?))
+        Ok(Transformed::yes(Arc::clone(&step).replace_children(children, KEPT)?))
     };
     Ok(plan.transform_up(of_step)?.data)
 }
