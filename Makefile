@@ -11,12 +11,12 @@ KINDS ?= all
 FIRST_SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants perimeter-mutants perimeter-kinds bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
+.PHONY: help demo demo-sql demo-perimeter analytics analytics-test demo-platform demo-platform-perimeter demo-platform-down demo-platform-clean build check test faults install package sim sim-mutants perimeter-mutants perimeter-kinds bench bench-quick bench-sql bench-micro bench-build deny fuzz fmt clean
 
 FAULT_MINUTES ?= 10
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 22
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 26
 
 demo: build ## build and run a broker with sample data on 127.0.0.1:9092
 	@exec $(TARGET_DIR)/release/kafscale demo
@@ -39,6 +39,9 @@ analytics-test: ## the unit tests of the program that answers SQL
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up
+
+demo-platform-perimeter: ## the platform, and the hospital of demo-perimeter on PostgreSQL, Redis, MongoDB and MinIO; MCP on 127.0.0.1:8091
+	@deploy/demo-platform perimeter
 
 demo-platform-down: ## stop the platform; its data stays
 	@deploy/demo-platform down

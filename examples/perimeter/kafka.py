@@ -4,8 +4,11 @@ import socket
 import struct
 import time
 
-PRODUCE, CREATE_TOPICS = 0, 19
+PRODUCE, LIST_OFFSETS, CREATE_TOPICS = 0, 2, 19
 NONE, ALREADY_EXISTS = 0, 36
+# Where a partition is new, its broker may not know it yet, or not know that it leads it.
+NOT_YET = (3, 5, 6)
+NOT_YET_S = 30
 
 
 def string(text):
@@ -35,6 +38,22 @@ def create_topic(address, name, partitions):
     (code,) = struct.unpack_from(">h", answer, 4 + 4 + 2 + len(name))
     if code not in (NONE, ALREADY_EXISTS):
         raise OSError(f"the topic {name} could not be made: error {code}")
+
+
+def end(address, topic, partition):
+    """The offset that the next record of a partition gets."""
+    latest = -1
+    body = struct.pack(">i", -1) + array([string(topic) + array([struct.pack(">iq", partition, latest)])])
+    deadline = time.monotonic() + NOT_YET_S
+    while True:
+        answer = call(address, LIST_OFFSETS, 1, body)
+        # length of the list, topic, length of the list, partition, error, timestamp, offset
+        code, _, offset = struct.unpack_from(">hqq", answer, 4 + 2 + len(topic) + 4 + 4)
+        if code == NONE:
+            return offset
+        if code not in NOT_YET or time.monotonic() > deadline:
+            raise OSError(f"the end of {topic} could not be read: error {code}")
+        time.sleep(0.2)
 
 
 def produce(address, topic, partition, values):

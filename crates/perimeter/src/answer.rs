@@ -224,6 +224,7 @@ pub fn shape_in_words(shape: &TableShape) -> Option<String> {
     if let Some(bytes) = shape.max_bytes {
         parts.push(format!("at most {bytes} bytes"));
     }
+    parts.extend(shape.patterns.iter().map(|pattern| pattern.in_words()));
     (!parts.is_empty()).then(|| format!("{}: {}", shape.table, parts.join("; ")))
 }
 
@@ -259,6 +260,7 @@ mod tests {
             min_group: None,
             max_rows: None,
             max_bytes: None,
+            patterns: Vec::new(),
             counted: None,
         };
         let used = Used {

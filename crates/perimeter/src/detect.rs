@@ -18,12 +18,13 @@ mod values;
 mod words;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use cards::is_card_number;
 pub use columns::Column;
 use plain::plain;
 use scan::{Found, found};
-pub use values::filter;
+pub use values::{Refused, filter};
 
 /// A kind of personal data in texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +71,8 @@ impl Kind {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filtered {
     kinds: BTreeMap<Kind, u64>,
+    /// The same by the names of patterns of the rules.
+    patterns: BTreeMap<Arc<str>, u64>,
     /// Values that could not be looked at, or not without what was found in them.
     withheld: u64,
 }
@@ -79,9 +82,14 @@ impl Filtered {
         *self.kinds.entry(kind).or_default() += count;
     }
 
+    fn add_pattern(&mut self, name: &Arc<str>, count: u64) {
+        *self.patterns.entry(Arc::clone(name)).or_default() += count;
+    }
+
     pub fn in_words(&self) -> Option<String> {
         let mut parts: Vec<String> =
             self.kinds.iter().map(|(kind, count)| format!("{count} × {}", kind.name())).collect();
+        parts.extend(self.patterns.iter().map(|(name, count)| format!("{count} × {name}")));
         if self.withheld > 0 {
             parts.push(format!("{} values withheld that cannot be searched", self.withheld));
         }

@@ -61,6 +61,7 @@ impl Handle {
             counted: None,
             max_rows: None,
             max_bytes: None,
+            patterns: Vec::new(),
         }
     }
 }

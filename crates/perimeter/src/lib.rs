@@ -32,3 +32,4 @@ pub mod secret;
 pub mod server;
 pub mod shape;
 mod tools;
+pub mod validate;

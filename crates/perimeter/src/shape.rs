@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::validate::Pattern;
+
 /// A table by its collection and its name in it, written `collection.table`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TableName {
@@ -43,6 +45,8 @@ pub struct TableShape {
     pub max_rows: Option<u64>,
     /// The most bytes of one answer.
     pub max_bytes: Option<u64>,
+    /// What texts of an answer are looked for.
+    pub patterns: Vec<Arc<Pattern>>,
 }
 
 impl TableShape {

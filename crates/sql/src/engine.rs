@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
 use crate::postgres;
 use crate::postgres::session::OfSession;
@@ -366,7 +367,7 @@ pub async fn physical(
 ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
     let planned = growth::planning(state.create_physical_plan(plan));
     let plan = planning::until_stopped(query, planned).await?;
-    Ok(charged(stoppable(plan, query)?)?)
+    Ok(charged(stoppable(left_sides_once(plan)?, query)?)?)
 }
 
 fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<LogicalPlan, SqlError> {

@@ -15,6 +15,7 @@ pub mod error;
 pub mod follow;
 pub mod growth;
 pub mod local;
+mod once;
 mod planning;
 pub mod postgres;
 pub mod query;

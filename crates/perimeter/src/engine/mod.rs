@@ -46,6 +46,7 @@ use crate::handles::Handles;
 use crate::labelled::Labelled;
 use crate::rules::{Action, ColumnInfo, Limits};
 use crate::shape::TableName;
+use crate::validate::{self, Pattern};
 
 /// A statement is told to be too long before it is read.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
@@ -388,6 +389,11 @@ impl Planned {
 
     pub fn column_names(&self) -> Vec<String> {
         self.plan.schema().fields().iter().map(|field| field.name().clone()).collect()
+    }
+
+    /// What rules of any of its tables look for in an answer.
+    pub fn patterns(&self) -> Vec<Arc<Pattern>> {
+        validate::together(self.used.iter().flat_map(|used| used.shape.patterns.iter().cloned()))
     }
 
     /// The strictest bounds of the tables that are in it, and `asked`.

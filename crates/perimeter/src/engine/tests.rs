@@ -173,6 +173,7 @@ impl Decide for Given {
                 .map(|per_day| Counted { entity: "id".to_owned(), per_day }),
             max_rows: None,
             max_bytes: None,
+            patterns: Vec::new(),
         })
     }
 }

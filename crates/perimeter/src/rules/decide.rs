@@ -13,6 +13,7 @@ use super::subject::Subject;
 use super::words;
 use super::{Action, ColumnInfo, Decision, Limits, Outcome, Reasons, Request, least, strictness};
 use crate::shape::{ColumnShape, Counted, MinGroup, Shown, TableName, TableShape};
+use crate::validate;
 
 /// All that one decision rests on.
 pub(super) struct Findings<'a> {
@@ -149,6 +150,7 @@ impl Findings<'_> {
             counted: None,
             max_rows: None,
             max_bytes: None,
+            patterns: Vec::new(),
         };
         let mut budgets = Limits::default();
         let mut is_possible = true;
@@ -185,6 +187,7 @@ impl Findings<'_> {
             shape.row_filters.extend(owed.row_filter.as_ref().map(|filter| filter.fill(self.subject)));
             shape.max_rows = least(shape.max_rows, owed.max_rows);
             shape.max_bytes = least(shape.max_bytes, owed.max_bytes);
+            shape.patterns.extend(owed.patterns.iter().cloned());
             if let Some(given) = &owed.budgets {
                 budgets = budgets.strictest(Limits {
                     queries_per_day: given.queries_per_day,
@@ -195,6 +198,7 @@ impl Findings<'_> {
         }
         shape.row_filters.sort();
         shape.row_filters.dedup();
+        shape.patterns = validate::together(shape.patterns);
         is_possible.then_some((shape, budgets))
     }
 }

@@ -14,6 +14,7 @@ use super::error::Place;
 use super::glob::Glob;
 use super::one_or_more::OneOrMore;
 use crate::shape::DatePart;
+use crate::validate::ValidateRule;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +119,7 @@ pub(super) struct ObligationRule {
     pub(super) max_rows: Option<u64>,
     pub(super) max_bytes: Option<u64>,
     pub(super) budgets: Option<BudgetRule>,
+    pub(super) validate: Option<ValidateRule>,
 }
 
 /// Holds where everything that it names holds.

@@ -80,6 +80,7 @@ fn owed(old: &Obligations, new: &Obligations) -> Vec<String> {
             ("max_rows", owed.max_rows.is_some()),
             ("max_bytes", owed.max_bytes.is_some()),
             ("budgets", owed.budgets.is_some()),
+            ("validate", !owed.patterns.is_empty()),
         ]
     };
     let mut lost = Vec::new();

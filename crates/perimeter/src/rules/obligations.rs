@@ -17,6 +17,7 @@ use super::glob::{Glob, fold};
 use super::subject::{Subject, check_name};
 use super::{Action, KeySource};
 use crate::shape::{Mask, MaskKey, TableName};
+use crate::validate::Pattern;
 
 /// A key that is shorter can be guessed.
 const MIN_KEY_BYTES: usize = 16;
@@ -67,6 +68,8 @@ pub(super) struct Owed {
     pub(super) max_rows: Option<u64>,
     pub(super) max_bytes: Option<u64>,
     pub(super) budgets: Option<BudgetRule>,
+    /// Of the texts of an answer.
+    pub(super) patterns: Vec<Arc<Pattern>>,
 }
 
 impl Owed {
@@ -86,6 +89,7 @@ impl Owed {
             || self.max_rows.is_some()
             || self.max_bytes.is_some()
             || self.budgets.is_some()
+            || !self.patterns.is_empty()
     }
 }
 
@@ -244,7 +248,10 @@ fn compile(
     {
         budgets.entity.get_or_insert_with(|| entity.clone());
     }
-    let owed = Owed { hide: rule.hide, mask, row_filter, min_group, max_rows, max_bytes, budgets };
+    let patterns = rule.validate.map(Pattern::of_rule).transpose();
+    let patterns =
+        patterns.map_err(|why| wrong(format!("the obligation `{id}`: {why}")))?.unwrap_or_default();
+    let owed = Owed { hide: rule.hide, mask, row_filter, min_group, max_rows, max_bytes, budgets, patterns };
     check_owed(&owed).map_err(|why| wrong(format!("the obligation `{id}` {why}")))?;
     if !rule.column.0.is_empty() && owed.is_of_table() {
         let why = "names a `column`, and owes something of the whole table: make two of it";

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::load::Rulebook;
 use super::{Action, ColumnInfo, Decision, Holds, Limits, Request, strictness};
 use crate::caller::Caller;
-use crate::shape::TableName;
+use crate::shape::{TableName, TableShape};
 
 /// Columns of one table in a line, which has an end.
 const MAX_COLUMNS: usize = 500;
@@ -51,6 +51,9 @@ pub struct TableRecord {
     pub max_bytes: Option<u64>,
     #[serde(skip_serializing_if = "is_unlimited", default)]
     pub budgets: Limits,
+    /// What texts are looked for, and what is done then.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub validate: Vec<String>,
     /// The ids of policies and obligations.
     pub by: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
@@ -82,6 +85,10 @@ fn is_zero(number: &usize) -> bool {
 
 fn is_unlimited(limits: &Limits) -> bool {
     *limits == Limits::default()
+}
+
+fn patterns_in_words(shape: &TableShape) -> Vec<String> {
+    shape.patterns.iter().map(|pattern| pattern.in_words()).collect()
 }
 
 impl DecisionRecord {
@@ -136,6 +143,7 @@ impl TableRecord {
             max_rows: shape.and_then(|shape| shape.max_rows),
             max_bytes: shape.and_then(|shape| shape.max_bytes),
             budgets: decision.budgets,
+            validate: shape.map(patterns_in_words).unwrap_or_default(),
             by: decision.reasons.rules.clone(),
             shadow: decision.reasons.shadow.clone(),
         }
@@ -171,6 +179,8 @@ impl TableRecord {
         compare("queries_per_day", number(one.queries_per_day), number(two.queries_per_day));
         compare("rows_per_day", number(one.rows_per_day), number(two.rows_per_day));
         compare("entities_per_day", number(one.entities_per_day), number(two.entities_per_day));
+        let validate = |patterns: &[String]| if patterns.is_empty() { none() } else { patterns.join(", ") };
+        compare("validate", validate(&self.validate), validate(&other.validate));
         found
     }
 }

@@ -93,6 +93,28 @@ pub(super) fn try_book(policies: &str, rules: &str) -> Result<Rulebook, RulesErr
     })
 }
 
+#[test]
+fn patterns_of_all_obligations_that_hold_are_looked_for() {
+    let rules = "[[obligation]]\nid = \"one\"\ntable = \"hospital.*\"\nvalidate = { withhold = { \"case number\" = 'CASE-\\d+' } }\n\
+                 [[obligation]]\nid = \"two\"\ntable = \"*\"\nunless = { groups = \"nurses\" }\nvalidate = { refuse = { privileged = 'PRIVILEGED' } }\n";
+    let book = book("permit (principal, action, resource);", rules);
+    let of = |groups: &[&str]| {
+        let decision = decide(&book, &caller("alice", groups, "treatment"), Action::Query);
+        decision.shape().expect("it is allowed").patterns.iter().map(|p| p.in_words()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&["nurses"]), ["case number withheld"]);
+    assert_eq!(of(&[]), ["answers with privileged refused", "case number withheld"]);
+    for (validate, told) in [
+        ("{ }", "neither"),
+        ("{ withhold = { a = '(' } }", "the pattern `a`"),
+        ("{ withold = { a = 'b' } }", "withold"),
+    ] {
+        let rules = format!("[[obligation]]\nid = \"o\"\ntable = \"*\"\nvalidate = {validate}\n");
+        let error = try_book("", &rules).unwrap_err().to_string();
+        assert!(error.contains(told), "{validate}: {error}");
+    }
+}
+
 pub(super) fn columns() -> Vec<ColumnInfo> {
     let types = [
         ("id", DataType::Int64),

@@ -74,6 +74,7 @@ pub(super) fn of_owed(obligation: &Obligation) -> String {
     parts.extend(owed.max_rows.map(|rows| format!("at most {rows} rows")));
     parts.extend(owed.max_bytes.map(|bytes| format!("at most {bytes} bytes")));
     parts.extend(owed.budgets.as_ref().map(|_| "budgets of the day".to_owned()));
+    parts.extend(owed.patterns.iter().map(|pattern| pattern.in_words()));
     format!("obligation {}: {}", obligation.id, parts.join(", "))
 }
 
@@ -105,6 +106,9 @@ pub(super) fn of_shape(findings: &Findings<'_>, shape: &TableShape, reasons: &mu
     }
     if let Some(bytes) = shape.max_bytes {
         told.push(format!("{}: at most {bytes} bytes.", findings.table));
+    }
+    for pattern in &shape.patterns {
+        told.push(format!("{}: {}.", findings.table, pattern.in_words()));
     }
     told.append(&mut reasons.for_caller);
     let held = findings.obligations.iter().zip(&findings.holds).filter(|(_, holds)| **holds);

@@ -115,12 +115,13 @@ async fn released(
 ) -> Result<(Rows, Filtered), ToolError> {
     let mut rows = planned.run(limits).await.map_err(|error| told(&error))?;
     perimeter.settle(call, caller, planned, rows.rows).await?;
-    let labels = planned.labels.clone();
-    let search = move || {
-        let filtered = detect::filter(&mut rows, &labels);
-        (rows, filtered)
-    };
-    perimeter.engine.apart(search).await.map_err(|error| told(&error))
+    let (labels, patterns) = (planned.labels.clone(), planned.patterns());
+    let search = move || detect::filter(&mut rows, &labels, &patterns).map(|filtered| (rows, filtered));
+    let searched = perimeter.engine.apart(search).await.map_err(|error| told(&error))?;
+    searched.map_err(|refused| {
+        call.line.add(JsonObject::from_iter([("refused_for".to_owned(), json!(refused.0))]));
+        ToolError::Denied(refused.to_string())
+    })
 }
 
 async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer, ToolError> {

@@ -12,6 +12,8 @@
 //! and what `sum` adds up is an integer where its constants are small, so that `sum(CASE WHEN paid
 //! THEN 1 ELSE 0 END)` is a bigint.
 //!
+//! Fractions in the text become numerics where PostgreSQL has numerics ([`literals`]).
+//!
 //! The perimeter does without all of this: which rows an error comes from would tell of values that
 //! are hidden.
 
@@ -36,6 +38,7 @@ use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::physical_expr_common::datum::apply;
 
+use super::literals;
 use super::semantics::interval_span;
 use super::types;
 use crate::error::SqlError;
@@ -61,7 +64,9 @@ pub fn with_types(plan: LogicalPlan) -> Result<LogicalPlan> {
         let step = by_length(step, &schema);
         let step = step.map_expressions(|expr| {
             let name = names.save(&expr);
-            let expr = expr.transform_up(|expr| Ok(with_type(expr, &schema)))?;
+            let expr = expr.transform_up(|expr| {
+                literals::exact(expr, &schema).transform_data(|expr| Ok(with_type(expr, &schema)))
+            })?;
             Ok(expr.update_data(|expr| name.restore(expr)))
         })?;
         step.map_data(LogicalPlan::recompute_schema)

@@ -381,6 +381,21 @@ fn object_entry(prefix: &ObjectPath, found: &ObjectMeta) -> Option<FileEntry> {
     Some(FileEntry { path, bytes: found.size, version })
 }
 
+/// Servers without entity tags have the size and the time. Headers tell whole seconds; some servers, such as
+/// MinIO, list parts of a second too.
+fn is_as_listed(read: &FileEntry, listed: &FileEntry) -> bool {
+    let same_version = match (&read.version, &listed.version) {
+        (Version::Object { etag: Some(read), .. }, Version::Object { etag: Some(listed), .. }) => {
+            read == listed
+        }
+        (Version::Object { modified_ms: read, .. }, Version::Object { modified_ms: listed, .. }) => {
+            read.div_euclid(1_000) == listed.div_euclid(1_000)
+        }
+        (Version::Inode { .. }, _) | (_, Version::Inode { .. }) => false,
+    };
+    same_version && read.path == listed.path && read.bytes == listed.bytes
+}
+
 async fn list_bucket(
     store: &dyn ObjectStore,
     prefix: &ObjectPath,
@@ -427,8 +442,7 @@ async fn read_object(
         }
         Err(error) => return Err(error.into()),
     };
-    // Servers without entity tags have the time and the size.
-    if object_entry(prefix, &answer.meta).as_ref() != Some(file) {
+    if object_entry(prefix, &answer.meta).is_none_or(|read| !is_as_listed(&read, file)) {
         return Err(changed());
     }
     let bytes = answer.bytes().await?;

@@ -28,6 +28,9 @@ fn of_table() -> impl Strategy<Value = String> {
         (1..9u32).prop_map(|rows| format!("max_rows = {rows}")),
         (1..9u32).prop_map(|bytes| format!("max_bytes = {bytes}\nmax_rows = 7")),
         "[a-c]".prop_map(|ward| format!("row_filter = \"ward = '{ward}'\"")),
+        "[a-c]".prop_map(|text| format!(
+            "validate = {{ withhold = {{ {text} = \"{text}\" }}, refuse = {{ x = \"x\" }} }}"
+        )),
         (1..9u32).prop_map(|n| format!("budgets = {{ queries_per_day = {n}, rows_per_day = 10 }}")),
     ]
 }
@@ -92,6 +95,7 @@ fn is_as_strict(decision: &Decision, as_other: &Decision) -> bool {
     let group = |shape: &TableShape| shape.min_group.as_ref().map(|group| (group.entity.clone(), group.size));
     columns.into_iter().all(|(one, other)| compare(&one.shown, &other.shown) != Ordering::Greater)
         && other.row_filters.iter().all(|filter| shape.row_filters.contains(filter))
+        && other.patterns.iter().all(|pattern| shape.patterns.contains(pattern))
         && limit(shape.max_rows, other.max_rows)
         && limit(shape.max_bytes, other.max_bytes)
         && limit(decision.budgets.queries_per_day, as_other.budgets.queries_per_day)
