@@ -256,7 +256,9 @@ async fn ready(State(lives): State<Arc<Lives>>) -> (StatusCode, String) {
     }
     let unserved = (partitions > 0).then_some(cannot);
     let (damages, unreadable) = (node.log.damages().summary(), node.log.unreadable().summary());
-    let warnings = [damages, unreadable, unserved, node.beyond_end.summary(), server::few_left(&node)];
+    let failing = node.log.failing_summary();
+    let warnings =
+        [damages, unreadable, failing, unserved, node.beyond_end.summary(), server::few_left(&node)];
     let warnings: String =
         warnings.into_iter().flatten().map(|warning| format!("warning: {warning}\n")).collect();
     (StatusCode::OK, format!("ready\n{warnings}"))

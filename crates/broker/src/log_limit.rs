@@ -39,9 +39,12 @@ pub enum Line {
     AgentRequests,
     /// What the MCP server says for itself.
     AgentServer,
+    /// SIGHUP: the settings were read anew.
+    SettingsRead,
+    SettingsUnread,
 }
 
-const KINDS: [(Line, &str); 17] = [
+const KINDS: [(Line, &str); 19] = [
     (Line::ConnectionRefused, "connections closed for what they sent"),
     (Line::AddressFull, "connections closed because their address has too many"),
     (Line::AllTaken, "times that all connections were taken"),
@@ -59,6 +62,8 @@ const KINDS: [(Line, &str); 17] = [
     (Line::AnswerRefused, "requests refused because of the size of their answer"),
     (Line::AgentRequests, "requests of MCP clients that failed"),
     (Line::AgentServer, "what the MCP server had to say"),
+    (Line::SettingsRead, "times that the log level was read anew"),
+    (Line::SettingsUnread, "times that the settings could not be read anew"),
 ];
 
 #[derive(Debug, Default, Clone, Copy)]

@@ -174,8 +174,8 @@ pub fn definition(name: &str) -> Option<&'static Definition> {
     DEFINITIONS.iter().find(|d| d.name == name)
 }
 
-/// The longest value of a setting. Each topic keeps its own in memory, and each answer about it repeats them.
-pub const VALUE_MAX_BYTES: usize = 32 << 10;
+/// The longest value of a setting, as answers of old versions have no room for more. Each topic keeps its own in memory, and each answer about it repeats them.
+pub const VALUE_MAX_BYTES: usize = i16::MAX as usize;
 
 impl Definition {
     /// Checks one value.

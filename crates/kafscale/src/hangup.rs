@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use kafscale_broker::log_limit::{self, LogLimits};
+use kafscale_broker::log_limit::{self, Line, LogLimits};
 use kafscale_meta::files::{Apart, TIMEOUT};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -56,11 +56,39 @@ fn reload(log: &LogControl, reread: Result<LoggingArgs, Failure>) {
     match reread {
         Ok(args) => {
             log.set(&args.log_level);
-            tracing::info!(log_level = %args.log_level, "SIGHUP: the log level was read anew; other settings need a restart");
+            if log.limits.allow(Line::SettingsRead) {
+                tracing::info!(log_level = %args.log_level, "SIGHUP: the log level was read anew; other settings need a restart");
+            }
         }
-        Err(failure) => {
+        // Whatever sends the signal may do so in a loop.
+        Err(failure) if log.limits.allow(Line::SettingsUnread) => {
             let why = failure.message();
             tracing::error!(why, "SIGHUP: the settings cannot be read; everything stays as it was");
         }
+        Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logging::tests::Written;
+
+    #[test]
+    fn signals_in_a_loop_do_not_fill_the_log() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let log = LogControl { change: Box::new(|_| true), limits: Arc::default() };
+        tracing::subscriber::with_default(subscriber, || {
+            for _ in 0..100 {
+                reload(&log, Err(Failure::runtime("it is a directory".to_owned())));
+            }
+            log.limits.summarize();
+        });
+        let text = written.text();
+        assert_eq!(text.lines().filter(|line| line.contains("it is a directory")).count(), 10, "{text}");
+        assert!(text.contains("left_out=90"), "{text}");
     }
 }

@@ -137,7 +137,7 @@ impl<S: Subscriber> Layer<S> for AgentLines {
 
 /// Changes what is logged while the program runs.
 pub struct LogControl {
-    change: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
+    pub change: Box<dyn Fn(EnvFilter) -> bool + Send + Sync>,
     pub limits: Arc<LogLimits>,
 }
 
@@ -175,7 +175,7 @@ pub fn init(args: &LoggingArgs) -> LogControl {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     #[test]
@@ -231,7 +231,13 @@ mod tests {
 
     /// Lines in memory.
     #[derive(Clone, Default)]
-    struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+    pub struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl std::io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -261,7 +267,7 @@ mod tests {
             }
             limits.summarize();
         });
-        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let text = written.text();
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert_eq!((count("response error"), count("no room")), (10, 1), "{text}");
         assert_eq!((count("other"), count("at the user's wish")), (20, 20), "{text}");

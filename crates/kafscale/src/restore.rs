@@ -190,7 +190,7 @@ async fn restore(
         _ => {
             let restored =
                 kafscale_storage::restore(&store, &metadata, SystemClock.now_ms(), options(args)).await;
-            let told = restored.map(|restored| told_of_all(&restored, args));
+            let told = restored.map(|restored| told_of_all(&restored, args, !is_new));
             told.map_err(|e| Failure::runtime(e.to_string()))
         }
     };
@@ -217,7 +217,8 @@ fn options(args: &RestoreArgs) -> RestoreOptions {
     RestoreOptions { dry_run, replace, accept_loss, with_deleted }
 }
 
-fn told_of_all(restored: &Restored, args: &RestoreArgs) -> String {
+/// `has_metadata` where there may be some.
+fn told_of_all(restored: &Restored, args: &RestoreArgs, has_metadata: bool) -> String {
     let (mut text, dry_run) = (String::new(), args.dry_run);
     let did = if dry_run { "would restore" } else { "restored" };
     for topic in &restored.topics {
@@ -240,7 +241,13 @@ fn told_of_all(restored: &Restored, args: &RestoreArgs) -> String {
     for left_out in &restored.left_out_snapshots {
         let _ = writeln!(text, "a newer snapshot is left out, the one before is used: {left_out}");
     }
+    let keeps_metadata = has_metadata && args.accept_loss && !args.replace;
     match restored.snapshot_ms {
+        // What is begun with is a snapshot that the restoration itself takes first.
+        _ if dry_run && keeps_metadata => {
+            text += "the metadata that is there is kept, with its committed offsets and settings; where it is another store's, those of the \
+                     last snapshot are taken\n";
+        }
         Some(taken_ms) => {
             let age_s = (SystemClock.now_ms() - taken_ms) / 1000;
             let at = utc::seconds(taken_ms);
@@ -319,4 +326,35 @@ fn told_of_topic(wanted: &TopicAt, copied: &[CopiedPartition]) -> String {
         utc::milliseconds(*until_ms)
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: RestoreArgs,
+    }
+
+    #[test]
+    fn a_dry_run_tells_where_committed_offsets_come_from() {
+        let restored = Restored { snapshot_ms: Some(0), committed_offsets: 7, ..Restored::default() };
+        let of_snapshot = "7 committed offsets and all settings as of the snapshot";
+        let kept = "the metadata that is there is kept, with its committed offsets";
+        for (flags, has_metadata, expect) in [
+            (&["--dry-run", "--accept-loss"][..], true, kept),
+            (&["--dry-run", "--accept-loss"], false, of_snapshot),
+            (&["--dry-run", "--accept-loss", "--replace"], true, of_snapshot),
+            (&["--dry-run"], true, of_snapshot),
+            (&["--accept-loss"], true, of_snapshot),
+        ] {
+            let args = CommandLine::parse_from([&["restore", "--data-dir", "/x"], flags].concat()).args;
+            let told = told_of_all(&restored, &args, has_metadata);
+            assert!(told.contains(expect), "{flags:?}: {told}");
+        }
+    }
 }

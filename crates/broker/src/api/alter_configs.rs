@@ -12,7 +12,7 @@ use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceRespon
 use kafka_protocol::messages::{AlterConfigsRequest, AlterConfigsResponse};
 
 use super::config_resource::{ConfigResource, check_keys, resource_twice};
-use super::{RequestContext, named_twice, str_bytes};
+use super::{RequestContext, message_bytes, named_twice};
 use crate::admin::{AdminError, TopicAdmin};
 use crate::node::Node;
 
@@ -39,7 +39,7 @@ pub async fn handle(
         responses.push(match altered {
             Ok(()) => response,
             Err(AdminError { error, message }) => {
-                response.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+                response.with_error_code(ctx.fail(error)).with_error_message(Some(message_bytes(&message)))
             }
         });
     }

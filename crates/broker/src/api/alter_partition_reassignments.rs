@@ -18,7 +18,7 @@ use kafka_protocol::messages::{
     AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse, BrokerId,
 };
 
-use super::{RequestContext, str_bytes};
+use super::{RequestContext, message_bytes};
 use crate::admin::{AdminError, chosen_owner};
 use crate::node::Node;
 use crate::topics::Topic;
@@ -39,9 +39,9 @@ pub async fn handle(
                 .with_error_message(None);
             match check(node, topic.as_deref(), partition) {
                 Ok(()) => response,
-                Err(AdminError { error, message }) => {
-                    response.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
-                }
+                Err(AdminError { error, message }) => response
+                    .with_error_code(ctx.fail(error))
+                    .with_error_message(Some(message_bytes(&message))),
             }
         });
         let partitions = partitions.collect();

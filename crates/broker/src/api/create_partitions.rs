@@ -14,7 +14,7 @@ use kafka_protocol::messages::{CreatePartitionsRequest, CreatePartitionsResponse
 
 use tokio::time::Instant;
 
-use super::{RequestContext, named_twice, request_deadline, str_bytes};
+use super::{RequestContext, message_bytes, named_twice, request_deadline};
 use crate::admin::{AdminError, TopicAdmin, check_partition_count, chosen_owner};
 use crate::node::Node;
 
@@ -41,7 +41,7 @@ pub async fn handle(
         results.push(match outcome {
             Ok(()) => result,
             Err(AdminError { error, message }) => {
-                result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+                result.with_error_code(ctx.fail(error)).with_error_message(Some(message_bytes(&message)))
             }
         });
     }

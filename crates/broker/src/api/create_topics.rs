@@ -20,7 +20,7 @@ use kafscale_core::ids::NodeId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{CHANGES_AT_ONCE, RequestContext, named_twice, request_deadline, str_bytes};
+use super::{CHANGES_AT_ONCE, RequestContext, message_bytes, named_twice, request_deadline, str_bytes};
 use crate::admin::{AdminError, TopicAdmin, TopicSpec, chosen_owner, until_led};
 use crate::node::Node;
 use crate::settings::ConfigEntry;
@@ -73,7 +73,7 @@ pub async fn handle(
 }
 
 fn failed(ctx: &RequestContext, result: CreatableTopicResult, error: &AdminError) -> CreatableTopicResult {
-    let message = Some(str_bytes(&error.message));
+    let message = Some(message_bytes(&error.message));
     let result = result.with_error_code(ctx.fail(error.error)).with_error_message(message);
     if ctx.version >= 5 { result.with_num_partitions(-1).with_replication_factor(-1) } else { result }
 }

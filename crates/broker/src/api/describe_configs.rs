@@ -16,7 +16,7 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 
 use super::config_resource::{CLIENT_METRICS, ConfigResource, GROUP};
-use super::{RequestContext, str_bytes};
+use super::{RequestContext, message_bytes, str_bytes};
 use crate::admin::AdminError;
 use crate::node::Node;
 use crate::settings::ConfigEntry;
@@ -58,7 +58,7 @@ pub async fn handle(
         match entries(node, resource) {
             Ok(entries) => result.with_configs(entries.into_iter().map(row).collect()),
             Err(AdminError { error, message }) => {
-                result.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+                result.with_error_code(ctx.fail(error)).with_error_message(Some(message_bytes(&message)))
             }
         }
     };
@@ -71,7 +71,7 @@ pub async fn handle(
         let refused = |resource: &DescribeConfigsResource| {
             DescribeConfigsResult::default()
                 .with_error_code(ctx.fail(ResponseError::PolicyViolation))
-                .with_error_message(Some(str_bytes(&error.to_string())))
+                .with_error_message(Some(message_bytes(&error.to_string())))
                 .with_resource_type(resource.resource_type)
                 .with_resource_name(resource.resource_name.clone())
         };

@@ -20,6 +20,9 @@ use super::metadata::OPERATIONS_OMITTED;
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
 
+/// The longest string of versions before KIP-482.
+pub const CLASSIC_STRING_MAX_BYTES: usize = i16::MAX as usize;
+
 /// What may be done with a group when nobody is denied anything: read, delete, describe, and its settings likewise.
 const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 
@@ -41,7 +44,8 @@ pub async fn handle(
         bytes += STRUCTURE_BYTES;
         let view = view.and_then(|view| {
             let size_bytes = view_bytes(&view);
-            let fits = bytes + size_bytes <= max_bytes;
+            let can_be_told = ctx.version >= 5 || longest_text(&view) <= CLASSIC_STRING_MAX_BYTES;
+            let fits = can_be_told && bytes + size_bytes <= max_bytes;
             bytes += if fits { size_bytes } else { 0 };
             if fits { Ok(view) } else { Err(Refused::TooLarge(size_bytes)) }
         });
@@ -77,6 +81,16 @@ fn view_bytes(view: &GroupView) -> usize {
         STRUCTURE_BYTES + 2 * texts + member.metadata.len() + member.assignment.len()
     };
     STRUCTURE_BYTES + view.members.iter().map(member).sum::<usize>()
+}
+
+/// Groups that an earlier release took have texts of any length.
+fn longest_text(view: &GroupView) -> usize {
+    let of_member = |member: &MemberView| {
+        let instance = member.instance_id.as_ref().map_or(0, |id| id.as_str().len());
+        instance.max(member.member_id.as_str().len()).max(member.client_id.len())
+    };
+    let members = view.members.iter().map(of_member);
+    members.chain([view.protocol_type.len(), view.protocol_name.len()]).max().unwrap_or_default()
 }
 
 fn too_large(node: &Node, ctx: &RequestContext, size_bytes: usize) -> DescribedGroup {

@@ -15,7 +15,7 @@ use kafka_protocol::messages::describe_quorum_response::{
 use kafka_protocol::messages::{BrokerId, DescribeQuorumRequest, DescribeQuorumResponse, TopicName};
 use kafka_protocol::protocol::StrBytes;
 
-use super::{RequestContext, str_bytes};
+use super::{RequestContext, message_bytes, str_bytes};
 use crate::admin::AdminError;
 use crate::cluster::LiveBroker;
 use crate::node::Node;
@@ -91,5 +91,5 @@ fn quorum_node(ctx: &RequestContext, leader: &LiveBroker) -> QuorumNode {
 fn failed(ctx: &RequestContext, error: ResponseError, message: &str) -> DescribeQuorumResponse {
     let response =
         DescribeQuorumResponse::default().with_error_code(ctx.fail(error)).with_error_message(None);
-    if ctx.version < 2 { response } else { response.with_error_message(Some(str_bytes(message))) }
+    if ctx.version < 2 { response } else { response.with_error_message(Some(message_bytes(message))) }
 }

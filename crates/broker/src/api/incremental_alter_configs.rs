@@ -11,7 +11,7 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
 
 use super::config_resource::{ConfigResource, check_keys, resource_twice};
-use super::{RequestContext, named_twice, str_bytes};
+use super::{RequestContext, message_bytes, named_twice};
 use crate::admin::{AdminError, TopicAdmin};
 use crate::node::Node;
 
@@ -43,7 +43,7 @@ pub async fn handle(
         responses.push(match altered {
             Ok(()) => response,
             Err(AdminError { error, message }) => {
-                response.with_error_code(ctx.fail(error)).with_error_message(Some(str_bytes(&message)))
+                response.with_error_code(ctx.fail(error)).with_error_message(Some(message_bytes(&message)))
             }
         });
     }

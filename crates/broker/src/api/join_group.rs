@@ -4,11 +4,14 @@
 //! given (KIP-394), since 5 members may be static (KIP-345), since 8 clients may say why they join (KIP-800), since 9 a static
 //! leader that came back is told to keep the assignment (KIP-814).
 //!
-//! Differs from Apache Kafka: the protocols of one member may not weigh more than a group's record can hold.
+//! Differs from Apache Kafka: the protocols of one member may not weigh more than a group's record can hold. A group instance id
+//! longer than 249 bytes, or a protocol that answers of old versions have no room for, is an INVALID_REQUEST, and a member's id
+//! begins with 249 bytes of the client's at most.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::join_group_response::JoinGroupResponseMember;
 use kafka_protocol::messages::{JoinGroupRequest, JoinGroupResponse};
 use kafka_protocol::protocol::StrBytes;
@@ -16,11 +19,20 @@ use kafscale_core::group::{GroupError, JoinRequest, Joined, Protocol};
 use uuid::Uuid;
 
 use super::answer_size::STRUCTURE_BYTES;
+use super::describe_groups::CLASSIC_STRING_MAX_BYTES;
 use super::group_error::code_of;
 use super::{RequestContext, str_bytes};
 use crate::node::Node;
 
+/// What clients of Apache Kafka allow for `group.instance.id`. It begins the member's id.
+const INSTANCE_ID_MAX_BYTES: usize = 249;
+
 pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: JoinGroupRequest) -> JoinGroupResponse {
+    if !can_be_told(&request) {
+        return JoinGroupResponse::default()
+            .with_error_code(ctx.fail(ResponseError::InvalidRequest))
+            .with_protocol_name((ctx.version < 7).then(StrBytes::default));
+    }
     let group = request.group_id.to_string();
     let request = domain_request(ctx, request);
     // A rebalance takes minutes. The group has its own copy, in a memory with a limit of its own.
@@ -37,6 +49,14 @@ pub async fn handle(node: &Arc<Node>, ctx: &RequestContext, request: JoinGroupRe
             .with_error_code(ctx.fail(code_of(error)))
             .with_protocol_name((ctx.version < 7).then(StrBytes::default)),
     }
+}
+
+/// Whether each text can be told to whoever asks: versions before KIP-482 have no longer ones.
+fn can_be_told(request: &JoinGroupRequest) -> bool {
+    let instance = request.group_instance_id.as_ref().map_or(0, |id| id.len());
+    let names = request.protocols.iter().map(|p| p.name.len());
+    let longest = names.chain([request.protocol_type.len()]).max().unwrap_or_default();
+    instance <= INSTANCE_ID_MAX_BYTES && longest <= CLASSIC_STRING_MAX_BYTES
 }
 
 fn members_bytes(joined: &Joined) -> usize {

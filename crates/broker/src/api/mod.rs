@@ -412,6 +412,9 @@ pub fn admit(node: &Arc<Node>, peer: &Arc<Peer>, frame: Frame) -> Result<Admissi
     })))
 }
 
+/// Versions before KIP-482 have room for 32,767 bytes.
+const MESSAGE_MAX_BYTES: usize = 8 << 10;
+
 /// The client id is a part of the frame: who waits for long gives the frame's memory back, and must not keep all of it for that.
 fn kept_client_id(api: ApiKey, id: StrBytes) -> Option<StrBytes> {
     match api {
@@ -507,6 +510,14 @@ where
     let mut work = Some(move || wire::decode(body, version).map(prepare));
     let decoding = compute_for(ctx.peer.requester(), move |_| work.take().map(|work| work()));
     decoding.await.map_err(|ended| Refusal::Internal(ended.to_string()))?
+}
+
+/// A message for people, which may quote what a client sent: cut off, so that answers of all versions have room for it.
+pub fn message_bytes(text: &str) -> StrBytes {
+    match text.floor_char_boundary(MESSAGE_MAX_BYTES) {
+        end if end < text.len() => StrBytes::from_string(format!("{}…", &text[..end])),
+        _ => str_bytes(text),
+    }
 }
 
 /// Text as the messages hold it.

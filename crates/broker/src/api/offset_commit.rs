@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::RequestContext;
 use super::answer_size::{COMMITTED_PARTITION_BYTES, STRUCTURE_BYTES};
+use super::describe_groups::CLASSIC_STRING_MAX_BYTES;
 use super::group_error::code_of;
 use crate::coordinator::PartitionCommit;
 use crate::node::Node;
@@ -110,8 +111,9 @@ fn check(node: &Node, topic: Option<&Topic>, asked: OffsetCommitRequestPartition
         return Checked::Unknown;
     };
     let metadata = asked.committed_metadata.unwrap_or_default();
-    // Java counts the UTF-16 units of a string.
-    if metadata.encode_utf16().count() > node.coordinator.config().offset_metadata_max_bytes {
+    // Java counts the UTF-16 units of a string. Answers of versions before KIP-482 have no room for more than they say.
+    let max_units = node.coordinator.config().offset_metadata_max_bytes;
+    if metadata.encode_utf16().count() > max_units || metadata.len() > CLASSIC_STRING_MAX_BYTES {
         return Checked::TooLarge;
     }
     let leader_epoch = Some(LeaderEpoch(asked.committed_leader_epoch)).filter(|epoch| epoch.0 >= 0);

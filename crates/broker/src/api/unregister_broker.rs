@@ -7,7 +7,7 @@ use std::sync::Arc;
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::{UnregisterBrokerRequest, UnregisterBrokerResponse};
 
-use super::{RequestContext, str_bytes};
+use super::{RequestContext, message_bytes};
 use crate::node::Node;
 
 pub async fn handle(
@@ -19,7 +19,7 @@ pub async fn handle(
     let refused = |error: ResponseError, why: String| {
         UnregisterBrokerResponse::default()
             .with_error_code(ctx.fail(error))
-            .with_error_message(Some(str_bytes(&why)))
+            .with_error_message(Some(message_bytes(&why)))
     };
     match node.metadata.load_broker(node_id).await {
         Ok(Some(_)) => {

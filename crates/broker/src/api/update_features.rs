@@ -10,7 +10,7 @@ use kafka_protocol::messages::update_features_request::FeatureUpdateKey;
 use kafka_protocol::messages::update_features_response::UpdatableFeatureResult;
 use kafka_protocol::messages::{UpdateFeaturesRequest, UpdateFeaturesResponse};
 
-use super::{RequestContext, features, str_bytes};
+use super::{RequestContext, features, message_bytes};
 use crate::node::Node;
 
 pub async fn handle(
@@ -24,7 +24,7 @@ pub async fn handle(
             format!("The update failed for all features since the following feature had an error: {why}");
         return UpdateFeaturesResponse::default()
             .with_error_code(ctx.fail(ResponseError::InvalidUpdateVersion))
-            .with_error_message(Some(str_bytes(&message)));
+            .with_error_message(Some(message_bytes(&message)));
     }
     let done = UpdateFeaturesResponse::default().with_error_message(None);
     if ctx.version >= 2 {

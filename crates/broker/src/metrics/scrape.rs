@@ -392,6 +392,11 @@ fn log(node: &Node, text: &mut Text) {
         ("kafscale_segments_written_total", "Segments written.", stats.segments_written),
         ("kafscale_segments_deleted_total", "Segments deleted.", stats.segments_deleted),
         (
+            "kafscale_segment_write_failures_total",
+            "Attempts to write what is in the write-ahead log to segments that failed.",
+            stats.segment_write_failures,
+        ),
+        (
             "kafscale_segment_delete_failures_total",
             "Attempts to delete a segment that failed.",
             stats.segment_delete_failures,
@@ -411,6 +416,11 @@ fn log(node: &Node, text: &mut Text) {
             "kafscale_wal_pending_bytes",
             "Appended and not durable yet, where the log is in an object store.",
             stats.wal_pending_bytes,
+        ),
+        (
+            "kafscale_partitions_without_segments",
+            "Partitions whose records cannot be written to segments at the moment.",
+            stats.failing_partitions,
         ),
         ("kafscale_wal_files", "Files of the write-ahead log.", stats.wal_files),
         (

@@ -270,6 +270,31 @@ async fn groups_are_described_with_their_members() {
     broker.stop().await;
 }
 
+/// Texts of newer versions have any length, those of older ones 32,767 bytes.
+#[tokio::test]
+async fn no_member_has_texts_that_answers_of_old_versions_have_no_room_for() {
+    let broker = broker().await;
+    let mut client = broker.client().await;
+    client.become_only_member("honest").await;
+    let instance = |bytes| join_request("long", "").with_group_instance_id(Some(text(&"i".repeat(bytes))));
+    let mut named = join_request("long", "");
+    named.protocols[0].name = text(&"n".repeat(40_000));
+    let typed = join_request("long", "").with_protocol_type(text(&"t".repeat(40_000)));
+    for (version, request) in [(5, instance(32_740)), (9, instance(250)), (9, named), (9, typed)] {
+        let joined = client.call(version, &request).await;
+        assert_eq!(joined.error_code, code(ResponseError::InvalidRequest), "version {version}");
+    }
+    let joined = client.call(9, &instance(249)).await;
+    assert_eq!((joined.error_code, joined.member_id.len()), (0, 249 + 37));
+    let both = DescribeGroupsRequest::default().with_groups(vec![group_id("honest"), group_id("long")]);
+    for version in 0..=6 {
+        let groups = client.call(version, &both).await.groups;
+        let members: Vec<usize> = groups.iter().map(|group| group.members.len()).collect();
+        assert_eq!(members, [1, 1], "version {version}");
+    }
+    broker.stop().await;
+}
+
 #[tokio::test]
 async fn groups_are_listed_by_state_and_type() {
     let broker = broker().await;

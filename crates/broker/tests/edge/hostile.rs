@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
-use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{
@@ -41,6 +41,24 @@ fn header(size: i32, key: i16, version: i16) -> BytesMut {
     out.put_i32(1);
     out.put_i16(-1);
     out
+}
+
+/// A message quotes what the client sent, and old versions have room for 32,767 bytes.
+#[tokio::test]
+async fn a_long_value_that_is_refused_is_answered_in_every_version() {
+    let harness = Harness::start().await;
+    let mut client = harness.client().await;
+    let config = CreatableTopicConfig::default()
+        .with_name(text("retention.ms"))
+        .with_value(Some(text(&"9".repeat(32_760))));
+    let topic = CreatableTopic::default().with_name(name("t")).with_num_partitions(1);
+    let topic = topic.with_replication_factor(1).with_configs(vec![config]);
+    let request = CreateTopicsRequest::default().with_topics(vec![topic]).with_timeout_ms(10_000);
+    for version in 2..=7 {
+        let topics = client.call(version, &request).await.topics;
+        assert_eq!(topics[0].error_code, ResponseError::InvalidConfig.code(), "version {version}");
+    }
+    harness.stop().await;
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@ const REASON_MAX_BYTES: usize = 255;
 /// Protocols of one member. Clients offer a few, and each takes far more memory than it takes in a request.
 const PROTOCOLS_MAX: usize = 1000;
 
+/// So much of a client's id is a part of its member's: that must be short enough for every version of every answer.
+const CLIENT_ID_MAX_BYTES: usize = 249;
+
 impl Group {
     pub(super) fn join(&mut self, token: Token, mut request: JoinRequest, turn: &mut Turn) {
         let sessions = self.config.min_session_timeout_ms..=self.config.max_session_timeout_ms;
@@ -71,7 +74,8 @@ impl Group {
                 None => self.add_member(token, request, new_id, turn),
             };
         }
-        let new_id = MemberId::from(format!("{}-{}", request.client_id, request.uuid));
+        let client_id = &request.client_id[..request.client_id.floor_char_boundary(CLIENT_ID_MAX_BYTES)];
+        let new_id = MemberId::from(format!("{client_id}-{}", request.uuid));
         if !request.requires_known_member_id {
             return self.add_member(token, request, new_id, turn);
         }

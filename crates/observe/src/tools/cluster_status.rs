@@ -103,6 +103,7 @@ impl Tool for ClusterStatus {
         broker_warnings(&metrics.value, known, &mut warnings);
         damage_warning(&metrics.value, &mut warnings);
         unreadable_warning(&metrics.value, &mut warnings);
+        segments_warning(&metrics.value, &mut warnings);
         unserved_warning(&metrics.value, &mut warnings);
         connections_warning(&metrics.value, &mut warnings);
         if let Some((brokers, topics)) = known {
@@ -296,6 +297,18 @@ fn unreadable_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
         warnings.push(Warning {
             problem: format!("cannot be read at the moment: {objects} stored objects, whose records consumers wait for"),
             next: "/readyz of the brokers, and their logs, which name objects and errors: permissions, keys, the store".to_owned(),
+        });
+    }
+}
+
+/// What brokers cannot move from the write-ahead log to segments.
+fn segments_warning(metrics: &Metrics, warnings: &mut Vec<Warning>) {
+    let name = view::names::PARTITIONS_WITHOUT_SEGMENTS;
+    let partitions = metrics.scrapes().filter_map(|(_, scrape, _)| scrape.sum(name)).sum::<f64>();
+    if partitions > 0.0 {
+        warnings.push(Warning {
+            problem: format!("segments of {partitions} partitions cannot be written: the write-ahead log grows until no records are taken"),
+            next: "/readyz of the brokers, and their logs, which say why: free space, permissions, the store".to_owned(),
         });
     }
 }

@@ -21,6 +21,7 @@ pub const WAL_FLUSHES: &str = "kafscale_wal_flush_duration_seconds_count";
 pub const DAMAGED_PLACES: &str = "kafscale_storage_damaged_places";
 pub const DAMAGED_OFFSETS: &str = "kafscale_partition_damaged_offsets";
 pub const UNREADABLE_OBJECTS: &str = "kafscale_storage_unreadable_objects";
+pub const PARTITIONS_WITHOUT_SEGMENTS: &str = "kafscale_partitions_without_segments";
 pub const UNSERVED_PARTITIONS: &str = "kafscale_partitions_unserved";
 pub const LEADERLESS_PARTITIONS: &str = "kafscale_cluster_leaderless_partitions";
 pub const STORE_OPERATIONS: &str = "kafscale_store_operation_duration_seconds_count";
@@ -46,6 +47,7 @@ pub const KEPT: &[&str] = &[
     WAL_FLUSHES,
     DAMAGED_PLACES,
     UNREADABLE_OBJECTS,
+    PARTITIONS_WITHOUT_SEGMENTS,
     DAMAGED_OFFSETS,
     UNSERVED_PARTITIONS,
     LEADERLESS_PARTITIONS,

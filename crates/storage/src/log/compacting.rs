@@ -93,7 +93,10 @@ fn plan(segments: &[StoredSegment], config: &TopicConfig, now_ms: i64) -> Option
     let size = |of: &[StoredSegment]| of.iter().map(|s| u128::from(s.at.size_bytes)).sum::<u128>();
     let dirty_enough =
         size(&ripe[clean..]) * 1_000_000 > size(ripe) * u128::from(config.min_cleanable_dirty_ppm);
-    let overdue = now_ms.saturating_sub(ripe[clean].max_timestamp_ms) > config.max_compaction_lag_ms;
+    // One without a timestamp has no age: the next one tells whether it is time.
+    let aged = ripe[clean..].iter().find(|s| !s.compacted && s.max_timestamp_ms >= 0);
+    let overdue =
+        aged.is_some_and(|s| now_ms.saturating_sub(s.max_timestamp_ms) > config.max_compaction_lag_ms);
     (dirty_enough || overdue).then(|| Pass { segments: ripe.to_vec(), clean })
 }
 
@@ -502,6 +505,18 @@ mod tests {
             ("dirty enough", &half, config(0.49, 0, never), Some((2, 1))),
             ("overdue", &half, config(1.0, 0, 70), Some((2, 1))),
             ("not overdue", &half, config(1.0, 0, 80), None),
+            (
+                "overdue, behind one without a time",
+                &[(9, 9, true), (1, -1, false), (1, 20, false)],
+                config(1.0, 0, 70),
+                Some((3, 1)),
+            ),
+            (
+                "not overdue, though one has no time",
+                &[(9, 9, true), (1, -1, false), (1, 20, false)],
+                config(1.0, 0, 80),
+                None,
+            ),
             ("too young", &half, config(0.1, 81, never), None),
             ("old enough", &half, config(0.1, 80, never), Some((2, 1))),
             ("clean above dirty", &[(1, 1, false), (1, 1, true)], config(0.1, 0, never), Some((2, 0))),

@@ -67,13 +67,15 @@ pub enum IdentityError {
     OtherData { place: String },
     #[error(
         "the metadata is older than the store {place}: {found}, and the metadata knows none above {known}. It was restored from an \
-         old copy. `kafscale restore --replace` rebuilds it from the store. Nothing was changed"
+         old copy, or brokers with another --cluster-name or --meta work on this store, which is for one cluster only: then stop them, or \
+         give each cluster a store of its own. `kafscale restore --replace` rebuilds the metadata from the store. Nothing was changed"
     )]
     OldMetadata { place: String, found: Trace, known: u64 },
     #[error(
         "the metadata is older than the store {place}: {segment} holds records from offset {first} on, and as the metadata and the write-ahead \
-         log say, partition {partition} of that topic ends at {end}. It was restored from an old copy. `kafscale restore --replace` \
-         rebuilds it from the store. Nothing was changed"
+         log say, partition {partition} of that topic ends at {end}. It was restored from an old copy, or brokers with \
+         another --cluster-name or --meta work on this store, which is for one cluster only: then stop them, or give each cluster a store of \
+         its own. `kafscale restore --replace` rebuilds the metadata from the store. Nothing was changed"
     )]
     OldEnds { place: String, segment: String, first: Offset, partition: i32, end: Offset },
     #[error(

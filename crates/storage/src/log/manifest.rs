@@ -13,7 +13,7 @@ use kafscale_meta::records::{
 use kafscale_meta::{Compare, MetaStore, Op, Revision, Txn};
 
 use super::objects::{Ended, OwnChain};
-use crate::segment::SegmentRef;
+use crate::segment::{EMPTY_BYTES, SegmentRef};
 
 /// A segment in a partition's manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,12 @@ pub struct StoredSegment {
 impl StoredSegment {
     pub fn last_offset(&self) -> Offset {
         self.at.last_offset
+    }
+
+    /// Whether it stands for a range of offsets of which log cleaning has left no record.
+    pub fn is_empty(&self) -> bool {
+        // Restored segments of version 1 state no records either, and yet have some.
+        self.records == 0 && self.at.size_bytes == EMPTY_BYTES
     }
 }
 

@@ -56,6 +56,19 @@ struct Candidate {
     ends_ms: i64,
 }
 
+/// Gives segments without a timestamp, as those that log cleaning has emptied, that of the one before them: where the records of
+/// the next one begin must be known, or a merged segment could span any time.
+fn tell_times(segments: &mut [Candidate]) {
+    let Some(first) = segments.iter().map(|s| s.ends_ms).find(|ms| *ms >= 0) else { return };
+    let mut last_ms = first;
+    for segment in segments {
+        match segment.ends_ms {
+            ..0 => segment.ends_ms = last_ms,
+            ms => last_ms = ms,
+        }
+    }
+}
+
 /// The next run of adjacent segments to merge: the smallest tier first, and within the limits together.
 fn next_run(segments: &[Candidate], limits: Limits) -> Option<Range<usize>> {
     let span_ms = if segments.len() > SEGMENTS_MAX { i64::MAX } else { limits.span_ms };
@@ -99,7 +112,8 @@ pub async fn merge_small(shared: &Shared, partition: &PartitionInner) -> Result<
                 },
                 ends_ms: s.max_timestamp_ms,
             };
-            let candidates: Vec<_> = state.segments.iter().map(candidate).collect();
+            let mut candidates: Vec<_> = state.segments.iter().map(candidate).collect();
+            tell_times(&mut candidates);
             // What is compacted stays apart from what is not, or it would have to be compacted again.
             let clean = state.segments.partition_point(|s| s.compacted);
             let dirty_run = || next_run(&candidates[clean..], limits).map(|r| r.start + clean..r.end + clean);
@@ -214,9 +228,15 @@ mod tests {
             (&tens[1..], 70, Some(0..8)),
             (&[0, 100, 101, 102, 103, 104, 105, 106, 107, 108], 10, Some(2..10)),
             (&[-1; 9], 0, Some(0..9)),
+            // What is behind an empty one begins where that before it ends.
+            (&[0, -1, 100, 200, 300, 400, 500, 600, 700, 800], 10, None),
+            (&[-1, 100, 200, 300, 400, 500, 600, 700, 800], 10, None),
+            (&[5, -1, -1, 6, -1, -1, -1, 7], 10, Some(0..8)),
         ] {
             let limits = Limits { bytes: 1 << 20, span_ms };
-            assert_eq!(next_run(&ending(ends), limits), expect, "{ends:?} within {span_ms} ms");
+            let mut candidates = ending(ends);
+            tell_times(&mut candidates);
+            assert_eq!(next_run(&candidates, limits), expect, "{ends:?} within {span_ms} ms");
         }
         let many: Vec<i64> = (0..1001).map(|n| n * 10).collect();
         let limits = Limits { bytes: 1 << 20, span_ms: 5 };

@@ -30,6 +30,7 @@ use crate::wal::chain_id::ChainId;
 mod acquire;
 mod compacting;
 mod deletion;
+mod failing;
 pub mod flush;
 pub mod identity;
 pub mod load;
@@ -305,6 +306,8 @@ impl Log {
             wal_bytes,
             wal_files: wal_files as u64,
             tail_cache_bytes: self.shared.tail_cache_bytes() as u64,
+            segment_write_failures: self.shared.failing.attempts(),
+            failing_partitions: self.shared.failing_partitions() as u64,
             ..self.shared.counters.read()
         }
     }
@@ -326,7 +329,12 @@ impl Log {
 
     /// `Err` with the reason while the log takes no writes; readiness depends on it.
     pub fn health(&self) -> Result<(), String> {
-        self.shared.buffer.trouble().map_or(Ok(()), Err)
+        self.shared.buffer.trouble().or_else(|| self.shared.refuses_appends()).map_or(Ok(()), Err)
+    }
+
+    /// A line for operators while segments of some partitions cannot be written.
+    pub fn failing_summary(&self) -> Option<String> {
+        self.shared.failing_summary()
     }
 
     /// Returns when this broker's chain was found sealed by somebody else, or a lost object is

@@ -405,6 +405,9 @@ impl Partition {
     pub fn append(&self, batch: ValidBatch) -> Result<Appended, AppendError> {
         let now_ms = self.log.clock.now_ms();
         let stamped = self.config().batch_rules.timestamp_type == TimestampType::LogAppendTime;
+        if let Some(why) = self.log.refuses_appends() {
+            return Err(AppendError::Unavailable(why));
+        }
         let mut state = self.inner.state.lock();
         if state.gone || state.releasing {
             return Err(AppendError::Gone);

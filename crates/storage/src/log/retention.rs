@@ -33,7 +33,7 @@ pub async fn run(shared: Arc<Shared>) {
 }
 
 /// One round over all partitions.
-async fn enforce(shared: &Shared) {
+pub(super) async fn enforce(shared: &Shared) {
     let now_ms = shared.clock.now_ms();
     let expired_ms =
         now_ms - i64::try_from(shared.config.producer_expiration.as_millis()).unwrap_or(i64::MAX);
@@ -66,13 +66,15 @@ impl State {
     ///
     /// Whole segments go, and above them whole batches of the write-ahead log: by time when their largest
     /// timestamp is too old, by size while the rest is still at least `retention.bytes`.
+    ///
+    /// A segment without any timestamp, as log cleaning leaves it when it empties one, must not end the walk: it goes
+    /// with the next one that goes. It does not go before that, so that a consumer whose offset is in it reads on behind it.
     fn retention_target(&self, config: &TopicConfig, now_ms: i64) -> Option<Offset> {
         if !config.cleanup_delete {
             return None;
         }
         let mut rest = self.segment_bytes + self.tail_bytes;
         let mut drops = |size: u64, timestamp_ms: i64| {
-            // Without any timestamp the age of a segment is unknown: it is kept rather than lost.
             let aged = |keep: i64| timestamp_ms >= 0 && now_ms.saturating_sub(timestamp_ms) > keep;
             let old = config.retention_ms.is_some_and(aged);
             let large = config.retention_bytes.is_some_and(|keep| rest.saturating_sub(size) >= keep);
@@ -81,10 +83,18 @@ impl State {
         };
         let mut target = self.log_start;
         for segment in &self.segments {
-            if !drops(segment.at.size_bytes, segment.max_timestamp_ms) {
+            if drops(segment.at.size_bytes, segment.max_timestamp_ms) {
+                target = segment.last_offset().plus(1);
+            } else if segment.max_timestamp_ms >= 0 {
                 return Some(target).filter(|t| *t > self.log_start);
             }
-            target = segment.last_offset().plus(1);
+            // One without any timestamp has no age of its own: it goes together with what stands behind it.
+        }
+        if self.tail.is_empty() && target > self.log_start {
+            // Log cleaning left nothing of the last ones, and all that was older goes.
+            let behind = self.segments.iter().skip_while(|s| s.at.base_offset < target);
+            target =
+                behind.take_while(|s| s.is_empty()).map(|s| s.last_offset().plus(1)).last().unwrap_or(target);
         }
         for batch in self.tail.range(..self.durable) {
             // Records without a timestamp age from their append.
@@ -214,6 +224,81 @@ pub async fn drop_topic(shared: &Shared, topic: TopicId) {
                 }
             }
             Err(error) => tracing::warn!(%prefix, %error, "cannot list the objects of a deleted topic"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::manifest::StoredSegment;
+    use crate::segment::{EMPTY_BYTES, SegmentRef};
+
+    const NOW_MS: i64 = 1000;
+    /// The size and the largest timestamp of a segment that log cleaning has emptied.
+    const EMPTY: (u64, i64) = (EMPTY_BYTES, -1);
+
+    /// A log of segments of (size, largest timestamp) with ten offsets each, and a batch of the tail with this timestamp.
+    fn log(of: &[(u64, i64)], tail_ms: Option<i64>) -> State {
+        let mut state = State::default();
+        for (i, (size_bytes, max_timestamp_ms)) in of.iter().copied().enumerate() {
+            let base = i as i64 * 10;
+            let (base_offset, last_offset) = (Offset(base), Offset(base + 9));
+            let at = SegmentRef { path: "x".into(), size_bytes, base_offset, last_offset };
+            let records = u64::from(size_bytes != EMPTY_BYTES);
+            let segment = StoredSegment { at, max_timestamp_ms, times: None, records, compacted: true };
+            state.segment_bytes += size_bytes;
+            state.segments.push(segment);
+        }
+        let base = of.len() as i64 * 10;
+        if let Some(max_timestamp_ms) = tail_ms {
+            state.tail.push_back(TailBatch {
+                base_offset: Offset(base),
+                last_offset: Offset(base + 9),
+                max_timestamp_ms,
+                times: None,
+                appended_ms: max_timestamp_ms,
+                size_bytes: 100,
+                starts_at: 0,
+                place: crate::wal::files::Place { file_no: 0, position: 0 },
+                flush: std::sync::Weak::new(),
+                slot: 0,
+            });
+            (state.tail_bytes, state.durable) = (100, 1);
+        }
+        state
+    }
+
+    #[test]
+    fn a_segment_without_an_age_does_not_end_retention() {
+        let config = |retention_ms, retention_bytes| TopicConfig {
+            cleanup_delete: true,
+            retention_ms,
+            retention_bytes,
+            ..TopicConfig::default()
+        };
+        let (by_time, by_size) = (config(Some(100), None), config(None, Some(300)));
+        let (old, young, unknown) = ((200, 10), (200, 950), (200, -1));
+        for (what, of, tail_ms, config, expect) in [
+            ("the next one is old", &[EMPTY, old, young][..], None, &by_time, Some(20)),
+            ("several", &[EMPTY, old, EMPTY, EMPTY, old, young], None, &by_time, Some(50)),
+            ("the next one is young", &[old, EMPTY, young], None, &by_time, Some(10)),
+            (
+                "all that is older goes, and it is the last",
+                &[EMPTY, old, EMPTY, EMPTY],
+                None,
+                &by_time,
+                Some(40),
+            ),
+            ("nothing says how old it is", &[EMPTY, EMPTY], None, &by_time, None),
+            ("records without timestamps before old ones", &[unknown, old], None, &by_time, Some(20)),
+            ("records without timestamps at the end", &[old, unknown], None, &by_time, Some(10)),
+            ("an old batch of the tail", &[old, EMPTY], Some(10), &by_time, Some(30)),
+            ("a young batch of the tail", &[old, EMPTY], Some(950), &by_time, Some(10)),
+            ("by size", &[EMPTY, old, EMPTY, old, young], None, &by_size, Some(30)),
+        ] {
+            let target = log(of, tail_ms).retention_target(config, NOW_MS);
+            assert_eq!(target, expect.map(Offset), "{what}");
         }
     }
 }

@@ -186,10 +186,15 @@ async fn rewrite_up_to(shared: &Shared, last: u64) {
 
 async fn rewrite_logged(shared: &Shared, partition: &PartitionInner, last: u64) {
     if let Err(error) = rewrite_with(shared, partition, Haste::MakeWay, last).await {
+        if !error.is_conflict() {
+            shared.failing.failed(partition.id, error.to_string());
+        }
         let (topic, partition) = (&partition.topic_name, partition.id.index);
         tracing::warn!(%topic, partition, %error, "cannot write a segment; will try again");
         // The disk may be full.
         shared.files.drop_spares();
+    } else {
+        shared.failing.succeeded(partition.id);
     }
 }
 

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::LogConfig;
 use super::deletion::Undeleted;
+use super::failing::Failing;
 use super::flush::{Flush, Limits, WalBuffer};
 use super::manifest::{Guard, Manifest, PublishError, StoredSegment};
 use super::objects::OwnChain;
@@ -84,6 +85,8 @@ pub struct Shared {
     pub stopping: CancellationToken,
     stop_by: OnceLock<StopBy>,
     pub counters: Counters,
+    /// What cannot be written to segments.
+    pub failing: Failing,
     pub pace: Arc<Pace>,
     tail_cache: Mutex<TailCache>,
     rewrites: AtomicU64,
@@ -134,6 +137,7 @@ impl Shared {
             stopping: CancellationToken::new(),
             stop_by: OnceLock::new(),
             counters,
+            failing: Failing::default(),
             pace,
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),

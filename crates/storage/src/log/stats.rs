@@ -136,6 +136,9 @@ pub struct LogStats {
     pub tail_misses: u64,
     pub segments_written: u64,
     pub segments_deleted: u64,
+    /// Attempts to write what is in the write-ahead log to segments that failed, and the partitions whose last one did.
+    pub segment_write_failures: u64,
+    pub failing_partitions: u64,
     pub segment_delete_failures: u64,
     pub orphans: u64,
     pub orphan_bytes: u64,

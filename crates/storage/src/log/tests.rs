@@ -267,6 +267,33 @@ async fn tiny_batches_count_with_what_they_take_in_memory() {
     log.shutdown().await;
 }
 
+#[tokio::test]
+async fn what_cannot_be_written_to_segments_does_not_gather_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Fixture::file(dir.path()).open().await;
+    let p = partition(&log, 0);
+    // No directory can be made where a file is.
+    let in_the_way = dir.path().join("topics");
+    std::fs::write(&in_the_way, "").unwrap();
+    let batch = || valid_batch(1, 10_000, 0, NOW_MS, None);
+    let mut taken = 0;
+    while let Ok(appended) = p.append(batch()) {
+        appended.durable.wait().await.unwrap();
+        taken += 1;
+        assert!(taken < 5000, "nothing ends it: {:?}", log.failing_summary());
+    }
+    assert!(
+        matches!(p.append(batch()), Err(AppendError::Unavailable(why)) if why.contains("cannot be written"))
+    );
+    assert!(log.health().unwrap_err().contains("segments of 1 partitions cannot be written"));
+    assert!(log.stats().segment_write_failures > 0 && log.stats().failing_partitions == 1);
+    std::fs::remove_file(&in_the_way).unwrap();
+    eventually("it goes on by itself", || log.health().is_ok() && log.failing_summary().is_none()).await;
+    p.append(batch()).unwrap().durable.wait().await.unwrap();
+    assert_eq!(read_all(&p, 0).await.len(), taken + 1);
+    log.shutdown().await;
+}
+
 /// The file that is being written is not rewritten: it must not hold all of them.
 #[tokio::test]
 async fn tiny_batches_are_rewritten_although_their_file_is_not_full() {

@@ -13,6 +13,8 @@ pub(super) const HEADER_BYTES: u64 = 64;
 pub(super) const FOOTER_BYTES: u64 = 64;
 pub(super) const INDEX_ENTRY_BYTES: u64 = 32;
 pub(super) const SUMMARY_BYTES: u64 = 32;
+/// A segment without any batch.
+pub const EMPTY_BYTES: u64 = HEADER_BYTES + SUMMARY_BYTES + FOOTER_BYTES;
 
 /// Flags in the upper half change what the bytes mean: a reader that does not know one refuses the object.
 const INCOMPATIBLE_FLAGS: u16 = 0xff00;

@@ -29,7 +29,7 @@ use object_store::path::Path;
 use crate::store::{StoreError, StoreErrorKind};
 
 pub use builder::{BuildError, DamagedBatch, EncodedSegment, SegmentBuilder};
-pub use format::{FormatError, Header};
+pub use format::{EMPTY_BYTES, FormatError, Header};
 pub use matching::{Stretch, WantedTimes};
 pub use merge::{MERGE_MAX_BYTES, MergeError, merge};
 pub use reader::{ReadLimits, SegmentRead, SegmentReader};

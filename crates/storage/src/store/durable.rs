@@ -5,9 +5,13 @@
 //! place and syncs the directory, in this order. So an object is whole whenever its name exists, and its name stays once
 //! the put has returned. That is two syncs for a put, and one more for each directory that it creates.
 //!
+//! A file cannot be moved to another file system, and an operator may have put `topics` on a larger one. What goes there is staged
+//! there.
+//!
 //! Deletes are not synced: an object that was deleted may come back after a power cut. Directories that a delete leaves
 //! empty are removed with it.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice};
 use std::ops::Range;
@@ -26,7 +30,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::listing::Lister;
 use super::looking::read_ranges;
@@ -51,9 +55,12 @@ pub struct DurableLocal {
 
 #[derive(Debug)]
 struct Staging {
+    root: PathBuf,
     directory: PathBuf,
     pace: Arc<Pace>,
     next: AtomicU64,
+    /// Top-level directories that are on another file system: a link or a mount. What goes there is staged there.
+    elsewhere: Mutex<HashMap<PathBuf, PathBuf>>,
     /// Held for writing while directories are created, until they are durable: who puts an object into a directory that
     /// another put has just created must not return before that directory is sure to stay.
     directories: RwLock<()>,
@@ -98,7 +105,15 @@ impl DurableLocal {
         // It need not outlast a power cut: nothing in it is of use after one.
         fs::create_dir(&staging).map_err(|e| io_error(e, "create", &staging))?;
         let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
-        let staging = Staging { directory: staging, pace, next, directories };
+        let elsewhere = Mutex::default();
+        let staging = Staging {
+            root: inner.path_to_filesystem(&Path::default())?,
+            directory: staging,
+            pace,
+            next,
+            elsewhere,
+            directories,
+        };
         Ok(DurableLocal {
             inner,
             lister: Lister::new(directory),
@@ -110,15 +125,59 @@ impl DurableLocal {
 
 impl Staging {
     fn put(&self, target: &FsPath, payload: &PutPayload, mode: &PutMode) -> Result<()> {
-        let staged = self.directory.join(format!("put#{}", self.next.fetch_add(1, Ordering::Relaxed)));
+        let top = self.top_of(target);
+        let known = top.as_ref().and_then(|top| self.elsewhere.lock().get(top).cloned());
+        let put =
+            match (self.put_through(known.as_ref().unwrap_or(&self.directory), target, payload, mode), top) {
+                (Err((e, _)), Some(top)) if e.kind() == ErrorKind::CrossesDevices && known.is_none() => {
+                    let staging = self.stage_below(top).map_err(|(e, path)| io_error(e, "create", &path))?;
+                    self.put_through(&staging, target, payload, mode)
+                }
+                (put, _) => put,
+            };
+        put.map_err(|(e, path)| io_error(e, if path == target { "create" } else { "write" }, &path))
+    }
+
+    fn put_through(
+        &self,
+        directory: &FsPath,
+        target: &FsPath,
+        payload: &PutPayload,
+        mode: &PutMode,
+    ) -> Result<(), (io::Error, PathBuf)> {
+        let staged = directory.join(format!("put#{}", self.next.fetch_add(1, Ordering::Relaxed)));
         let placed = write_synced(&staged, payload, &self.pace)
-            .map_err(|e| io_error(e, "write", &staged))
-            .and_then(|()| self.place(&staged, target, mode).map_err(|e| io_error(e, "create", target)));
+            .map_err(|e| (e, staged.clone()))
+            .and_then(|()| self.place(&staged, target, mode).map_err(|e| (e, target.to_owned())));
         // A rename took the staging file away; a link, or a failure, left it.
         if placed.is_err() || matches!(mode, PutMode::Create) {
             let _ = fs::remove_file(&staged);
         }
         placed
+    }
+
+    /// The directory in the root that a file below it is in.
+    fn top_of(&self, target: &FsPath) -> Option<PathBuf> {
+        let below = target.strip_prefix(&self.root).ok()?;
+        let is_below_it = below.components().nth(1).is_some();
+        is_below_it.then(|| self.root.join(below.components().next().expect("it has two")))
+    }
+
+    /// Stages below this directory from now on, whose file system is another one, and clears away what unfinished puts left there.
+    fn stage_below(&self, top: PathBuf) -> Result<PathBuf, (io::Error, PathBuf)> {
+        let mut elsewhere = self.elsewhere.lock();
+        if let Some(staging) = elsewhere.get(&top) {
+            return Ok(staging.clone());
+        }
+        let staging = top.join(STAGING);
+        match fs::remove_dir_all(&staging) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err((e, staging)),
+            Ok(()) | Err(_) => {}
+        }
+        create_dirs(&staging).map_err(|e| (e, staging.clone()))?;
+        tracing::info!(directory = ?top, "on a file system of its own: objects are staged there");
+        elsewhere.insert(top, staging.clone());
+        Ok(staging)
     }
 
     fn place(&self, staged: &FsPath, target: &FsPath, mode: &PutMode) -> io::Result<()> {
@@ -261,7 +320,7 @@ impl ObjectStore for DurableLocal {
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let mut found = self.lister.list_with_delimiter(prefix).await?;
-        found.common_prefixes.retain(|p| p.as_ref() != STAGING);
+        found.common_prefixes.retain(|p| p.filename() != Some(STAGING));
         Ok(found)
     }
 

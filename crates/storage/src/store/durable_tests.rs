@@ -60,6 +60,33 @@ async fn staging_files_are_no_objects_and_do_not_stay() {
     assert_eq!((names.join(" "), listed.common_prefixes), ("a b".to_owned(), vec![]));
 }
 
+/// As an operator puts `topics` on a larger disk.
+#[tokio::test]
+async fn a_directory_on_another_file_system_takes_objects() {
+    use std::os::unix::fs::MetadataExt;
+    let (root, shared_memory) = (tempfile::tempdir().unwrap(), FsPath::new("/dev/shm"));
+    let device = |path: &FsPath| fs::metadata(path).map(|found| found.dev()).ok();
+    if device(shared_memory).is_none_or(|other| Some(other) == device(root.path())) {
+        return;
+    }
+    let other = tempfile::tempdir_in(shared_memory).unwrap();
+    std::os::unix::fs::symlink(other.path(), root.path().join("topics")).unwrap();
+    fs::create_dir(other.path().join(STAGING)).unwrap();
+    fs::write(other.path().join(STAGING).join("put#9"), "left by a crash").unwrap();
+    let store = open(root.path());
+    for i in 0..3 {
+        store.put(&Path::from(format!("topics/t/0/{i}")), PutPayload::from_static(b"x")).await.unwrap();
+    }
+    create(&store, "topics/t/0/new", b"1").await.unwrap();
+    create(&store, "topics/t/0/new", b"2").await.unwrap_err();
+    assert_eq!(get(&store, "topics/t/0/2").await, "x");
+    assert_eq!(get(&store, "topics/t/0/new").await, "1");
+    assert_eq!(fs::read_dir(other.path().join(STAGING)).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(root.path().join(STAGING)).unwrap().count(), 0);
+    let listed = store.list_with_delimiter(Some(&Path::from("topics"))).await.unwrap();
+    assert_eq!(listed.common_prefixes, [Path::from("topics/t")]);
+}
+
 #[tokio::test]
 async fn the_last_delete_takes_the_directories_along() {
     let root = tempfile::tempdir().unwrap();

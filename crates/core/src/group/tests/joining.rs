@@ -16,6 +16,13 @@ fn dynamic_member_must_come_back_with_its_id() {
 }
 
 #[test]
+fn a_member_id_has_no_more_than_the_beginning_of_a_long_client_id() {
+    let mut c = Cluster::new();
+    let token = c.join(join_request(&"é".repeat(16_000)));
+    assert_eq!(c.join_reply(token).member_id.as_str(), format!("{}-{}", "é".repeat(124), Uuid::nil()));
+}
+
+#[test]
 fn old_clients_and_static_members_get_in_at_once() {
     let old = JoinRequest { requires_known_member_id: false, ..join_request("a") };
     for request in [old, static_request("a")] {

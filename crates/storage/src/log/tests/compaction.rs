@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::compacting::compact;
+use super::super::manifest::StoredSegment;
+use super::super::retention::enforce;
 use super::super::rewrite::rewrite;
 use super::*;
 use crate::testing::faulty::{Asked, Fault, Faulty};
@@ -93,6 +95,28 @@ async fn the_last_value_of_each_key_survives_everything() {
         }
         log.shutdown().await;
     }
+}
+
+#[tokio::test]
+async fn a_segment_that_is_emptied_does_not_end_retention() {
+    let overrides =
+        [("cleanup.policy", "compact,delete"), ("retention.ms", "10000"), ("segment.bytes", "2000")];
+    let mut fixture = compacted(StoreUrl::Memory, &overrides);
+    let log = fixture.open().await;
+    let p = partition(&log, 0);
+    for _ in 0..60 {
+        put(&p, &[(Some(b"k"), Some(&[b'v'; 100]))]).await;
+    }
+    rewrite(&p.log, &p.inner).await.unwrap();
+    compact_fully(&p, PLENTY).await;
+    let is_emptied = |p: &Partition| p.inner.state.lock().segments.iter().any(StoredSegment::is_empty);
+    assert!(is_emptied(&p), "{:?}", p.inner.state.lock().segments);
+    assert_eq!(p.offsets().log_start, Offset(0));
+    fixture.clock.0.fetch_add(10_001, Ordering::Relaxed);
+    enforce(&p.log).await;
+    assert_eq!(p.offsets().log_start, p.offsets().high_watermark);
+    assert!(p.inner.state.lock().segments.is_empty());
+    log.shutdown().await;
 }
 
 #[tokio::test]
