@@ -123,13 +123,9 @@ impl Rebuilder {
     async fn describe(&self, before: &PartitionRecord, object: &Object) -> Result<Described, RestoreError> {
         let name = object.path.filename().unwrap_or_default();
         let known = before.segments.iter().find(|known| known.object == name).cloned();
-        let failed = |why: String| RestoreError::Object { object: object.path.to_string(), why };
         let last_offset = match &known {
             Some(known) => Offset(known.last_offset),
-            None => {
-                let end = self.read_end(object).await?;
-                crate::segment::last_offset(&end, object.size_bytes).map_err(failed)?
-            }
+            None => last_offset_of(&*self.store, object).await?,
         };
         let at = SegmentRef {
             path: Arc::from(object.path.as_ref()),
@@ -138,14 +134,6 @@ impl Rebuilder {
             last_offset,
         };
         Ok(Described { at, number: object.number, known })
-    }
-
-    async fn read_end(&self, object: &Object) -> Result<Bytes, RestoreError> {
-        let options = object_store::GetOptions {
-            range: Some(GetRange::Suffix(64)),
-            ..object_store::GetOptions::default()
-        };
-        Ok(self.store.get_opts(&object.path, options).await?.bytes().await?)
     }
 
     /// Adds a segment that no manifest that we have names.
@@ -223,6 +211,17 @@ impl Rebuilder {
         };
         windows.record(sequence.producer_id, seen, Offset(i64::MAX));
     }
+}
+
+/// What the end of a segment says.
+pub async fn last_offset_of(store: &dyn ObjectStore, object: &Object) -> Result<Offset, RestoreError> {
+    let options = object_store::GetOptions {
+        range: Some(GetRange::Suffix(64)),
+        ..object_store::GetOptions::default()
+    };
+    let end = store.get_opts(&object.path, options).await?.bytes().await?;
+    let failed = |why: String| RestoreError::Object { object: object.path.to_string(), why };
+    crate::segment::last_offset(&end, object.size_bytes).map_err(failed)
 }
 
 fn of(segment: &SegmentRef, source: SegmentError) -> RestoreError {

@@ -5,6 +5,7 @@
 //! [`topic`] brings one topic back as it was at some time, under a new name, while the cluster runs.
 
 pub mod chains;
+mod coverage;
 pub mod error;
 mod hold;
 pub mod local;

@@ -397,6 +397,35 @@ async fn without_a_lost_object_everything_else_is_restored_when_told_so() {
     }
 }
 
+/// An object far below the end is gone, and those below it have records that are in no segment.
+#[tokio::test(start_paused = true)]
+async fn what_is_below_a_lost_object_is_not_taken_for_freed() {
+    for has_snapshot in [true, false] {
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        found(&cluster).await;
+        for tag in 0..5 {
+            append(&partition(&first, 0), 3, tag).await;
+        }
+        for tag in 0..40 {
+            append(&partition(&first, 1), 3, tag).await;
+        }
+        if has_snapshot {
+            first.snapshot().await.unwrap();
+        }
+        let lost = chain(&first).object(4);
+        cluster.store.inner.delete(&lost).await.unwrap();
+        lose(&mut cluster).await;
+        let refused = run(&cluster, WRITE).await.unwrap_err();
+        assert!(refused.contains(lost.as_ref()) && refused.contains("--accept-loss"), "{refused}");
+        let restored = run(&cluster, RestoreOptions { accept_loss: true, ..WRITE }).await.unwrap();
+        assert!(restored.losses.len() == 1 && restored.losses[0].contains(lost.as_ref()), "{restored:?}");
+        let told = |line: &String| line.ends_with(", partition 0: from offset 12 on");
+        assert!(restored.may_lack.iter().any(told), "{restored:?}");
+        assert_eq!(restored.topics[0].offsets, 12 + 120, "{restored:?}");
+    }
+}
+
 fn at(new_name: &str, until_ms: i64) -> TopicAt {
     TopicAt { topic: "orders".into(), until_ms, new_name: new_name.into(), dry_run: false }
 }
