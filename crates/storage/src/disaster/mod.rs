@@ -11,6 +11,7 @@ mod hold;
 pub mod local;
 mod logs;
 mod manifests;
+mod missing;
 mod plan;
 pub mod restore;
 mod select;
