@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kafscale_core::batch::PlacedBatch;
-use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId};
 use kafscale_core::producer::{ProducerWindows, SeenBatch};
 use kafscale_meta::Revision;
 use kafscale_meta::records::{PartitionRecord, ProducersRecord, SegmentRecord};
@@ -83,7 +83,9 @@ impl Rebuilder {
         // Where all segments of the snapshot are gone, retention has dropped them.
         let known_end = record.segments.last().map_or(0, |s| s.last_offset + 1).max(record.log_start_offset);
         let candidates: Vec<_> = described.iter().map(Described::candidate).collect();
-        let mut ends = select(Offset(record.log_start_offset), &candidates, above);
+        let starts = record.leader_epochs.iter().map(|(epoch, start)| (LeaderEpoch(*epoch), Offset(*start)));
+        let starts: Vec<_> = starts.collect();
+        let mut ends = select(Offset(record.log_start_offset), &starts, &candidates, above);
         if ends.log_end.0 < known_end {
             ends.lack_end(Offset(known_end));
         }

@@ -201,6 +201,10 @@ impl Plan<'_> {
             let gap = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
             self.restored.gaps.push(gap);
         }
+        for (from, to) in &ends.superseded {
+            let old = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
+            self.restored.superseded.push(old);
+        }
         for (from, to) in &ends.lost {
             let lost = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
             self.restored.lost.push(lost);

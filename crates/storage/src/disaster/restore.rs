@@ -70,6 +70,8 @@ pub struct Restored {
     pub holes: Vec<String>,
     /// For a person: offsets above the start of a log whose segments are gone, and that are answered as damaged.
     pub gaps: Vec<String>,
+    /// For a person: batches that came back after they had been given up, and are left out, as newer records have their offsets.
+    pub superseded: Vec<String>,
     /// For a person: writes at the end of a local write-ahead log that are not whole, and are left out.
     pub cut_off: Vec<String>,
 }

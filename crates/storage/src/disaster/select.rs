@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 use super::logs::Above;
+use crate::log::superseded::{Written, take_out};
 
 /// A segment that may be part of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +55,8 @@ pub struct Selected {
     pub lost: Vec<(Offset, Offset)>,
     /// The last records may have been lost so.
     pub may_lack: bool,
+    /// Batches that came back after they were given up, and whose offsets newer ones have.
+    pub superseded: Vec<(Offset, Offset)>,
 }
 
 impl Selected {
@@ -86,7 +89,13 @@ struct Row {
 }
 
 /// What is below `log_start` was deleted before. Batches may be in any order.
-pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Selected {
+/// `starts` are the first offsets of leader epochs that are known from elsewhere.
+pub fn select(
+    log_start: Offset,
+    starts: &[(LeaderEpoch, Offset)],
+    candidates: &[Candidate],
+    above: Above,
+) -> Selected {
     let (segments, gaps) = rows(log_start, candidates);
     let base = segments.first().map(|at| candidates[*at].base_offset);
     let segments_end = segments.last().map_or(log_start, |at| candidates[*at].last_offset.plus(1));
@@ -100,7 +109,12 @@ pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Sele
         ..Selected::default()
     };
     let mut in_chains = above.batches;
-    in_chains.sort_by_key(|batch| (batch.leader_epoch, batch.base_offset));
+    let superseded = take_out(&mut in_chains, starts, |batch| Written {
+        leader_epoch: batch.leader_epoch,
+        base_offset: batch.base_offset,
+    });
+    selected.superseded =
+        superseded.iter().map(|batch| (batch.base_offset, batch.last_offset.plus(1))).collect();
     for batch in in_chains {
         selected.may_lack = batch.before_loss;
         if batch.last_offset < selected.log_end {
@@ -133,7 +147,8 @@ pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Sele
 fn rows(log_start: Offset, candidates: &[Candidate]) -> (Vec<usize>, Vec<(Offset, Offset)>) {
     let (mut rows, mut gaps, mut limit) = (Vec::new(), Vec::new(), Offset(i64::MAX));
     loop {
-        let below: Vec<usize> = (0..candidates.len()).filter(|at| candidates[*at].last_offset < limit).collect();
+        let below: Vec<usize> =
+            (0..candidates.len()).filter(|at| candidates[*at].last_offset < limit).collect();
         let usable: Vec<Candidate> = below.iter().map(|at| candidates[*at]).collect();
         let row: Vec<usize> = row(log_start, &usable).into_iter().map(|at| below[at]).collect();
         let (Some(first), Some(last)) = (row.first(), row.last()) else { break };
@@ -205,7 +220,7 @@ mod tests {
         };
         let candidates: Vec<_> = segments.iter().map(candidate).collect();
         let above = Above { batches: chains.iter().map(batch).collect(), may_lack: false };
-        let found = select(Offset(log_start), &candidates, above);
+        let found = select(Offset(log_start), &[], &candidates, above);
         assert_eq!((found.log_start.0, found.log_end.0, &found.segments[..]), expect, "{what}: {found:?}");
     }
 
@@ -225,6 +240,25 @@ mod tests {
         check("merged in part", 0, &[(10, 19, 2), (0, 19, 3)], &[], (0, 20, &[1]));
         check("below the start", 20, &[(0, 9, 1), (10, 29, 2), (30, 39, 3)], &[], (20, 40, &[1, 2]));
         check("wholly below the start", 20, &[(0, 9, 1)], &[], (20, 20, &[]));
+    }
+
+    #[test]
+    fn what_came_back_replaces_nothing_newer() {
+        check("in chains", 0, &[], &[(1, 0, 9), (1, 10, 19), (4, 10, 14), (4, 15, 29)], (0, 30, &[]));
+        let batch = |epoch, base, last| InChain {
+            leader_epoch: LeaderEpoch(epoch),
+            base_offset: Offset(base),
+            last_offset: Offset(last),
+            after_loss: false,
+            before_loss: false,
+        };
+        let batches = vec![batch(1, 0, 9), batch(1, 10, 39), batch(4, 10, 14)];
+        let found = select(Offset(0), &[], &[], Above { batches, may_lack: false });
+        assert_eq!((found.log_end, found.superseded), (Offset(15), vec![(Offset(10), Offset(40))]));
+        let segment = Candidate { base_offset: Offset(0), last_offset: Offset(19), number: 1 };
+        let above = Above { batches: vec![batch(1, 10, 39)], may_lack: false };
+        let found = select(Offset(0), &[(LeaderEpoch(4), Offset(10))], &[segment], above);
+        assert_eq!(found.log_end, Offset(20));
     }
 
     #[test]
@@ -264,13 +298,13 @@ mod tests {
             let candidates = if with_segments { vec![segment] } else { Vec::new() };
             let mut batches = vec![batch(base, true, false)];
             batches.extend(covered.then(|| batch(30, false, true)));
-            let found = select(Offset(0), &candidates, Above { batches, may_lack: true });
+            let found = select(Offset(0), &[], &candidates, Above { batches, may_lack: true });
             let lost: Vec<_> = found.lost.iter().map(|(from, to)| (from.0, to.0)).collect();
             assert_eq!((found.log_start.0, found.log_end.0, lost), expect, "{base}: {found:?}");
             assert_eq!((found.segments.len(), found.hole), (candidates.len(), None));
             assert!(!found.may_lack, "the log goes on behind the loss");
             let last = vec![batch(30, false, true)];
-            assert!(select(Offset(0), &candidates, Above { batches: last, may_lack: true }).may_lack);
+            assert!(select(Offset(0), &[], &candidates, Above { batches: last, may_lack: true }).may_lack);
         }
     }
 
@@ -294,7 +328,7 @@ mod tests {
             last_offset: Offset(last),
             number: 1,
         });
-        let gaps = select(Offset(20), &segments, Above::default()).gaps;
+        let gaps = select(Offset(20), &[], &segments, Above::default()).gaps;
         assert_eq!(gaps, [(50, 60), (80, 90)].map(|(from, to)| (Offset(from), Offset(to))));
     }
 }
