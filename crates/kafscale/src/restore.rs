@@ -272,6 +272,16 @@ fn told_of_all(restored: &Restored, args: &RestoreArgs, has_metadata: bool) -> S
         text += "to bring deleted topics back, run this with --replace --with-deleted before a broker is started: it drops their records\n";
     }
     tell_of_losses(restored, &mut text);
+    for old in &restored.superseded {
+        let _ = writeln!(
+            text,
+            "came back after it was given up, and is left out, as newer records have its offsets: {old}"
+        );
+    }
+    for gap in &restored.gaps {
+        let _ =
+            writeln!(text, "in no object, though there are records below, and answered as damaged: {gap}");
+    }
     for hole in &restored.holes {
         let _ = writeln!(text, "in no object, so the log begins above: {hole}");
     }

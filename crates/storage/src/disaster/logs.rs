@@ -8,6 +8,8 @@ use kafscale_core::ids::{PartitionId, TopicId};
 use kafscale_meta::records::ChainRecord;
 use object_store::ObjectStore;
 
+use super::chains::Evidence;
+use super::coverage::Coverage;
 use super::error::RestoreError;
 use super::local::Local;
 use super::plan::Plan;
@@ -123,8 +125,13 @@ impl Plan<'_> {
         let last_incarnation = found.keys().map(|id| id.incarnation).max().unwrap_or(0);
         let mut logs = Logs { last_incarnation, ..Logs::default() };
         let store = Arc::clone(&self.store);
+        let evidence = |id: &ChainId| Evidence::of_record(known.get(id).copied());
+        let coverage = match found.iter().any(|(id, objects)| evidence(id).is_wanted(objects)) {
+            true => Coverage::of(self).await?,
+            false => Coverage::default(),
+        };
         let read = stream::iter(found)
-            .map(|(id, objects)| read(&*store, id, objects, known.get(&id).copied(), seal));
+            .map(|(id, objects)| read(&*store, id, objects, (evidence(&id), &coverage), seal));
         let read: Vec<ReadChain> = read.buffered(CHAINS_AT_ONCE).try_collect().await?;
         for chain in &read {
             self.losses(&chain.index, accept_loss)?;
@@ -165,14 +172,18 @@ async fn read(
     store: &dyn ObjectStore,
     id: ChainId,
     mut objects: ChainObjects,
-    known: Option<ChainRecord>,
+    (evidence, coverage): (Evidence, &Coverage),
     seal: bool,
 ) -> Result<ReadChain, RestoreError> {
     let mut attempt = 1;
     loop {
+        let evidence = match evidence.is_wanted(&objects) {
+            true => evidence.look(store, id, &objects, coverage).await?,
+            false => evidence,
+        };
         let record = match seal {
-            true => chains::seal(store, id, &objects, known).await?,
-            false => chains::look(store, id, &objects, known).await?,
+            true => chains::seal(store, id, &objects, evidence).await?,
+            false => chains::look(store, id, &objects, evidence).await?,
         };
         let sealed_now = record.sealed_at.is_some_and(|seq| !objects.contains_key(&seq));
         let absent = if attempt < ATTEMPTS { Absent::Fails } else { Absent::IsLost };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kafscale_core::batch::PlacedBatch;
-use kafscale_core::ids::{Offset, PartitionId};
+use kafscale_core::ids::{LeaderEpoch, Offset, PartitionId};
 use kafscale_core::producer::{ProducerWindows, SeenBatch};
 use kafscale_meta::Revision;
 use kafscale_meta::records::{PartitionRecord, ProducersRecord, SegmentRecord};
@@ -13,6 +13,7 @@ use object_store::{GetRange, ObjectStore};
 
 use super::error::RestoreError;
 use super::logs::Above;
+use super::missing;
 use super::select::{Candidate, Selected, select};
 use super::survey::Object;
 use crate::log::manifest::{Manifest, directory, producers_record};
@@ -82,10 +83,11 @@ impl Rebuilder {
         // Where all segments of the snapshot are gone, retention has dropped them.
         let known_end = record.segments.last().map_or(0, |s| s.last_offset + 1).max(record.log_start_offset);
         let candidates: Vec<_> = described.iter().map(Described::candidate).collect();
-        let mut ends = select(Offset(record.log_start_offset), &candidates, above);
+        let starts = record.leader_epochs.iter().map(|(epoch, start)| (LeaderEpoch(*epoch), Offset(*start)));
+        let starts: Vec<_> = starts.collect();
+        let mut ends = select(Offset(record.log_start_offset), &starts, &candidates, above);
         if ends.log_end.0 < known_end {
-            let hole = (ends.log_end > ends.log_start).then_some((ends.log_end, Offset(known_end)));
-            ends = Selected { hole, ..Selected::empty(Offset(known_end)) };
+            ends.lack_end(Offset(known_end));
         }
         let mut partition = PartitionRecord {
             log_start_offset: ends.log_start.0,
@@ -102,6 +104,7 @@ impl Rebuilder {
             newer_segments += 1;
             self.add(&mut partition, segment).await?;
         }
+        missing::fill(&mut partition.segments, &record.segments, &ends.gaps, &before);
         let log: Vec<_> = ends.segments.iter().map(|at| described[*at].at.clone()).collect();
         let whole = ends.hole.is_none() && before.producers.is_some();
         let known = before.producers.clone().filter(|_| whole);
@@ -114,8 +117,15 @@ impl Rebuilder {
             // Who wrote what retention has dropped since then, nobody knows.
             manifest.producers.lose_below(ends.log_start);
         }
+        if let Some((_, to)) = ends.gaps.last().filter(|(_, to)| !whole || to.0 > known_end) {
+            manifest.producers.lose_below(*to);
+        }
         let from = if whole { Offset(known_end) } else { Offset::ZERO };
         let producers = self.producers(manifest.producers, &log, from).await?;
+        // Retention may have dropped what is gone since then, or not.
+        if before.partition.is_some() && ends.hole.is_none() && ends.log_start.0 > record.log_start_offset {
+            ends.hole = Some((Offset(record.log_start_offset), ends.log_start));
+        }
         let Before { topic_name, id, .. } = before;
         Ok(Rebuilt { topic_name, id, partition, producers, ends, newer_segments })
     }
@@ -123,13 +133,9 @@ impl Rebuilder {
     async fn describe(&self, before: &PartitionRecord, object: &Object) -> Result<Described, RestoreError> {
         let name = object.path.filename().unwrap_or_default();
         let known = before.segments.iter().find(|known| known.object == name).cloned();
-        let failed = |why: String| RestoreError::Object { object: object.path.to_string(), why };
         let last_offset = match &known {
             Some(known) => Offset(known.last_offset),
-            None => {
-                let end = self.read_end(object).await?;
-                crate::segment::last_offset(&end, object.size_bytes).map_err(failed)?
-            }
+            None => last_offset_of(&*self.store, object).await?,
         };
         let at = SegmentRef {
             path: Arc::from(object.path.as_ref()),
@@ -138,14 +144,6 @@ impl Rebuilder {
             last_offset,
         };
         Ok(Described { at, number: object.number, known })
-    }
-
-    async fn read_end(&self, object: &Object) -> Result<Bytes, RestoreError> {
-        let options = object_store::GetOptions {
-            range: Some(GetRange::Suffix(64)),
-            ..object_store::GetOptions::default()
-        };
-        Ok(self.store.get_opts(&object.path, options).await?.bytes().await?)
     }
 
     /// Adds a segment that no manifest that we have names.
@@ -223,6 +221,15 @@ impl Rebuilder {
         };
         windows.record(sequence.producer_id, seen, Offset(i64::MAX));
     }
+}
+
+/// What the end of a segment says.
+pub async fn last_offset_of(store: &dyn ObjectStore, object: &Object) -> Result<Offset, RestoreError> {
+    let options =
+        object_store::GetOptions { range: Some(GetRange::Suffix(64)), ..object_store::GetOptions::default() };
+    let end = store.get_opts(&object.path, options).await?.bytes().await?;
+    let failed = |why: String| RestoreError::Object { object: object.path.to_string(), why };
+    crate::segment::last_offset(&end, object.size_bytes).map_err(failed)
 }
 
 fn of(segment: &SegmentRef, source: SegmentError) -> RestoreError {

@@ -5,11 +5,13 @@
 //! [`topic`] brings one topic back as it was at some time, under a new name, while the cluster runs.
 
 pub mod chains;
+mod coverage;
 pub mod error;
 mod hold;
 pub mod local;
 mod logs;
 mod manifests;
+mod missing;
 mod plan;
 pub mod restore;
 mod select;

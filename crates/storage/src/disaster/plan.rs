@@ -197,6 +197,14 @@ impl Plan<'_> {
             let hole = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
             self.restored.holes.push(hole);
         }
+        for (from, to) in &ends.gaps {
+            let gap = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
+            self.restored.gaps.push(gap);
+        }
+        for (from, to) in &ends.superseded {
+            let old = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
+            self.restored.superseded.push(old);
+        }
         for (from, to) in &ends.lost {
             let lost = format!("{topic_name}, partition {}: offsets {from} to {}", id.index, to.plus(-1));
             self.restored.lost.push(lost);

@@ -66,8 +66,12 @@ pub struct Restored {
     pub lost: Vec<String>,
     /// For a person: partitions whose last records may have been lost with it, and where they end now.
     pub may_lack: Vec<String>,
-    /// For a person: offsets below the end of a partition that no object covers.
+    /// For a person: offsets that no object covers, and that the log begins above.
     pub holes: Vec<String>,
+    /// For a person: offsets above the start of a log whose segments are gone, and that are answered as damaged.
+    pub gaps: Vec<String>,
+    /// For a person: batches that came back after they had been given up, and are left out, as newer records have their offsets.
+    pub superseded: Vec<String>,
     /// For a person: writes at the end of a local write-ahead log that are not whole, and are left out.
     pub cut_off: Vec<String>,
 }

@@ -5,8 +5,9 @@
 //! among those that cover the same offsets the one that was written last is taken, and a whole row of them rather than
 //! parts of two.
 //!
-//! Offsets that nothing covers below the end are of records that retention has dropped: the log begins above them. Where a part of a
-//! write-ahead log is lost, they are of records that were in it: then the log has a gap there.
+//! Offsets that nothing covers, and that are below everything that is there, are of records that retention has dropped: the log begins
+//! above them. Where segments are below them, a segment is lost: retention drops from the oldest on. Where a part of a write-ahead log
+//! is lost, they are of records that were in it. Then the log has a gap there, and what is below the gap is kept.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use kafscale_core::ids::{LeaderEpoch, Offset};
 
 use super::logs::Above;
+use crate::log::superseded::{Written, take_out};
 
 /// A segment that may be part of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,18 +47,34 @@ pub struct Selected {
     pub log_end: Offset,
     /// Places in the list of candidates, in the order of the log.
     pub segments: Vec<usize>,
-    /// The highest offsets that nothing covers, where something was found below: from, and up to but not including.
+    /// Offsets that nothing covers, and that the log begins above, although something was found below: from, and up to but not including.
     pub hole: Option<(Offset, Offset)>,
+    /// Offsets that only segments that are gone had, like that.
+    pub gaps: Vec<(Offset, Offset)>,
     /// Offsets that were lost with a part of a log, like that.
     pub lost: Vec<(Offset, Offset)>,
     /// The last records may have been lost so.
     pub may_lack: bool,
+    /// Batches that came back after they were given up, and whose offsets newer ones have.
+    pub superseded: Vec<(Offset, Offset)>,
 }
 
 impl Selected {
     /// A log without records.
     pub fn empty(at: Offset) -> Selected {
         Selected { log_start: at, segments_end: at, log_end: at, ..Selected::default() }
+    }
+
+    /// The log reached up to `end`, and what was there is gone.
+    pub fn lack_end(&mut self, end: Offset) {
+        if self.segments.is_empty() {
+            let hole = (self.log_end > self.log_start).then_some((self.log_end, end));
+            *self = Selected { hole, ..Selected::empty(end) };
+            return;
+        }
+        self.gaps.push((self.segments_end, end));
+        self.lost.clear();
+        (self.segments_end, self.log_end) = (end, end);
     }
 }
 
@@ -71,23 +89,32 @@ struct Row {
 }
 
 /// What is below `log_start` was deleted before. Batches may be in any order.
-pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Selected {
-    let segments = row(log_start, candidates);
+/// `starts` are the first offsets of leader epochs that are known from elsewhere.
+pub fn select(
+    log_start: Offset,
+    starts: &[(LeaderEpoch, Offset)],
+    candidates: &[Candidate],
+    above: Above,
+) -> Selected {
+    let (segments, gaps) = rows(log_start, candidates);
     let base = segments.first().map(|at| candidates[*at].base_offset);
+    let segments_end = segments.last().map_or(log_start, |at| candidates[*at].last_offset.plus(1));
     let mut selected = Selected {
         log_start: base.map_or(log_start, |base| base.max(log_start)),
-        segments_end: segments.last().map_or(log_start, |at| candidates[*at].last_offset.plus(1)),
+        segments_end,
+        log_end: segments_end,
         may_lack: above.may_lack,
+        segments,
+        gaps,
         ..Selected::default()
     };
-    selected.hole = base.and_then(|base| {
-        let below = candidates.iter().filter(|c| c.last_offset < base && c.last_offset >= log_start);
-        below.map(|c| (c.last_offset.plus(1), base)).max()
-    });
-    selected.segments = segments;
-    selected.log_end = selected.segments_end;
     let mut in_chains = above.batches;
-    in_chains.sort_by_key(|batch| (batch.leader_epoch, batch.base_offset));
+    let superseded = take_out(&mut in_chains, starts, |batch| Written {
+        leader_epoch: batch.leader_epoch,
+        base_offset: batch.base_offset,
+    });
+    selected.superseded =
+        superseded.iter().map(|batch| (batch.base_offset, batch.last_offset.plus(1))).collect();
     for batch in in_chains {
         selected.may_lack = batch.before_loss;
         if batch.last_offset < selected.log_end {
@@ -98,18 +125,42 @@ pub fn select(log_start: Offset, candidates: &[Candidate], above: Above) -> Sele
             if selected.log_end == selected.log_start {
                 (selected.log_start, selected.segments_end) = (batch.base_offset, batch.base_offset);
             }
+        } else if batch.base_offset > selected.log_end && !selected.segments.is_empty() {
+            // What of chains was between is covered by the segment that is gone: it would not have been freed otherwise.
+            selected.gaps.push((selected.segments_end, batch.base_offset));
+            selected.lost.clear();
+            selected.segments_end = batch.base_offset;
         } else if batch.base_offset > selected.log_end {
             selected.lost.clear();
             if selected.log_end > selected.log_start {
                 selected.hole = Some((selected.log_end, batch.base_offset));
             }
-            selected.segments.clear();
             selected.log_start = batch.base_offset;
             selected.segments_end = batch.base_offset;
         }
         selected.log_end = batch.last_offset.plus(1);
     }
     selected
+}
+
+/// Rows of segments from the highest on down, in the order of the log, and what is missing between them.
+fn rows(log_start: Offset, candidates: &[Candidate]) -> (Vec<usize>, Vec<(Offset, Offset)>) {
+    let (mut rows, mut gaps, mut limit) = (Vec::new(), Vec::new(), Offset(i64::MAX));
+    loop {
+        let below: Vec<usize> =
+            (0..candidates.len()).filter(|at| candidates[*at].last_offset < limit).collect();
+        let usable: Vec<Candidate> = below.iter().map(|at| candidates[*at]).collect();
+        let row: Vec<usize> = row(log_start, &usable).into_iter().map(|at| below[at]).collect();
+        let (Some(first), Some(last)) = (row.first(), row.last()) else { break };
+        if !rows.is_empty() {
+            gaps.push((candidates[*last].last_offset.plus(1), limit));
+        }
+        limit = candidates[*first].base_offset;
+        rows.push(row);
+    }
+    rows.reverse();
+    gaps.reverse();
+    (rows.concat(), gaps)
 }
 
 /// The row of segments that ends highest and, among those, reaches down furthest.
@@ -169,7 +220,7 @@ mod tests {
         };
         let candidates: Vec<_> = segments.iter().map(candidate).collect();
         let above = Above { batches: chains.iter().map(batch).collect(), may_lack: false };
-        let found = select(Offset(log_start), &candidates, above);
+        let found = select(Offset(log_start), &[], &candidates, above);
         assert_eq!((found.log_start.0, found.log_end.0, &found.segments[..]), expect, "{what}: {found:?}");
     }
 
@@ -189,6 +240,25 @@ mod tests {
         check("merged in part", 0, &[(10, 19, 2), (0, 19, 3)], &[], (0, 20, &[1]));
         check("below the start", 20, &[(0, 9, 1), (10, 29, 2), (30, 39, 3)], &[], (20, 40, &[1, 2]));
         check("wholly below the start", 20, &[(0, 9, 1)], &[], (20, 20, &[]));
+    }
+
+    #[test]
+    fn what_came_back_replaces_nothing_newer() {
+        check("in chains", 0, &[], &[(1, 0, 9), (1, 10, 19), (4, 10, 14), (4, 15, 29)], (0, 30, &[]));
+        let batch = |epoch, base, last| InChain {
+            leader_epoch: LeaderEpoch(epoch),
+            base_offset: Offset(base),
+            last_offset: Offset(last),
+            after_loss: false,
+            before_loss: false,
+        };
+        let batches = vec![batch(1, 0, 9), batch(1, 10, 39), batch(4, 10, 14)];
+        let found = select(Offset(0), &[], &[], Above { batches, may_lack: false });
+        assert_eq!((found.log_end, found.superseded), (Offset(15), vec![(Offset(10), Offset(40))]));
+        let segment = Candidate { base_offset: Offset(0), last_offset: Offset(19), number: 1 };
+        let above = Above { batches: vec![batch(1, 10, 39)], may_lack: false };
+        let found = select(Offset(0), &[(LeaderEpoch(4), Offset(10))], &[segment], above);
+        assert_eq!(found.log_end, Offset(20));
     }
 
     #[test]
@@ -228,22 +298,37 @@ mod tests {
             let candidates = if with_segments { vec![segment] } else { Vec::new() };
             let mut batches = vec![batch(base, true, false)];
             batches.extend(covered.then(|| batch(30, false, true)));
-            let found = select(Offset(0), &candidates, Above { batches, may_lack: true });
+            let found = select(Offset(0), &[], &candidates, Above { batches, may_lack: true });
             let lost: Vec<_> = found.lost.iter().map(|(from, to)| (from.0, to.0)).collect();
             assert_eq!((found.log_start.0, found.log_end.0, lost), expect, "{base}: {found:?}");
             assert_eq!((found.segments.len(), found.hole), (candidates.len(), None));
             assert!(!found.may_lack, "the log goes on behind the loss");
             let last = vec![batch(30, false, true)];
-            assert!(select(Offset(0), &candidates, Above { batches: last, may_lack: true }).may_lack);
+            assert!(select(Offset(0), &[], &candidates, Above { batches: last, may_lack: true }).may_lack);
         }
     }
 
     #[test]
-    fn what_is_missing_was_dropped_by_retention() {
-        check("between segments", 0, &[(0, 49, 1), (60, 99, 2)], &[], (60, 100, &[1]));
-        check("below the chains", 0, &[(0, 49, 1)], &[(1, 60, 69), (1, 70, 79)], (60, 80, &[]));
+    fn what_is_missing_below_everything_was_dropped_by_retention() {
+        check("below the segments", 0, &[(60, 99, 2)], &[], (60, 100, &[0]));
         check("all of them", 0, &[], &[(1, 60, 69)], (60, 70, &[]));
         check("between chains", 0, &[], &[(1, 0, 9), (2, 60, 69)], (60, 70, &[]));
         check("the start is known", 65, &[], &[(1, 0, 9), (2, 60, 69), (2, 70, 79)], (65, 80, &[]));
+        check("below the known start", 55, &[(0, 49, 1), (60, 99, 2)], &[], (60, 100, &[1]));
+    }
+
+    #[test]
+    fn what_is_below_a_segment_that_is_gone_is_kept() {
+        check("between segments", 0, &[(0, 49, 1), (60, 99, 2)], &[], (0, 100, &[0, 1]));
+        check("two", 0, &[(60, 69, 4), (0, 49, 1), (80, 99, 2)], &[], (0, 100, &[1, 0, 2]));
+        check("below the chains", 0, &[(0, 49, 1)], &[(1, 60, 69), (1, 70, 79)], (0, 80, &[0]));
+        check("with left-overs of a chain", 0, &[(0, 49, 1)], &[(1, 40, 54), (1, 60, 69)], (0, 70, &[0]));
+        let segments = [(0, 49), (60, 79), (90, 99)].map(|(base, last)| Candidate {
+            base_offset: Offset(base),
+            last_offset: Offset(last),
+            number: 1,
+        });
+        let gaps = select(Offset(20), &[], &segments, Above::default()).gaps;
+        assert_eq!(gaps, [(50, 60), (80, 90)].map(|(from, to)| (Offset(from), Offset(to))));
     }
 }

@@ -33,6 +33,7 @@ use crate::log::load::{PartitionRecords, load_records};
 use crate::log::manifest::{Manifest, directory};
 use crate::log::objects::footers::{Absent, ChainIndex, Found, read_chain};
 use crate::log::objects::seal::{find_end, list};
+use crate::log::superseded::take_out;
 use crate::segment::{
     DamagedBatch, ReadLimits, SegmentBuilder, SegmentError, SegmentReader, SegmentRef, segment_path,
 };
@@ -266,7 +267,7 @@ impl Copy<'_> {
         let log_start = manifest.log_start;
         let segments_end =
             manifest.segments.last().map_or(log_start, |s| s.last_offset().plus(1)).max(log_start);
-        let above = above(&sources.chains, id, segments_end);
+        let above = above(&sources.chains, id, segments_end, manifest.epochs.starts());
         let source_end = above.last().map_or(segments_end, |(_, f)| f.entry.last_offset.plus(1));
         let mut output = self.output(index, log_start, source_end);
         output.copied.may_lack = may_lack(&sources.chains, id);
@@ -478,13 +479,18 @@ impl Copy<'_> {
 }
 
 /// The batches that chains hold above the segments, in the order of the log.
-fn above(chains: &[ChainIndex], id: PartitionId, end: Offset) -> Vec<(ChainId, Found)> {
+fn above(
+    chains: &[ChainIndex],
+    id: PartitionId,
+    end: Offset,
+    starts: &[(LeaderEpoch, Offset)],
+) -> Vec<(ChainId, Found)> {
     let mut found: Vec<(ChainId, Found)> = Vec::new();
     for chain in chains {
         let batches = chain.by_partition.get(&id).map_or(&[][..], Vec::as_slice);
         found.extend(batches.iter().filter(|f| f.entry.last_offset >= end).map(|f| (chain.id, *f)));
     }
-    found.sort_by_key(|(_, f)| (f.entry.leader_epoch, f.entry.base_offset));
+    take_out(&mut found, starts, |(_, f)| f.written());
     found
 }
 

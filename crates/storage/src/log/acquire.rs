@@ -21,6 +21,7 @@ use super::partition::{Held, PartitionInner, State, TailBatch};
 use super::recover;
 use super::rewrite;
 use super::shared::Shared;
+use super::superseded;
 use super::unclaimed::Recovered;
 use super::{HostedPartition, new_partition};
 use crate::damages::Damage;
@@ -108,7 +109,8 @@ impl Above {
     }
 
     /// The batches of a partition that reach above `end`, in the order of the log. Each keeps its file.
-    fn take(&mut self, shared: &Shared, id: PartitionId, end: Offset) -> Vec<Recovered> {
+    fn take(&mut self, shared: &Shared, hosted: &HostedPartition, state: &State) -> Vec<Recovered> {
+        let (id, end) = (hosted.id, state.log_end);
         match self {
             Above::Unclaimed => shared.unclaimed.take(id),
             Above::Chains { chains, needed } => {
@@ -117,7 +119,9 @@ impl Above {
                     let reaching = chain.batches(id).iter().filter(|f| f.entry.last_offset >= end);
                     found.extend(reaching.map(|f| (chain.id, *f)));
                 }
-                found.sort_by_key(|(_, f)| (f.entry.leader_epoch, f.entry.base_offset));
+                let superseded =
+                    superseded::take_out(&mut found, state.epochs.starts(), |(_, f)| f.written());
+                tell_superseded(hosted, &superseded);
                 found.into_iter().map(|(chain, f)| keep(&shared.files, needed, chain, f)).collect()
             }
         }
@@ -208,6 +212,24 @@ impl Above {
     }
 }
 
+/// Says what came back too late.
+fn tell_superseded(hosted: &HostedPartition, superseded: &[(ChainId, Found)]) {
+    let objects: BTreeSet<(ChainId, u64)> =
+        superseded.iter().map(|(chain, found)| (*chain, found.seq)).collect();
+    for (chain, seq) in objects {
+        let of_object = superseded.iter().filter(|(of, found)| (*of, found.seq) == (chain, seq));
+        let offsets = of_object.clone().map(|(_, found)| found.entry.base_offset.0).min();
+        let last = of_object.map(|(_, found)| found.entry.last_offset.0).max();
+        tracing::warn!(
+            object = %chain.object(seq),
+            topic = &*hosted.topic_name, partition = hosted.id.index,
+            first_offset = offsets, last_offset = last,
+            "an object of the write-ahead log came back after its records had been given up, and newer records have their offsets: the newer \
+             ones are served. Keep the object if anybody may want the others"
+        );
+    }
+}
+
 fn keep(
     files: &WalFiles,
     needed: &mut HashMap<(ChainId, u64), u64>,
@@ -275,7 +297,7 @@ fn claim(
     let manifest = Manifest::from_records(&directory, records.partition, records.producers);
     let mut state = State::from_manifest(manifest);
     let stored_end = state.log_end;
-    let recovered = above.take(shared, hosted.id, stored_end);
+    let recovered = above.take(shared, hosted, &state);
     let lost = above.lost();
     let mut lost_place = |before: Place| {
         if let Above::Unclaimed = above {

@@ -49,6 +49,7 @@ mod retention;
 mod rewrite;
 pub mod shared;
 pub mod stats;
+pub mod superseded;
 mod unclaimed;
 mod unsettled;
 pub mod watch;

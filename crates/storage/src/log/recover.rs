@@ -32,9 +32,9 @@ use crate::store::patient::Patient;
 use crate::wal::chain::{Chain, ChainConfig, ChainError, LocalChain};
 use crate::wal::chain_id::ChainId;
 use crate::wal::file::{FILE_HEADER_BYTES, FileHeader};
-use crate::wal::files::{Aside, Place, WalFiles};
+use crate::wal::files::{Aside, Place, WalFiles, rename_aside};
 use crate::wal::given_up::GivenUp;
-use crate::wal::recovery::{self, RecoveredFile};
+use crate::wal::recovery::{self, BEHIND_A_LOSS, RecoveredFile};
 use crate::wal::recovery_point::RecoveryPoint;
 
 /// The layout of a data directory; a newer one is refused.
@@ -45,9 +45,6 @@ const VERSION_BYTES_MAX: u64 = 64;
 /// Files that are full of batches that are as small as can be reach the limit of the write-ahead log when there are so many.
 const FILES_OF_BATCHES: usize = 4;
 const FILE_BATCHES_MIN: usize = 256;
-
-/// Where the file before ends, for one that was given up.
-const BEHIND_A_LOSS: u64 = 0;
 
 /// A store that fails just now gets this long to take the mark of this incarnation.
 const MARK_PATIENCE: Duration = Duration::from_secs(15);
@@ -98,6 +95,7 @@ pub async fn open(
         std::fs::create_dir_all(&dir)
             .and_then(|()| recovery::remove_unfinished(&dir))
             .map_err(io_at(&dir))?;
+        put_returned_aside(&dir)?;
     }
     let own_chain = match config.store.is_shared() {
         true => {
@@ -357,6 +355,19 @@ fn given_up(config: &LogConfig, oldest: Option<&FileHeader>) -> Result<GivenUp, 
         // New files get numbers behind those that were given up.
         None => Ok(known),
     }
+}
+
+/// Keeps for a person what was put back after it had been given up.
+fn put_returned_aside(dir: &Path) -> Result<(), OpenError> {
+    for path in recovery::returned(dir)? {
+        let aside = rename_aside(&path).map_err(io_at(&path))?;
+        tracing::warn!(
+            file = %path.display(), aside = %aside.display(),
+            "put aside: it came back after `kafscale restore --accept-loss` had given it up, and newer records may have its offsets. Its records \
+             are not served, and may be nowhere else: keep it as long as anybody may want them"
+        );
+    }
+    Ok(())
 }
 
 /// Lets partitions do without what was given up. Gives where the chain goes on: behind it.

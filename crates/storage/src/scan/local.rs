@@ -22,6 +22,7 @@ use crate::vectored::read_exact_at;
 use crate::wal::file::{self, FILE_HEADER_BYTES, FileHeader, FileHeaderError};
 use crate::wal::given_up::{GivenUp, Loss};
 use crate::wal::object::IndexEntry;
+use crate::wal::recovery::BEHIND_A_LOSS;
 use crate::wal::scan::{Progress, ReadOnError, read_on};
 
 /// A file in use, whatever becomes of its name.
@@ -110,6 +111,8 @@ fn read_node(
 ) -> Result<Vec<PathBuf>, Step> {
     let mut paths: Vec<_> =
         list(node)?.into_iter().filter_map(|path| Some((file::file_no(&path)?, path))).collect();
+    // One that was put back after it had been given up is not part of the log.
+    paths.retain(|(no, _)| !given_up.has_file(*no));
     paths.sort_unstable();
     for (i, (no, path)) in paths.iter().enumerate() {
         // Files are freed from the oldest on. A hole is a file that somebody took away, or a listing that was overtaken.
@@ -122,7 +125,9 @@ fn read_node(
         // It says where the one before it ends.
         if let Some((no, before)) = i.checked_sub(1).map(|i| &paths[i]) {
             let end = header.previous.filter(|(previous, _)| previous == no).map(|(_, end)| end);
-            advance(known, before, given_up, end)?;
+            if end != Some(BEHIND_A_LOSS) {
+                advance(known, before, given_up, end)?;
+            }
         }
     }
     let Some((_, last)) = paths.last() else { return Ok(Vec::new()) };

@@ -10,6 +10,7 @@ use kafscale_meta::records::PartitionRecord;
 use super::tail::{Medium, TailBatch};
 use super::{Range, ScanError, TopicInfo};
 use crate::log::manifest::{Manifest, StoredSegment, directory};
+use crate::log::superseded::{Written, take_out};
 
 /// What a partition held.
 #[derive(Debug, Clone)]
@@ -34,10 +35,14 @@ impl Pinned {
         given_up: Option<&Arc<str>>,
     ) -> Result<Pinned, ScanError> {
         let id = PartitionId { topic: topic.topic_id(), index };
-        let Manifest { log_start, segments, .. } =
+        let Manifest { log_start, segments, epochs, .. } =
             Manifest::from_records(&directory(&topic.name, id), record, None);
         let mut end = segments.last().map_or(log_start, |s| s.last_offset().plus(1)).max(log_start);
-        above.sort_by_key(|batch| (batch.leader_epoch, batch.base_offset));
+        // In the order of the log.
+        take_out(&mut above, epochs.starts(), |batch| Written {
+            leader_epoch: batch.leader_epoch,
+            base_offset: batch.base_offset,
+        });
         let mut tail: Vec<TailBatch> = Vec::with_capacity(above.len());
         for batch in above {
             if batch.last_offset < end {

@@ -427,9 +427,14 @@ fn put_aside(path: &Path, why: Aside) {
     }
 }
 
-/// Gives a file, or whatever has its name, a name that is not a file's. Gives that.
+/// Gives a file, or whatever has its name, a name that is not a file's, and that nothing has. Gives that.
 pub fn rename_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = path.with_extension(ASIDE_EXTENSION);
+    let mut aside = path.with_extension(ASIDE_EXTENSION);
+    let mut count = 1;
+    while aside.symlink_metadata().is_ok() {
+        aside = path.with_extension(format!("{count}.{ASIDE_EXTENSION}"));
+        count += 1;
+    }
     std::fs::rename(path, &aside)?;
     Ok(aside)
 }

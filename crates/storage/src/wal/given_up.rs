@@ -113,6 +113,11 @@ impl GivenUp {
         }
     }
 
+    /// Whether a file was given up as a whole. One of this number that is there was put back afterwards: no new file gets it.
+    pub fn has_file(&self, file_no: u64) -> bool {
+        self.has(&Loss::Files { first: file_no, last: file_no })
+    }
+
     /// The last file that was given up.
     pub fn last_file(&self) -> Option<u64> {
         self.files.last().map(|(_, last)| *last)

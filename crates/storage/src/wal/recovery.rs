@@ -27,6 +27,9 @@ use crate::vectored::read_exact_at;
 /// So many files are read at a time.
 const READERS: usize = 8;
 
+/// Where the file before ends, for a file that was begun when that one had been given up.
+pub const BEHIND_A_LOSS: u64 = 0;
+
 /// A file with the batches that it holds.
 #[derive(Debug)]
 pub struct RecoveredFile {
@@ -135,6 +138,21 @@ pub fn remove_unfinished(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Files that were given up and are there again: put back after the log went on without them. Their offsets may have newer records by now, and
+/// nobody reads them. Blocks.
+pub fn returned(dir: &Path) -> Result<Vec<PathBuf>, RecoveryError> {
+    let (listed, known) = (list(dir, Reader::Passerby)?, GivenUp::read(dir));
+    let is_returned = |i: usize| known.has_file(listed[i].0) || is_begun_without(&listed, i);
+    Ok((0..listed.len()).filter(|i| is_returned(*i)).map(|i| listed[i].1.clone()).collect())
+}
+
+/// Whether the file behind one was begun as if that were not there. It says so when the list of what was given up does not any more.
+fn is_begun_without(listed: &[(u64, PathBuf)], i: usize) -> bool {
+    let Some((_, next)) = listed.get(i + 1).filter(|(_, path)| path.is_file()) else { return false };
+    let header = File::open(next).and_then(|file| FileHeader::read(&file));
+    matches!(header, Ok(Ok(FileHeader { previous: Some((no, BEHIND_A_LOSS)), .. })) if no == listed[i].0)
+}
+
 /// Whether a batch is in its file as it was written.
 pub fn is_sound(file: &File, position: u64, entry: &IndexEntry) -> io::Result<bool> {
     match read_exact_at(file, entry.size_bytes as usize, position) {
@@ -163,7 +181,9 @@ struct Opened {
 }
 
 fn read_whatever(dir: &Path, reader: Reader) -> Result<Salvaged, RecoveryError> {
-    let listed = list(dir, reader)?;
+    let mut listed = list(dir, reader)?;
+    let returned = returned(dir)?;
+    listed.retain(|(_, path)| !returned.contains(path));
     let (mut opened, mut losses) = (Vec::new(), Vec::new());
     for (no, path) in &listed {
         match open(*no, path, reader) {

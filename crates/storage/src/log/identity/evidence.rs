@@ -11,7 +11,8 @@ use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
 
 use super::{Binding, IdentityError, is_anything, known_id, one, recorded};
-use crate::disaster::{chains, snapshot};
+use crate::disaster::chains::{self, Evidence};
+use crate::disaster::snapshot;
 use crate::log::manifest::directory;
 use crate::log::objects::footers::{Absent, read_chain};
 use crate::log::objects::seal::list;
@@ -162,7 +163,8 @@ impl Binding<'_> {
             let id = ChainId { node_id, incarnation };
             let record = ChainRecord::decode(&kv.key, &kv.value)?;
             let Ok(objects) = list(self.store, id).await else { continue };
-            let Ok(record) = chains::look(self.store, id, &objects, Some(record)).await else { continue };
+            let evidence = Evidence::of_record(Some(record));
+            let Ok(record) = chains::look(self.store, id, &objects, evidence).await else { continue };
             let Ok(index) = read_chain(self.store, id, &record, Absent::IsLost).await else { continue };
             if index.by_partition.keys().any(|id| topics.contains(&id.topic)) {
                 return Ok(true);

@@ -21,6 +21,7 @@ use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::time::Instant;
 
 use crate::log::shared::Shared;
+use crate::log::superseded::Written;
 use crate::store::backoff::persist;
 use crate::store::{StoreError, StoreErrorKind, kind_of};
 use crate::wal::chain_id::ChainId;
@@ -43,6 +44,12 @@ pub struct Found {
     pub seq: u64,
     pub object_bytes: u64,
     pub entry: IndexEntry,
+}
+
+impl Found {
+    pub fn written(&self) -> Written {
+        Written { leader_epoch: self.entry.leader_epoch, base_offset: self.entry.base_offset }
+    }
 }
 
 /// The batches of one sealed chain.

@@ -141,20 +141,32 @@ async fn acknowledged_below(
     missing: u64,
     objects: &BTreeMap<u64, u64>,
 ) -> Result<u64, String> {
-    let behind = objects.range(missing + 1..);
-    // A later one never says less. Seals, and what is unreadable, say nothing.
-    for (seq, _) in behind.clone().rev().filter(|(_, size)| **size > 0).take(2 * UPLOADS_MAX as usize) {
-        let Some(below) = durable_below(store, id.object(*seq)).await? else { continue };
-        if below <= missing {
-            let (count, first) = (behind.count(), id.object(missing));
-            tracing::warn!(
-                node_id = id.node_id, incarnation = id.incarnation, missing = %first, behind = count,
-                "the chain ends where an upload was under way; objects behind it were never acknowledged, and are left out"
-            );
-        }
-        return Ok(below);
+    let below = said_behind(store, id, missing, objects).await?;
+    if below.is_some_and(|below| below <= missing) {
+        let (count, first) = (objects.range(missing + 1..).count(), id.object(missing));
+        tracing::warn!(
+            node_id = id.node_id, incarnation = id.incarnation, missing = %first, behind = count,
+            "the chain ends where an upload was under way; objects behind it were never acknowledged, and are left out"
+        );
     }
-    Ok(0)
+    Ok(below.unwrap_or(0))
+}
+
+/// What the last object behind a place says of how far its chain was there when it was made.
+pub async fn said_behind(
+    store: &dyn ObjectStore,
+    id: ChainId,
+    place: u64,
+    objects: &BTreeMap<u64, u64>,
+) -> Result<Option<u64>, String> {
+    // A later one never says less. Seals, and what is unreadable, say nothing.
+    let behind = objects.range(place + 1..).rev().filter(|(_, size)| **size > 0);
+    for (seq, _) in behind.take(2 * UPLOADS_MAX as usize) {
+        if let Some(below) = durable_below(store, id.object(*seq)).await? {
+            return Ok(Some(below));
+        }
+    }
+    Ok(None)
 }
 
 /// Up to where an object says that its chain was there; `None` for a seal, and for what is not readable.

@@ -189,3 +189,43 @@ async fn damaged_write_ahead_files_hide_nothing_else() {
         assert!(kept.exists(), "{what}: what is left is kept for a person");
     }
 }
+
+/// What was given up and found again is kept, and is not in the way of what was acknowledged since.
+#[tokio::test]
+async fn a_file_that_comes_back_replaces_nothing() {
+    for (what, gone, loses_metadata) in
+        [("the last", -1, false), ("the last, without metadata", -1, true), ("the first", 0, false)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut fixture, files) = written(dir.path()).await;
+        let file = &files[usize::try_from(gone).unwrap_or(files.len() - 1)];
+        let found_again = dir.path().join("found");
+        std::fs::rename(&file.path, &found_again).unwrap();
+        run(&fixture, ACCEPT).await.unwrap();
+        let log = fixture.open().await;
+        let mut newer = Vec::new();
+        for index in 0..3 {
+            newer.push(append(&partition(&log, index), 10, 200).await);
+        }
+        log.shutdown().await;
+        std::fs::copy(&found_again, &file.path).unwrap();
+        if loses_metadata {
+            lose_metadata(&mut fixture);
+            let restored = run(&fixture, RestoreOptions::default()).await.unwrap();
+            assert!(restored.losses.is_empty(), "{what}: {restored:?}");
+        }
+        let mut log = fixture.open().await;
+        for _ in 0..2 {
+            for (index, base) in (0..3).zip(&newer) {
+                let p = partition(&log, index);
+                assert_eq!(p.offsets().high_watermark, base.plus(10), "{what}: {index}");
+                let bytes = p.read(*base, 1, true).await.unwrap().chunks.concat();
+                assert_eq!(bytes[bytes.len() - 2], 200, "{what}: {index}");
+            }
+            log = fixture.open_after(log).await;
+        }
+        log.shutdown().await;
+        let aside = file.path.with_extension("kfw.aside");
+        assert_eq!(std::fs::read(aside).unwrap(), std::fs::read(found_again).unwrap(), "{what}");
+    }
+}

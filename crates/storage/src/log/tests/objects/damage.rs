@@ -278,6 +278,38 @@ async fn whose_last_records_may_be_lost_takes_none() {
     }
 }
 
+/// It came back after it had been given up, and others have its offsets.
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_replaces_nothing_that_was_acknowledged_since() {
+    for (in_segment, count) in [(false, 1), (false, 5), (true, 1)] {
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        append(&partition(&first, 1), 3, 1).await;
+        append(&partition(&first, 1), 3, 2).await;
+        append(&partition(&first, 0), 3, 2).await;
+        let given_up = chain(&first).object(1);
+        let whole = change(&cluster, &given_up, Vec::clear).await;
+        let second = cluster.broker(2).await;
+        seal(&second, &first).await;
+        second.acquire(hosted(1)).await;
+        let p = partition(&second, 1);
+        assert_eq!(append(&p, count, 7).await, Offset(3), "the offsets of what was given up");
+        if in_segment {
+            rewrite(&second.shared, &p.inner).await.unwrap();
+        }
+        cluster.store.inner.put(&given_up, whole.into()).await.unwrap();
+        let third = cluster.broker(3).await;
+        seal(&third, &second).await;
+        for (id, outcome) in third.acquire(hosted(2)).await {
+            assert_eq!(outcome, Ok(()), "{id}");
+        }
+        let p = partition(&third, 1);
+        assert_eq!(p.offsets().high_watermark, Offset(3 + i64::from(count)), "{in_segment}");
+        let bytes = p.read(Offset(3), 1, true).await.unwrap().chunks.concat();
+        assert_eq!(bytes[bytes.len() - 2], 7, "{in_segment}: {count}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_damaged_object_without_batches_is_no_obstacle() {
     for sealed in [true, false] {

@@ -8,6 +8,7 @@ use kafscale_meta::records::{
 use object_store::ObjectStoreExt;
 
 use super::*;
+use crate::log::rewrite::rewrite;
 use crate::{CopiedPartition, RestoreOptions, Restored, TopicAt, restore, restore_topic};
 
 const WRITE: RestoreOptions =
@@ -394,6 +395,81 @@ async fn without_a_lost_object_everything_else_is_restored_when_told_so() {
         }
         assert_eq!(append(&p, 1, 9).await, Offset(72));
         assert_eq!(append(&partition(&next, 2), 1, 9).await, Offset(0), "it takes records again");
+    }
+}
+
+/// An object far below the end is gone, and those below it have records that are in no segment.
+#[tokio::test(start_paused = true)]
+async fn what_is_below_a_lost_object_is_not_taken_for_freed() {
+    for has_snapshot in [true, false] {
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        found(&cluster).await;
+        for tag in 0..5 {
+            append(&partition(&first, 0), 3, tag).await;
+        }
+        for tag in 0..40 {
+            append(&partition(&first, 1), 3, tag).await;
+        }
+        if has_snapshot {
+            first.snapshot().await.unwrap();
+        }
+        let lost = chain(&first).object(4);
+        cluster.store.inner.delete(&lost).await.unwrap();
+        lose(&mut cluster).await;
+        let refused = run(&cluster, WRITE).await.unwrap_err();
+        assert!(refused.contains(lost.as_ref()) && refused.contains("--accept-loss"), "{refused}");
+        let restored = run(&cluster, RestoreOptions { accept_loss: true, ..WRITE }).await.unwrap();
+        assert!(restored.losses.len() == 1 && restored.losses[0].contains(lost.as_ref()), "{restored:?}");
+        let told = |line: &String| line.ends_with(", partition 0: from offset 12 on");
+        assert!(restored.may_lack.iter().any(told), "{restored:?}");
+        assert_eq!(restored.topics[0].offsets, 12 + 120, "{restored:?}");
+    }
+}
+
+/// A segment is gone with the metadata, and others are below it.
+#[tokio::test(start_paused = true)]
+async fn what_is_below_a_lost_segment_is_kept() {
+    for (named, gone) in [(true, 1), (true, 2), (false, 1)] {
+        let what = format!("the snapshot names it: {named}, segment {gone}");
+        let mut cluster = Cluster::new();
+        let first = cluster.owner(1, 0).await;
+        found(&cluster).await;
+        if !named {
+            first.snapshot().await.unwrap();
+        }
+        let p = partition(&first, 0);
+        for tag in 0..3 {
+            append(&p, 10, tag).await;
+            rewrite(&first.shared, &p.inner).await.unwrap();
+        }
+        // Objects of the chain would have the records still.
+        let second = cluster.broker(2).await;
+        found(&cluster).await;
+        seal(&second, &first).await;
+        second.collect().await.unwrap();
+        if named {
+            second.snapshot().await.unwrap();
+        }
+        let mut segments = cluster.objects(&Path::from(format!("topics/orders/{TOPIC}/0"))).await;
+        segments.sort();
+        assert_eq!(segments.len(), 3, "{segments:?}");
+        cluster.store.inner.delete(&Path::from(segments[gone].as_str())).await.unwrap();
+        lose(&mut cluster).await;
+        let restored = run(&cluster, WRITE).await.unwrap();
+        let lost = gone as i64 * 10..gone as i64 * 10 + 10;
+        let told = format!("orders, partition 0: offsets {} to {}", lost.start, lost.end - 1);
+        assert_eq!(restored.gaps, [told], "{what}: {restored:?}");
+        assert_eq!((restored.topics[0].offsets, &restored.holes[..]), (30, &[][..]), "{what}: {restored:?}");
+        cluster.incarnations += 1000;
+        let next = cluster.owner(2, 2000).await;
+        let p = partition(&next, 0);
+        for offset in 0..30 {
+            let read = p.read(Offset(offset), 1, true).await;
+            let is_lost = matches!(read, Err(ReadError::Corrupt(_)));
+            assert_eq!(is_lost, lost.contains(&offset), "{what}: {offset}: {read:?}");
+        }
+        assert_eq!(append(&p, 1, 9).await, Offset(30), "{what}");
     }
 }
 
