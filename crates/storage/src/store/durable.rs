@@ -107,7 +107,7 @@ impl DurableLocal {
         let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
         let elsewhere = Mutex::default();
         let staging = Staging {
-            root: inner.path_to_filesystem(&Path::default())?,
+            root: staging.parent().expect("it is below the root").to_owned(),
             directory: staging,
             pace,
             next,
