@@ -18,7 +18,6 @@ use super::load::{PartitionRecords, load_records};
 use super::manifest::{self, Manifest};
 use super::objects::footers::{ChainIndex, FootersError, Found, LostObject};
 use super::partition::{Held, PartitionInner, State, TailBatch};
-use super::recover;
 use super::rewrite;
 use super::shared::Shared;
 use super::superseded;
@@ -53,10 +52,6 @@ pub async fn acquire(shared: &Shared, wanted: Vec<HostedPartition>) -> Acquired 
         let failed = |hosted: HostedPartition| (hosted.id, Err(AcquireError::Retry(why.clone())));
         outcomes.extend(missing.into_iter().map(failed));
     };
-    if let Err(e) = recover::remember_opened(shared).await {
-        all_fail(&mut outcomes, missing, e.to_string());
-        return outcomes;
-    }
     // Before the manifests: a chain that is collected between the two is covered by them.
     let mut above = match Above::of(shared).await {
         Ok(above) => above,

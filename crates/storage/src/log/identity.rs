@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use futures_util::future::{BoxFuture, try_join};
+use futures_util::future::BoxFuture;
 use kafscale_core::crc;
 use kafscale_core::ids::Offset;
 use kafscale_meta::records::{ClusterRecord, Keyspace, Record, StoreRecord};
@@ -40,7 +40,7 @@ use crate::store::{StoreError, StoreErrorKind};
 use crate::wal::recovery::RecoveredFile;
 
 /// Where the store says which one it is.
-pub const IDENTITY: &str = "identity.json";
+const OBJECT: &str = "identity.json";
 const VERSION: u32 = 1;
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -96,10 +96,10 @@ pub enum IdentityError {
     )]
     OtherPlace { theirs: String, own: String },
     #[error(
-        "{IDENTITY} in {place} is a directory: take it away, and the next start writes the file anew. Nothing was changed"
+        "{OBJECT} in {place} is a directory: take it away, and the next start writes the file anew. Nothing was changed"
     )]
     NotAFile { place: String },
-    #[error("{IDENTITY} in {place} was written by a newer release (version {version}): use that one")]
+    #[error("{OBJECT} in {place} was written by a newer release (version {version}): use that one")]
     NewerVersion { place: String, version: u32 },
     /// Worth another try.
     #[error("the store {place}: {source}")]
@@ -130,7 +130,7 @@ impl IdentityError {
 pub enum IdError {
     #[error("{0}")]
     Store(#[from] StoreError),
-    #[error("{IDENTITY} was written by a newer release (version {0}): use that one")]
+    #[error("{OBJECT} was written by a newer release (version {0}): use that one")]
     NewerVersion(u32),
 }
 
@@ -188,12 +188,9 @@ pub async fn bind(binding: &Binding<'_>, mut looked: Option<Decided>) -> Result<
             }
             Err(error) => return Err(error),
         };
-        if !binding.record(&id).await? {
-            continue;
-        }
-        // Neither needs the other.
-        let (marked, ()) = try_join(binding.mark(&id), binding.note_writer()).await?;
-        if marked {
+        if binding.record(&id).await? && binding.mark(&id).await? {
+            let LogConfig { node_id, incarnation, .. } = *binding.config;
+            trace::note(binding.meta, &binding.keys.writer_trace(node_id), incarnation).await?;
             return Ok(id);
         }
     }
@@ -272,7 +269,7 @@ impl Binding<'_> {
 
     async fn found(&self) -> Result<Found, IdentityError> {
         if let StoreUrl::File(dir) = &self.config.store
-            && std::fs::symlink_metadata(dir.join(IDENTITY)).is_ok_and(|found| found.is_dir())
+            && std::fs::symlink_metadata(dir.join(OBJECT)).is_ok_and(|found| found.is_dir())
         {
             return Err(IdentityError::NotAFile { place: self.place() });
         }
@@ -340,20 +337,13 @@ impl Binding<'_> {
         }
     }
 
-    /// Notes that this incarnation may write to the store from now on.
-    async fn note_writer(&self) -> Result<(), IdentityError> {
-        let LogConfig { node_id, incarnation, .. } = *self.config;
-        trace::note(self.meta, &self.keys.writer_trace(node_id), incarnation).await?;
-        Ok(())
-    }
-
     /// Writes the id into the store. `false` when somebody else wrote something meanwhile.
     async fn mark(&self, id: &str) -> Result<bool, IdentityError> {
         let replace = match self.found().await? {
             Found::Id(found) => return Ok(found == id),
             Found::Nothing => false,
             Found::Damaged => {
-                tracing::warn!(place = self.place(), "{IDENTITY} was damaged; it is written anew");
+                tracing::warn!(place = self.place(), "{OBJECT} was damaged; it is written anew");
                 true
             }
         };
@@ -380,7 +370,7 @@ pub fn check_files(files: &[RecoveredFile], id: &str) -> Result<(), IdentityErro
 
 /// Reads `identity.json`. The inner error is a version that this release does not know.
 async fn find(store: &dyn ObjectStore) -> Result<Result<Found, u32>, StoreError> {
-    let path = Path::from(IDENTITY);
+    let path = Path::from(OBJECT);
     let read = || {
         let path = &path;
         Box::pin(async move {
@@ -406,7 +396,7 @@ async fn mark(store: &dyn ObjectStore, id: &str, now_ms: i64, replace: bool) -> 
     let crc32c = crc::crc32c(id.as_bytes());
     let object = IdentityObject { v: VERSION, store_id: id.to_owned(), created_ms: now_ms, crc32c };
     let bytes = Bytes::from(serde_json::to_vec(&object).expect("it is a map with string keys"));
-    let path = Path::from(IDENTITY);
+    let path = Path::from(OBJECT);
     let mode = || if replace { PutMode::Overwrite } else { PutMode::Create };
     let put = || {
         let options = PutOptions { mode: mode(), ..PutOptions::default() };
@@ -438,7 +428,7 @@ pub async fn id_of(store: &dyn ObjectStore, known: Option<String>, now_ms: i64) 
 
 /// Whether a store has an identity, readable or not.
 pub async fn is_there(store: &dyn ObjectStore) -> object_store::Result<bool> {
-    match store.head(&Path::from(IDENTITY)).await {
+    match store.head(&Path::from(OBJECT)).await {
         Ok(_) => Ok(true),
         Err(object_store::Error::NotFound { .. }) => Ok(false),
         Err(e) => Err(e),

@@ -231,7 +231,6 @@ impl Log {
         let (shared, chain, lock) = recover::open(config, looked, meta, keys, clock).await?;
         let shared = Arc::new(shared);
         let mut tasks = JoinSet::new();
-        tasks.spawn(note_end(shared.clone()));
         let writer = match (chain, &shared.chain) {
             (Some(chain), _) => Writer::Thread(spawn_writer(&shared, chain)?),
             (None, Some(chain)) => {
@@ -461,13 +460,6 @@ impl Log {
         };
         tracing::warn!(error = failure, "the metadata does not know where the write-ahead log ends");
         joined
-    }
-}
-
-/// Where this fails, whoever acquires partitions tries again.
-async fn note_end(shared: Arc<Shared>) {
-    if let Err(error) = recover::remember_opened(&shared).await {
-        tracing::debug!(%error, "the metadata does not know yet where the write-ahead log ends");
     }
 }
 

@@ -15,7 +15,7 @@ use kafscale_meta::{MetaStore, files};
 use object_store::ObjectStore;
 use uuid::Uuid;
 
-use super::identity::{Binding, IDENTITY, bind, end_of, note_wal_end, topics};
+use super::identity::{Binding, bind, end_of, note_wal_end, topics};
 use super::look::Looked;
 use super::objects::{OwnChain, birth};
 use super::pace::Pace;
@@ -126,6 +126,7 @@ pub async fn open(
     let previous = take_over(&shared.files, recovered, &shared.unclaimed).or(before_unused);
     let previous = leave_out(&given_up, &shared, previous);
     let chain = open_chain(&shared, previous)?;
+    remember_end(&shared).await.map_err(|e| OpenError::Meta(e.to_string()))?;
     shared.free_unused();
     Ok((shared, chain, lock))
 }
@@ -162,12 +163,6 @@ async fn tell_of_damage(
     Ok(())
 }
 
-/// Makes sure that the metadata knows how far the write-ahead files reached when the log was opened. It is noted while the broker starts,
-/// and nobody is served before.
-pub async fn remember_opened(shared: &Shared) -> Result<(), kafscale_meta::Error> {
-    shared.end_noted.get_or_try_init(|| remember_end(shared)).await.copied()
-}
-
 /// Notes in the metadata how far the write-ahead files reach that are there now: the next start misses what is gone by then.
 pub async fn remember_end(shared: &Shared) -> Result<(), kafscale_meta::Error> {
     let Some(RecoveryPoint { file_no, position, .. }) = shared.files.point() else { return Ok(()) };
@@ -199,10 +194,6 @@ pub fn claim(dir: &Path) -> Result<File, OpenError> {
     match check_version(dir) {
         Err(OpenError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound => {
             write_version(&version_path).map_err(io_at(&version_path))?;
-            // One without an id is given one next, and the directory is synced with it.
-            if dir.join(IDENTITY).exists() {
-                File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_at(dir))?;
-            }
         }
         checked => checked?,
     }

@@ -15,7 +15,7 @@ use kafscale_meta::{MetaStore, Revision};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -92,8 +92,6 @@ pub struct Shared {
     rewrites: AtomicU64,
     /// The write-ahead file that the last object went to.
     pub last_file: AtomicU64,
-    /// Whether the metadata knows how far the write-ahead files reached when the log was opened.
-    pub end_noted: OnceCell<()>,
 }
 
 impl Shared {
@@ -142,7 +140,6 @@ impl Shared {
             tail_cache: Mutex::default(),
             rewrites: AtomicU64::new(0),
             last_file: AtomicU64::new(0),
-            end_noted: OnceCell::new(),
         }
     }
 

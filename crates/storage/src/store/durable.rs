@@ -102,8 +102,7 @@ impl DurableLocal {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(io_error(e, "clear", &staging)),
             Ok(()) | Err(_) => {}
         }
-        // It need not outlast a power cut: nothing in it is of use after one.
-        fs::create_dir(&staging).map_err(|e| io_error(e, "create", &staging))?;
+        create_dirs(&staging).map_err(|e| io_error(e, "create", &staging))?;
         let (next, directories) = (AtomicU64::new(0), RwLock::new(()));
         let elsewhere = Mutex::default();
         let staging = Staging {
