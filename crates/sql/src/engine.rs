@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::metered;
 use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
 use crate::postgres;
@@ -40,6 +41,7 @@ use crate::postgres::session::OfSession;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
 use crate::sorting::{self, Prepared};
+use crate::spilled::SpillDir;
 use crate::statement::QueryText;
 use crate::stoppable::stoppable;
 use crate::threads::QueryHandle;
@@ -161,8 +163,17 @@ impl Engine {
 
 /// The engine's session as every statement begins with it, before it has a catalog.
 pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> {
-    let runtime = runtime(limits).map_err(|e| Failure::runtime(e.to_string()))?;
+    let spilled = match &limits.spill_dir {
+        Some(place) => Some(SpillDir::create(place).map_err(|error| {
+            Failure::runtime(format!("--spill-dir {}: nothing can be made there: {error}", place.display()))
+        })?),
+        // Where the system has no place for temporary files, the first statement that needs one is told.
+        None => SpillDir::create(&std::env::temp_dir()).ok(),
+    };
+    let runtime = runtime(limits, spilled.as_ref()).map_err(|e| Failure::runtime(e.to_string()))?;
     let mut config = SessionConfig::new()
+        // It is there for as long as the session is.
+        .with_extension(Arc::new(spilled))
         .with_default_catalog_and_schema(DATABASE, PUBLIC)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false);
@@ -179,7 +190,11 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
     functions.extend(postgres::json::all());
     functions.extend(growth::bounded(functions));
     functions.push(Arc::new(growth::text_concat()));
-    builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
+    let functions = builder.aggregate_functions().get_or_insert_default();
+    functions.extend(postgres::aggregates::all());
+    *functions = metered::aggregates(functions);
+    let functions = builder.window_functions().get_or_insert_default();
+    *functions = metered::windows(functions);
     // Before the engine's own, which take `->` for something else.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
     Ok(builder
@@ -214,13 +229,13 @@ fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.filter(|rule| !rule.name().starts_with("FilterPushdown")).collect()
 }
 
-fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> {
-    growth::limit_process(limits.memory.0);
+fn runtime(limits: &QueryLimitArgs, spilled: Option<&SpillDir>) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+    metered::limit(limits.memory.0);
     let memory = usize::try_from(limits.memory.0).unwrap_or(usize::MAX);
     let named = NAMED_CONSUMERS.try_into().expect("it is not 0");
     let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory), named));
-    let mode = match &limits.spill_dir {
-        Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+    let mode = match spilled {
+        Some(spilled) => DiskManagerMode::Directories(vec![spilled.path().to_owned()]),
         None => DiskManagerMode::OsTmpDirectory,
     };
     let disk = DiskManagerBuilder::default()
@@ -259,12 +274,12 @@ impl Planner {
             planning.check_described().await?;
             planning.plan(&planning.text.sql).await
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&self.query, &self.threads, work).await
     }
 
     /// Starts a plan. The rows come when they are asked for.
     pub async fn run(self, plan: LogicalPlan, values: Option<ParamValues>) -> Result<Running, SqlError> {
-        let (planning, places, looking) = (self.planning, self.places, self.looking);
+        let (planning, places, looking, query) = (self.planning, self.places, self.looking, self.query);
         let work = async move {
             let permit = place(&places.planning).await;
             let plan = with_values(plan, values.as_ref())?;
@@ -282,10 +297,12 @@ impl Planner {
             let physical = planning.physical(&plan).await?;
             drop(permit);
             let Prepared { plan, context } = sorting::prepared(physical, &planning.state)?;
+            let context = metered::with_small_batches(&plan, context)?;
+            let plan = metered::metered(plan)?;
             let rows = apart(execute_stream(Arc::clone(&plan), context)?);
             Ok(Running::new(plan, rows, Arc::clone(&planning.query), None))
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&query, &self.threads, work).await
     }
 
     /// The lines of EXPLAIN: the plan as it is executed.
@@ -294,7 +311,7 @@ impl Planner {
         plan: LogicalPlan,
         values: Option<ParamValues>,
     ) -> Result<Vec<String>, SqlError> {
-        let (planning, places) = (self.planning, self.places);
+        let (planning, places, query) = (self.planning, self.places, self.query);
         let work = async move {
             let _place = place(&places.planning).await;
             let physical = planning.physical(&with_values(plan, values.as_ref())?).await?;
@@ -302,17 +319,18 @@ impl Planner {
             explained.extend(lines(&displayable(&*physical).indent(false).to_string()));
             Ok(explained)
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&query, &self.threads, work).await
     }
 }
 
 /// Whoever does not wait any more ends the planning.
-async fn until_planned<T>(
+async fn until_planned<T: Send + 'static>(
     query: &Arc<Query>,
-    work: impl Future<Output = Result<T, SqlError>>,
+    threads: &QueryHandle,
+    work: impl Future<Output = Result<T, SqlError>> + Send + 'static,
 ) -> Result<T, SqlError> {
     let stops = StopOnDrop::new(query);
-    let planned = work.await;
+    let planned = threads.run(Arc::clone(query).doing(work)).await;
     stops.planned();
     planned
 }
@@ -397,6 +415,13 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
             if !postgres::rewrite::rewrite(&mut statement) {
                 let why = "calls of coalesce are nested too deeply in other expressions";
                 return Err(SqlError::TooComplex(why.to_owned()));
+            }
+            if postgres::balanced::is_too_deep(&mut statement) {
+                let most = postgres::balanced::DEEPEST;
+                let why = format!(
+                    "an expression has more than {most} operators in a row; put parts into subqueries"
+                );
+                return Err(SqlError::TooComplex(why));
             }
             Ok(Statement::Statement(statement))
         }

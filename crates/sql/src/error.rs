@@ -9,6 +9,10 @@ use kafscale_storage::scan::{ScanError, ScanErrorKind};
 use crate::postgres::errors;
 use crate::topic::registry::RegistryError;
 
+/// What whoever asked may do, and whoever runs the server.
+const NO_MEMORY_HINT: &str = "Ask for less at once: fewer or shorter values, fewer groups, a condition. \
+     What does not go to disk has to fit into --memory and 256 MiB.";
+
 /// Why a statement gets no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SqlError {
@@ -34,6 +38,13 @@ pub enum SqlError {
     Unsupported(String),
     #[error("{message}")]
     TooMuch { message: String, hint: String },
+    /// Of all statements it holds most, and all together hold more than they may.
+    #[error(
+        "out of memory: this statement holds or asks for {} MiB, and all statements together may hold {} MiB",
+        held_bytes >> 20,
+        limit_bytes >> 20
+    )]
+    NoMemory { held_bytes: u64, limit_bytes: u64 },
     #[error("{0}")]
     BadValue(String),
     /// Without a schema, there is no telling what values are.
@@ -124,6 +135,7 @@ impl SqlError {
             SqlError::ReadOnly(_) => "25006",
             SqlError::Unsupported(_) | SqlError::OtherColumns => "0A000",
             SqlError::TooMuch { .. } => "54000",
+            SqlError::NoMemory { .. } => "53200",
             SqlError::BadValue(_) => "22023",
             SqlError::Registry(_) => "58000",
             SqlError::Schema { .. } => "55000",
@@ -138,6 +150,7 @@ impl SqlError {
     pub fn hint(&self) -> Option<String> {
         match self {
             SqlError::TooMuch { hint, .. } | SqlError::NoTable { hint, .. } => Some(hint.clone()),
+            SqlError::NoMemory { .. } => Some(NO_MEMORY_HINT.to_owned()),
             SqlError::Engine(error) | SqlError::SyntaxAt { error, .. } => errors::tell(error).hint,
             _ => None,
         }

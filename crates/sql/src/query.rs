@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kafscale_meter::Meter;
 use kafscale_storage::scan::Range;
 use parking_lot::Mutex;
+
+use crate::metered;
 
 /// What a statement is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,8 @@ pub struct Query {
     topics: Mutex<BTreeMap<String, TopicUse>>,
     /// Nobody waits for its answer any more.
     stopped: AtomicBool,
+    /// What it holds in memory.
+    pub meter: Meter,
 }
 
 /// What a statement does with a topic.
@@ -73,7 +78,17 @@ impl Counters {
 
 impl Query {
     pub fn new(limits: QueryLimits) -> Arc<Query> {
-        Arc::new(Query { limits, topics: Mutex::default(), stopped: AtomicBool::new(false) })
+        Arc::new(Query {
+            limits,
+            topics: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            meter: Meter::default(),
+        })
+    }
+
+    /// What is done for the statement is counted for it.
+    pub async fn doing<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
+        metered::working(self.meter.current(), work).await
     }
 
     /// Ends what still computes for the statement.
