@@ -45,6 +45,7 @@ use crate::spilled::SpillDir;
 use crate::statement::QueryText;
 use crate::stoppable::stoppable;
 use crate::threads::QueryHandle;
+use crate::workers::spread::Workers;
 
 /// Consumers of memory that an error names.
 const NAMED_CONSUMERS: usize = 3;
@@ -61,6 +62,8 @@ pub struct Engine {
     pub statement_timeout: Option<Duration>,
     /// Between two looks of FOLLOW.
     pub look_interval: Duration,
+    /// Other machines that take part in large queries.
+    pub workers: Option<Arc<Workers>>,
     places: Places,
 }
 
@@ -84,7 +87,7 @@ impl Engine {
         limits: &QueryLimitArgs,
         threads: QueryHandle,
     ) -> Result<Engine, Failure> {
-        let base = with_whole_numbers(session(limits)?).build();
+        let base = own_session(limits)?;
         let bytes = |limit: Limit<ByteSize>| match limit {
             Limit::Unlimited => None,
             Limit::At(ByteSize(bytes)) => Some(bytes),
@@ -100,6 +103,7 @@ impl Engine {
             },
             statement_timeout: Some(limits.statement_timeout.0).filter(|timeout| !timeout.is_zero()),
             look_interval: follow::LOOK_INTERVAL_SHARED,
+            workers: None,
             places: Places {
                 planning: queries(),
                 of_topics: queries(),
@@ -140,7 +144,9 @@ impl Engine {
         // What now() is.
         state.mark_start_execution();
         let cluster = Arc::clone(&self.cluster);
-        let planning = Planning { text: text.clone(), state, cluster, query: Arc::clone(&query) };
+        // What follows reads a little at a time.
+        let workers = self.workers.clone().filter(|_| text.follow.is_none());
+        let planning = Planning { text: text.clone(), state, cluster, query: Arc::clone(&query), workers };
         Planner {
             query,
             planning: Arc::new(planning),
@@ -206,6 +212,11 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
         .with_table_factories(Default::default()))
 }
 
+/// The session of statements here, which workers have, too.
+pub fn own_session(limits: &QueryLimitArgs) -> Result<SessionState, Failure> {
+    Ok(with_whole_numbers(session(limits)?).build())
+}
+
 /// The same session, in which integers do not wrap. Not for the perimeter: see [`postgres::checked`].
 fn with_whole_numbers(session: SessionStateBuilder) -> SessionStateBuilder {
     let mut rules = analyzer_rules();
@@ -263,6 +274,7 @@ pub struct Planning {
     pub state: SessionState,
     cluster: Arc<Cluster>,
     pub query: Arc<Query>,
+    workers: Option<Arc<Workers>>,
 }
 
 impl Planner {
@@ -373,7 +385,11 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        physical(&self.state, plan, &self.query).await
+        let mut plan = made(&self.state, plan, &self.query).await?;
+        if let Some(workers) = &self.workers {
+            plan = workers.spread(plan, &self.state, &self.query).await?;
+        }
+        Ok(charged(stoppable(plan, &self.query)?)?)
     }
 }
 
@@ -383,9 +399,17 @@ pub async fn physical(
     plan: &LogicalPlan,
     query: &Arc<Query>,
 ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
+    Ok(charged(stoppable(made(state, plan, query).await?, query)?)?)
+}
+
+async fn made(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    query: &Arc<Query>,
+) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
     let planned = growth::planning(state.create_physical_plan(plan));
     let plan = planning::until_stopped(query, planned).await?;
-    Ok(charged(stoppable(left_sides_once(plan)?, query)?)?)
+    Ok(left_sides_once(plan)?)
 }
 
 fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<LogicalPlan, SqlError> {

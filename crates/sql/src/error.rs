@@ -71,6 +71,12 @@ pub enum SqlError {
     OtherColumns,
     #[error("the engine failed at this statement: {0}")]
     Panicked(String),
+    /// Rows of a worker would be missing.
+    #[error("the worker {worker} was lost: {why}")]
+    Worker { worker: String, why: String },
+    /// What a worker has failed with.
+    #[error("{message}")]
+    Remote { code: &'static str, message: String, hint: Option<String> },
 }
 
 impl From<DataFusionError> for SqlError {
@@ -144,6 +150,8 @@ impl SqlError {
             SqlError::Busy(_) => "53400",
             SqlError::Audit(_) => "58030",
             SqlError::Panicked(_) => "XX000",
+            SqlError::Worker { .. } => "08006",
+            SqlError::Remote { code, .. } => code,
         }
     }
 
@@ -152,6 +160,11 @@ impl SqlError {
             SqlError::TooMuch { hint, .. } | SqlError::NoTable { hint, .. } => Some(hint.clone()),
             SqlError::NoMemory { .. } => Some(NO_MEMORY_HINT.to_owned()),
             SqlError::Engine(error) | SqlError::SyntaxAt { error, .. } => errors::tell(error).hint,
+            SqlError::Worker { .. } => Some(
+                "Ask again: workers that cannot be reached are left out. See the worker's log, and --workers."
+                    .to_owned(),
+            ),
+            SqlError::Remote { hint, .. } => hint.clone(),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! SQL over topics, read from the store without a broker: what `kafscale sql` starts in the program `kafscale-analytics`.
 //!
 //! A statement goes through [`statement`] (what is asked for, the short forms written out), [`engine`] (the plan, checked by
-//! [`allowed`], and its execution) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
+//! [`allowed`], and its execution, with [`workers`] if there are any) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
 //!
 //! Invariant: nothing is created, written or deleted, but for spilled data in a temporary directory and the audit log.
 
@@ -31,3 +31,4 @@ pub mod stoppable;
 pub mod threads;
 mod through;
 pub mod topic;
+pub mod workers;

@@ -28,6 +28,8 @@ pub struct Query {
     stopped: AtomicBool,
     /// What it holds in memory.
     pub meter: Meter,
+    /// What else the user is told.
+    remarks: Mutex<Vec<String>>,
 }
 
 /// What a statement does with a topic.
@@ -63,6 +65,11 @@ impl Counters {
         self.misfits.fetch_add(misfits, Ordering::Relaxed);
     }
 
+    /// Why values do not fit, as far as that is told.
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        self.reasons.lock().clone()
+    }
+
     pub fn add_reasons(&self, reasons: &BTreeMap<String, u64>) {
         if reasons.is_empty() {
             return;
@@ -83,6 +90,7 @@ impl Query {
             topics: Mutex::default(),
             stopped: AtomicBool::new(false),
             meter: Meter::default(),
+            remarks: Mutex::default(),
         })
     }
 
@@ -108,6 +116,11 @@ impl Query {
         Arc::clone(&used.counters)
     }
 
+    /// Tells the user of something behind the answer.
+    pub fn remark(&self, remark: String) {
+        self.remarks.lock().push(remark);
+    }
+
     /// By topic.
     pub fn used(&self) -> BTreeMap<String, TopicUse> {
         self.topics.lock().clone()
@@ -131,6 +144,7 @@ impl Query {
                 notices.push(format!("{topic}: {count} of them: {reason}"));
             }
         }
+        notices.extend(self.remarks.lock().iter().cloned());
         notices
     }
 }

@@ -192,7 +192,7 @@ fn parts(batch: RecordBatch, limit: BatchLimit) -> impl Iterator<Item = Result<R
 }
 
 /// Without what its texts and bytes do not need. Other columns take a few bytes for a row.
-fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let column = |column: &ArrayRef| -> ArrayRef {
         if let Some(texts) = column.as_string_view_opt() {
             return Arc::new(texts.gc());
