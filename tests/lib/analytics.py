@@ -1,5 +1,6 @@
 """`kafscale-analytics` under test, and what it is compared with: what a consumer of Kafka reads up to the same offsets."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -100,6 +101,17 @@ class Sql:
         except psycopg.Error as error:
             return error
         raise AssertionError(f"{sql} was answered: {len(rows)} rows")
+
+
+@contextlib.contextmanager
+def spread(source, count):
+    """Starts so many workers. Gives the arguments with which a server has large and small queries done by them."""
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Sql(source, ["--worker"])) for _ in range(count)]
+        addresses = ",".join(f"127.0.0.1:{worker.port}" for worker in workers)
+        yield ["--workers", addresses, "--workers-min-bytes", "1B"] if workers else []
+        for worker in workers:
+            check(not worker.panics(), worker.panics()[:3])
 
 
 RECORD = "_partition, _offset, (extract(epoch FROM _ts) * 1000)::bigint, encode(_key, 'hex'), encode(_value, 'hex'), concat(_headers, '')"

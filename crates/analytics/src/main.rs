@@ -4,9 +4,14 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command as Process, ExitCode};
 
 use clap::{Args as _, Command, FromArgMatches as _};
+use kafscale_meter::Metered;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::perimeter::{self, PerimeterArgs};
 use kafscale_settings::sql::{EXAMPLES, SqlArgs};
+
+/// What each statement holds is counted where it is allocated (docs/adr/0036).
+#[global_allocator]
+static ALLOCATOR: Metered = Metered;
 
 /// The role without which the program answers SQL, as it did before there was another.
 const PERIMETER: &str = "perimeter";

@@ -4,6 +4,7 @@
 //! where that program was not built.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -23,6 +24,8 @@ Examples:
       for a cluster; no broker is asked for anything
   kafscale sql --data-dir ./kafscale-data -c \"SELECT count(*) FROM orders\"
       answers once and ends
+  kafscale sql --store s3://bucket/prefix --meta etcd://etcd-1:2379 --worker --listen 10.0.0.7:5433 --worker-secret-file secret
+      on other machines, to do parts of large queries; then add to the server: --workers 10.0.0.7:5433 --worker-secret-file secret
 
 Every topic is a table. Nothing can be changed: not topics, not records, not files.
 Every flag has a variable: --scan-limit is KAFSCALE_SQL_SCAN_LIMIT. More in docs/sql.md.
@@ -37,6 +40,8 @@ pub struct SqlArgs {
     pub answer: AnswerArgs,
     #[command(flatten)]
     pub server: ServerArgs,
+    #[command(flatten)]
+    pub workers: WorkerArgs,
     #[command(flatten)]
     pub limits: QueryLimitArgs,
     #[command(flatten)]
@@ -124,7 +129,7 @@ impl Format {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server for clients of PostgreSQL")]
 pub struct ServerArgs {
-    /// Address for clients; without --users-file it must be on loopback
+    /// Address for clients, or with --worker for other servers; without --users-file or a secret it must be on loopback
     #[arg(long, env = "KAFSCALE_SQL_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:5432")]
     pub listen: ListenAddr,
 
@@ -152,6 +157,92 @@ pub struct ServerArgs {
     /// File, best on another disk or host, that keeps where the audit log ends
     #[arg(long, env = "KAFSCALE_SQL_AUDIT_ANCHOR", value_name = "FILE", requires = "audit_log")]
     pub audit_anchor: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "More than one machine")]
+pub struct WorkerArgs {
+    /// Answer no clients, and do parts of the queries of servers that name this process with --workers; it listens on --listen
+    #[arg(long, env = "KAFSCALE_SQL_WORKER", conflicts_with_all = ["command", "interactive", "workers"])]
+    pub worker: bool,
+
+    /// Addresses of workers that take part in large queries: HOST:PORT,HOST:PORT. They must read the same store and be of the same version; one
+    /// that cannot be reached is left out
+    #[arg(long, env = "KAFSCALE_SQL_WORKERS", value_name = "HOST:PORT,…", value_delimiter = ',')]
+    pub workers: Vec<WorkerAddr>,
+
+    /// What servers and workers prove to each other that they know, of 16 characters or more; better in the variable or in a file than in a
+    /// flag, which others can see [default: workers listen on loopback only]
+    #[arg(long, env = "KAFSCALE_SQL_WORKER_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub worker_secret: Option<String>,
+
+    /// File with that secret
+    #[arg(long, env = "KAFSCALE_SQL_WORKER_SECRET_FILE", value_name = "FILE")]
+    pub worker_secret_file: Option<PathBuf>,
+
+    /// PEM file with the authorities that sign the workers' certificates; with it all connections to workers use TLS. A worker shows
+    /// --tls-cert-file, and needs this, too, to reach other workers
+    #[arg(long, env = "KAFSCALE_SQL_WORKERS_CA_FILE", value_name = "FILE")]
+    pub workers_ca_file: Option<PathBuf>,
+
+    /// Queries that read less of topics than this are answered without workers
+    #[arg(long, env = "KAFSCALE_SQL_WORKERS_MIN_BYTES", value_name = "SIZE", default_value_t = ByteSize::mib(64))]
+    pub workers_min_bytes: ByteSize,
+}
+
+/// A worker's host and port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerAddr(pub String);
+
+impl FromStr for WorkerAddr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<WorkerAddr, String> {
+        let text = text.trim();
+        let (host, port) =
+            text.rsplit_once(':').ok_or_else(|| format!("`{text}` has no port: write HOST:PORT"))?;
+        let is_host = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        match port.parse::<u16>() {
+            Ok(1..) if !host.is_empty() && host.chars().all(is_host) => Ok(WorkerAddr(text.to_owned())),
+            _ => Err(format!("`{text}` is no address of a worker: write HOST:PORT")),
+        }
+    }
+}
+
+/// Shorter secrets can be guessed.
+const SECRET_CHARS_MIN: usize = 16;
+
+/// How workers are reached, checked together.
+#[derive(Clone)]
+pub struct WorkerSettings {
+    pub addresses: Vec<String>,
+    pub secret: Option<String>,
+    pub ca_file: Option<PathBuf>,
+    pub min_bytes: u64,
+}
+
+impl WorkerArgs {
+    /// Checks what belongs together, and reads the secret.
+    pub fn settings(&self, listen: ListenAddr) -> Result<WorkerSettings, Failure> {
+        let secret =
+            secret("--worker-secret", self.worker_secret.as_ref(), self.worker_secret_file.as_ref())?;
+        if secret.as_ref().is_some_and(|secret| secret.chars().count() < SECRET_CHARS_MIN) {
+            return Err(Failure::usage(format!(
+                "the secret of workers must have {SECRET_CHARS_MIN} characters or more; make one with: openssl rand -hex 32"
+            )));
+        }
+        if self.worker && secret.is_none() && !listen.0.ip().is_loopback() {
+            return Err(Failure::usage(format!(
+                "--worker --listen {listen} is open to others, and anybody could run queries; add --worker-secret-file, or listen on 127.0.0.1"
+            )));
+        }
+        Ok(WorkerSettings {
+            addresses: self.workers.iter().map(|worker| worker.0.clone()).collect(),
+            secret,
+            ca_file: self.workers_ca_file.clone(),
+            min_bytes: self.workers_min_bytes.0,
+        })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -382,7 +473,11 @@ impl SqlArgs {
         if tls_cert_file.is_some() != tls_key_file.is_some() {
             return Err(Failure::usage("--tls-cert-file and --tls-key-file belong together"));
         }
-        if users_file.is_none() && !listen.0.ip().is_loopback() && !self.answer.is_local() {
+        if users_file.is_none()
+            && !listen.0.ip().is_loopback()
+            && !self.answer.is_local()
+            && !self.workers.worker
+        {
             return Err(Failure::usage(format!(
                 "--listen {listen} is open to others, and nobody would have to log in; add --users-file, or listen on 127.0.0.1"
             )));

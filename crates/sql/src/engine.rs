@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::metered;
 use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
 use crate::postgres;
@@ -40,9 +41,11 @@ use crate::postgres::session::OfSession;
 use crate::query::{Query, QueryLimits};
 use crate::running::{Running, apart, lines};
 use crate::sorting::{self, Prepared};
+use crate::spilled::SpillDir;
 use crate::statement::QueryText;
 use crate::stoppable::stoppable;
 use crate::threads::QueryHandle;
+use crate::workers::spread::Workers;
 
 /// Consumers of memory that an error names.
 const NAMED_CONSUMERS: usize = 3;
@@ -59,6 +62,8 @@ pub struct Engine {
     pub statement_timeout: Option<Duration>,
     /// Between two looks of FOLLOW.
     pub look_interval: Duration,
+    /// Other machines that take part in large queries.
+    pub workers: Option<Arc<Workers>>,
     places: Places,
 }
 
@@ -82,7 +87,7 @@ impl Engine {
         limits: &QueryLimitArgs,
         threads: QueryHandle,
     ) -> Result<Engine, Failure> {
-        let base = with_whole_numbers(session(limits)?).build();
+        let base = own_session(limits)?;
         let bytes = |limit: Limit<ByteSize>| match limit {
             Limit::Unlimited => None,
             Limit::At(ByteSize(bytes)) => Some(bytes),
@@ -98,6 +103,7 @@ impl Engine {
             },
             statement_timeout: Some(limits.statement_timeout.0).filter(|timeout| !timeout.is_zero()),
             look_interval: follow::LOOK_INTERVAL_SHARED,
+            workers: None,
             places: Places {
                 planning: queries(),
                 of_topics: queries(),
@@ -138,7 +144,9 @@ impl Engine {
         // What now() is.
         state.mark_start_execution();
         let cluster = Arc::clone(&self.cluster);
-        let planning = Planning { text: text.clone(), state, cluster, query: Arc::clone(&query) };
+        // What follows reads a little at a time.
+        let workers = self.workers.clone().filter(|_| text.follow.is_none());
+        let planning = Planning { text: text.clone(), state, cluster, query: Arc::clone(&query), workers };
         Planner {
             query,
             planning: Arc::new(planning),
@@ -161,8 +169,17 @@ impl Engine {
 
 /// The engine's session as every statement begins with it, before it has a catalog.
 pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> {
-    let runtime = runtime(limits).map_err(|e| Failure::runtime(e.to_string()))?;
+    let spilled = match &limits.spill_dir {
+        Some(place) => Some(SpillDir::create(place).map_err(|error| {
+            Failure::runtime(format!("--spill-dir {}: nothing can be made there: {error}", place.display()))
+        })?),
+        // Where the system has no place for temporary files, the first statement that needs one is told.
+        None => SpillDir::create(&std::env::temp_dir()).ok(),
+    };
+    let runtime = runtime(limits, spilled.as_ref()).map_err(|e| Failure::runtime(e.to_string()))?;
     let mut config = SessionConfig::new()
+        // It is there for as long as the session is.
+        .with_extension(Arc::new(spilled))
         .with_default_catalog_and_schema(DATABASE, PUBLIC)
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false);
@@ -179,7 +196,11 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
     functions.extend(postgres::json::all());
     functions.extend(growth::bounded(functions));
     functions.push(Arc::new(growth::text_concat()));
-    builder.aggregate_functions().get_or_insert_default().extend(postgres::aggregates::all());
+    let functions = builder.aggregate_functions().get_or_insert_default();
+    functions.extend(postgres::aggregates::all());
+    *functions = metered::aggregates(functions);
+    let functions = builder.window_functions().get_or_insert_default();
+    *functions = metered::windows(functions);
     // Before the engine's own, which take `->` for something else.
     builder.expr_planners().get_or_insert_default().insert(0, Arc::new(postgres::json::Operators));
     Ok(builder
@@ -189,6 +210,11 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
         .with_file_formats(Vec::new())
         .with_physical_optimizer_rules(planning::finishing(optimizer_rules()))
         .with_table_factories(Default::default()))
+}
+
+/// The session of statements here, which workers have, too.
+pub fn own_session(limits: &QueryLimitArgs) -> Result<SessionState, Failure> {
+    Ok(with_whole_numbers(session(limits)?).build())
 }
 
 /// The same session, in which integers do not wrap. Not for the perimeter: see [`postgres::checked`].
@@ -214,13 +240,13 @@ fn optimizer_rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.filter(|rule| !rule.name().starts_with("FilterPushdown")).collect()
 }
 
-fn runtime(limits: &QueryLimitArgs) -> Result<Arc<RuntimeEnv>, DataFusionError> {
-    growth::limit_process(limits.memory.0);
+fn runtime(limits: &QueryLimitArgs, spilled: Option<&SpillDir>) -> Result<Arc<RuntimeEnv>, DataFusionError> {
+    metered::limit(limits.memory.0);
     let memory = usize::try_from(limits.memory.0).unwrap_or(usize::MAX);
     let named = NAMED_CONSUMERS.try_into().expect("it is not 0");
     let pool = Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory), named));
-    let mode = match &limits.spill_dir {
-        Some(dir) => DiskManagerMode::Directories(vec![dir.clone()]),
+    let mode = match spilled {
+        Some(spilled) => DiskManagerMode::Directories(vec![spilled.path().to_owned()]),
         None => DiskManagerMode::OsTmpDirectory,
     };
     let disk = DiskManagerBuilder::default()
@@ -248,6 +274,7 @@ pub struct Planning {
     pub state: SessionState,
     cluster: Arc<Cluster>,
     pub query: Arc<Query>,
+    workers: Option<Arc<Workers>>,
 }
 
 impl Planner {
@@ -259,12 +286,12 @@ impl Planner {
             planning.check_described().await?;
             planning.plan(&planning.text.sql).await
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&self.query, &self.threads, work).await
     }
 
     /// Starts a plan. The rows come when they are asked for.
     pub async fn run(self, plan: LogicalPlan, values: Option<ParamValues>) -> Result<Running, SqlError> {
-        let (planning, places, looking) = (self.planning, self.places, self.looking);
+        let (planning, places, looking, query) = (self.planning, self.places, self.looking, self.query);
         let work = async move {
             let permit = place(&places.planning).await;
             let plan = with_values(plan, values.as_ref())?;
@@ -282,10 +309,12 @@ impl Planner {
             let physical = planning.physical(&plan).await?;
             drop(permit);
             let Prepared { plan, context } = sorting::prepared(physical, &planning.state)?;
+            let context = metered::with_small_batches(&plan, context)?;
+            let plan = metered::metered(plan)?;
             let rows = apart(execute_stream(Arc::clone(&plan), context)?);
             Ok(Running::new(plan, rows, Arc::clone(&planning.query), None))
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&query, &self.threads, work).await
     }
 
     /// The lines of EXPLAIN: the plan as it is executed.
@@ -294,7 +323,7 @@ impl Planner {
         plan: LogicalPlan,
         values: Option<ParamValues>,
     ) -> Result<Vec<String>, SqlError> {
-        let (planning, places) = (self.planning, self.places);
+        let (planning, places, query) = (self.planning, self.places, self.query);
         let work = async move {
             let _place = place(&places.planning).await;
             let physical = planning.physical(&with_values(plan, values.as_ref())?).await?;
@@ -302,17 +331,18 @@ impl Planner {
             explained.extend(lines(&displayable(&*physical).indent(false).to_string()));
             Ok(explained)
         };
-        until_planned(&self.query, self.threads.run(work)).await
+        until_planned(&query, &self.threads, work).await
     }
 }
 
 /// Whoever does not wait any more ends the planning.
-async fn until_planned<T>(
+async fn until_planned<T: Send + 'static>(
     query: &Arc<Query>,
-    work: impl Future<Output = Result<T, SqlError>>,
+    threads: &QueryHandle,
+    work: impl Future<Output = Result<T, SqlError>> + Send + 'static,
 ) -> Result<T, SqlError> {
     let stops = StopOnDrop::new(query);
-    let planned = work.await;
+    let planned = threads.run(Arc::clone(query).doing(work)).await;
     stops.planned();
     planned
 }
@@ -355,7 +385,11 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        physical(&self.state, plan, &self.query).await
+        let mut plan = made(&self.state, plan, &self.query).await?;
+        if let Some(workers) = &self.workers {
+            plan = workers.spread(plan, &self.state, &self.query).await?;
+        }
+        Ok(charged(stoppable(plan, &self.query)?)?)
     }
 }
 
@@ -365,9 +399,17 @@ pub async fn physical(
     plan: &LogicalPlan,
     query: &Arc<Query>,
 ) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
+    Ok(charged(stoppable(made(state, plan, query).await?, query)?)?)
+}
+
+async fn made(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    query: &Arc<Query>,
+) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
     let planned = growth::planning(state.create_physical_plan(plan));
     let plan = planning::until_stopped(query, planned).await?;
-    Ok(charged(stoppable(left_sides_once(plan)?, query)?)?)
+    Ok(left_sides_once(plan)?)
 }
 
 fn with_values(plan: LogicalPlan, values: Option<&ParamValues>) -> Result<LogicalPlan, SqlError> {
@@ -397,6 +439,13 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
             if !postgres::rewrite::rewrite(&mut statement) {
                 let why = "calls of coalesce are nested too deeply in other expressions";
                 return Err(SqlError::TooComplex(why.to_owned()));
+            }
+            if postgres::balanced::is_too_deep(&mut statement) {
+                let most = postgres::balanced::DEEPEST;
+                let why = format!(
+                    "an expression has more than {most} operators in a row; put parts into subqueries"
+                );
+                return Err(SqlError::TooComplex(why));
             }
             Ok(Statement::Statement(statement))
         }

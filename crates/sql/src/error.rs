@@ -9,6 +9,10 @@ use kafscale_storage::scan::{ScanError, ScanErrorKind};
 use crate::postgres::errors;
 use crate::topic::registry::RegistryError;
 
+/// What whoever asked may do, and whoever runs the server.
+const NO_MEMORY_HINT: &str = "Ask for less at once: fewer or shorter values, fewer groups, a condition. \
+     What does not go to disk has to fit into --memory and 256 MiB.";
+
 /// Why a statement gets no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SqlError {
@@ -34,6 +38,13 @@ pub enum SqlError {
     Unsupported(String),
     #[error("{message}")]
     TooMuch { message: String, hint: String },
+    /// Of all statements it holds most, and all together hold more than they may.
+    #[error(
+        "out of memory: this statement holds or asks for {} MiB, and all statements together may hold {} MiB",
+        held_bytes >> 20,
+        limit_bytes >> 20
+    )]
+    NoMemory { held_bytes: u64, limit_bytes: u64 },
     #[error("{0}")]
     BadValue(String),
     /// Without a schema, there is no telling what values are.
@@ -60,6 +71,12 @@ pub enum SqlError {
     OtherColumns,
     #[error("the engine failed at this statement: {0}")]
     Panicked(String),
+    /// Rows of a worker would be missing.
+    #[error("the worker {worker} was lost: {why}")]
+    Worker { worker: String, why: String },
+    /// What a worker has failed with.
+    #[error("{message}")]
+    Remote { code: &'static str, message: String, hint: Option<String> },
 }
 
 impl From<DataFusionError> for SqlError {
@@ -124,6 +141,7 @@ impl SqlError {
             SqlError::ReadOnly(_) => "25006",
             SqlError::Unsupported(_) | SqlError::OtherColumns => "0A000",
             SqlError::TooMuch { .. } => "54000",
+            SqlError::NoMemory { .. } => "53200",
             SqlError::BadValue(_) => "22023",
             SqlError::Registry(_) => "58000",
             SqlError::Schema { .. } => "55000",
@@ -132,13 +150,21 @@ impl SqlError {
             SqlError::Busy(_) => "53400",
             SqlError::Audit(_) => "58030",
             SqlError::Panicked(_) => "XX000",
+            SqlError::Worker { .. } => "08006",
+            SqlError::Remote { code, .. } => code,
         }
     }
 
     pub fn hint(&self) -> Option<String> {
         match self {
             SqlError::TooMuch { hint, .. } | SqlError::NoTable { hint, .. } => Some(hint.clone()),
+            SqlError::NoMemory { .. } => Some(NO_MEMORY_HINT.to_owned()),
             SqlError::Engine(error) | SqlError::SyntaxAt { error, .. } => errors::tell(error).hint,
+            SqlError::Worker { .. } => Some(
+                "Ask again: workers that cannot be reached are left out. See the worker's log, and --workers."
+                    .to_owned(),
+            ),
+            SqlError::Remote { hint, .. } => hint.clone(),
             _ => None,
         }
     }

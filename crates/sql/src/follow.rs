@@ -23,6 +23,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::engine::Planning;
 use crate::error::SqlError;
+use crate::metered;
 use crate::running::{BATCHES_AHEAD, Running};
 use crate::statement::Follow;
 use crate::topic::table::TopicTable;
@@ -131,7 +132,7 @@ impl Following {
     /// `false`: nobody wants more.
     async fn give(&self, plan: &LogicalPlan, batches: &Batches) -> Result<bool> {
         let plan = self.planning.physical(plan).await?;
-        let mut rows = execute_stream(plan, self.planning.state.task_ctx())?;
+        let mut rows = execute_stream(metered::metered(plan)?, self.planning.state.task_ctx())?;
         while let Some(batch) = rows.next().await {
             if batches.send(Ok(batch?)).await.is_err() {
                 return Ok(false);

@@ -1,5 +1,5 @@
-//! Functions whose values may be any number of times as large as what they are given. The engine charges no memory for
-//! values while they are made, so that one such call could take all there is; here its size is worked out first.
+//! Functions whose values may be any number of times as large as what they are given. Nothing looks while such a call makes
+//! its values ([`crate::metered`]), so that one could take all there is; here its size is worked out first, and asked for.
 //!
 //! Those that put values together are among them: with a subquery for each, thirty of them make a gigabyte of a letter.
 //!
@@ -10,30 +10,27 @@ use std::cell::Cell;
 use std::hash::{Hash, Hasher};
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, ListArray, StringViewBuilder};
 use arrow::compute::cast;
 use arrow::compute::kernels::length::length;
 use arrow::datatypes::{DataType, FieldRef, Int64Type};
-use datafusion::common::resources_err;
+use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::functions_nested::{concat, make_array};
 use datafusion::logical_expr::{
-    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+    ColumnarValue, Expr, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
 };
 
 use crate::error::SqlError;
+use crate::metered;
 use crate::postgres::scalar;
 
 /// Of the values of one call, which is for the rows of one batch.
 const CALL_BYTES_MAX: f64 = (256 << 20) as f64;
 /// The same, while a statement is planned.
 const PLANNING_BYTES_MAX: f64 = (64 << 10) as f64;
-/// A call that gives more than this first looks whether the process has memory for it.
-const LARGE_BYTES: f64 = (16 << 20) as f64;
-/// What the process may have besides the memory for queries.
-const BESIDES_BYTES: u64 = 1 << 30;
+const TEXT_CONCAT: &str = "text_concat";
 /// An element of a list in memory, besides its text.
 const ELEMENT_BYTES: f64 = 16.0;
 
@@ -48,7 +45,7 @@ struct Argument {
 type Size = fn(&[Argument]) -> f64;
 
 /// By name: how large values become, at most.
-const GROWING: [(&str, Size); 24] = [
+const GROWING: [(&str, Size); 32] = [
     ("repeat", |a| bytes(a, 0) * number(a, 1)),
     ("lpad", |a| 4.0 * number(a, 1)),
     ("rpad", |a| 4.0 * number(a, 1)),
@@ -63,7 +60,16 @@ const GROWING: [(&str, Size); 24] = [
     ("array_to_string", |a| bytes(a, 0) + bytes(a, 0) / ELEMENT_BYTES * bytes(a, 1)),
     ("array_repeat", |a| bytes(a, 0).max(ELEMENT_BYTES) * number(a, 1)),
     ("array_resize", |a| bytes(a, 0) + bytes(a, 2).max(ELEMENT_BYTES) * number(a, 1)),
+    ("array_replace", |a| bytes(a, 0) + bytes(a, 2)),
+    ("array_replace_n", replaced),
+    ("array_replace_all", replaced),
+    ("array_union", sum),
+    ("array_intersect", sum),
+    ("array_except", sum),
+    // The shorter ones are filled up.
+    ("arrays_zip", |a| a.len() as f64 * a.iter().fold(0.0, |most, a| a.bytes.max(most))),
     ("encode", |a| 2.0 * bytes(a, 0)),
+    ("overlay", sum),
     // Letters may be written as `\u0000`.
     ("json_build_array", |a| 6.0 * sum(a)),
     ("json_build_object", |a| 6.0 * sum(a)),
@@ -90,6 +96,12 @@ fn sum(arguments: &[Argument]) -> f64 {
     arguments.iter().map(|argument| argument.bytes).sum()
 }
 
+/// Each element may be the one that is replaced.
+fn replaced(arguments: &[Argument]) -> f64 {
+    let elements = arguments.first().map_or(0.0, |list| list.number);
+    bytes(arguments, 0) + elements * bytes(arguments, 2)
+}
+
 fn numbers(arguments: &[Argument]) -> f64 {
     match *arguments {
         [stop] => stop.number,
@@ -97,33 +109,6 @@ fn numbers(arguments: &[Argument]) -> f64 {
         [start, stop, step, ..] if step.number != 0.0 => (stop.number - start.number) / step.number,
         _ => 0.0,
     }
-}
-
-/// Of the whole process: the largest that values may make it.
-static PROCESS_BYTES_MAX: AtomicU64 = AtomicU64::new(u64::MAX);
-
-/// From now on, values do not make the process much larger than the memory for queries.
-pub fn limit_process(memory: u64) {
-    PROCESS_BYTES_MAX.store(memory.saturating_add(BESIDES_BYTES), Ordering::Relaxed);
-}
-
-/// What the process has in memory; 0 where the system does not tell.
-fn process_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-    kib.unwrap_or_default() << 10
-}
-
-/// Whether the process has memory for values. Many calls of one statement, or of many, may each be fine.
-pub fn look_for(bytes: f64, of: &str) -> Result<()> {
-    if bytes < LARGE_BYTES
-        || process_bytes() as f64 + bytes <= PROCESS_BYTES_MAX.load(Ordering::Relaxed) as f64
-    {
-        return Ok(());
-    }
-    let mib = bytes / 1_048_576.0;
-    resources_err!("there is no memory for another {mib:.0} MiB of values of {of}")
 }
 
 thread_local! {
@@ -155,24 +140,40 @@ fn of_size(inner: Arc<ScalarUDF>, size: Size) -> ScalarUDF {
     ScalarUDF::new_from_impl(Bounded { inner, size })
 }
 
-/// `||` of two texts.
+/// `||` of texts.
 pub fn text_concat() -> ScalarUDF {
-    of_size(Arc::new(scalar::row_wise("text_concat", 2, DataType::Utf8View, joined)), sum)
+    of_size(Arc::new(scalar::row_wise_of_all(TEXT_CONCAT, DataType::Utf8View, joined)), sum)
+}
+
+/// `left || right` of texts, or those that `left` puts together already, and `right`: however many of them there are in
+/// a chain, it is one call.
+pub fn text_chain(left: Expr, right: Expr) -> Expr {
+    match left {
+        Expr::ScalarFunction(mut call) if call.name() == TEXT_CONCAT => {
+            call.args.push(right);
+            Expr::ScalarFunction(call)
+        }
+        left => text_concat().call(vec![left, right]),
+    }
+}
+
+/// Whether an expression is such a chain, which is text.
+pub fn is_text_chain(expr: &Expr) -> bool {
+    matches!(expr, Expr::ScalarFunction(call) if call.name() == TEXT_CONCAT)
 }
 
 fn joined(texts: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
-    let texts = |place: usize| cast(&texts[place], &DataType::Utf8View);
-    let (left, right) = (texts(0)?, texts(1)?);
+    let texts = texts.iter().map(|text| cast(text, &DataType::Utf8View)).collect::<Result<Vec<_>, _>>()?;
+    let texts: Vec<_> = texts.iter().map(|text| text.as_string_view()).collect();
     let mut joined = StringViewBuilder::with_capacity(rows);
     let mut text = String::new();
-    for pair in left.as_string_view().iter().zip(right.as_string_view()) {
-        let (Some(left), Some(right)) = pair else {
+    for row in 0..rows {
+        if texts.iter().any(|texts| texts.is_null(row)) {
             joined.append_null();
             continue;
-        };
+        }
         text.clear();
-        text.push_str(left);
-        text.push_str(right);
+        texts.iter().for_each(|texts| text.push_str(texts.value(row)));
         joined.try_append_value(&text)?;
     }
     Ok(Arc::new(joined.finish()))
@@ -222,11 +223,15 @@ impl ScalarUDFImpl for Bounded {
     }
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
-        self.inner.inner().return_type(types)
+        Ok(viewed(self.inner.inner().return_type(types)?))
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        self.inner.inner().return_field_from_args(args)
+        let field = self.inner.inner().return_field_from_args(args)?;
+        match viewed(field.data_type().clone()) {
+            same if same == *field.data_type() => Ok(field),
+            view => Ok(Arc::new(field.as_ref().clone().with_data_type(view))),
+        }
     }
 
     fn coerce_types(&self, types: &[DataType]) -> Result<Vec<DataType>> {
@@ -238,13 +243,53 @@ impl ScalarUDFImpl for Bounded {
     }
 }
 
+/// Large texts are views: what puts rows together copies 16 bytes of each, and not the text as often as a join names it.
+fn viewed(data_type: DataType) -> DataType {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 => DataType::Utf8View,
+        other => other,
+    }
+}
+
+fn as_view(value: ColumnarValue) -> Result<ColumnarValue> {
+    match viewed(value.data_type()) {
+        same if same == value.data_type() => Ok(value),
+        view => value.cast_to(&view, None),
+    }
+}
+
+fn scalar_of(arg: &ColumnarValue) -> Option<&ScalarValue> {
+    match arg {
+        ColumnarValue::Scalar(value) => Some(value),
+        ColumnarValue::Array(_) => None,
+    }
+}
+
 impl Bounded {
+    /// The same arguments, for the type that the function itself gives.
+    fn as_inner(&self, args: ScalarFunctionArgs) -> Result<ScalarFunctionArgs> {
+        let scalars: Vec<_> = args.args.iter().map(scalar_of).collect();
+        let of = ReturnFieldArgs { arg_fields: &args.arg_fields, scalar_arguments: &scalars };
+        let return_field = self.inner.inner().return_field_from_args(of)?;
+        Ok(ScalarFunctionArgs { return_field, ..args })
+    }
+
     fn within(&self, args: ScalarFunctionArgs, left: f64) -> Result<ColumnarValue> {
         let bytes = call_bytes(self.size, &args)?;
         let is_one = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         if bytes <= left {
-            look_for(bytes, self.name())?;
-            self.inner.inner().invoke_with_args(args)
+            let _reserved = metered::reserve(bytes)?;
+            let args = self.as_inner(args)?;
+            // Some functions make the value of constants once for each row.
+            let rows = if is_one { 1 } else { args.number_rows };
+            let value =
+                self.inner.inner().invoke_with_args(ScalarFunctionArgs { number_rows: rows, ..args })?;
+            match as_view(value)? {
+                ColumnarValue::Array(one) if is_one && one.len() == 1 => {
+                    Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&one, 0)?))
+                }
+                value => Ok(value),
+            }
         } else if is_one || args.number_rows <= 1 {
             Err(self.refusal(bytes))
         } else {
@@ -321,7 +366,7 @@ fn measured(array: &ArrayRef) -> Result<Vec<Argument>> {
             let lengths = cast(&length(array)?, &DataType::Int64)?;
             let elements = lengths.as_primitive::<Int64Type>().iter().flatten().sum::<i64>().max(1) as f64;
             let of_element = ELEMENT_BYTES + inside(array.as_list::<i32>())? / elements;
-            each(&lengths, &|elements| Argument { bytes: elements * of_element, number: 0.0 })
+            each(&lengths, &|elements| Argument { bytes: elements * of_element, number: elements })
         }
         _ => match cast(array, &DataType::Int64) {
             Ok(numbers) => each(&numbers, &|number| Argument { bytes: ELEMENT_BYTES, number }),
@@ -361,7 +406,6 @@ fn call_bytes(size: Size, args: &ScalarFunctionArgs) -> Result<f64> {
 mod tests {
     use arrow::array::{Int64Array, StringArray};
     use arrow::datatypes::Field;
-    use datafusion::common::ScalarValue;
     use datafusion::config::ConfigOptions;
 
     use super::*;

@@ -1,7 +1,7 @@
 //! SQL over topics, read from the store without a broker: what `kafscale sql` starts in the program `kafscale-analytics`.
 //!
 //! A statement goes through [`statement`] (what is asked for, the short forms written out), [`engine`] (the plan, checked by
-//! [`allowed`], and its execution) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
+//! [`allowed`], and its execution, with [`workers`] if there are any) and out through [`local`] or the PostgreSQL protocol. [`topic`] is the table of a topic.
 //!
 //! Invariant: nothing is created, written or deleted, but for spilled data in a temporary directory and the audit log.
 
@@ -15,6 +15,7 @@ pub mod error;
 pub mod follow;
 pub mod growth;
 pub mod local;
+pub mod metered;
 mod once;
 mod planning;
 pub mod postgres;
@@ -24,8 +25,10 @@ pub mod running;
 pub mod server;
 mod share;
 mod sorting;
+mod spilled;
 pub mod statement;
 pub mod stoppable;
 pub mod threads;
 mod through;
 pub mod topic;
+pub mod workers;

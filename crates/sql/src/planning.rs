@@ -18,6 +18,7 @@ use datafusion::physical_optimizer::{PhysicalOptimizerContext, PhysicalOptimizer
 use datafusion::physical_plan::ExecutionPlan;
 
 use crate::error::SqlError;
+use crate::metered;
 use crate::postgres;
 use crate::query::Query;
 
@@ -47,11 +48,11 @@ pub async fn until_stopped<T>(query: &Arc<Query>, plans: impl Future<Output = T>
     .await
 }
 
-/// Fails where what the thread plans is stopped.
+/// Fails where what the thread plans is stopped, or takes too much memory.
 pub fn check() -> Result<()> {
     match PLANNED.with_borrow(|query| query.as_ref().is_some_and(|query| query.is_stopped())) {
         true => Err(SqlError::Cancelled.into()),
-        false => Ok(()),
+        false => metered::check(),
     }
 }
 

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use kafscale_meter::Meter;
 use kafscale_storage::scan::Range;
 use parking_lot::Mutex;
+
+use crate::metered;
 
 /// What a statement is allowed.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,10 @@ pub struct Query {
     topics: Mutex<BTreeMap<String, TopicUse>>,
     /// Nobody waits for its answer any more.
     stopped: AtomicBool,
+    /// What it holds in memory.
+    pub meter: Meter,
+    /// What else the user is told.
+    remarks: Mutex<Vec<String>>,
 }
 
 /// What a statement does with a topic.
@@ -58,6 +65,11 @@ impl Counters {
         self.misfits.fetch_add(misfits, Ordering::Relaxed);
     }
 
+    /// Why values do not fit, as far as that is told.
+    pub fn reasons(&self) -> BTreeMap<String, u64> {
+        self.reasons.lock().clone()
+    }
+
     pub fn add_reasons(&self, reasons: &BTreeMap<String, u64>) {
         if reasons.is_empty() {
             return;
@@ -73,7 +85,18 @@ impl Counters {
 
 impl Query {
     pub fn new(limits: QueryLimits) -> Arc<Query> {
-        Arc::new(Query { limits, topics: Mutex::default(), stopped: AtomicBool::new(false) })
+        Arc::new(Query {
+            limits,
+            topics: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            meter: Meter::default(),
+            remarks: Mutex::default(),
+        })
+    }
+
+    /// What is done for the statement is counted for it.
+    pub async fn doing<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
+        metered::working(self.meter.current(), work).await
     }
 
     /// Ends what still computes for the statement.
@@ -91,6 +114,11 @@ impl Query {
         let used = topics.entry(topic.to_owned()).or_default();
         (used.ranges, used.sampled) = (ranges, sampled);
         Arc::clone(&used.counters)
+    }
+
+    /// Tells the user of something behind the answer.
+    pub fn remark(&self, remark: String) {
+        self.remarks.lock().push(remark);
     }
 
     /// By topic.
@@ -116,6 +144,7 @@ impl Query {
                 notices.push(format!("{topic}: {count} of them: {reason}"));
             }
         }
+        notices.extend(self.remarks.lock().iter().cloned());
         notices
     }
 }

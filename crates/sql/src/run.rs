@@ -8,7 +8,7 @@ use std::time::Duration;
 use kafscale_meta::Metadata;
 use kafscale_settings::failure::Failure;
 use kafscale_settings::log_line::OneLine;
-use kafscale_settings::sql::{SchemaArgs, Source, SqlArgs};
+use kafscale_settings::sql::{SchemaArgs, Source, SqlArgs, WorkerSettings};
 use kafscale_storage::StoreUrl;
 use kafscale_storage::scan::{ScanOptions, Scanner};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,13 +16,16 @@ use tracing_subscriber::EnvFilter;
 
 use crate::audit::Audit;
 use crate::catalog::Cluster;
-use crate::engine::Engine;
+use crate::engine::{Engine, own_session};
 use crate::follow::LOOK_INTERVAL;
 use crate::local;
-use crate::server::Server;
+use crate::server::{Server, tls_acceptor};
 use crate::threads::{QueryHandle, QueryThreads, STACK_BYTES};
 use crate::topic::infer::Layouts;
 use crate::topic::schemas::Schemas;
+use crate::workers;
+use crate::workers::server::WorkerServer;
+use crate::workers::task::Workshop;
 
 pub fn run(args: &SqlArgs) -> Result<(), Failure> {
     args.check()?;
@@ -51,10 +54,16 @@ pub fn run(args: &SqlArgs) -> Result<(), Failure> {
 }
 
 async fn answer_or_serve(args: &SqlArgs, source: Source, threads: QueryHandle) -> Result<(), Failure> {
+    let settings = args.workers.settings(args.server.listen)?;
     let is_local = matches!(source.store, StoreUrl::File(_));
     let cache_bytes = usize::try_from(args.limits.cache_bytes.0).unwrap_or(usize::MAX);
     let cluster = open_cluster(source, cache_bytes, &args.schemas).await?;
+    if args.workers.worker {
+        return work(Arc::new(cluster), args, &settings, threads).await;
+    }
+    let workers = workers::workers(&cluster, &settings).await?;
     let mut engine = Engine::new(Arc::new(cluster), &args.limits, threads)?;
+    engine.workers = workers;
     if is_local {
         engine.look_interval = LOOK_INTERVAL;
     }
@@ -92,6 +101,32 @@ async fn serve(engine: Arc<Engine>, args: &SqlArgs) -> Result<(), Failure> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         audit.close().await.map_err(|e| Failure::runtime(e.to_string()))?;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Does parts of the queries of others until the process is told to stop.
+async fn work(
+    cluster: Arc<Cluster>,
+    args: &SqlArgs,
+    settings: &WorkerSettings,
+    threads: QueryHandle,
+) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::runtime(format!("signals cannot be received: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let tls = tls_acceptor(&args.server)?;
+    let peers = workers::peers(&cluster, settings).await?;
+    let workshop = Workshop { cluster, base: own_session(&args.limits)?, peers };
+    let queries_max = usize::try_from(args.limits.max_queries).unwrap_or(usize::MAX);
+    let server = WorkerServer::bind(args.server.listen.0, workshop, queries_max, tls, threads).await?;
+    let address = server.address();
+    tracing::info!(%address, "this is a worker; name it with --workers {address}");
+    tokio::select! {
+        () = server.serve() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
     tracing::info!("stopped");
     Ok(())

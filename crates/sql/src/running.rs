@@ -14,10 +14,12 @@ use datafusion::physical_plan::stream::{RecordBatchReceiverStream, RecordBatchSt
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt as _, Stream, StreamExt as _};
+use kafscale_meter::Current;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::audit::Record;
 use crate::error::SqlError;
+use crate::metered;
 use crate::postgres;
 use crate::query::Query;
 
@@ -47,6 +49,7 @@ impl Running {
             schema: Arc::clone(&schema),
             query: Arc::clone(&query),
             place,
+            last: None,
             bytes: 0,
             record: Record::none(),
             ending: None,
@@ -56,7 +59,8 @@ impl Running {
 
     /// The plan with what each step has done, for EXPLAIN ANALYZE.
     pub fn measured(plan: &dyn ExecutionPlan) -> Vec<String> {
-        lines(&DisplayableExecutionPlan::with_metrics(plan).indent(false).to_string())
+        let shown = DisplayableExecutionPlan::with_metrics(plan).indent(false).to_string();
+        metered::without_checks(&lines(&shown))
     }
 }
 
@@ -66,6 +70,8 @@ pub struct Rows {
     schema: SchemaRef,
     query: Arc<Query>,
     place: Option<OwnedSemaphorePermit>,
+    /// What was given last. Whoever took it drops it elsewhere, and this one here, where that is counted for the query.
+    last: Option<RecordBatch>,
     bytes: u64,
     record: Record,
     /// The record is written, and this is given then.
@@ -81,9 +87,15 @@ impl Rows {
         self.record = record;
     }
 
+    /// Whom the rows are counted for.
+    pub fn counted_for(&self) -> Current {
+        self.query.meter.current()
+    }
+
     fn end(&mut self) {
         self.query.stop();
-        self.inner = None;
+        let _entered = self.query.meter.enter();
+        (self.inner, self.last) = (None, None);
         self.place = None;
     }
 
@@ -112,9 +124,14 @@ impl Stream for Rows {
     type Item = Item;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
-        if let Some(inner) = &mut self.inner {
+        let of = self.counted_for();
+        let rows = &mut *self;
+        if let Some(inner) = &mut rows.inner {
             // A step that fails in its own task fails here, too.
+            let entered = of.enter();
+            rows.last = None;
             let polled = catch_unwind(AssertUnwindSafe(|| inner.poll_next_unpin(cx)));
+            drop(entered);
             let next = match polled {
                 Ok(Poll::Pending) => return Poll::Pending,
                 Ok(Poll::Ready(next)) => next,
@@ -127,7 +144,10 @@ impl Stream for Rows {
             });
             // Errors are shared between what notes them and what tells of them.
             let (failed, next) = match next {
-                Some(Ok(batch)) => return Poll::Ready(Some(Ok(batch))),
+                Some(Ok(batch)) => {
+                    self.last = Some(batch.clone());
+                    return Poll::Ready(Some(Ok(batch)));
+                }
                 Some(Err(error)) => (Some(error.clone()), Some(Err(error.into()))),
                 None => (None, None),
             };

@@ -28,6 +28,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures_util::TryStreamExt as _;
 
+use crate::running::batch_bytes;
 use crate::share::Share;
 use crate::stoppable::MULTIPLYING;
 use crate::through::{KEPT, ThroughExec, with_runtime};
@@ -162,23 +163,36 @@ fn parts(batch: RecordBatch, limit: BatchLimit) -> impl Iterator<Item = Result<R
     std::iter::from_fn(move || {
         loop {
             let (first, rows) = left.pop()?;
+            if rows == 0 {
+                continue;
+            }
             if rows > limit.rows {
                 left.extend([(first + limit.rows, rows - limit.rows), (first, limit.rows)]);
                 continue;
             }
-            match own_memory(&batch.slice(first, rows)) {
-                Ok(part) if rows > 1 && part.get_array_memory_size() > limit.bytes => {
+            // Rows that share a text have one each once it is theirs: so many are not copied first, and then found to be
+            // too large.
+            let slice = batch.slice(first, rows);
+            let part = match rows > 1 && batch_bytes(&slice) > limit.bytes as u64 {
+                true => None,
+                false => Some(own_memory(&slice)),
+            };
+            match part {
+                Some(Ok(part)) if rows == 1 || part.get_array_memory_size() <= limit.bytes => {
+                    return Some(Ok(part));
+                }
+                Some(Err(error)) => return Some(Err(error)),
+                _ => {
                     let half = rows / 2;
                     left.extend([(first + half, rows - half), (first, half)]);
                 }
-                part => return (rows > 0).then_some(part),
             }
         }
     })
 }
 
 /// Without what its texts and bytes do not need. Other columns take a few bytes for a row.
-fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub fn own_memory(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let column = |column: &ArrayRef| -> ArrayRef {
         if let Some(texts) = column.as_string_view_opt() {
             return Arc::new(texts.gc());

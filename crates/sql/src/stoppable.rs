@@ -21,6 +21,7 @@ use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
 
 use crate::error::SqlError;
+use crate::metered;
 use crate::query::Query;
 
 /// Steps that may make many batches of one.
@@ -101,7 +102,10 @@ impl PhysicalExpr for UnlessStopped {
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
         match self.query.is_stopped() {
             true => Err(SqlError::Cancelled.into()),
-            false => self.inner.evaluate(batch),
+            false => {
+                metered::check()?;
+                self.inner.evaluate(batch)
+            }
         }
     }
 

@@ -16,7 +16,8 @@ use datafusion::prelude::SessionConfig;
 pub const KEPT: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
 
 /// Executes a partition of the input, and gives its rows on.
-pub type Through = fn(&dyn ExecutionPlan, usize, Arc<TaskContext>) -> Result<SendableRecordBatchStream>;
+type Through =
+    dyn Fn(&dyn ExecutionPlan, usize, Arc<TaskContext>) -> Result<SendableRecordBatchStream> + Send + Sync;
 
 /// The same context for the steps below, with something more in it.
 pub fn with_extension<T: Send + Sync + 'static>(
@@ -49,16 +50,19 @@ pub fn with_runtime(
 pub struct ThroughExec {
     name: &'static str,
     input: Arc<dyn ExecutionPlan>,
-    through: Through,
+    through: Arc<Through>,
 }
 
 impl ThroughExec {
     pub fn of(
         name: &'static str,
         input: &Arc<dyn ExecutionPlan>,
-        through: Through,
+        through: impl Fn(&dyn ExecutionPlan, usize, Arc<TaskContext>) -> Result<SendableRecordBatchStream>
+        + Send
+        + Sync
+        + 'static,
     ) -> Arc<dyn ExecutionPlan> {
-        Arc::new(ThroughExec { name, input: Arc::clone(input), through })
+        Arc::new(ThroughExec { name, input: Arc::clone(input), through: Arc::new(through) })
     }
 }
 
@@ -103,7 +107,8 @@ impl ExecutionPlan for ThroughExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(ThroughExec::of(self.name, children.first().unwrap_or(&self.input), self.through))
+        let input = Arc::clone(children.first().unwrap_or(&self.input));
+        Ok(Arc::new(ThroughExec { name: self.name, input, through: Arc::clone(&self.through) }))
     }
 
     fn with_new_children(

@@ -27,7 +27,7 @@ use kafscale_sql::query::{Query, QueryLimits};
 use kafscale_sql::running::batch_bytes;
 use kafscale_sql::statement::{self, Statement};
 use kafscale_sql::threads::QueryHandle;
-use kafscale_sql::{allowed, engine, growth};
+use kafscale_sql::{allowed, engine, growth, metered};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
@@ -241,7 +241,7 @@ impl Engine {
         let (origin, principal) = (hash(&sql), Arc::<str>::from(view.caller.principal.as_str()));
         let places = Arc::clone(&self.planning);
         let key = view.decide.entity_key();
-        let planned = self.threads.run(async move {
+        let planned = self.threads.run(Arc::clone(&query).doing(async move {
             let _place = places.take(&principal).await;
             let plan = growth::planning(inner.statement_to_plan(engine::parse(&sql)?)).await?;
             allowed::check(&plan)?;
@@ -251,7 +251,7 @@ impl Engine {
             let governed = in_groups(&plan, &released, origin)?;
             let covered = covered(&governed, key)?;
             Ok((governed, covered, labels))
-        });
+        }));
         let planned = tokio::time::timeout_at(deadline, planned).await;
         let (plan, covered, labels) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
         let used = view.used().await;
@@ -410,12 +410,10 @@ impl Planned {
         match done {
             Ok(done) => Ok(done),
             Err(error) => match QueryError::from(error) {
-                // An error of the engine has values in its text.
-                QueryError::Sql(error @ (SqlError::Engine(_) | SqlError::State { .. }))
-                    if self.is_in_groups =>
-                {
-                    Err(QueryError::Withheld(error))
-                }
+                // An error of the engine has values in its text, and one of memory tells how large rows are.
+                QueryError::Sql(
+                    error @ (SqlError::Engine(_) | SqlError::State { .. } | SqlError::NoMemory { .. }),
+                ) if self.is_in_groups => Err(QueryError::Withheld(error)),
                 QueryError::Sql(error @ (SqlError::Engine(_) | SqlError::State { .. })) => {
                     match on_row(error.code()) {
                         Some(what) => Err(QueryError::OnRow { what, source: error }),
@@ -433,14 +431,14 @@ impl Planned {
         let (state, plan, query) = (self.state.clone(), self.plan.clone(), Arc::clone(&self.query));
         let run = self.covered.as_ref().map(|covered| covered.plan.clone());
         let (places, principal) = (Arc::clone(&self.planning), Arc::clone(&self.principal));
-        let explained = self.threads.run(async move {
+        let explained = self.threads.run(Arc::clone(&self.query).doing(async move {
             let _place = places.take(&principal).await;
             let plan = growth::planning(async { state.optimize(&plan) }).await?;
             // Whether it can be carried out.
             let run = run.map(|run| state.optimize(&run)).transpose()?;
             engine::physical(&state, run.as_ref().unwrap_or(&plan), &query).await?;
             Ok(plan.display_indent().to_string())
-        });
+        }));
         match tokio::time::timeout_at(self.deadline, explained).await {
             Ok(explained) => self.guarded(explained),
             Err(_) => Err(QueryError::TimedOut(self.timeout)),
@@ -467,9 +465,9 @@ impl Planned {
         let plan = LogicalPlanBuilder::from(run).limit(0, Some(one_more))?.build()?;
         let covered = self.covered.as_ref().map(|covered| (covered.shown, Arc::clone(&covered.cover)));
         self.threads
-            .run(async move {
+            .run(Arc::clone(&self.query).doing(async move {
                 let _place = places.take(&principal).await;
-                let physical = engine::physical(&state, &plan, &query).await?;
+                let physical = metered::metered(engine::physical(&state, &plan, &query).await?)?;
                 let mut stream = execute_stream(physical, state.task_ctx())?;
                 let mut schema = stream.schema();
                 if let Some((shown, _)) = &covered {
@@ -483,7 +481,7 @@ impl Planned {
                     }
                 }
                 Ok(rows)
-            })
+            }))
             .await
     }
 }

@@ -12,7 +12,6 @@ use datafusion::functions_aggregate::variance::var_samp_udaf;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Signature, Volatility};
 
-use super::gathering::Looking;
 use super::json_build::{JsonText, json_field};
 
 /// Text of JSON that one aggregate may make.
@@ -23,16 +22,14 @@ pub fn all() -> Vec<Arc<AggregateUDF>> {
         Arc::new(known.as_ref().clone().with_aliases(names.iter().copied()))
     };
     let json = |kind: Kind| Arc::new(AggregateUDF::from(Json::new(kind)));
-    let mut all = vec![
+    vec![
         again(bool_and_udaf(), &["every"]),
         again(var_samp_udaf(), &["variance"]),
         again(stddev_udaf(), &["stddev"]),
         json(Kind::Array),
         json(Kind::Object),
         super::single::function(),
-    ];
-    all.extend(super::gathering::all());
-    all
+    ]
 }
 
 /// Those that only this program knows.
@@ -101,7 +98,7 @@ impl AggregateUDFImpl for Json {
     fn accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         let is_json = args.expr_fields.iter().map(|field| JsonText::is_json(field)).collect();
         let items = Items { kind: self.kind, is_json, items: Vec::new(), bytes: 0 };
-        Ok(Looking::around(Box::new(items)))
+        Ok(Box::new(items))
     }
 
     fn state_fields(&self, _: StateFieldsArgs) -> Result<Vec<FieldRef>> {

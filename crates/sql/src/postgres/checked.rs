@@ -337,6 +337,55 @@ impl Program {
     }
 }
 
+/// A function of this file as bytes, for another process of the same program.
+pub fn written(function: &ScalarUDF) -> Option<Vec<u8>> {
+    let program = function.inner().downcast_ref::<Program>()?;
+    let steps = program.steps.iter().map(|step| step.letter()).collect::<String>();
+    Some(format!("{} {steps}", program.kind).into_bytes())
+}
+
+/// What [`written`] wrote. `None`: it is none, or its operators do not stand behind their sides.
+pub fn read(bytes: &[u8]) -> Option<ScalarUDF> {
+    let (kind, letters) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+    let kind: DataType = kind.parse().ok()?;
+    let is_number = kind.is_integer() || kind == DataType::Float64;
+    let steps: Vec<Step> = letters.chars().map(Step::of_letter).collect::<Option<_>>()?;
+    let (mut depth, mut args) = (0_usize, 0);
+    for step in &steps {
+        let (takes, is_argument) = match step {
+            Step::Argument => (0, true),
+            Step::Negate => (1, false),
+            _ => (2, false),
+        };
+        args += usize::from(is_argument);
+        depth = depth.checked_sub(takes)? + 1;
+    }
+    let is_whole = depth == 1 && steps.len() > 1 && is_number;
+    let is_for = steps.iter().all(|step| matches!(step, Step::Argument) || step.is_for(&kind));
+    let signature = Signature::any(args, Volatility::Immutable);
+    (is_whole && is_for).then(|| ScalarUDF::new_from_impl(Program { steps, kind, signature }))
+}
+
+impl Step {
+    const LETTERS: [(Step, char); 7] = [
+        (Step::Argument, 'a'),
+        (Step::Negate, 'n'),
+        (Step::Add, '+'),
+        (Step::Subtract, '-'),
+        (Step::Multiply, '*'),
+        (Step::Divide, '/'),
+        (Step::Remainder, '%'),
+    ];
+
+    fn letter(self) -> char {
+        Step::LETTERS.into_iter().find(|(step, _)| *step == self).map_or('a', |(_, letter)| letter)
+    }
+
+    fn of_letter(letter: char) -> Option<Step> {
+        Step::LETTERS.into_iter().find(|(_, known)| *known == letter).map(|(step, _)| step)
+    }
+}
+
 type Kernel = fn(&dyn Datum, &dyn Datum) -> Result<ArrayRef, ArrowError>;
 
 impl Step {

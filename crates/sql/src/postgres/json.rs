@@ -11,7 +11,7 @@ use datafusion::error::Result;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ExprSchemable as _, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
-    Signature, Volatility,
+    Signature, Volatility, cast as cast_expr,
 };
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use kafscale_core::sql_schema::{SqlColumn, SqlType};
@@ -42,7 +42,8 @@ impl ExprPlanner for Operators {
         // Lists have operators of the same names.
         let is_text =
             |expr: &Expr| expr.get_type(schema).is_ok_and(|kind| kind.is_string() || kind == DataType::Null);
-        let is_list = |expr: &Expr| matches!(expr.get_type(schema), Ok(DataType::List(_)));
+        // What has no type that is known is nothing that is looked for below.
+        let kind = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Boolean);
         let function = match &expr.op {
             BinaryOperator::Arrow => get(Wanted::Json, false),
             BinaryOperator::LongArrow => get(Wanted::Text, false),
@@ -55,10 +56,24 @@ impl ExprPlanner for Operators {
             }
             BinaryOperator::Question if is_text(&expr.left) => scalar::has(),
             // The engine's own have no bound for what values become.
-            BinaryOperator::StringConcat if is_text(&expr.left) && is_text(&expr.right) => {
-                growth::text_concat()
-            }
-            BinaryOperator::StringConcat if is_list(&expr.left) && is_list(&expr.right) => {
+            BinaryOperator::StringConcat => {
+                let of =
+                    |expr: &Expr| if growth::is_text_chain(expr) { DataType::Utf8View } else { kind(expr) };
+                let (left, right) = (of(&expr.left), of(&expr.right));
+                let is_text = |kind: &DataType| kind.is_string() || *kind == DataType::Null;
+                // Beside a text, a number is one.
+                let as_text = |expr: Expr, kind: &DataType| match kind.is_integer() {
+                    true => cast_expr(expr, DataType::Utf8View),
+                    false => expr,
+                };
+                let fits = |kind: &DataType| is_text(kind) || kind.is_integer();
+                if fits(&left) && fits(&right) && (is_text(&left) || is_text(&right)) {
+                    let call = growth::text_chain(as_text(expr.left, &left), as_text(expr.right, &right));
+                    return Ok(PlannerResult::Planned(call));
+                }
+                if !matches!((&left, &right), (DataType::List(_), DataType::List(_))) {
+                    return Ok(PlannerResult::Original(expr));
+                }
                 growth::array_concat()
             }
             _ => return Ok(PlannerResult::Original(expr)),

@@ -2,12 +2,12 @@
 //! engine does not know ([`rewrite`]).
 
 pub mod aggregates;
+pub mod balanced;
 mod casts;
 pub mod checked;
 mod empty;
 pub mod errors;
 pub mod functions;
-mod gathering;
 pub mod information_schema;
 mod introspection;
 pub mod json;

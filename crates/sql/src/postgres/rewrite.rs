@@ -19,7 +19,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::empty::is_empty;
 use super::timezone::TIMEZONE;
 use super::{
-    casts, functions, introspection, keywords, names, nested, similar, single, subqueries, tables, to_char,
+    balanced, casts, functions, introspection, keywords, names, nested, similar, single, subqueries, tables,
+    to_char,
 };
 use crate::catalog::PUBLIC;
 use crate::dialect::PostgresDialect;
@@ -51,6 +52,7 @@ pub fn rewrite(statement: &mut Statement) -> bool {
     {
         small_numbers(select);
     }
+    balanced::balance(statement);
     true
 }
 

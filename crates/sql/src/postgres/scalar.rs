@@ -102,6 +102,11 @@ pub fn row_wise(name: &'static str, count: usize, returns: DataType, work: Work)
     ScalarUDF::from(RowWise::new(name, Some(count), returns, work))
 }
 
+/// The same of any number of arguments.
+pub fn row_wise_of_all(name: &'static str, returns: DataType, work: Work) -> ScalarUDF {
+    ScalarUDF::from(RowWise::new(name, None, returns, work))
+}
+
 /// `@>` of JSON.
 pub fn contains() -> ScalarUDF {
     let work: Work = |args, rows| json_test(args, rows, json::contains);

@@ -3,6 +3,8 @@
 //! - A cast to integers rounds, and does not cut.
 //! - Intervals are as long as they are, a month thirty days: the engine compares months, then days, then the rest.
 //! - Bytes are compared with what a text says (`'\x00ff'`), not with its letters.
+//!
+//! Long texts become views, which mean the same and are not copied for each row.
 
 use std::sync::Arc;
 
@@ -23,6 +25,7 @@ use super::scalar;
 
 const NANOSECONDS_OF_DAY: i128 = 24 * 3600 * 1_000_000_000;
 const DAYS_OF_MONTH: i128 = 30;
+const LONG_TEXT_BYTES: usize = 1 << 10;
 
 /// The rule, which is to come before all others.
 pub fn rule() -> Arc<dyn AnalyzerRule + Send + Sync> {
@@ -54,6 +57,10 @@ impl FunctionRewrite for Meanings {
                 }
             }
             Expr::InList(list) => listed(list, schema),
+            // For each row of a batch there is a view of it, and not the text again.
+            Expr::Literal(ScalarValue::Utf8(Some(text)), metadata) if text.len() > LONG_TEXT_BYTES => {
+                Transformed::yes(Expr::Literal(ScalarValue::Utf8View(Some(text)), metadata))
+            }
             other => Transformed::no(other),
         })
     }

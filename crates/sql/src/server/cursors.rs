@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::ParamValues;
 use datafusion::error::DataFusionError;
 use futures_util::{Stream, StreamExt as _, stream};
+use kafscale_meter::Current;
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 
@@ -109,6 +110,11 @@ fn state(code: &'static str, message: String) -> SqlError {
 impl Progress {
     pub fn of(running: Running) -> Progress {
         Progress { rows: running.rows, rest: None, is_at_start: true }
+    }
+
+    /// See [`Rows::counted_for`].
+    pub fn counted_for(&self) -> Current {
+        self.rows.counted_for()
     }
 
     pub fn is_at_start(&self) -> bool {

@@ -82,6 +82,16 @@ pub struct Server {
     places: Arc<Semaphore>,
 }
 
+/// How TLS is served, if it is.
+pub fn tls_acceptor(args: &ServerArgs) -> Result<Option<TlsAcceptor>, Failure> {
+    match (&args.tls_cert_file, &args.tls_key_file) {
+        (Some(cert), Some(key)) => {
+            Ok(Some(tls::acceptor(cert, key).map_err(|e| Failure::usage(e.to_string()))?))
+        }
+        _ => Ok(None),
+    }
+}
+
 impl Server {
     pub async fn bind(
         args: &ServerArgs,
@@ -91,12 +101,7 @@ impl Server {
         let failed = |e: io::Error| Failure::runtime(cannot_listen(args.listen.0, &e, "--listen"));
         let users = args.users_file.as_deref().map(Users::load).transpose();
         let users = users.map_err(|e| Failure::usage(e.to_string()))?;
-        let tls = match (&args.tls_cert_file, &args.tls_key_file) {
-            (Some(cert), Some(key)) => {
-                Some(tls::acceptor(cert, key).map_err(|e| Failure::usage(e.to_string()))?)
-            }
-            _ => None,
-        };
+        let tls = tls_acceptor(args)?;
         let listener = TcpListener::bind(args.listen.0).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let places = Arc::new(Semaphore::new(usize::try_from(args.max_connections).unwrap_or(usize::MAX)));

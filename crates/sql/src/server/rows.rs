@@ -10,6 +10,7 @@ use arrow_pg::datatypes::field_into_pg_type;
 use arrow_pg::encoder::encode_value;
 use datafusion::error::DataFusionError;
 use futures_util::{Stream, StreamExt as _, stream};
+use kafscale_meter::Current;
 use pgwire::api::Type;
 use pgwire::api::portal::Format;
 use pgwire::api::results::{DataRowEncoder, FieldFormat, FieldInfo};
@@ -21,11 +22,17 @@ use super::numeric::Numeric;
 use super::statements::pg_error;
 use super::text;
 use crate::error::SqlError;
+use crate::metered;
 use crate::postgres::names;
+use crate::running::batch_bytes;
 use crate::topic::layout::JSON_MARK;
 
 /// A `numeric` without precision and scale, as the engine plans it.
 const UNBOUND_NUMERIC: (u8, i8) = (38, 10);
+
+/// Smaller rows are sent without asking whether there is room for it.
+const LARGE_ROW_BYTES: u64 = 1 << 20;
+const ROW_COPIES: u64 = 4;
 
 /// The columns of an answer.
 pub fn fields(schema: &Schema, format: &Format) -> PgWireResult<Arc<Vec<FieldInfo>>> {
@@ -89,13 +96,18 @@ fn size_of(datatype: &Type) -> i16 {
 /// The rows of batches, one by one, made when they are taken.
 pub fn encoded(
     batches: impl Stream<Item = Result<RecordBatch, DataFusionError>> + Send + 'static,
+    of: Current,
     fields: Arc<Vec<FieldInfo>>,
 ) -> impl Stream<Item = PgWireResult<DataRow>> + Send {
     batches.flat_map(move |batch| match batch {
         Ok(batch) => {
+            let is_large = batch_bytes(&batch) > LARGE_ROW_BYTES;
             let columns: Vec<ArrayRef> = batch.columns().iter().map(nul::without).collect();
             let (mut encoder, fields) = (DataRowEncoder::new(Arc::clone(&fields)), Arc::clone(&fields));
             let rows = (0..batch.num_rows()).map(move |row| {
+                if is_large {
+                    check_room(&batch.slice(row, 1), of)?;
+                }
                 for (at, field) in fields.iter().enumerate() {
                     encode(&mut encoder, &columns[at], batch.schema_ref().field(at), row, field)?;
                 }
@@ -108,6 +120,17 @@ pub fn encoded(
             stream::once(async move { Err(error) }).right_stream()
         }
     })
+}
+
+/// A row is written as a text, then into a message and then into what is sent.
+fn check_room(row: &RecordBatch, of: Current) -> PgWireResult<()> {
+    let bytes = batch_bytes(row);
+    if bytes > LARGE_ROW_BYTES {
+        let _entered = of.enter();
+        let room = metered::reserve((bytes * ROW_COPIES) as f64);
+        room.map_err(|error| pg_error(&SqlError::from(error)))?;
+    }
+    Ok(())
 }
 
 /// One value.

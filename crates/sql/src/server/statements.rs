@@ -310,7 +310,8 @@ impl Statements {
         let running = self.start_told(query, values, told).await.map_err(|e| pg_error(&e))?;
         let Running { schema, rows, query, .. } = running;
         let fields = fields(&schema, format)?;
-        let rows = encoded(rows, Arc::clone(&fields));
+        let of = rows.counted_for();
+        let rows = encoded(rows, of, Arc::clone(&fields));
         Ok(Outcome::Rows(QueryResponse::new(fields, rows), Some(query)))
     }
 
@@ -321,7 +322,8 @@ impl Statements {
         let writer = Writer::new(copy.format.clone(), &fields);
         let (columns, is_binary) = (fields.len(), writer.is_binary());
         let (head, tail) = (writer.head(&fields), writer.tail());
-        let rows = encoded(rows, fields).map(move |row| Ok(writer.row(&row?))).boxed();
+        let of = rows.counted_for();
+        let rows = encoded(rows, of, fields).map(move |row| Ok(writer.row(&row?))).boxed();
         Ok(Outcome::Copy(CopyOut { columns, is_binary, head, tail, rows, query }))
     }
 
@@ -342,6 +344,7 @@ impl Statements {
             check_columns(Some(&cursor.schema), &again.schema).map_err(|e| pg_error(&e))?;
             *progress = Progress::of(again);
         }
+        let of = progress.counted_for();
         let mut rows = Box::pin(taken(progress, fetch.rows));
         if fetch.only_move {
             let mut count = 0;
@@ -351,7 +354,7 @@ impl Statements {
             return Ok(Outcome::Done(Done::with(Tag::new("MOVE").with_rows(count))));
         }
         let fields = fields(&cursor.schema, format)?;
-        let mut response = QueryResponse::new(Arc::clone(&fields), encoded(rows, fields));
+        let mut response = QueryResponse::new(Arc::clone(&fields), encoded(rows, of, fields));
         response.set_command_tag("FETCH");
         Ok(Outcome::Rows(response, None))
     }

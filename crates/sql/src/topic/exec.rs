@@ -95,11 +95,23 @@ pub struct TopicExec {
     decoder: Arc<Decoder>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
+    /// Others read the rest: how many rows there are is known of the whole only.
+    is_part: bool,
 }
 
 impl TopicExec {
     pub fn new(scan: Scan) -> TopicExec {
-        let streams = spread(&scan.parts, scan.at_once);
+        let count = scan.parts.len().clamp(1, scan.at_once.max(1));
+        TopicExec::with_streams(scan, count, false)
+    }
+
+    /// The part of a scan that one of several tasks does, in so many streams.
+    pub fn part(scan: Scan, streams: usize) -> TopicExec {
+        TopicExec::with_streams(scan, streams.max(1), true)
+    }
+
+    fn with_streams(scan: Scan, count: usize, is_part: bool) -> TopicExec {
+        let streams = spread(&scan.parts, count);
         let decoder =
             Arc::new(Decoder::new(Arc::clone(&scan.layout), &scan.projection, Arc::clone(&scan.schema)));
         let properties = Arc::new(PlanProperties::new(
@@ -108,7 +120,15 @@ impl TopicExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        TopicExec { scan, streams, decoder, properties, metrics: ExecutionPlanMetricsSet::new() }
+        TopicExec { scan, streams, decoder, properties, metrics: ExecutionPlanMetricsSet::new(), is_part }
+    }
+
+    pub fn scan(&self) -> &Scan {
+        &self.scan
+    }
+
+    pub fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     pub fn topic(&self) -> &str {
@@ -120,9 +140,9 @@ impl TopicExec {
     }
 }
 
-/// The largest part to the stream that has least so far. There is always one stream.
-fn spread(parts: &[Part], at_once: usize) -> Vec<Vec<Part>> {
-    let mut streams: Vec<(u64, Vec<Part>)> = vec![(0, Vec::new()); parts.len().clamp(1, at_once.max(1))];
+/// The largest part to the stream that has least so far, of `count` streams.
+fn spread(parts: &[Part], count: usize) -> Vec<Vec<Part>> {
+    let mut streams: Vec<(u64, Vec<Part>)> = vec![(0, Vec::new()); count];
     let mut sorted: Vec<&Part> = parts.iter().collect();
     sorted.sort_by_key(|part| (std::cmp::Reverse(part.bytes), part.partition, part.bounds.offsets.start));
     for part in sorted {
@@ -227,7 +247,7 @@ impl ExecutionPlan for TopicExec {
         let Some(records) = totals.records.and_then(|records| usize::try_from(records).ok()) else {
             return Ok(Arc::new(statistics));
         };
-        if args.partition().is_some() || self.scan.limit.is_some() {
+        if args.partition().is_some() || self.scan.limit.is_some() || self.is_part {
             return Ok(Arc::new(statistics));
         }
         statistics.num_rows = Precision::Exact(records);

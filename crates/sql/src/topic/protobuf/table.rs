@@ -1,6 +1,6 @@
 //! What is to be known of a message and of those in it to read their bytes, and the columns that it gives.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use kafscale_core::sql_schema::SqlType;
 use prost_reflect::{Cardinality, FieldDescriptor, Kind as FieldKind, MessageDescriptor};
@@ -11,6 +11,17 @@ pub type MessageId = usize;
 #[derive(Debug)]
 pub struct Table {
     pub(super) messages: Vec<Message>,
+}
+
+impl Table {
+    /// All of it as text, the same for the same table.
+    pub fn described(&self) -> String {
+        let message = |Message { name, fields, by_number, known, implicit }: &Message| {
+            let numbers: BTreeMap<_, _> = by_number.iter().collect();
+            format!("{name} {fields:?} {numbers:?} {known:?} {implicit:?}\n")
+        };
+        self.messages.iter().map(message).collect()
+    }
 }
 
 #[derive(Debug)]
