@@ -91,11 +91,7 @@ pub async fn open(
     };
     if let StoreUrl::File(dir) = &config.store {
         tell_of_damage(&recovered, &*meta, &keys).await.map_err(|e| OpenError::Meta(e.to_string()))?;
-        let dir = wal_dir(dir, config.node_id);
-        std::fs::create_dir_all(&dir)
-            .and_then(|()| recovery::remove_unfinished(&dir))
-            .map_err(io_at(&dir))?;
-        put_returned_aside(&dir)?;
+        make_ready(&wal_dir(dir, config.node_id))?;
     }
     let own_chain = match config.store.is_shared() {
         true => {
@@ -129,6 +125,12 @@ pub async fn open(
     remember_end(&shared).await.map_err(|e| OpenError::Meta(e.to_string()))?;
     shared.free_unused();
     Ok((shared, chain, lock))
+}
+
+/// Makes the directory of the write-ahead files, and leaves in it what is to be gone on from.
+fn make_ready(dir: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir_all(dir).and_then(|()| recovery::remove_unfinished(dir)).map_err(io_at(dir))?;
+    put_returned_aside(dir)
 }
 
 /// Says what of the write-ahead log is not as it was written, with the names of the topics.
