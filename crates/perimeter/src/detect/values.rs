@@ -452,7 +452,7 @@ mod tests {
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("text", Arc::new(StringArray::from(vec!["see ab1, ab2", "ab"]))),
             ("wide", Arc::new(StringArray::from(vec!["\u{ff41}b\u{200b}1", MAIL]))),
-            ("bytes", Arc::new(BinaryArray::from(vec![b"ab7", b"xyz"]))),
+            ("bytes", Arc::new(BinaryArray::from(vec![b"ab7".as_slice(), b"xyz".as_slice()]))),
             ("small", Arc::new(Int32Array::from(vec![123_456, 12_345]))),
             ("decimal", Arc::new(decimal.expect("a decimal"))),
         ];
