@@ -141,7 +141,7 @@ mod tests {
             (long(DEEPEST + 1, "+"), true),
             (long(1_000, "||"), false),
             (long(2_000, "AND"), false),
-            (format!("SELECT f(({}))", &long(1_000, "*")[7..]), true),
+            (format!("SELECT f(({}))", &long(DEEPEST + 1, "*")[7..]), true),
         ] {
             assert_eq!(is_too_deep(&mut balanced(&sql)), expected, "{}", &sql[..20]);
         }

@@ -3,9 +3,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, Int8Array, RecordBatch};
 use arrow::buffer::Buffer;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow_ipc::reader::StreamDecoder;
 use arrow_ipc::writer::StreamWriter;
@@ -16,17 +16,35 @@ use crate::sorting::own_memory;
 /// A larger batch is sent in parts of about this size.
 const PART_BYTES: u64 = 8 << 20;
 
-pub struct Encoder(StreamWriter<Vec<u8>>);
+pub struct Encoder {
+    writer: StreamWriter<Vec<u8>>,
+    /// With a column behind the others: a batch without a byte in it is not told from none by who reads the stream.
+    padded: Option<Arc<Schema>>,
+}
 
 impl Encoder {
     pub fn new(schema: &Schema) -> Result<Encoder, ArrowError> {
-        Ok(Encoder(StreamWriter::try_new(Vec::new(), schema)?))
+        let is_empty = schema.fields().iter().all(|field| *field.data_type() == DataType::Null);
+        let padded = is_empty.then(|| {
+            let pad = Arc::new(Field::new("", DataType::Int8, false));
+            Arc::new(Schema::new(schema.fields().iter().cloned().chain([pad]).collect::<Vec<_>>()))
+        });
+        let writer = StreamWriter::try_new(Vec::new(), padded.as_deref().unwrap_or(schema))?;
+        Ok(Encoder { writer, padded })
     }
 
-    /// The bytes of a batch, behind those of the schema if it is the first one.
+    /// The bytes of a batch, behind those of the schema if it is the first one. What is decoded goes through [`with_schema`].
     pub fn encode(&mut self, batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
-        self.0.write(&own_memory(batch)?)?;
-        Ok(std::mem::take(self.0.get_mut()))
+        let batch = match &self.padded {
+            Some(schema) => {
+                let pad: ArrayRef = Arc::new(Int8Array::from(vec![0; batch.num_rows()]));
+                let columns = batch.columns().iter().cloned().chain([pad]);
+                RecordBatch::try_new(Arc::clone(schema), columns.collect())?
+            }
+            None => own_memory(batch)?,
+        };
+        self.writer.write(&batch)?;
+        Ok(std::mem::take(self.writer.get_mut()))
     }
 }
 
@@ -57,7 +75,8 @@ impl Decoder {
 /// The same rows, with the fields of a plan: what a function says of a field beside its type gets lost on the way.
 pub fn with_schema(batch: RecordBatch, schema: &Arc<Schema>) -> Result<RecordBatch, ArrowError> {
     let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(schema), batch.columns().to_vec(), &options)
+    let columns = batch.columns().iter().take(schema.fields().len()).cloned();
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &options)
 }
 
 #[cfg(test)]
@@ -92,9 +111,14 @@ mod tests {
         let options = RecordBatchOptions::new().with_row_count(Some(7));
         let batch =
             RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).unwrap();
-        let bytes = Encoder::new(&batch.schema()).unwrap().encode(&batch).unwrap();
-        let found = Decoder::default().decode(bytes).unwrap();
-        assert_eq!((found.len(), found[0].num_rows()), (1, 7));
+        let nulls: ArrayRef = Arc::new(arrow::array::NullArray::new(7));
+        for batch in [batch.clone(), RecordBatch::try_from_iter([("n", nulls)]).unwrap()] {
+            let bytes = Encoder::new(&batch.schema()).unwrap().encode(&batch).unwrap();
+            let found = Decoder::default().decode(bytes).unwrap();
+            let found: Vec<_> =
+                found.into_iter().map(|found| with_schema(found, &batch.schema()).unwrap()).collect();
+            assert_eq!(found, [batch]);
+        }
         assert!(parts(&batch.slice(0, 0)).is_empty());
     }
 }
