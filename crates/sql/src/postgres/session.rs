@@ -98,7 +98,8 @@ impl ScalarUDFImpl for Function {
         // Where there is none, settings have their defaults, and cannot be set.
         let session = own.map_or_else(Default::default, |own| Arc::clone(&own.0));
         let rows = args.number_rows;
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
+        // Arguments that are all constants are one value, and still there for each row.
+        let arrays = args.args.iter().map(|arg| arg.to_array(rows)).collect::<Result<Vec<_>>>()?;
         let column = |at: usize, data_type| arrays.get(at).map(|array| cast(array, data_type)).transpose();
         let flag_at = if self.does == Does::Show { 1 } else { 2 };
         let (names, values) = (column(0, &DataType::Utf8)?, column(flag_at - 1, &DataType::Utf8)?);
