@@ -110,7 +110,7 @@ deny: $(TOOLS_DIR)/bin/cargo-deny ## licences, sources and banned crates of the 
 	cd crates/analytics && $(TOOLS_DIR)/bin/cargo-deny --locked check bans licenses sources
 
 $(TOOLS_DIR)/bin/cargo-deny:
-	cargo install cargo-deny --locked --root $(TOOLS_DIR)
+	cargo install cargo-deny --locked --debug --root $(TOOLS_DIR)
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS seconds each; needs a nightly toolchain
 	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
