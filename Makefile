@@ -34,8 +34,11 @@ analytics: ## build the program that answers SQL; `kafscale sql` starts it
 	@mkdir -p $(TARGET_DIR)/release
 	@ln -f $(ANALYTICS_DIR)/release/kafscale-analytics $(TARGET_DIR)/release/kafscale-analytics
 
+# With the engine as it was built above, and our own crates unoptimised and with checks, as unit tests have them elsewhere.
+UNOPTIMISED = $(foreach crate,meter sql perimeter,$(foreach setting,opt-level=0 debug-assertions=true overflow-checks=true codegen-units=64,--config profile.release.package.kafscale-$(crate).$(setting)))
+
 analytics-test: ## the unit tests of the program that answers SQL
-	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace --lib --no-fail-fast
+	cargo test --release --locked --manifest-path crates/analytics/Cargo.toml --target-dir $(ANALYTICS_DIR) --workspace --lib --no-fail-fast $(UNOPTIMISED)
 
 demo-platform: ## build and run the platform in containers: MinIO, etcd, the broker, the MCP server, sample data
 	@deploy/demo-platform up

@@ -25,16 +25,20 @@ pub fn take_out<T>(
         (leader_epoch, base_offset)
     });
     let Some(last) = batches.last().map(|batch| written(batch).leader_epoch) else { return Vec::new() };
+    let known_behind = |epoch: LeaderEpoch| {
+        let later = starts.iter().filter(|(later, _)| *later > epoch);
+        later.map(|(_, start)| *start).min().unwrap_or(Offset(i64::MAX))
+    };
     // Where the epochs behind the one that is looked at begin, and where that one does.
-    let (mut behind, mut of_epoch, mut epoch) = (Offset(i64::MAX), Offset(i64::MAX), last);
+    let (mut behind, mut of_epoch, mut epoch) = (known_behind(last), Offset(i64::MAX), last);
     let (mut kept, mut superseded) = (Vec::with_capacity(batches.len()), Vec::new());
     for batch in std::mem::take(batches).into_iter().rev() {
         let Written { leader_epoch, base_offset } = written(&batch);
         if leader_epoch != epoch {
-            (behind, epoch) = (behind.min(of_epoch), leader_epoch);
+            behind = behind.min(of_epoch).min(known_behind(leader_epoch));
+            epoch = leader_epoch;
         }
-        let known = starts.iter().filter(|(later, _)| *later > leader_epoch).map(|(_, start)| *start).min();
-        if base_offset >= known.map_or(behind, |known| known.min(behind)) {
+        if base_offset >= behind {
             superseded.push(batch);
             continue;
         }
