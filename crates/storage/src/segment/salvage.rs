@@ -403,7 +403,8 @@ async fn ends_here(
     is_known: bool,
 ) -> Result<bool, SegmentError> {
     let summary_end = walk.at + SUMMARY_BYTES;
-    if proven || is_known || summary_end > walk.end {
+    // The summary of nothing is zeros, which a file system leaves behind as well: it proves nothing.
+    if proven || is_known || walk.found.sound.is_empty() || summary_end > walk.end {
         return Ok(proven || (is_known && walk.at == walk.end));
     }
     let summary = loader.fetch_cold(segment, walk.at..summary_end).await?;

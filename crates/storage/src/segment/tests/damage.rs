@@ -119,6 +119,27 @@ fn every_truncation_is_noticed_or_harmless() {
     }
 }
 
+/// As file systems leave files behind that were not written to the end.
+#[test]
+fn what_is_overwritten_from_somewhere_on_is_told() {
+    let gaps = batches(&[(0, 2, 30), (0, 1, 1200), (3, 4, 5), (0, 1, 900), (0, 1, 10)]);
+    let bytes = build(&gaps, 4096).payload.concat();
+    for (batches, bytes) in [small(), v1(), (gaps, bytes)] {
+        let (base, last) = (batches[0].base_offset, batches[4].last_offset);
+        run(async {
+            for from in 0..bytes.len() {
+                for filling in [0, 0xff, b'A'] {
+                    let mut bad = bytes.clone();
+                    bad[from..].fill(filling);
+                    let bucket = Bucket::new(8 << 20);
+                    let segment = bucket.put(base, last, bad).await;
+                    check_around(&bucket, &segment, &batches, &format!("{filling} from {from}")).await;
+                }
+            }
+        });
+    }
+}
+
 /// Reads a damaged segment as one who goes past each error. Every batch is either given as it was written, or its offsets are said to
 /// be lost. Gives the batches that are lost.
 async fn check_around(
