@@ -1,5 +1,5 @@
-"""What Grafana's data source for PostgreSQL and Metabase ask, as their sources have it: versions, schemas, tables, columns, privileges, and
-queries over time."""
+"""What Grafana's data source for PostgreSQL, Metabase and Npgsql ask, as their sources have it: versions, schemas, tables, columns, privileges,
+types, and queries over time; and what Power BI asks through Npgsql, as its traffic has it."""
 
 import psycopg
 from rows import check
@@ -102,6 +102,84 @@ METABASE = {
     "AND (nspname !~ '^pg_temp_' OR nspname = (pg_catalog.current_schemas(true))[1]) ORDER BY TABLE_SCHEM",
 }
 
+# What each .NET client sends before anything else, in one message.
+NPGSQL = [
+    "SELECT version()",
+    """SELECT ns.nspname, t.oid, t.typname, t.typtype, t.typnotnull, t.elemtypoid
+        FROM (
+            SELECT
+                typ.oid, typ.typnamespace, typ.typname, typ.typtype, typ.typrelid, typ.typnotnull, typ.relkind,
+                elemtyp.oid AS elemtypoid, elemtyp.typname AS elemtypname, elemcls.relkind AS elemrelkind,
+                CASE WHEN elemproc.proname='array_recv' THEN 'a' ELSE elemtyp.typtype END AS elemtyptype
+            FROM (
+                SELECT typ.oid, typnamespace, typname, typrelid, typnotnull, relkind, typelem AS elemoid,
+                    CASE WHEN proc.proname='array_recv' THEN 'a' ELSE typ.typtype END AS typtype,
+                    CASE
+                        WHEN proc.proname='array_recv' THEN typ.typelem
+                        WHEN typ.typtype='r' THEN rngsubtype
+                        WHEN typ.typtype='m' THEN (SELECT rngtypid FROM pg_range WHERE rngmultitypid = typ.oid)
+                        WHEN typ.typtype='d' THEN typ.typbasetype
+                    END AS elemtypoid
+                FROM pg_type AS typ
+                LEFT JOIN pg_class AS cls ON (cls.oid = typ.typrelid)
+                LEFT JOIN pg_proc AS proc ON proc.oid = typ.typreceive
+                LEFT JOIN pg_range ON (pg_range.rngtypid = typ.oid)
+            ) AS typ
+            LEFT JOIN pg_type AS elemtyp ON elemtyp.oid = typ.elemtypoid
+            LEFT JOIN pg_class AS elemcls ON (elemcls.oid = elemtyp.typrelid)
+            LEFT JOIN pg_proc AS elemproc ON elemproc.oid = elemtyp.typreceive
+        ) AS t
+        JOIN pg_namespace AS ns ON (ns.oid = typnamespace)
+        WHERE
+            typtype IN ('b', 'r', 'm', 'e', 'd') OR
+            (typtype = 'c' AND relkind='c') OR
+            (typtype = 'p' AND typname IN ('record', 'void', 'unknown')) OR
+            (typtype = 'a' AND (
+                elemtyptype IN ('b', 'r', 'm', 'e', 'd') OR
+                (elemtyptype = 'p' AND elemtypname IN ('record', 'void')) OR
+                (elemtyptype = 'c' AND elemrelkind='c')
+            ))
+        ORDER BY CASE
+               WHEN typtype IN ('b', 'e', 'p') THEN 0
+               WHEN typtype = 'c' THEN 1
+               WHEN typtype = 'r' THEN 2
+               WHEN typtype = 'm' THEN 3
+               WHEN typtype = 'd' AND elemtyptype <> 'a' THEN 4
+               WHEN typtype = 'a' THEN 5
+               WHEN typtype = 'd' AND elemtyptype = 'a' THEN 6
+        END""",
+    """SELECT typ.oid, att.attname, att.atttypid
+        FROM pg_type AS typ
+        JOIN pg_namespace AS ns ON (ns.oid = typ.typnamespace)
+        JOIN pg_class AS cls ON (cls.oid = typ.typrelid)
+        JOIN pg_attribute AS att ON (att.attrelid = typ.typrelid)
+        WHERE (typ.typtype = 'c' AND cls.relkind='c') AND attnum > 0 AND NOT attisdropped
+        ORDER BY typ.oid, att.attnum""",
+    """SELECT pg_type.oid, enumlabel
+        FROM pg_enum
+        JOIN pg_type ON pg_type.oid=enumtypid
+        ORDER BY oid, enumsortorder""",
+]
+
+POWER_BI = {
+    "character-set": "select character_set_name from INFORMATION_SCHEMA.character_sets",
+    "tables": "select TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE from INFORMATION_SCHEMA.tables "
+    "where TABLE_SCHEMA not in ('information_schema', 'pg_catalog') order by TABLE_SCHEMA, TABLE_NAME",
+    "columns": "select COLUMN_NAME, ORDINAL_POSITION, IS_NULLABLE, case when (data_type like '%unsigned%') then DATA_TYPE || ' unsigned' else DATA_TYPE end as DATA_TYPE "
+    "from INFORMATION_SCHEMA.columns where TABLE_SCHEMA = 'public' and TABLE_NAME = 'orders' order by TABLE_SCHEMA, TABLE_NAME, ORDINAL_POSITION",
+    "foreign-keys": """select pkcol.COLUMN_NAME as PK_COLUMN_NAME, fkcol.TABLE_SCHEMA AS FK_TABLE_SCHEMA, fkcol.TABLE_NAME AS FK_TABLE_NAME,
+        fkcol.COLUMN_NAME as FK_COLUMN_NAME, fkcol.ORDINAL_POSITION as ORDINAL,
+        fkcon.CONSTRAINT_SCHEMA || '_' || fkcol.TABLE_NAME || '_' || 'orders' || '_' || fkcon.CONSTRAINT_NAME as FK_NAME
+        from (select distinct constraint_catalog, constraint_schema, unique_constraint_schema, constraint_name, unique_constraint_name
+          from INFORMATION_SCHEMA.REFERENTIAL_CONSTRAINTS) fkcon
+        inner join INFORMATION_SCHEMA.KEY_COLUMN_USAGE fkcol on fkcon.CONSTRAINT_SCHEMA = fkcol.CONSTRAINT_SCHEMA
+          and fkcon.CONSTRAINT_NAME = fkcol.CONSTRAINT_NAME
+        inner join INFORMATION_SCHEMA.KEY_COLUMN_USAGE pkcol on fkcon.UNIQUE_CONSTRAINT_SCHEMA = pkcol.CONSTRAINT_SCHEMA
+          and fkcon.UNIQUE_CONSTRAINT_NAME = pkcol.CONSTRAINT_NAME
+        where pkcol.TABLE_SCHEMA = 'public' and pkcol.TABLE_NAME = 'orders' and pkcol.ORDINAL_POSITION = fkcol.ORDINAL_POSITION
+        order by FK_NAME, fkcol.ORDINAL_POSITION""",
+}
+
 
 def all(step, sql):
     with psycopg.connect(sql.dsn(), autocommit=True) as connection:
@@ -120,6 +198,21 @@ def all(step, sql):
             check("orders" in [row[1] for row in asked["metabase", "tables"]], asked["metabase", "tables"])
             check(("amount", "float8") in [row[:2] for row in asked["metabase", "columns"]], asked["metabase", "columns"][:5])
             check("orders" in [row[2] for row in asked["metabase", "privileges"]], asked["metabase", "privileges"])
+        with step("npgsql:types"):
+            cursor = connection.execute("; ".join(NPGSQL).encode())
+            answers = [cursor.fetchall()]
+            while cursor.nextset():
+                answers.append(cursor.fetchall())
+            types = {name: (kind, element) for _, _, name, kind, _, element in answers[1]}
+            check(types["text"][0] == "b" and types["_text"] == ("a", 25), types)
+            check(len(types) == len(answers[1]) >= 42 and answers[2:] == [[], []], answers)
+        for name, query in POWER_BI.items():
+            with step(f"power-bi:{name}"):
+                asked["power-bi", name] = connection.execute(query.encode()).fetchall()
+        with step("power-bi:what-it-sees"):
+            check(asked["power-bi", "character-set"] == [("UTF8",)], asked["power-bi", "character-set"])
+            check(("public", "orders", "BASE TABLE") in asked["power-bi", "tables"], asked["power-bi", "tables"])
+            check("amount" in [row[0] for row in asked["power-bi", "columns"]], asked["power-bi", "columns"])
         with step("grafana:time-groups"):
             # $__timeGroupAlias(_ts, '5m'), $__timeFilter(_ts), as Grafana's macros write them out.
             rows = connection.execute(

@@ -17,6 +17,8 @@ const COLUMNS: &str = "table_catalog text, table_schema text, table_name text, c
      column_default text, is_nullable text, data_type text, character_maximum_length int4, character_octet_length int4, \
      numeric_precision int4, numeric_precision_radix int4, numeric_scale int4, datetime_precision int4, udt_catalog text, \
      udt_schema text, udt_name text, is_identity text, is_generated text, is_updatable text";
+const CHARACTER_SETS: &str = "character_set_catalog text, character_set_schema text, character_set_name text, character_repertoire text, \
+     form_of_use text, default_collate_catalog text, default_collate_schema text, default_collate_name text";
 const SCHEMATA: &str =
     "catalog_name text, schema_name text, schema_owner text, default_character_set_name text";
 const TABLES: &str = "table_catalog text, table_schema text, table_name text, table_type text, is_insertable_into text, is_typed text";
@@ -44,29 +46,43 @@ const EMPTY: [(&str, &str); 16] = [
     ),
     ("triggers", "trigger_schema text, trigger_name text, event_object_schema text, event_object_table text"),
     ("user_defined_types", "user_defined_type_schema text, user_defined_type_name text"),
-    ("constraint_column_usage", "table_schema text, table_name text, column_name text, constraint_name text"),
+    (
+        "constraint_column_usage",
+        "table_catalog text, table_schema text, table_name text, column_name text, constraint_catalog text, \
+         constraint_schema text, constraint_name text",
+    ),
     (
         "key_column_usage",
         "constraint_catalog text, constraint_schema text, constraint_name text, table_catalog text, table_schema text, table_name text, \
          column_name text, ordinal_position int4, position_in_unique_constraint int4",
     ),
-    ("parameters", "specific_schema text, specific_name text, parameter_name text, data_type text"),
+    (
+        "parameters",
+        "specific_catalog text, specific_schema text, specific_name text, ordinal_position int4, parameter_mode text, \
+         parameter_name text, data_type text",
+    ),
     (
         "referential_constraints",
-        "constraint_catalog text, constraint_schema text, constraint_name text, unique_constraint_name text, match_option text, \
+        "constraint_catalog text, constraint_schema text, constraint_name text, unique_constraint_catalog text, \
+         unique_constraint_schema text, unique_constraint_name text, match_option text, \
          update_rule text, delete_rule text",
     ),
     (
         "routines",
-        "specific_schema text, specific_name text, routine_schema text, routine_name text, routine_type text, data_type text",
+        "specific_catalog text, specific_schema text, specific_name text, routine_catalog text, routine_schema text, \
+         routine_name text, routine_type text, data_type text, routine_body text, routine_definition text",
     ),
-    ("sequences", "sequence_schema text, sequence_name text, data_type text"),
+    ("sequences", "sequence_catalog text, sequence_schema text, sequence_name text, data_type text"),
     (
         "table_constraints",
         "constraint_catalog text, constraint_schema text, constraint_name text, table_catalog text, table_schema text, table_name text, \
-         constraint_type text",
+         constraint_type text, is_deferrable text, initially_deferred text, enforced text",
     ),
-    ("views", "table_catalog text, table_schema text, table_name text, view_definition text"),
+    (
+        "views",
+        "table_catalog text, table_schema text, table_name text, view_definition text, check_option text, \
+         is_updatable text, is_insertable_into text",
+    ),
 ];
 
 #[derive(Debug)]
@@ -83,7 +99,7 @@ impl InformationSchema {
 #[async_trait]
 impl SchemaProvider for InformationSchema {
     fn table_names(&self) -> Vec<String> {
-        let filled = ["columns", "schemata", "tables"].into_iter();
+        let filled = ["character_sets", "columns", "schemata", "tables"].into_iter();
         filled.chain(EMPTY.iter().map(|(name, _)| *name)).map(str::to_owned).collect()
     }
 
@@ -93,6 +109,7 @@ impl SchemaProvider for InformationSchema {
             Some(Arc::new(PlainTable::new(columns, Arc::new(rows))) as Arc<dyn TableProvider>)
         };
         Ok(match name {
+            "character_sets" => filled("character_sets", CHARACTER_SETS),
             "columns" => filled("columns", COLUMNS),
             "schemata" => filled("schemata", SCHEMATA),
             "tables" => filled("tables", TABLES),
@@ -117,6 +134,12 @@ struct SchemaRows {
 impl Rows for SchemaRows {
     async fn rows(&self, asked: &Asked) -> std::result::Result<Vec<Row>, SqlError> {
         match self.name {
+            "character_sets" => {
+                let (none, utf8) = (Cell::Null, Cell::from("UTF8"));
+                let collation = [DATABASE.into(), "pg_catalog".into(), "C".into()];
+                let set = [none.clone(), none, utf8.clone(), "UCS".into(), utf8];
+                Ok(vec![set.into_iter().chain(collation).collect()])
+            }
             "columns" => self.columns(asked).await,
             "tables" => {
                 let all = self.relations.all().await?;

@@ -135,8 +135,10 @@ impl VisitorMut for Words {
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
             Expr::BinaryOp { left, op, right } => {
-                if is_function_column(left) {
-                    by_name(right);
+                for (one, other) in [(&**left, right), (&**right, left)] {
+                    if is_function_column(one) {
+                        by_name(other);
+                    }
                 }
                 if let BinaryOperator::PGCustomBinaryOperator(name) = op
                     && let Some(known) = name.last().and_then(|name| operator(name))
@@ -370,11 +372,22 @@ fn is_function_column(expr: &Expr) -> bool {
     ["typinput", "typoutput", "typreceive", "typsend"].contains(&name.value.to_lowercase().as_str())
 }
 
+/// What such a column is compared with: a number, or the oid of a row of `pg_proc`.
 fn by_name(expr: &mut Expr) {
-    if let Expr::Value(value) = expr
-        && let Value::Number(digits, _) = &value.value
-    {
-        *expr = Expr::Value(Value::SingleQuotedString(digits.to_string()).into());
+    match expr {
+        Expr::Value(value) => {
+            if let Value::Number(digits, _) = &value.value {
+                *expr = Expr::Value(Value::SingleQuotedString(digits.to_string()).into());
+            }
+        }
+        Expr::CompoundIdentifier(parts) => {
+            if let Some(last) = parts.last_mut()
+                && is_word(last, "oid")
+            {
+                *last = Ident::new("proname");
+            }
+        }
+        _ => {}
     }
 }
 
@@ -577,6 +590,13 @@ mod tests {
         let mut statement = Parser::parse_sql(&PostgresDialect, sql).unwrap().remove(0);
         assert!(rewrite(&mut statement));
         statement.to_string()
+    }
+
+    #[test]
+    fn functions_of_types_are_joined_by_their_names() {
+        let sql = "SELECT 1 FROM pg_type t LEFT JOIN pg_proc p ON p.oid = t.typreceive WHERE t.typinput <> 0";
+        let meant = rewritten(sql);
+        assert!(meant.contains("p.proname = t.typreceive") && meant.contains("t.typinput <> '0'"), "{meant}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ const NAMESPACES: [(&str, i32); 4] =
     [("pg_catalog", 11), (PUBLIC, 2200), (KAFSCALE, 13_000), ("information_schema", 13_001)];
 
 /// Tables that have rows, and their columns.
-const FILLED: [(&str, &str); 10] = [
+const FILLED: [(&str, &str); 11] = [
     ("pg_am", "oid oid, amname text, amhandler oid, amtype text"),
     (
         "pg_attribute",
@@ -45,6 +45,11 @@ const FILLED: [(&str, &str); 10] = [
          datconnlimit int4, dattablespace oid, datacl text[]",
     ),
     ("pg_namespace", "oid oid, nspname text, nspowner oid, nspacl text[]"),
+    (
+        "pg_proc",
+        "oid oid, proname text, pronamespace oid, proowner oid, prolang oid, prokind text, proretset bool, pronargs int2, \
+         prorettype oid, prosrc text, proargtypes int4[], proargnames text[]",
+    ),
     (
         "pg_roles",
         "oid oid, rolname text, rolsuper bool, rolinherit bool, rolcreaterole bool, rolcreatedb bool, rolcanlogin bool, \
@@ -73,7 +78,7 @@ const FILLED: [(&str, &str); 10] = [
 ];
 
 /// Tables that never have rows, and the columns of them that outer joins and the like look at.
-const EMPTY: [(&str, &str); 58] = [
+const EMPTY: [(&str, &str); 57] = [
     ("pg_aggregate", "aggfnoid oid, aggkind text"),
     ("pg_attrdef", "oid oid, adrelid oid, adnum int2, adbin text"),
     ("pg_auth_members", "roleid oid, member oid, grantor oid, admin_option bool"),
@@ -122,15 +127,10 @@ const EMPTY: [(&str, &str); 58] = [
     ("pg_policy", "oid oid, polname text, polrelid oid, polcmd text, polpermissive bool"),
     ("pg_prepared_statements", "name text, statement text"),
     ("pg_prepared_xacts", "gid text, database text"),
-    (
-        "pg_proc",
-        "oid oid, proname text, pronamespace oid, proowner oid, prolang oid, prokind text, proretset bool, pronargs int2, \
-         prorettype oid, prosrc text, proargtypes int4[], proargnames text[]",
-    ),
     ("pg_publication", "oid oid, pubname text, puballtables bool"),
     ("pg_publication_namespace", "oid oid, pnpubid oid, pnnspid oid"),
     ("pg_publication_rel", "oid oid, prpubid oid, prrelid oid, prqual text, prattrs int2[]"),
-    ("pg_range", "rngtypid oid, rngsubtype oid"),
+    ("pg_range", "rngtypid oid, rngsubtype oid, rngmultitypid oid"),
     ("pg_rewrite", "oid oid, rulename text, ev_class oid, ev_type text, ev_enabled text, is_instead bool"),
     (
         "pg_sequence",
@@ -182,8 +182,10 @@ const EMPTY: [(&str, &str); 58] = [
     ("pg_views", "schemaname text, viewname text, viewowner text, definition text"),
 ];
 
+/// Whether a query that is about a table has no rows. `pg_proc` has the functions of types, for outer joins; they are of no
+/// use to whoever lists functions, and clients leave out those of `pg_catalog`.
 pub fn is_always_empty(table: &str) -> bool {
-    EMPTY.iter().any(|(name, _)| *name == table)
+    table == "pg_proc" || EMPTY.iter().any(|(name, _)| *name == table)
 }
 
 /// The oid of a topic's table. Always the same for the same topic; that two topics share one is as good as impossible.
@@ -221,6 +223,8 @@ const CATALOG_OIDS: [(&str, i32); 22] = [
 ];
 /// Of the others. No row has it.
 const OTHER_OID: i32 = 12_999;
+/// Of functions of types, one after the other.
+const FIRST_FUNCTION_OID: i32 = 14_000;
 /// The oid of `pg_catalog` itself.
 pub const CATALOG_OID: i32 = 11;
 
@@ -305,6 +309,7 @@ impl Rows for CatalogRows {
                 };
                 NAMESPACES.iter().map(row).collect()
             }
+            "pg_proc" => functions_of_types(),
             "pg_roles" => vec![role()],
             "pg_settings" => settings(),
             "pg_tables" => {
@@ -479,6 +484,33 @@ fn pg_types() -> Vec<Row> {
     rows
 }
 
+/// The functions that rows of `pg_type` name. Clients tell arrays by theirs (Npgsql: `array_recv`).
+fn functions_of_types() -> Vec<Row> {
+    let is_function = |field: &&str| matches!(*field, "typinput" | "typoutput" | "typreceive" | "typsend");
+    let (_, columns) = FILLED.iter().find(|(name, _)| *name == "pg_type").expect("it is there");
+    let names = columns.split(',').map(|column| column.trim().split(' ').next().unwrap_or_default());
+    let at: Vec<usize> = names.enumerate().filter(|(_, name)| is_function(name)).map(|(at, _)| at).collect();
+    let mut functions: Vec<String> = Vec::new();
+    for row in pg_types() {
+        for at in &at {
+            if let Cell::Text(name) = &row[*at]
+                && !functions.contains(name)
+            {
+                functions.push(name.clone());
+            }
+        }
+    }
+    let row = |(number, name): (i32, String)| -> Row {
+        let (none, no): (Cell, Cell) = (Cell::Null, false.into());
+        let name: Cell = name.into();
+        let before =
+            [(FIRST_FUNCTION_OID + number).into(), name.clone(), CATALOG_OID.into(), OWNER_OID.into()];
+        let rest = [12.into(), "f".into(), no, 1.into(), none.clone(), name, none.clone(), none];
+        before.into_iter().chain(rest).collect()
+    };
+    (0..).zip(functions).map(row).collect()
+}
+
 fn type_row(oid: i32, name: &str, size_bytes: i16, category: &str, element: i32, array: i32) -> Row {
     let zero: Cell = 0.into();
     let function = |what: &str| -> Cell {
@@ -534,6 +566,7 @@ mod tests {
         for (table, rows) in [
             ("pg_class", vec![class(&relation)]),
             ("pg_database", vec![database()]),
+            ("pg_proc", functions_of_types()),
             ("pg_roles", vec![role()]),
             ("pg_settings", settings()),
             ("pg_type", pg_types()),
