@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::guarded::guarded;
 use crate::metered;
 use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
@@ -385,7 +386,7 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        let mut plan = made(&self.state, plan, &self.query).await?;
+        let mut plan = guarded(made(&self.state, plan, &self.query).await?)?;
         if let Some(workers) = &self.workers {
             plan = workers.spread(plan, &self.state, &self.query).await?;
         }

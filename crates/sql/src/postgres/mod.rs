@@ -13,6 +13,7 @@ mod introspection;
 pub mod json;
 mod json_build;
 mod keywords;
+mod lists;
 mod literals;
 pub mod names;
 mod nested;

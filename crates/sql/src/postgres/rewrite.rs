@@ -19,8 +19,8 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::empty::is_empty;
 use super::timezone::TIMEZONE;
 use super::{
-    balanced, casts, functions, introspection, keywords, names, nested, similar, single, subqueries, tables,
-    to_char,
+    balanced, casts, functions, introspection, keywords, lists, names, nested, similar, single, subqueries,
+    tables, to_char,
 };
 use crate::catalog::PUBLIC;
 use crate::dialect::PostgresDialect;
@@ -52,6 +52,7 @@ pub fn rewrite(statement: &mut Statement) -> bool {
     {
         small_numbers(select);
     }
+    lists::keep_apart(statement);
     balanced::balance(statement);
     true
 }
