@@ -72,12 +72,14 @@ fn of_all(expr: &mut Expr) {
         let mut members = Vec::new();
         let mut rest = vec![chain];
         while let Some(part) = rest.pop() {
+            if !matches!(part, Expr::Nested(_)) && operator(part).as_ref() != Some(&op) {
+                members.push(part);
+                continue;
+            }
             match part {
                 Expr::Nested(inner) => rest.push(inner),
-                Expr::BinaryOp { left, op: of_part, right } if *of_part == op => {
-                    rest.extend([&mut **right, left])
-                }
-                other => members.push(other),
+                Expr::BinaryOp { left, right, .. } => rest.extend([&mut **right, left]),
+                _ => {}
             }
         }
         of_chain(&op, &mut members);

@@ -136,10 +136,10 @@ impl VisitorMut for Words {
             }
             Expr::Collate { expr: inner, .. } => *expr = (**inner).clone(),
             Expr::BinaryOp { left, op, right } => {
-                for (one, other) in [(&**left, right), (&**right, left)] {
-                    if is_function_column(one) {
-                        by_name(other);
-                    }
+                if is_function_column(left) {
+                    by_name(right);
+                } else if is_function_column(right) {
+                    by_name(left);
                 }
                 if let BinaryOperator::PGCustomBinaryOperator(name) = op
                     && let Some(known) = name.last().and_then(|name| operator(name))
