@@ -46,8 +46,8 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 const LIST_TTL_MS: u64 = 3_600_000;
 /// How long clients may keep what a resource shows.
 const RESOURCE_TTL_MS: u64 = 1_000;
-/// Arguments that are longer go into the audit log as their digest only.
-const MAX_AUDITED_ARGUMENT_BYTES: usize = 2048;
+/// Arguments that are longer go into the audit log as their digest only. A statement has at most 64 KiB, and fits.
+const MAX_AUDITED_ARGUMENT_BYTES: usize = 160 << 10;
 
 /// What all sessions share.
 #[derive(Debug)]

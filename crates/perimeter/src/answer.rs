@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use arrow::array::{Array, ArrayRef, AsArray as _, RecordBatch};
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, UInt8Type,
-    UInt16Type, UInt32Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use kafscale_agent::answer::budget::tokens;
@@ -55,7 +55,7 @@ pub fn type_name(data_type: &DataType) -> String {
         DataType::Boolean => "boolean".to_owned(),
         DataType::Int8 | DataType::Int16 => "smallint".to_owned(),
         DataType::Int32 | DataType::UInt8 | DataType::UInt16 => "integer".to_owned(),
-        DataType::Int64 | DataType::UInt32 => "bigint".to_owned(),
+        DataType::Int64 | DataType::UInt32 | DataType::UInt64 => "bigint".to_owned(),
         DataType::Float32 => "real".to_owned(),
         DataType::Float64 => "double precision".to_owned(),
         DataType::Decimal128(precision, scale) => format!("numeric({precision},{scale})"),
@@ -114,6 +114,10 @@ fn value(column: &ArrayRef, at: usize) -> Value {
         DataType::UInt8 => number!(UInt8Type),
         DataType::UInt16 => number!(UInt16Type),
         DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => match i64::try_from(column.as_primitive::<UInt64Type>().value(at)) {
+            Ok(number) => whole(number),
+            Err(_) => Value::String(text(column, at)),
+        },
         DataType::Float32 => number!(Float32Type),
         DataType::Float64 => number!(Float64Type),
         _ => Value::String(text(column, at)),
@@ -162,7 +166,8 @@ const PLACES: [&str; 2] = ["path", "root"];
 /// shown, nor a path of the server.
 pub fn computed_from_told(used: &[Used]) -> Vec<ComputedFrom> {
     let of = |used: &Used, mut from: ComputedFrom| {
-        let keeps_rows_back = used.shape.keeps_rows_back();
+        // How much was read tells of rows that no answer has, and that nobody paid for.
+        let keeps_rows_back = used.shape.keeps_rows_back() || used.shape.counted.is_some();
         match &mut from.as_of {
             Value::Object(told) if keeps_rows_back => {
                 told.retain(|key, value| value.is_string() && TOLD_OF_THE_REST.contains(&key.as_str()));
@@ -249,9 +254,13 @@ mod tests {
     use super::*;
     use crate::collection::Provenance;
     use crate::rules::Limits;
-    use crate::shape::TableName;
+    use crate::shape::{Counted, TableName};
 
     fn told(filters: &[&str], as_of: Value) -> Value {
+        told_of(filters, None, as_of)
+    }
+
+    fn told_of(filters: &[&str], counted: Option<Counted>, as_of: Value) -> Value {
         let table = TableName::new("a", "t");
         let shape = TableShape {
             table: table.clone(),
@@ -261,7 +270,7 @@ mod tests {
             max_rows: None,
             max_bytes: None,
             patterns: Vec::new(),
-            counted: None,
+            counted,
         };
         let used = Used {
             table,
@@ -280,6 +289,8 @@ mod tests {
         let topic = || json!({ "topic": "t", "as_of": "0:0-445,1:0-455", "rows_read": 900, "columns": "inferred from 900 records" });
         assert_eq!(told(&[], topic()), topic());
         assert_eq!(told(&["ward = 2"], topic()), json!({ "topic": "t" }));
+        let of_entities = Counted { entity: "id".to_owned(), per_day: 3 };
+        assert_eq!(told_of(&[], Some(of_entities), topic()), json!({ "topic": "t" }));
         let database = || json!({ "path": "/srv/clinic.db", "data_version": 3, "file": { "bytes": 5 } });
         assert_eq!(told(&[], database()), json!({ "data_version": 3, "file": { "bytes": 5 } }));
         assert_eq!(told(&["ward = 2"], database()), json!({}));

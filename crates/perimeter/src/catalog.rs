@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use crate::caller::Caller;
 use crate::collection::{Collection, Provenance, find};
 use crate::deciding::{Allowed, Decide, Ruling};
+use crate::detect::is_personal;
 use crate::governed::Refused;
 use crate::governed::table::GovernedTable;
 use crate::handles::{Handle, Handles};
@@ -28,6 +29,10 @@ pub type Collections = BTreeMap<String, Arc<dyn Collection>>;
 /// Tables with the results that a caller has kept, as a schema of their own.
 pub const HANDLES: &str = "handles";
 
+/// Of a result that was kept.
+pub const NO_LONGER_GIVEN: &str =
+    "the rules do not give you now what they gave when the result was made; query again";
+
 /// What a statement has used of a table.
 #[derive(Debug, Clone)]
 pub struct Used {
@@ -37,7 +42,7 @@ pub struct Used {
     pub rules: Vec<String>,
     pub budgets: Limits,
     pub record: Option<Box<TableRecord>>,
-    /// Of the source.
+    /// Of the source, with the labels that stick to it: what was decided on.
     pub columns: Vec<ColumnInfo>,
     pub provenance: Provenance,
 }
@@ -134,12 +139,11 @@ impl View {
         used
     }
 
-    /// A result that the caller has kept. Rules that became stricter since hold for it, too.
+    /// A result that the caller has kept, if the rules give it now what it was made of.
     async fn kept(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(handle) = self.handles.find(&self.caller, name) else { return Ok(None) };
-        if handle.rules_hash != self.decide.hash() && !still_holds(&self.caller, &*self.decide, &handle.used)
-        {
-            let why = "the rules have changed since the result was made; query again".to_owned();
+        if !still_holds(&self.caller, &*self.decide, &handle.used) {
+            let why = NO_LONGER_GIVEN.to_owned();
             let table = TableName::new(HANDLES, name);
             let denied = Denied { table, why, rules: Vec::new(), record: None, is_there: true };
             return Err(DataFusionError::External(Box::new(denied)));
@@ -198,7 +202,8 @@ impl View {
             Err(_) if !self.decide.knows(&self.caller, &decided_on) => return Ok(missing(decided_on)),
             Err(error) => return Err(error.into()),
         };
-        let columns = self.labelled.columns(collection.kind(), &decided_on.table, source.columns.clone());
+        let kind = collection.kind();
+        let columns = self.labelled.columns(kind, &decided_on.table, with_names(source.columns));
         match self.decide.decide(&self.caller, Action::Query, &decided_on, &columns) {
             Ruling::Denied { why, rules, record } => {
                 Ok(Found::Denied(Denied { table: decided_on, why, rules, record, is_there: true }))
@@ -209,13 +214,31 @@ impl View {
                     return Err(counts_what_is_kept_back(&decided_on).into());
                 }
                 let shape = Arc::new(shape);
-                let table = GovernedTable::try_new(&self.state, source.provider, Arc::clone(&shape))?;
-                let (columns, provenance) = (source.columns, source.provenance);
+                // Values of the caller's choice may be in it, and must not have the pseudonyms of the tables that they are of.
+                let carried_out = match self.labelled.is_written_to(kind, &decided_on.table) {
+                    true => Arc::new(shape.with_keys_of_its_own()),
+                    false => Arc::clone(&shape),
+                };
+                let table = GovernedTable::try_new(&self.state, source.provider, carried_out)?;
+                let provenance = source.provenance;
                 let used = Used { table: decided_on, shape, rules, budgets, record, columns, provenance };
                 Ok(Found::Table { table: Arc::new(table), used })
             }
         }
     }
+}
+
+/// Of a name, in characters.
+const NAME_CHARS_MAX: usize = 128;
+
+/// Columns whose names are names. Where a collection takes them from what is in it (keys of records, the first line of a file), they
+/// may be data, and names leave with every description.
+pub fn with_names(mut columns: Vec<ColumnInfo>) -> Vec<ColumnInfo> {
+    columns.retain(|column| {
+        let name = &column.name;
+        name.chars().count() <= NAME_CHARS_MAX && !name.contains(char::is_control) && !is_personal(name)
+    });
+    columns
 }
 
 /// The last records of a topic, or its state at some offsets, are counted before the rules take rows away.
@@ -294,5 +317,32 @@ impl SchemaProvider for KeptResults {
 
     fn table_exist(&self, _: &str) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn names_that_are_data_are_no_names() {
+        let long = "x".repeat(NAME_CHARS_MAX + 1);
+        let names = [
+            "id",
+            "Date of birth",
+            "Amount (EUR)",
+            "c20261130",
+            "/who/name",
+            "_value",
+            "ada.lovelace@mail.example",
+            "4111111111111111",
+            "a\nb",
+            &long,
+        ];
+        let columns = names.map(|name| ColumnInfo::new(name, DataType::Utf8)).to_vec();
+        let left: Vec<String> = with_names(columns).into_iter().map(|column| column.name).collect();
+        assert_eq!(left, names[..6]);
     }
 }

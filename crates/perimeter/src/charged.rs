@@ -53,6 +53,7 @@ pub fn of_today(log: &Path, now_ms: i64, longest: Duration) -> io::Result<HashMa
             of.queries = of.queries.saturating_add(charged.queries);
             of.rows = of.rows.saturating_add(charged.rows);
             of.entities = of.entities.saturating_add(charged.entities);
+            of.refusals = of.refusals.saturating_add(charged.refusals);
         }
     }
 }

@@ -97,6 +97,11 @@ impl Filtered {
     }
 }
 
+/// Whether there is personal data in a text that stands by itself.
+pub fn is_personal(text: &str) -> bool {
+    filtered(text, &Column::default(), &mut Filtered::default()).is_some()
+}
+
 /// The text without personal data, where it has any.
 pub fn filtered(text: &str, column: &Column, counts: &mut Filtered) -> Option<String> {
     plain(text)

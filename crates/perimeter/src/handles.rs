@@ -1,8 +1,9 @@
 //! Results that stay inside: a caller has a name for what it may combine further without seeing it, or look at page by page.
 //!
-//! Invariant: a handle is found by the principal that made it, and by nobody else.
+//! Invariant: a handle is found by the principal that made it, for the purpose and on behalf of whom it was made, and by nobody else.
+//! Whoever gives anything of it asks the rules again, each time: groups, claims, the tool and the hour may be others by then.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use parking_lot::Mutex;
 use crate::caller::Caller;
 use crate::catalog::{HANDLES, Used};
 use crate::engine::Rows;
-use crate::governed::lineage::Labels;
+use crate::governed::lineage::{Labels, Lineage};
 use crate::governed::table::GovernedTable;
 use crate::shape::{ColumnShape, Shown, TableName, TableShape};
 
@@ -31,18 +32,21 @@ pub struct Handle {
     pub is_complete: bool,
     /// Of each column.
     pub labels: Vec<Labels>,
+    /// Columns with something of columns without labels.
+    unlabelled: BTreeSet<String>,
     /// What it was computed from, and under which rules. Of the sources it holds nothing: a connection would be in use, and a
     /// snapshot kept, for as long as the handle lives.
     pub used: Vec<Used>,
-    pub rules_hash: String,
     purpose: String,
+    on_behalf_of: Option<String>,
     made_at: Instant,
 }
 
 impl Handle {
     pub fn table(&self) -> Result<Arc<dyn TableProvider>> {
         let table = MemTable::try_new(Arc::clone(&self.schema), vec![self.batches.clone()])?;
-        Ok(Arc::new(GovernedTable::new(Arc::new(table), Arc::new(self.shape()), None)))
+        let table = GovernedTable::new(Arc::new(table), Arc::new(self.shape()), None);
+        Ok(Arc::new(table.with_unlabelled(self.unlabelled.clone())))
     }
 
     /// Values are shaped already; their labels go on with them.
@@ -94,26 +98,23 @@ impl Handles {
     }
 
     /// Keeps a result, which is all there. The oldest of the same principal make room for it.
-    pub fn keep(
-        &self,
-        caller: &Caller,
-        rows: Rows,
-        labels: Vec<Labels>,
-        used: Vec<Used>,
-        rules_hash: String,
-    ) -> Arc<Handle> {
+    pub fn keep(&self, caller: &Caller, rows: Rows, lineages: &[Lineage], used: Vec<Used>) -> Arc<Handle> {
         let name = format!("h_{}", uuid::Uuid::new_v4().simple());
+        let fields = rows.schema.fields().iter().zip(lineages);
+        let unlabelled = fields.filter(|(_, lineage)| lineage.has_unlabelled);
+        let unlabelled = unlabelled.map(|(field, _)| field.name().clone()).collect();
         let handle = Arc::new(Handle {
             name,
+            unlabelled,
             schema: rows.schema,
             batches: rows.batches,
             rows: rows.rows,
             bytes: rows.bytes,
             is_complete: rows.cut_by.is_none(),
-            labels,
+            labels: lineages.iter().map(|lineage| lineage.labels.clone()).collect(),
             used: used.into_iter().map(Used::settled).collect(),
-            rules_hash,
             purpose: caller.purpose.clone(),
+            on_behalf_of: caller.on_behalf_of.clone(),
             made_at: Instant::now(),
         });
         let mut all = self.of.lock();
@@ -129,11 +130,16 @@ impl Handles {
         handle
     }
 
-    /// A handle of this caller, for the purpose that it was made for.
+    /// A handle of this caller, for the purpose that it was made for, and for whom.
     pub fn find(&self, caller: &Caller, name: &str) -> Option<Arc<Handle>> {
         let all = self.of.lock();
         let own = all.get(&caller.principal)?;
-        let found = own.iter().find(|handle| handle.name == name && handle.purpose == caller.purpose)?;
+        let is_same = |handle: &&Arc<Handle>| {
+            handle.name == name
+                && handle.purpose == caller.purpose
+                && handle.on_behalf_of == caller.on_behalf_of
+        };
+        let found = own.iter().find(is_same)?;
         (found.made_at.elapsed() <= self.limits.age).then(|| Arc::clone(found))
     }
 }
@@ -161,9 +167,10 @@ mod tests {
             bytes: 0,
             is_complete: true,
             labels: Vec::new(),
+            unlabelled: BTreeSet::new(),
             used: Vec::new(),
-            rules_hash: String::new(),
             purpose: String::new(),
+            on_behalf_of: None,
             made_at: Instant::now(),
         }
         .shape();
@@ -179,7 +186,7 @@ mod tests {
         let rows =
             Rows { schema: Arc::new(Schema::empty()), batches: Vec::new(), rows: 0, bytes: 0, cut_by: None };
         let handles = Handles::new(HandleLimits::default());
-        let handle = handles.keep(&Caller::default(), rows, Vec::new(), vec![used], String::new());
+        let handle = handles.keep(&Caller::default(), rows, &[], vec![used]);
         assert_eq!(Arc::strong_count(&connection), 1);
         assert_eq!((handle.used[0].provenance.0)(), json!(2), "as it was when it was made");
     }

@@ -87,6 +87,11 @@ impl Labelled {
         Ok(())
     }
 
+    /// Whether answers were written to a table.
+    pub fn is_written_to(&self, kind: &str, table: &str) -> bool {
+        kind == KIND && self.topics.read().contains_key(table)
+    }
+
     /// The topics to which answers were written.
     pub fn topics(&self) -> Vec<String> {
         self.topics.read().keys().cloned().collect()
@@ -99,8 +104,9 @@ impl Labelled {
         let all: BTreeSet<&String> = labelled.values().flatten().collect();
         for column in &mut columns {
             column.labels = match labelled.get(&column.name) {
+                // Whatever a column that was written is called: it is in the payload.
+                _ if BESIDE_PAYLOAD.contains(&column.name.as_str()) => Vec::new(),
                 Some(labels) => labels.iter().cloned().collect(),
-                None if BESIDE_PAYLOAD.contains(&column.name.as_str()) => Vec::new(),
                 None => all.iter().map(|label| (*label).clone()).collect(),
             };
         }
@@ -144,14 +150,17 @@ mod tests {
         labelled.add("out", &of("n", &["pii.name"])).unwrap();
         labelled.add("out", &of("n", &[])).unwrap();
         labelled.add("out", &of("born", &["pii.birth"])).unwrap();
+        labelled.add("out", &of("_ts", &["pii.birth"])).unwrap();
         for labelled in [labelled, Labelled::beside(&log).unwrap()] {
             assert_eq!(labels(&labelled, "topics", "out"), ["pii.name", "", "pii.birth,pii.name", ""]);
             assert_eq!(labels(&labelled, "sqlite", "out"), [""; 4]);
+            assert!(labelled.is_written_to("topics", "out") && !labelled.is_written_to("sqlite", "out"));
             assert_eq!(labels(&labelled, "topics", "other"), [""; 4]);
         }
         fs::write(dir.path().join("audit.jsonl.labels"), "[").unwrap();
         assert!(matches!(Labelled::beside(&log), Err(LabelledError::Form { .. })));
         let gone = Labelled::beside(&dir.path().join("gone/audit")).unwrap();
+        assert!(!gone.is_written_to("topics", "out"));
         assert!(matches!(gone.add("out", &of("n", &["x"])), Err(LabelledError::Unwritten { .. })));
         assert_eq!(labels(&gone, "topics", "out"), [""; 4]);
     }

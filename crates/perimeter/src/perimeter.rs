@@ -207,9 +207,16 @@ impl Perimeter {
             Err(exhausted) => {
                 details.insert("why".to_owned(), json!(exhausted.to_string()));
                 call.line.add(details);
+                self.refused(call, caller, planned);
                 Err(ToolError::Denied(exhausted.to_string()))
             }
         }
+    }
+
+    /// Charges an answer that was refused for what is in it, or failed on a row, and notes that for the audit log.
+    pub fn refused(&self, call: &Call, caller: &Caller, planned: &Planned) {
+        let charged = self.rules.refuse(&caller.principal, planned.budgets(), self.clock.now_ms());
+        call.line.add(charged.map(|charged| (CHARGED.to_owned(), json!(charged))).into_iter().collect());
     }
 }
 

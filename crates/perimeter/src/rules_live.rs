@@ -73,6 +73,11 @@ impl LiveRules {
         self.budgets.begin(principal, Budgets::day_of(time_ms), &limits).map(Some)
     }
 
+    /// Notes that an answer was refused, or failed, which tells something of its rows. None: it has no budget.
+    pub fn refuse(&self, principal: &str, limits: Limits, time_ms: i64) -> Option<Charged> {
+        limits.is_of_answers().then(|| self.budgets.refuse(principal, Budgets::day_of(time_ms)))
+    }
+
     /// Charges rows and entities of an answer, before it leaves. None: it has no budget.
     pub async fn settle(
         &self,

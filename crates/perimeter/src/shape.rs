@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::hash::{Hash as _, Hasher};
 use std::sync::Arc;
 
+use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::validate::Pattern;
@@ -62,6 +64,33 @@ impl TableShape {
         !self.row_filters.is_empty() || self.min_group.is_some()
     }
 
+    /// Of what decides which rows there are and what is in them.
+    pub fn hash_what_is_given(&self, state: &mut impl Hasher) {
+        self.table.hash(state);
+        for column in &self.columns {
+            column.name.hash(state);
+            format!("{:?}", column.shown).hash(state);
+            if let Shown::Masked(Mask::Hash(key) | Mask::Tokenise(key)) = &column.shown {
+                key.secret.hash(state);
+            }
+        }
+        self.row_filters.hash(state);
+        self.min_group.as_ref().map(|group| (&group.entity, group.size)).hash(state);
+    }
+
+    /// The same, with keys of masks that no other table has: equal values have other pseudonyms in it. Whoever can write to it
+    /// could have a text of its own hashed or encrypted otherwise, and look for the result in the tables that such texts are of.
+    pub fn with_keys_of_its_own(&self) -> TableShape {
+        let columns = self.columns.iter().cloned().map(|column| ColumnShape {
+            shown: match column.shown {
+                Shown::Masked(mask) => Shown::Masked(mask.with_key_of(&self.table)),
+                shown @ (Shown::Hidden | Shown::AsIs) => shown,
+            },
+            ..column
+        });
+        TableShape { columns: columns.collect(), ..self.clone() }
+    }
+
     /// The ids of rules that shaped what is shown. Those that hide something may say by their names what that is.
     pub fn rules_told(&self) -> Vec<String> {
         let shown = self.columns.iter().filter(|column| column.shown != Shown::Hidden);
@@ -109,6 +138,19 @@ pub enum Mask {
     Bucket(f64),
 }
 
+impl Mask {
+    /// The same, with a key that no other table has.
+    pub fn with_key_of(self, table: &TableName) -> Mask {
+        match self {
+            Mask::Hash(key) => Mask::Hash(key.of_table(table)),
+            Mask::Tokenise(key) => Mask::Tokenise(key.of_table(table)),
+            mask @ (Mask::Null | Mask::Fixed(_) | Mask::KeepLast(_) | Mask::Date(_) | Mask::Bucket(_)) => {
+                mask
+            }
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DatePart {
@@ -124,6 +166,19 @@ pub struct MaskKey {
     /// Its name in the rules.
     pub name: String,
     pub secret: Arc<[u8]>,
+}
+
+impl MaskKey {
+    /// A key that is made of this one, for one table.
+    fn of_table(&self, table: &TableName) -> MaskKey {
+        let root = hmac::Key::new(hmac::HMAC_SHA256, &self.secret);
+        let mut context = hmac::Context::with_key(&root);
+        context.update(b"table\0");
+        context.update(table.collection.as_bytes());
+        context.update(b"\0");
+        context.update(table.table.as_bytes());
+        MaskKey { name: self.name.clone(), secret: Arc::from(context.sign().as_ref()) }
+    }
 }
 
 impl fmt::Debug for MaskKey {

@@ -20,7 +20,7 @@ use super::columns::SAMPLE;
 use super::identifiers::Identifier;
 use super::{Column, Filtered, Kind, filtered, is_card_number, plain};
 use crate::engine::Rows;
-use crate::governed::lineage::Labels;
+use crate::governed::lineage::Lineage;
 use crate::validate::{Done, Pattern};
 
 /// Lists in lists, and so on.
@@ -36,7 +36,7 @@ pub struct Refused(pub Arc<str>);
 /// Takes personal data out of the values of an answer, and what patterns of the rules say.
 pub fn filter(
     rows: &mut Rows,
-    labels: &[Labels],
+    lineages: &[Lineage],
     patterns: &[Arc<Pattern>],
 ) -> std::result::Result<Filtered, Refused> {
     let mut found = Seen::default();
@@ -47,7 +47,7 @@ pub fn filter(
     for batch in &mut rows.batches {
         let columns = batch.columns().iter().enumerate();
         let columns = columns.map(|(at, column)| {
-            let personal = labels.get(at).is_none_or(Labels::is_empty);
+            let personal = lineages.get(at).is_none_or(Lineage::is_searched);
             if !personal && patterns.is_empty() {
                 return Arc::clone(column);
             }
@@ -110,15 +110,17 @@ impl Search<'_> {
         match values.data_type() {
             DataType::Null
             | DataType::Boolean
-            | DataType::Float16
-            | DataType::Float32
             | DataType::Date32
             | DataType::Date64
             | DataType::Time32(_)
             | DataType::Time64(_)
             | DataType::Timestamp(..)
-            | DataType::Duration(_)
             | DataType::Interval(_) => Ok(Arc::clone(values)),
+            // A number of units of time.
+            DataType::Duration(_) => {
+                let numbers = self.numbers(&cast(values, &DataType::Int64)?, name, seen)?;
+                Ok(cast(&numbers, values.data_type())?)
+            }
             DataType::Int8
             | DataType::Int16
             | DataType::Int32
@@ -128,6 +130,8 @@ impl Search<'_> {
             | DataType::Decimal32(..) => self.whole_numbers(values, seen),
             DataType::Int64
             | DataType::UInt64
+            | DataType::Float16
+            | DataType::Float32
             | DataType::Float64
             | DataType::Decimal64(..)
             | DataType::Decimal128(..)
@@ -226,7 +230,9 @@ impl Search<'_> {
                 return None;
             }
             let number = match values.data_type() {
-                DataType::Float64 => format!("{:.1}", magnitudes.value(at)),
+                DataType::Float16 | DataType::Float32 | DataType::Float64 => {
+                    format!("{:.1}", magnitudes.value(at))
+                }
                 _ => formatter.value(at).to_string(),
             };
             let (whole, fraction) = number.split_once('.').unwrap_or((&number, ""));
@@ -335,8 +341,9 @@ fn list_view<O: OffsetSizeTrait>(
 #[cfg(test)]
 mod tests {
     use arrow::array::{
-        Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float64Array, Int32Array, Int64Array,
-        ListBuilder, MapBuilder, StringBuilder, StringViewArray, UInt64Array,
+        Decimal128Array, DictionaryArray, DurationSecondArray, FixedSizeBinaryArray, Float32Array,
+        Float64Array, Int32Array, Int64Array, ListBuilder, MapBuilder, StringBuilder, StringViewArray,
+        UInt64Array,
     };
     use arrow::datatypes::Int32Type;
     use arrow::util::pretty::pretty_format_batches;
@@ -357,7 +364,7 @@ mod tests {
 
     fn check(columns: Vec<(&str, ArrayRef)>) -> (String, Option<String>) {
         let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
-        let labels = vec![Labels::new(); batch.num_columns()];
+        let labels = vec![Lineage::default(); batch.num_columns()];
         let mut rows = Rows {
             schema: batch.schema(),
             rows: batch.num_rows() as u64,
@@ -439,6 +446,10 @@ mod tests {
         assert_eq!(said.as_deref(), Some("taken out of values: 1 values withheld that cannot be searched"));
     }
 
+    fn labelled(label: &str) -> Lineage {
+        Lineage { labels: [label.to_owned()].into(), has_unlabelled: false }
+    }
+
     /// Rules that withhold `ab1` and its like, and whole numbers of six digits, and refuse `secret`.
     fn patterns() -> Vec<Arc<Pattern>> {
         let rule = "withhold = { code = 'ab\\d', file = '^\\d{6}$' }\nrefuse = { \"a mark\" = '(?i)secret' }";
@@ -447,7 +458,7 @@ mod tests {
 
     #[test]
     fn patterns_of_rules_are_taken_out_of_all_values() {
-        let labelled = vec![Labels::from(["pii.note".to_owned()]); 5];
+        let labelled = vec![labelled("pii.note"); 7];
         let decimal = Decimal128Array::from(vec![12_345_600, 150]).with_precision_and_scale(20, 2);
         let columns: Vec<(&str, ArrayRef)> = vec![
             ("text", Arc::new(StringArray::from(vec!["see ab1, ab2", "ab"]))),
@@ -455,14 +466,16 @@ mod tests {
             ("bytes", Arc::new(BinaryArray::from(vec![b"ab7".as_slice(), b"xyz".as_slice()]))),
             ("small", Arc::new(Int32Array::from(vec![123_456, 12_345]))),
             ("decimal", Arc::new(decimal.expect("a decimal"))),
+            ("real", Arc::new(Float32Array::from(vec![765_432.0, 1.5]))),
+            ("span", Arc::new(DurationSecondArray::from(vec![765_432, 15]))),
         ];
         let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
         let mut rows = Rows { schema: batch.schema(), rows: 2, bytes: 0, cut_by: None, batches: vec![batch] };
         let counts = filter(&mut rows, &labelled, &patterns()).expect("it leaves");
         let shown = pretty_format_batches(&rows.batches).expect("rows").to_string();
-        assert_eq!(counts.in_words().as_deref(), Some("taken out of values: 4 × code, 2 × file"), "{shown}");
+        assert_eq!(counts.in_words().as_deref(), Some("taken out of values: 4 × code, 4 × file"), "{shown}");
         assert!(shown.contains("see [code], [code]") && shown.contains(MAIL), "{shown}");
-        assert!(!shown.contains("123456") && shown.contains("12345"), "{shown}");
+        assert!(!shown.contains("123456") && shown.contains("12345") && !shown.contains("765432"), "{shown}");
     }
 
     #[test]
@@ -475,7 +488,7 @@ mod tests {
             let batch = RecordBatch::try_from_iter([("x", column)]).expect("a batch");
             let mut rows =
                 Rows { schema: batch.schema(), rows: 1, bytes: 0, cut_by: None, batches: vec![batch] };
-            let refused = filter(&mut rows, &[Labels::new()], &patterns());
+            let refused = filter(&mut rows, &[Lineage::default()], &patterns());
             assert_eq!(refused, Err(Refused("a mark".into())));
             assert!(rows.batches.is_empty());
         }
@@ -489,7 +502,9 @@ mod tests {
             RecordBatch::try_from_iter([("mail", Arc::new(StringArray::from(vec![MAIL])) as ArrayRef)]);
         let batch = batch.expect("a batch");
         let mut rows = Rows { schema: batch.schema(), rows: 1, bytes: 0, cut_by: None, batches: vec![batch] };
-        let labels = vec![Labels::from(["pii.email".to_owned()])];
-        assert_eq!(filter(&mut rows, &labels, &[]).expect("it leaves").in_words(), None);
+        assert_eq!(filter(&mut rows, &[labelled("pii.email")], &[]).expect("it leaves").in_words(), None);
+        // Beside something of a column without labels, the label says nothing of all of it.
+        let mixed = Lineage { has_unlabelled: true, ..labelled("pii.email") };
+        assert!(filter(&mut rows, &[mixed], &[]).expect("it leaves").in_words().is_some());
     }
 }

@@ -5,7 +5,9 @@
 mod complexity;
 
 use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -31,25 +33,28 @@ use kafscale_sql::{allowed, engine, growth, metered};
 use tokio::time::Instant;
 
 use crate::caller::Caller;
-use crate::catalog::{Collections, Database, Denied, Used, View};
+use crate::catalog::{Collections, Database, Denied, Used, View, with_names};
 use crate::collection::{CollectionError, find};
 use crate::deciding::{Allowed, Decide, Ruling};
 use crate::governed::cover::{Cover, PassedPlanner};
 use crate::governed::entities::{Covered, covered};
 use crate::governed::groups::{RESERVED, in_groups};
-use crate::governed::guard::GuardPlanner;
-use crate::governed::lineage::{Labels, labels};
-use crate::governed::releases::{Released, Releases};
+use crate::governed::guard::{GuardPlanner, hash_of};
+use crate::governed::lineage::{Labels, Lineage, lineages};
+use crate::governed::releases::{FAILURES_MAX, Released, Releases};
+use crate::governed::table::of_source;
 use crate::governed::whole::WholeCasts;
 use crate::governed::{Failed, Refused};
 use crate::handles::Handles;
 use crate::labelled::Labelled;
 use crate::rules::{Action, ColumnInfo, Limits};
-use crate::shape::TableName;
+use crate::shape::{TableName, TableShape};
 use crate::validate::{self, Pattern};
 
 /// A statement is told to be too long before it is read.
 const STATEMENT_BYTES_MAX: usize = 64 << 10;
+/// As JSON: what is longer than that is in the audit log as its digest only, together with the other arguments.
+const AUDITED_BYTES_MAX: usize = 144 << 10;
 
 /// Plans and runs the statements of all callers.
 #[derive(Debug)]
@@ -84,6 +89,11 @@ pub enum QueryError {
         "the statement failed on rows that are shown in groups only; what failed would tell of one of them"
     )]
     Withheld(SqlError),
+    /// Nobody pays for a row that an error tells of.
+    #[error(
+        "the statement failed on a row of a table whose entities are counted; what failed would tell of one of them"
+    )]
+    Uncounted(SqlError),
     /// The text of the error has values of rows in it, which leave in answers alone: searched, and marked as data.
     #[error("the statement failed: {what}; on which value is not told")]
     OnRow { what: &'static str, source: SqlError },
@@ -97,13 +107,31 @@ pub enum QueryError {
 }
 
 impl QueryError {
+    /// Whether that a statement failed so may depend on single rows.
+    pub fn may_tell_of_rows(&self) -> bool {
+        match self {
+            QueryError::Withheld(_)
+            | QueryError::Uncounted(_)
+            | QueryError::OnRow { .. }
+            | QueryError::Panicked
+            | QueryError::TimedOut(_) => true,
+            QueryError::Sql(error) => is_of_rows(error),
+            QueryError::Denied(_)
+            | QueryError::Refused(_)
+            | QueryError::Collection(_)
+            | QueryError::Failed(_) => false,
+        }
+    }
+
     /// What the caller may do instead.
     pub fn hint(&self) -> Option<String> {
         match self {
             QueryError::Refused(refused) => Some(refused.hint.clone()),
             QueryError::Denied(_) => Some("ask why_denied what would have to change".to_owned()),
             QueryError::TimedOut(_) => Some("ask for less: fewer rows, a condition, an aggregate".to_owned()),
-            QueryError::OnRow { .. } => Some("use TRY_CAST or NULLIF, or leave such rows out".to_owned()),
+            QueryError::OnRow { .. } | QueryError::Uncounted(_) => {
+                Some("use TRY_CAST or NULLIF, or leave such rows out".to_owned())
+            }
             QueryError::Sql(_)
             | QueryError::Collection(_)
             | QueryError::Failed(_)
@@ -238,7 +266,8 @@ impl Engine {
         let released =
             Released { all: Arc::clone(&self.releases), principal: view.caller.principal.clone(), now_ms };
         let (sql, inner) = (text, state.clone());
-        let (origin, principal) = (hash(&sql), Arc::<str>::from(view.caller.principal.as_str()));
+        let principal = Arc::<str>::from(view.caller.principal.as_str());
+        let (asking, answering) = (view.caller.clone(), released.clone());
         let places = Arc::clone(&self.planning);
         let key = view.decide.entity_key();
         let planned = self.threads.run(Arc::clone(&query).doing(async move {
@@ -246,22 +275,26 @@ impl Engine {
             let plan = growth::planning(inner.statement_to_plan(engine::parse(&sql)?)).await?;
             allowed::check(&plan)?;
             complexity::check(&plan)?;
-            let labels = labels(&plan);
-            let origin = if is_repeatable(&plan) { origin } else { uuid::Uuid::new_v4().as_u64_pair().0 };
-            let governed = in_groups(&plan, &released, origin)?;
+            let lineages = lineages(&plan);
+            let governed = in_groups(&plan, &answering, origin(&sql, &plan, &asking))?;
             let covered = covered(&governed, key)?;
-            Ok((governed, covered, labels))
+            Ok((governed, covered, lineages))
         }));
         let planned = tokio::time::timeout_at(deadline, planned).await;
-        let (plan, covered, labels) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
+        let (plan, covered, lineages) = planned.map_err(|_| QueryError::TimedOut(self.timeout))??;
         let used = view.used().await;
+        let is_in_groups = used.iter().any(|used| used.shape.min_group.is_some());
+        if is_in_groups && released.has_failed_often() {
+            return Err(failed_often().into());
+        }
         Ok(Planned {
-            is_in_groups: used.iter().any(|used| used.shape.min_group.is_some()),
+            in_groups: is_in_groups.then_some(released),
             rules_hash: view.decide.hash().to_owned(),
             state,
             plan,
             covered,
-            labels,
+            labels: lineages.iter().map(|lineage| lineage.labels.clone()).collect(),
+            lineages,
             used,
             query,
             threads: self.threads.clone(),
@@ -306,7 +339,7 @@ impl Engine {
             Err(_) if !decide.knows(caller, &named) => return missing(named),
             Err(error) => return Err(error),
         };
-        let columns = self.labelled.columns(found.kind(), &named.table, source.columns);
+        let columns = self.labelled.columns(found.kind(), &named.table, with_names(source.columns));
         Ok(match decide.decide(caller, Action::Query, &named, &columns) {
             Ruling::Denied { why, .. } => Described::Denied(why),
             Ruling::Allowed(allowed) => Described::Table { allowed, columns },
@@ -336,10 +369,13 @@ pub struct Planned {
     covered: Option<Covered>,
     /// Of each column of the answer.
     pub labels: Vec<Labels>,
+    /// The same, and whether something without a label is in it.
+    pub lineages: Vec<Lineage>,
     pub used: Vec<Used>,
     query: Arc<Query>,
     rules_hash: String,
-    is_in_groups: bool,
+    /// Where rows of its tables are shown in groups only.
+    in_groups: Option<Released>,
     threads: QueryHandle,
     timeout: Duration,
     /// Of the whole statement, its planning included.
@@ -363,7 +399,7 @@ pub struct Rows {
     pub batches: Vec<RecordBatch>,
     pub rows: u64,
     pub bytes: u64,
-    /// There are more rows than these.
+    /// There are more rows than these, or may be where entities are counted.
     pub cut_by: Option<&'static str>,
 }
 
@@ -387,6 +423,11 @@ impl Planned {
         self.covered.as_ref().map(|covered| covered.cover.found()).unwrap_or_default()
     }
 
+    /// Whether entities of its answer are counted.
+    pub fn is_counted(&self) -> bool {
+        self.covered.is_some()
+    }
+
     pub fn column_names(&self) -> Vec<String> {
         self.plan.schema().fields().iter().map(|field| field.name().clone()).collect()
     }
@@ -406,14 +447,24 @@ impl Planned {
         }
     }
 
-    fn guarded<T>(&self, done: Result<T, SqlError>) -> Result<T, QueryError> {
+    /// `is_running`: the plan is made, and what fails fails on rows, whatever the engine says of it.
+    fn guarded<T>(&self, done: Result<T, SqlError>, is_running: bool) -> Result<T, QueryError> {
         match done {
             Ok(done) => Ok(done),
             Err(error) => match QueryError::from(error) {
                 // An error of the engine has values in its text, and one of memory tells how large rows are.
-                QueryError::Sql(
-                    error @ (SqlError::Engine(_) | SqlError::State { .. } | SqlError::NoMemory { .. }),
-                ) if self.is_in_groups => Err(QueryError::Withheld(error)),
+                QueryError::Sql(error) if is_running && self.in_groups.is_some() && is_of_engine(&error) => {
+                    Err(QueryError::Withheld(error))
+                }
+                QueryError::Sql(error) if is_running && self.covered.is_some() && is_of_rows(&error) => {
+                    Err(QueryError::Uncounted(error))
+                }
+                QueryError::Sql(error) if is_running && is_of_engine(&error) => {
+                    match while_running(error.code()) {
+                        Some(what) => Err(QueryError::OnRow { what, source: error }),
+                        None => Err(QueryError::Sql(error)),
+                    }
+                }
                 QueryError::Sql(error @ (SqlError::Engine(_) | SqlError::State { .. })) => {
                     match on_row(error.code()) {
                         Some(what) => Err(QueryError::OnRow { what, source: error }),
@@ -440,7 +491,7 @@ impl Planned {
             Ok(plan.display_indent().to_string())
         }));
         match tokio::time::timeout_at(self.deadline, explained).await {
-            Ok(explained) => self.guarded(explained),
+            Ok(explained) => self.guarded(explained, false),
             Err(_) => Err(QueryError::TimedOut(self.timeout)),
         }
     }
@@ -448,26 +499,37 @@ impl Planned {
     /// Runs it, up to the limits.
     pub async fn run(&self, limits: AnswerLimits) -> Result<Rows, QueryError> {
         let limits = self.limits(limits);
-        let work = self.run_within(limits);
+        let is_running = Arc::new(AtomicBool::new(false));
+        let work = self.run_within(limits, Arc::clone(&is_running));
         let ran = tokio::time::timeout_at(self.deadline, work).await;
         self.query.stop();
-        match ran {
-            Ok(ran) => self.guarded(ran),
+        let ran = match ran {
+            Ok(ran) => self.guarded(ran, is_running.load(Ordering::Relaxed)),
             Err(_) => Err(QueryError::TimedOut(self.timeout)),
+        };
+        if let (Err(error), Some(released)) = (&ran, &self.in_groups)
+            && is_running.load(Ordering::Relaxed)
+            && error.may_tell_of_rows()
+        {
+            released.fail();
         }
+        ran
     }
 
-    async fn run_within(&self, limits: AnswerLimits) -> Result<Rows, SqlError> {
+    async fn run_within(&self, limits: AnswerLimits, is_running: Arc<AtomicBool>) -> Result<Rows, SqlError> {
         let (state, query) = (self.state.clone(), Arc::clone(&self.query));
         let (places, principal) = (Arc::clone(&self.running), Arc::clone(&self.principal));
-        let one_more = usize::try_from(limits.rows.saturating_add(1)).unwrap_or(usize::MAX);
+        // That there is one more row tells of its entity, for which nobody pays: it is not looked for where entities are counted.
+        let rows = limits.rows.saturating_add(u64::from(self.covered.is_none()));
+        let most = usize::try_from(rows).unwrap_or(usize::MAX);
         let run = self.covered.as_ref().map_or(&self.plan, |covered| &covered.plan).clone();
-        let plan = LogicalPlanBuilder::from(run).limit(0, Some(one_more))?.build()?;
+        let plan = LogicalPlanBuilder::from(run).limit(0, Some(most))?.build()?;
         let covered = self.covered.as_ref().map(|covered| (covered.shown, Arc::clone(&covered.cover)));
         self.threads
             .run(Arc::clone(&self.query).doing(async move {
                 let _place = places.take(&principal).await;
                 let physical = metered::metered(engine::physical(&state, &plan, &query).await?)?;
+                is_running.store(true, Ordering::Relaxed);
                 let mut stream = execute_stream(physical, state.task_ctx())?;
                 let mut schema = stream.schema();
                 if let Some((shown, _)) = &covered {
@@ -509,17 +571,21 @@ impl Rows {
             }
             None => batch,
         };
+        // How large rows are that do not fit tells of them too.
+        if let Some((shown, cover)) = covered {
+            all.columns().iter().skip(*shown).for_each(|hashes| cover.add(hashes));
+        }
         let bytes = batch_bytes(&batch);
         if self.bytes + bytes > limits.bytes {
             self.cut_by = Some("bytes");
             return Ok(false);
         }
-        if let Some((shown, cover)) = covered {
-            all.columns().iter().skip(*shown).for_each(|hashes| cover.add(hashes));
-        }
         self.rows += u64::try_from(batch.num_rows()).unwrap_or(0);
         self.bytes += bytes;
         self.batches.push(batch);
+        if covered.is_some() && self.rows >= limits.rows {
+            self.cut_by = Some("rows");
+        }
         Ok(self.cut_by.is_none())
     }
 }
@@ -537,10 +603,21 @@ fn on_row(code: &str) -> Option<&'static str> {
     }
 }
 
+/// The same of a statement that runs, where texts of any class may have values in them. None: it is of no row.
+fn while_running(code: &str) -> Option<&'static str> {
+    let is_of_none = matches!(code, "53200" | "57014");
+    let what = if code.starts_with("54") { Some("a value would be too large") } else { on_row(code) };
+    what.or((!is_of_none).then_some("an operation cannot be done on a value"))
+}
+
 fn one_query(sql: &str) -> Result<String, QueryError> {
     if sql.len() > STATEMENT_BYTES_MAX {
         let why =
             format!("the statement has {} bytes, and at most {STATEMENT_BYTES_MAX} are read", sql.len());
+        return Err(SqlError::TooComplex(why).into());
+    }
+    if serde_json::to_string(sql).map_or(0, |text| text.len()) > AUDITED_BYTES_MAX {
+        let why = "the statement has too many characters that the audit log has to write out".to_owned();
         return Err(SqlError::TooComplex(why).into());
     }
     let mut statements = statement::parse_all(sql)?;
@@ -558,32 +635,79 @@ fn one_query(sql: &str) -> Result<String, QueryError> {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
+/// Whether it depends on rows, and not on the statement alone.
+fn is_of_rows(error: &SqlError) -> bool {
+    match error {
+        SqlError::Engine(_) | SqlError::State { .. } => on_row(error.code()).is_some(),
+        error => is_of_engine(error),
+    }
 }
 
-/// Whether the same text asks for the same rows, as long as its one table does not change.
-fn is_repeatable(plan: &LogicalPlan) -> bool {
-    let (mut scans, mut volatile) = (0, false);
+/// Whether it may have come from looking at rows.
+fn is_of_engine(error: &SqlError) -> bool {
+    matches!(
+        error,
+        SqlError::Engine(_)
+            | SqlError::State { .. }
+            | SqlError::NoMemory { .. }
+            | SqlError::TooMuch { .. }
+            | SqlError::BadValue(_)
+            | SqlError::Unsupported(_)
+            | SqlError::TooComplex(_)
+    )
+}
+
+fn failed_often() -> Refused {
+    Refused::new(
+        format!(
+            "{FAILURES_MAX} statements over rows that are shown in groups only failed within a day, and each may have told of a row"
+        ),
+        "ask again tomorrow".to_owned(),
+    )
+}
+
+/// What a statement is known by: the same one asks for the same rows, as long as its one table does not change. That is the text, what
+/// the rules give of the table, and what of the caller its source may be told.
+fn origin(sql: &str, plan: &LogicalPlan, caller: &Caller) -> u64 {
+    let Some(shapes) = repeatable(plan) else { return uuid::Uuid::new_v4().as_u64_pair().0 };
+    hash_of((sql, shapes, &caller.groups, &caller.agent, &caller.on_behalf_of, &caller.purpose))
+}
+
+/// What is given of its one table. None: the same text may ask for other rows.
+fn repeatable(plan: &LogicalPlan) -> Option<u64> {
+    let mut scans = Vec::new();
+    let mut is_immutable = true;
     let walked = plan.apply_with_subqueries(|node| {
-        scans += usize::from(matches!(node, LogicalPlan::TableScan(_)));
-        for expression in node.expressions() {
-            expression.apply(|part| {
-                volatile |= match part {
-                    Expr::ScalarFunction(function) => {
-                        function.func.signature().volatility != Volatility::Immutable
-                    }
-                    _ => false,
-                };
-                Ok(TreeNodeRecursion::Continue)
-            })?;
+        if let LogicalPlan::TableScan(scan) = node {
+            let table = of_source(scan.source.as_ref());
+            is_immutable &= table.and_then(|table| table.row_filter()).is_none_or(is_the_same_always);
+            scans.push(table.map(|table| hash_of(Given(table.shape()))));
         }
+        is_immutable &= node.expressions().iter().all(is_the_same_always);
         Ok(TreeNodeRecursion::Continue)
     });
-    walked.is_ok() && scans == 1 && !volatile
+    match scans.as_slice() {
+        [Some(given)] if walked.is_ok() && is_immutable => Some(*given),
+        _ => None,
+    }
+}
+
+struct Given<'a>(&'a TableShape);
+
+impl Hash for Given<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash_what_is_given(state);
+    }
+}
+
+fn is_the_same_always(expression: &Expr) -> bool {
+    let volatile = expression.exists(|part| {
+        Ok(match part {
+            Expr::ScalarFunction(function) => function.func.signature().volatility != Volatility::Immutable,
+            _ => false,
+        })
+    });
+    !volatile.unwrap_or(true)
 }
 
 #[cfg(test)]

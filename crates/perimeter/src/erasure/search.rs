@@ -327,12 +327,23 @@ impl Search<'_> {
         Ok(Opened { source, identifying })
     }
 
+    /// The tables to which answers were written.
+    fn written_to(&self) -> Vec<TableName> {
+        let topics = self.labelled.topics();
+        let tables = self.collections.iter().flat_map(|(name, collection)| {
+            let written = topics.iter().filter(|topic| self.labelled.is_written_to(collection.kind(), topic));
+            written.map(move |topic| TableName::new(name, topic))
+        });
+        tables.collect()
+    }
+
     /// Adds an identifier that somebody gave, or that is linked, with what masks make of it.
     pub fn add(&self, targets: &mut Targets, label: &str, value: &str) {
         let mut all = forms_given(value);
         all.insert(value.to_owned());
+        let written_to = self.written_to();
         let masked: Vec<String> =
-            spellings(value).iter().flat_map(|spelt| self.rules.pseudonyms(spelt)).collect();
+            spellings(value).iter().flat_map(|spelt| self.rules.pseudonyms(spelt, &written_to)).collect();
         all.extend(masked.iter().flat_map(|masked| forms(masked)));
         let target = self.entry(targets, label);
         target.known.insert(value.to_owned());

@@ -26,6 +26,7 @@ use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, ColumnarValue, Expr, LogicalPlan, ScalarFunctionArgs,
     ScalarUDF, ScalarUDFImpl, Signature, UserDefinedLogicalNode, UserDefinedLogicalNodeCore, Volatility,
 };
+use datafusion::physical_expr::projection::ProjectionMapping;
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
@@ -324,8 +325,14 @@ impl PassedExec {
         schema: SchemaRef,
     ) -> PassedExec {
         let of_input = input.properties();
+        // Rows pass in their order, which a limit above relies on.
+        let kept: Vec<usize> = (0..input.schema().fields().len()).filter(|at| !hashes.contains(at)).collect();
+        let equivalence = match ProjectionMapping::from_indices(&kept, &input.schema()) {
+            Ok(mapping) => of_input.eq_properties.project(&mapping, Arc::clone(&schema)),
+            Err(_) => EquivalenceProperties::new(schema),
+        };
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
+            equivalence,
             Partitioning::UnknownPartitioning(of_input.partitioning.partition_count()),
             of_input.emission_type,
             of_input.boundedness,
@@ -351,6 +358,10 @@ impl ExecutionPlan for PassedExec {
 
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
         vec![&self.input]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
     }
 
     fn apply_expressions(

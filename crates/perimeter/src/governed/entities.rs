@@ -3,7 +3,8 @@
 //! From the scan on, a column with the hash of each row's entity goes along through projections, filters, joins, sorts, limits, and as
 //! a set of hashes through aggregations. It is behind the answer's own columns at the end. Where rows of several entities are mixed in
 //! another way (windows, unions, subqueries, sides of a join that only say which rows there are), all entities that go in are counted,
-//! whether the answer shows them or not.
+//! whether the answer shows them or not. So they are where rows are left out by what tells of others: an offset, a condition on a
+//! figure, an order by one, or that an outer join found nobody.
 //!
 //! Tables of which rows leave in groups alone have no such column: [`super::groups`] sees to those.
 //!
@@ -18,8 +19,8 @@ use datafusion::error::Result;
 use datafusion::logical_expr::expr::AggregateFunction;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, Distinct, Expr, Extension, Filter, Join, LogicalPlan, Projection, Subquery, SubqueryAlias,
-    TableScan, TableScanBuilder,
+    Aggregate, Distinct, Expr, Extension, FetchType, Filter, Join, Limit, LogicalPlan, Projection, SkipType,
+    Subquery, SubqueryAlias, TableScan, TableScanBuilder, lit,
 };
 
 use super::cover::{Cover, EntityKey, Passed, hash_function, union_function};
@@ -43,7 +44,7 @@ pub fn covered(plan: &LogicalPlan, key: EntityKey) -> Result<Option<Covered>> {
     let cover = Arc::new(Cover::new(key, limit));
     let most = usize::try_from(limit).unwrap_or(usize::MAX).saturating_add(1);
     let mut counting = Counting { made: 0, most, is_correlated: false, cover: Arc::clone(&cover) };
-    let Relation { plan, hashes } = counting.relation(plan)?;
+    let Relation { plan, hashes, .. } = counting.relation(plan)?;
     let own = |column: &Column| !hashes.contains(&column.name);
     let shown: Vec<Expr> = plan.schema().columns().into_iter().filter(own).map(Expr::Column).collect();
     let count = shown.len();
@@ -83,6 +84,57 @@ fn counted(scan: &TableScan) -> Option<(&GovernedTable, &Counted)> {
 struct Relation {
     plan: LogicalPlan,
     hashes: Vec<String>,
+    /// Columns whose values tell of entities that the row is not of: how many others are in a group, or that somebody is not there.
+    /// Where rows are chosen by them, those that are left out are counted too.
+    telling: Vec<Column>,
+    /// Rows are in the order of such a column.
+    is_ordered_by_telling: bool,
+}
+
+impl Relation {
+    fn new(plan: LogicalPlan, hashes: Vec<String>) -> Relation {
+        Relation { plan, hashes, telling: Vec::new(), is_ordered_by_telling: false }
+    }
+
+    /// The same rows, as this step gives them: with each column where it was.
+    fn through(self, plan: LogicalPlan) -> Relation {
+        let before = self.plan.schema().columns();
+        let after = plan.schema().columns();
+        let telling = before.iter().zip(after).filter(|(column, _)| self.telling.contains(column));
+        let telling = telling.map(|(_, column)| column).collect();
+        Relation { plan, telling, ..self }
+    }
+
+    fn is_told_by(&self, expression: &Expr) -> bool {
+        tells(expression, &self.telling)
+    }
+
+    /// Of one side of a join. In an outer one that keeps all rows of the other side, each column tells whether there is a row.
+    fn telling_of_join(&self, kind: JoinType, outer: JoinType) -> Vec<Column> {
+        match !self.hashes.is_empty() && (kind == outer || kind == JoinType::Full) {
+            true => self.plan.schema().columns(),
+            false => self.telling.clone(),
+        }
+    }
+}
+
+/// Whether a value depends on one of these columns.
+fn tells(expression: &Expr, telling: &[Column]) -> bool {
+    let of_outer = |subquery: &Subquery| {
+        let outer = subquery.outer_ref_columns.iter();
+        outer.into_iter().any(|outer| tells(outer, telling))
+    };
+    let told = expression.exists(|part| {
+        Ok(match part {
+            Expr::Column(column) | Expr::OuterReferenceColumn(_, column) => telling.contains(column),
+            Expr::ScalarSubquery(subquery) => of_outer(subquery),
+            Expr::Exists(exists) => of_outer(&exists.subquery),
+            Expr::InSubquery(within) => of_outer(&within.subquery),
+            Expr::SetComparison(comparison) => of_outer(&comparison.subquery),
+            _ => false,
+        })
+    });
+    told.unwrap_or(true)
 }
 
 struct Counting {
@@ -101,28 +153,30 @@ impl Counting {
                 if self.is_correlated { self.ended(scanned) } else { Ok(scanned) }
             }
             LogicalPlan::Filter(filter) if self.is_correlated => self.correlated(filter),
-            LogicalPlan::Projection(projection) if !has_outer(plan) => {
-                let input = self.relation(&projection.input)?;
-                let mut expressions = self.expressions(projection.expr.clone())?;
-                for name in &input.hashes {
-                    expressions.push(column_of(&input.plan, name)?);
-                }
-                let plan = Projection::try_new(expressions, Arc::new(input.plan))?;
-                Ok(Relation { plan: LogicalPlan::Projection(plan), hashes: input.hashes })
+            LogicalPlan::Projection(projection) if !has_outer(plan) => self.projection(projection),
+            LogicalPlan::Filter(filter) if !has_outer(plan) => {
+                let input = self.relation(&filter.input)?;
+                let is_told = input.is_told_by(&filter.predicate);
+                let input = if is_told { self.ended(input)? } else { input };
+                self.rebuilt(plan, input)
             }
-            LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Limit(_) if !has_outer(plan) => {
-                let inputs = plan.inputs().into_iter().map(|input| self.relation(input));
-                let inputs = inputs.collect::<Result<Vec<_>>>()?;
-                self.rebuilt(plan, inputs)
+            LogicalPlan::Sort(sort) if !has_outer(plan) => {
+                let input = self.relation(&sort.input)?;
+                let is_told = sort.expr.iter().any(|sort| input.is_told_by(&sort.expr));
+                let input = if is_told && sort.fetch.is_some() { self.ended(input)? } else { input };
+                let sorted = self.rebuilt(plan, input)?;
+                let is_ordered_by_telling = sorted.is_ordered_by_telling || is_told;
+                Ok(Relation { is_ordered_by_telling, ..sorted })
             }
+            LogicalPlan::Limit(limit) if !has_outer(plan) => self.limit(plan, limit),
             LogicalPlan::Subquery(subquery) => {
                 let inner = self.subquery(subquery.clone())?;
-                Ok(Relation { plan: LogicalPlan::Subquery(inner), hashes: Vec::new() })
+                Ok(Relation::new(LogicalPlan::Subquery(inner), Vec::new()))
             }
             LogicalPlan::SubqueryAlias(alias) => {
                 let input = self.relation(&alias.input)?;
-                let plan = SubqueryAlias::try_new(Arc::new(input.plan), alias.alias.clone())?;
-                Ok(Relation { plan: LogicalPlan::SubqueryAlias(plan), hashes: input.hashes })
+                let plan = SubqueryAlias::try_new(Arc::new(input.plan.clone()), alias.alias.clone())?;
+                Ok(input.through(LogicalPlan::SubqueryAlias(plan)))
             }
             LogicalPlan::Join(join) if !has_outer(plan) => self.join(join),
             LogicalPlan::Aggregate(aggregate) if !has_outer(plan) => {
@@ -134,7 +188,7 @@ impl Counting {
             LogicalPlan::Distinct(Distinct::All(input)) => {
                 let of_input = self.relation(input)?;
                 if of_input.hashes.is_empty() {
-                    return self.rebuilt(plan, vec![of_input]);
+                    return self.rebuilt(plan, of_input);
                 }
                 let groups = input.schema().columns().into_iter().map(Expr::Column).collect();
                 self.aggregated(of_input, groups, Vec::new())
@@ -142,24 +196,59 @@ impl Counting {
             _ => {
                 let inputs = plan.inputs().into_iter().map(|input| {
                     let input = self.relation(input)?;
-                    self.ended(input)
+                    Ok(self.ended(input)?.plan)
                 });
                 let inputs = inputs.collect::<Result<Vec<_>>>()?;
-                self.rebuilt(plan, inputs)
+                Ok(Relation::new(self.made_anew(plan, inputs)?, Vec::new()))
             }
         }
     }
 
-    /// The same step over inputs that are rewritten already. Hashes of theirs are in its columns too.
-    fn rebuilt(&mut self, plan: &LogicalPlan, relations: Vec<Relation>) -> Result<Relation> {
-        let (mut inputs, mut hashes) = (Vec::new(), Vec::new());
-        for relation in relations {
-            inputs.push(relation.plan);
-            hashes.extend(relation.hashes);
-        }
+    /// The same step over an input that is rewritten already, whose columns it has as they are, those with hashes too.
+    fn rebuilt(&mut self, plan: &LogicalPlan, input: Relation) -> Result<Relation> {
+        let plan = self.made_anew(plan, vec![input.plan.clone()])?;
+        Ok(input.through(plan))
+    }
+
+    fn made_anew(&mut self, plan: &LogicalPlan, inputs: Vec<LogicalPlan>) -> Result<LogicalPlan> {
         let expressions = self.expressions(plan.expressions())?;
-        let plan = made_anew(plan, expressions, inputs)?;
-        Ok(Relation { plan, hashes })
+        made_anew(plan, expressions, inputs)
+    }
+
+    fn projection(&mut self, projection: &Projection) -> Result<Relation> {
+        let input = self.relation(&projection.input)?;
+        let mut expressions = self.expressions(projection.expr.clone())?;
+        for name in &input.hashes {
+            expressions.push(column_of(&input.plan, name)?);
+        }
+        let told: Vec<bool> = projection.expr.iter().map(|expression| input.is_told_by(expression)).collect();
+        let plan = Projection::try_new(expressions, Arc::new(input.plan))?;
+        let columns = plan.schema.columns().into_iter().zip(told);
+        let telling = columns.filter(|(_, is_told)| *is_told).map(|(column, _)| column).collect();
+        Ok(Relation { plan: LogicalPlan::Projection(plan), telling, ..input })
+    }
+
+    /// Rows that are skipped are counted: which is the first that is not tells of them.
+    fn limit(&mut self, plan: &LogicalPlan, limit: &Limit) -> Result<Relation> {
+        let input = self.relation(&limit.input)?;
+        if input.hashes.is_empty() {
+            return self.rebuilt(plan, input);
+        }
+        let input = match (limit.get_skip_type()?, limit.get_fetch_type()?) {
+            (SkipType::Literal(0), _) if !input.is_ordered_by_telling => input,
+            (SkipType::Literal(skip), FetchType::Literal(Some(fetch))) if !input.is_ordered_by_telling => {
+                let all = i64::try_from(skip.saturating_add(fetch)).unwrap_or(i64::MAX);
+                let first = Limit {
+                    skip: None,
+                    fetch: Some(Box::new(lit(all))),
+                    input: Arc::new(input.plan.clone()),
+                };
+                let first = input.through(LogicalPlan::Limit(first));
+                self.ended(first)?
+            }
+            _ => self.ended(input)?,
+        };
+        self.rebuilt(plan, input)
     }
 
     /// Counts all that pass, and takes their hashes away.
@@ -172,13 +261,12 @@ impl Counting {
         let places = places.map(|(at, _)| at).collect();
         let passed = Passed::try_new(relation.plan, places, Arc::clone(&self.cover))?;
         let plan = LogicalPlan::Extension(Extension { node: Arc::new(passed) });
-        Ok(Relation { plan, hashes: Vec::new() })
+        Ok(Relation::new(plan, Vec::new()))
     }
 
     fn scan(&mut self, scan: &TableScan) -> Result<Relation> {
         let Some((table, counted)) = counted(scan) else {
-            let plan = LogicalPlan::TableScan(scan.clone());
-            return Ok(Relation { plan, hashes: Vec::new() });
+            return Ok(Relation::new(LogicalPlan::TableScan(scan.clone()), Vec::new()));
         };
         self.made += 1;
         let value = format!("{RESERVED}covered_{}", self.made);
@@ -202,7 +290,7 @@ impl Counting {
         let own = read.schema().columns().into_iter().filter(|column| column.name != value);
         let expressions: Vec<Expr> = own.map(Expr::Column).chain([hash]).collect();
         let plan = LogicalPlan::Projection(Projection::try_new(expressions, Arc::new(read))?);
-        Ok(Relation { plan, hashes: vec![name] })
+        Ok(Relation::new(plan, vec![name]))
     }
 
     /// A condition within a subquery that depends on the row around it: what does not depend on it is applied before counting.
@@ -213,7 +301,7 @@ impl Counting {
                 match filter.input.as_ref() {
                     LogicalPlan::SubqueryAlias(alias) => {
                         let plan = SubqueryAlias::try_new(Arc::new(scanned.plan), alias.alias.clone())?;
-                        Relation { plan: LogicalPlan::SubqueryAlias(plan), ..scanned }
+                        Relation::new(LogicalPlan::SubqueryAlias(plan), scanned.hashes)
                     }
                     _ => scanned,
                 }
@@ -239,11 +327,22 @@ impl Counting {
 
     fn join(&mut self, join: &Join) -> Result<Relation> {
         let (mut left, mut right) = (self.relation(&join.left)?, self.relation(&join.right)?);
-        match join.join_type {
-            JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => {}
-            JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => right = self.ended(right)?,
-            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => left = self.ended(left)?,
+        let conditions = join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter);
+        let (of_left, of_right) = conditions.fold((false, false), |(of_left, of_right), condition| {
+            (of_left || left.is_told_by(condition), of_right || right.is_told_by(condition))
+        });
+        let kind = join.join_type;
+        let only_left = matches!(kind, JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
+        let only_right = matches!(kind, JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark);
+        if of_left || only_right {
+            left = self.ended(left)?;
         }
+        if of_right || only_left {
+            right = self.ended(right)?;
+        }
+        let mut telling =
+            [left.telling_of_join(kind, JoinType::Right), right.telling_of_join(kind, JoinType::Left)]
+                .concat();
         let mut on = Vec::new();
         for (l, r) in &join.on {
             on.push((self.subqueries(l.clone())?, self.subqueries(r.clone())?));
@@ -260,7 +359,9 @@ impl Counting {
             join.null_equality,
             join.null_aware,
         )?;
-        Ok(Relation { plan: LogicalPlan::Join(plan), hashes })
+        let plan = LogicalPlan::Join(plan);
+        telling.retain(|column| plan.schema().has_column(column));
+        Ok(Relation { telling, ..Relation::new(plan, hashes) })
     }
 
     fn aggregated(&mut self, input: Relation, groups: Vec<Expr>, mut figures: Vec<Expr>) -> Result<Relation> {
@@ -270,8 +371,14 @@ impl Counting {
             let call = AggregateFunction::new_udf(Arc::clone(&union), hashes, false, None, vec![], None);
             figures.push(Expr::AggregateFunction(call).alias(name));
         }
+        let told: Vec<bool> = groups.iter().map(|group| input.is_told_by(group)).collect();
         let plan = Aggregate::try_new(Arc::new(input.plan), groups, figures)?;
-        Ok(Relation { plan: LogicalPlan::Aggregate(plan), hashes: input.hashes })
+        let is_plain = plan.group_expr.iter().all(|group| !matches!(group, Expr::GroupingSet(_)));
+        // A figure tells how many there are.
+        let columns = plan.schema.columns().into_iter().enumerate();
+        let telling = columns.filter(|(at, _)| told.get(*at).is_none_or(|is_told| *is_told || !is_plain));
+        let telling = telling.map(|(_, column)| column).filter(|_| !input.hashes.is_empty()).collect();
+        Ok(Relation { telling, ..Relation::new(LogicalPlan::Aggregate(plan), input.hashes) })
     }
 
     fn expressions(&mut self, expressions: Vec<Expr>) -> Result<Vec<Expr>> {

@@ -8,8 +8,8 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, BinaryArray, BooleanArray, RecordBatch};
 use arrow::compute::{concat_batches, filter_record_batch, nullif};
@@ -122,10 +122,11 @@ impl Accumulator for OfGroup {
     }
 }
 
-fn hash_of(value: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+/// Nobody outside knows what has which hash: two values with one hash could be made in minutes.
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+pub fn hash_of(value: impl Hash) -> u64 {
+    HASHES.hash_one(value)
 }
 
 /// A column of sketches, behind those that are shown.

@@ -278,6 +278,31 @@ mod tests {
         }
     }
 
+    /// Who writes to a table has nothing hashed there as it is elsewhere.
+    #[test]
+    fn a_key_of_its_own_makes_other_pseudonyms() {
+        use crate::shape::TableName;
+        let values = texts(&[Some("Ada")]);
+        let tables = [
+            TableName::new("monitors", "out"),
+            TableName::new("monitors", "in"),
+            TableName::new("monitorso", "ut"),
+        ];
+        for mask in [Mask::Hash(key()), Mask::Tokenise(key())] {
+            let mut made: Vec<String> = tables
+                .iter()
+                .map(|table| mask.clone().with_key_of(table))
+                .chain([mask.clone()])
+                .map(|mask| apply(&mask, &values).as_string::<i32>().value(0).to_owned())
+                .collect();
+            made.dedup();
+            made.sort();
+            made.dedup();
+            assert_eq!(made.len(), 4, "{mask:?}");
+        }
+        assert_eq!(Mask::KeepLast(4).with_key_of(&tables[0]), Mask::KeepLast(4));
+    }
+
     #[test]
     fn equal_values_have_equal_hashes_whatever_their_type() {
         let numbers: ArrayRef = Arc::new(Int32Array::from(vec![5]));

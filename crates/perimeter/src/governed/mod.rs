@@ -14,6 +14,7 @@ mod joins;
 pub mod leakproof;
 pub mod lineage;
 pub mod masks;
+mod or_null;
 pub mod releases;
 pub mod sketch;
 pub mod table;

@@ -20,6 +20,8 @@ const BYTES_MAX: usize = 64 << 20;
 /// Beyond these, those of whom nothing is known of today are forgotten.
 const PRINCIPALS_MAX: usize = 1_000;
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+/// Of a principal. That a statement failed may tell of a row, once.
+pub const FAILURES_MAX: usize = 20;
 /// Bytes of sketches that are looked at for one answer: a second, about.
 const WORK_BYTES_MAX: u64 = 4 << 30;
 /// What it costs to look for a value among all sets.
@@ -53,6 +55,8 @@ struct Shown {
     bytes: usize,
     oldest_ms: i64,
     newest_ms: i64,
+    /// When statements over rows that are shown in groups only failed.
+    failed_ms: Vec<i64>,
 }
 
 /// What all principals were shown.
@@ -117,6 +121,22 @@ impl Releases {
 }
 
 impl Released {
+    /// Notes that a statement over rows that are shown in groups only failed.
+    pub fn fail(&self) {
+        let shown = self.all.of(&self.principal, self.now_ms);
+        let mut shown = shown.lock();
+        shown.newest_ms = shown.newest_ms.max(self.now_ms);
+        shown.failed_ms.push(self.now_ms);
+    }
+
+    /// Whether so many failed within a day that another one must not.
+    pub fn has_failed_often(&self) -> bool {
+        let shown = self.all.of(&self.principal, self.now_ms);
+        let mut shown = shown.lock();
+        shown.failed_ms.retain(|failed_ms| *failed_ms > self.now_ms - DAY_MS);
+        shown.failed_ms.len() >= FAILURES_MAX
+    }
+
     /// Notes that the group is shown, unless it must not be.
     pub fn ask(&self, candidate: &Candidate, work: &mut Work) -> Verdict {
         let shown = self.all.of(&self.principal, self.now_ms);
@@ -172,6 +192,7 @@ impl Shown {
     /// Forgets what is older.
     fn forget(&mut self, since_ms: i64) {
         let before = std::mem::take(self);
+        self.failed_ms = before.failed_ms;
         for (name, domain) in before.domains {
             let mut kept = Domain::default();
             for release in domain.releases.into_iter().filter(|release| release.at_ms > since_ms) {

@@ -15,7 +15,7 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 
-use super::exec::{GovernedExec, Output, Shaping};
+use super::exec::{GovernedExec, Mixed, Output, Shaping};
 use super::leakproof::is_leakproof;
 use super::masks::masked_type;
 use super::{Failed, filter_failed, source_failed};
@@ -31,6 +31,8 @@ pub struct GovernedTable {
     outputs: Arc<[Output]>,
     /// Over columns of the source.
     row_filter: Option<Expr>,
+    /// Columns whose values have parts of columns without labels, whatever labels they have.
+    unlabelled: Arc<BTreeSet<String>>,
 }
 
 impl GovernedTable {
@@ -66,7 +68,27 @@ impl GovernedTable {
             outputs.push(Output::Column { at, mask });
         }
         let schema = Arc::new(Schema::new(fields));
-        GovernedTable { shape, source, schema, outputs: outputs.into(), row_filter }
+        GovernedTable {
+            shape,
+            source,
+            schema,
+            outputs: outputs.into(),
+            row_filter,
+            unlabelled: Arc::default(),
+        }
+    }
+
+    pub fn with_unlabelled(self, unlabelled: BTreeSet<String>) -> GovernedTable {
+        GovernedTable { unlabelled: Arc::new(unlabelled), ..self }
+    }
+
+    /// Whether values of a column have parts of columns without labels, although it has some.
+    pub fn has_unlabelled(&self, name: &str) -> bool {
+        self.unlabelled.contains(name)
+    }
+
+    pub fn row_filter(&self) -> Option<&Expr> {
+        self.row_filter.as_ref()
     }
 
     pub fn shape(&self) -> &TableShape {
@@ -106,6 +128,14 @@ impl GovernedTable {
         let mut outputs = self.outputs.to_vec();
         outputs.push(Output::Column { at, mask: None });
         Ok(GovernedTable { schema: Arc::new(Schema::new(fields)), outputs: outputs.into(), ..self.clone() })
+    }
+
+    /// Whether the source may give rows in the order of values that are not shown. Of rows that are held, nobody sees the order.
+    fn has_order_to_hide(&self) -> bool {
+        let is_as_it_is = |name: &String| self.is_shown_as_it_is(name);
+        let of_source = self.source.schema();
+        let mut names = of_source.fields().iter().map(|field| field.name());
+        !self.outputs.iter().any(|output| matches!(output, Output::RowKey)) && !names.all(is_as_it_is)
     }
 
     fn is_shown_as_it_is(&self, name: &str) -> bool {
@@ -181,8 +211,13 @@ impl TableProvider for GovernedTable {
         let read: Vec<usize> = read.into_iter().collect();
         let mut pushed = filters.to_vec();
         pushed.extend(self.filters_for_source());
-        // Which rows are left is not known before the filter.
-        let limit = limit.filter(|_| self.row_filter.is_none());
+        // Which rows are left is not known before the filter, and which are the first tells of their order.
+        let mixed = match limit {
+            _ if !self.has_order_to_hide() => None,
+            Some(_) => Some(Mixed::Few),
+            None => Some(Mixed::Many),
+        };
+        let limit = limit.filter(|_| self.row_filter.is_none() && mixed.is_none());
         let input = self.source.scan(state, Some(&read), &pushed, limit).await;
         let input = input.map_err(|error| source_failed(&self.shape.table, error))?;
         let place = |column: usize| read.binary_search(&column).expect("it is read");
@@ -203,6 +238,7 @@ impl TableProvider for GovernedTable {
             filter,
             outputs: outputs.collect(),
             schema: Arc::new(self.schema.project(projection.unwrap_or(&all))?),
+            mixed,
         };
         Ok(Arc::new(GovernedExec::new(input, Arc::new(shaping))))
     }

@@ -1,6 +1,9 @@
 //! Expressions over rows that are held until they are in a group: none may fail on a row, since that it failed, and where, would tell
-//! of the row. What can be is made so that it gives NULL instead, and the rest is refused.
+//! of the row. What can be is made so that it gives NULL instead, and the rest is refused: first by what the caller wrote ([`whole`]),
+//! and once the engine has put in its casts and types are known, step by step ([`WholeCasts`], [`or_null`]).
 
+use arrow::array::StringArray;
+use arrow::compute::kernels::comparison::{ilike, like};
 use arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
@@ -14,12 +17,14 @@ use datafusion::logical_expr::{
     BinaryExpr, Expr, ExprSchemable as _, Extension, LogicalPlan, Operator, lit, when,
 };
 use datafusion::optimizer::AnalyzerRule;
+use regex::RegexBuilder;
 
 use super::Refused;
 use super::guard::Guard;
+use super::or_null::{NAME, or_null};
 use super::weight::number;
 
-/// Functions that give a value for every row, whatever is in it.
+/// Functions that give a value for nearly every row, whatever is in it, and NULL for the others ([`or_null`]).
 const FUNCTIONS: [&str; 32] = [
     "ascii",
     "bit_length",
@@ -58,6 +63,27 @@ const FUNCTIONS: [&str; 32] = [
 /// Parts of a date or a time that all of them have.
 const DATE_PARTS: [&str; 9] = ["year", "quarter", "month", "week", "day", "dow", "doy", "isodow", "isoyear"];
 const TIME_PARTS: [&str; 4] = ["hour", "minute", "second", "millisecond"];
+/// Functions of which the optimizer makes expressions, and that cannot be called themselves. They do not fail.
+const REPLACED: [&str; 3] = ["coalesce", "now", "nvl"];
+/// Functions that put texts together: with a subquery for each, thirty of them make a gigabyte of a letter.
+const GROWING: [&str; 4] = ["concat", "concat_ws", "replace", "text_concat"];
+/// Functions that take literals.
+const WITH_LITERALS: [&str; 10] = [
+    "abs",
+    "date_part",
+    "date_trunc",
+    "left",
+    "right",
+    "round",
+    "split_part",
+    "substr",
+    "substring",
+    "trunc",
+];
+/// Of a pattern of LIKE, in characters.
+const LIKE_CHARS_MAX: usize = 1_000;
+/// Of a regular expression once it is compiled: how long it takes on a text should not be felt.
+const PATTERN_BYTES_MAX: usize = 256 << 10;
 const LENGTH_MAX: f64 = 1e6;
 const DIGITS_MAX: f64 = 15.0;
 
@@ -121,9 +147,10 @@ fn part(part: Expr) -> Result<Transformed<Expr>> {
             Ok(Transformed::yes(Expr::BinaryExpr(BinaryExpr { left, op, right: Box::new(right) })))
         }
         Expr::BinaryExpr(ref binary) if is_total(binary) => Ok(Transformed::no(part)),
-        Expr::Like(ref like) | Expr::SimilarTo(ref like) if matches!(*like.pattern, Expr::Literal(..)) => {
+        Expr::Like(ref like) if is_like_pattern(&like.pattern, like.case_insensitive) => {
             Ok(Transformed::no(part))
         }
+        Expr::SimilarTo(ref like) if is_pattern(&like.pattern) => Ok(Transformed::no(part)),
         Expr::ScalarFunction(ref function) if is_total_with(function) => Ok(Transformed::no(part)),
         Expr::ScalarFunction(ref function) => match made_total(function)? {
             Some(total) => Ok(Transformed::yes(total)),
@@ -155,6 +182,30 @@ fn part(part: Expr) -> Result<Transformed<Expr>> {
     }
 }
 
+/// The text of a literal. None: it is no text.
+fn literal(expression: &Expr) -> Option<Option<&str>> {
+    match expression {
+        Expr::Literal(value, _) if value.is_null() => Some(None),
+        Expr::Literal(value, _) => value.try_as_str(),
+        _ => None,
+    }
+}
+
+/// Whether it can be looked for in any text: that it cannot would be told where there is a row only.
+fn is_pattern(pattern: &Expr) -> bool {
+    let compiles = |text: &str| RegexBuilder::new(text).size_limit(PATTERN_BYTES_MAX).build().is_ok();
+    literal(pattern).is_some_and(|text| text.is_none_or(compiles))
+}
+
+fn is_like_pattern(pattern: &Expr, is_any_case: bool) -> bool {
+    let fits = |text: &str| {
+        let (texts, pattern) = (StringArray::from(vec![""]), StringArray::new_scalar(text));
+        let found = if is_any_case { ilike(&texts, &pattern) } else { like(&texts, &pattern) };
+        text.chars().count() <= LIKE_CHARS_MAX && found.is_ok()
+    };
+    literal(pattern).is_some_and(|text| text.is_none_or(fits))
+}
+
 fn could_fail(part: &Expr) -> Refused {
     Refused::new(
         format!("{part} could fail on single rows, which leave only in groups"),
@@ -164,7 +215,7 @@ fn could_fail(part: &Expr) -> Refused {
     )
 }
 
-/// Casts that the engine puts in by itself give NULL too where they would fail.
+/// Casts that the engine puts in by itself give NULL too where they would fail, and so does each step that could.
 #[derive(Debug)]
 pub struct WholeCasts;
 
@@ -198,20 +249,93 @@ fn without_casts(node: LogicalPlan) -> Result<LogicalPlan> {
     let schema = merge_schema(&node.inputs());
     let treated = node.map_expressions(|expression| {
         let name = names.save(&expression);
-        let treated = expression.transform_up(|part| match part {
-            Expr::Cast(cast) => {
-                Ok(Transformed::yes(Expr::TryCast(TryCast { expr: cast.expr, field: cast.field })))
-            }
-            Expr::ScalarFunction(ref function)
-                if function.name() == "date_part" && !has_parts(function, &schema)? =>
-            {
-                Err(could_fail(&part).into())
-            }
-            part => Ok(Transformed::no(part)),
-        })?;
+        let treated = expression.transform_up(|part| step(part, &schema))?;
         Ok(treated.update_data(|expression| name.restore(expression)))
     })?;
     treated.data.recompute_schema()
+}
+
+/// One step of an expression, whose arguments are treated already.
+fn step(part: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> {
+    let part = match part {
+        Expr::Cast(cast) => Expr::TryCast(TryCast { expr: cast.expr, field: cast.field }),
+        part => part,
+    };
+    match can_fail(&part, schema)? {
+        Fails::Never => Ok(Transformed::yes(part)),
+        Fails::Sometimes { is_growing } => Ok(Transformed::yes(or_null(part, schema, is_growing)?)),
+        Fails::AsEngine => Err(could_fail(&part).into()),
+    }
+}
+
+/// Whether a step fails on some row.
+enum Fails {
+    Never,
+    Sometimes {
+        /// Its texts may be longer than those that it is given.
+        is_growing: bool,
+    },
+    /// It may, and it cannot be carried out otherwise.
+    AsEngine,
+}
+
+fn can_fail(part: &Expr, schema: &DFSchema) -> Result<Fails> {
+    let sometimes =
+        |is_some: bool| if is_some { Fails::Sometimes { is_growing: false } } else { Fails::Never };
+    Ok(match part {
+        Expr::TryCast(cast) => {
+            let (from, to) = (cast.expr.get_type(schema)?, cast.field.data_type());
+            sometimes(!(is_simple(&from) && is_simple(to)))
+        }
+        Expr::Negative(of) => {
+            let of = of.get_type(schema)?;
+            sometimes(!(of.is_integer() || of.is_floating()))
+        }
+        Expr::BinaryExpr(binary) => {
+            let (left, right) = (binary.left.get_type(schema)?, binary.right.get_type(schema)?);
+            let (are_whole, are_floats) =
+                (left.is_integer() && right.is_integer(), left.is_floating() && right.is_floating());
+            match binary.op {
+                // The engine's sums of whole numbers start anew at the other end of what the type can hold.
+                Operator::Plus | Operator::Minus | Operator::Multiply => sometimes(!are_whole && !are_floats),
+                Operator::Divide | Operator::Modulo => sometimes(!are_floats),
+                Operator::StringConcat => Fails::Sometimes { is_growing: true },
+                Operator::And | Operator::Or => Fails::Never,
+                _ if !are_compared(&left, &right) => Fails::AsEngine,
+                _ => Fails::Never,
+            }
+        }
+        Expr::Between(between) => {
+            let of = between.expr.get_type(schema)?;
+            let ends = [between.low.get_type(schema)?, between.high.get_type(schema)?];
+            if ends.iter().all(|end| are_compared(&of, end)) { Fails::Never } else { Fails::AsEngine }
+        }
+        Expr::InList(list) if list.expr.get_type(schema)?.is_nested() => Fails::AsEngine,
+        Expr::Case(case) => match &case.expr {
+            Some(of) if of.get_type(schema)?.is_nested() => Fails::AsEngine,
+            _ => Fails::Never,
+        },
+        Expr::ScalarFunction(function) => match function.name() {
+            "date_part" if !has_parts(function, schema)? => Fails::AsEngine,
+            name if REPLACED.contains(&name) || name == NAME => Fails::Never,
+            name if GROWING.contains(&name) => Fails::Sometimes { is_growing: true },
+            name => sometimes(FUNCTIONS.contains(&name) || WITH_LITERALS.contains(&name)),
+        },
+        _ => Fails::Never,
+    })
+}
+
+/// Whether values of two types are compared without a failure.
+fn are_compared(left: &DataType, right: &DataType) -> bool {
+    let is_span = |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
+    let is_null = left.is_null() || right.is_null();
+    !left.is_nested() && !right.is_nested() && (is_null || is_span(left) == is_span(right))
+}
+
+/// Types between which a cast that only tries never fails.
+fn is_simple(data_type: &DataType) -> bool {
+    let is_text = matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    data_type.is_integer() || data_type.is_floating() || is_text || *data_type == DataType::Boolean
 }
 
 fn is_zero(value: &ScalarValue) -> bool {
@@ -235,7 +359,7 @@ fn is_total(binary: &BinaryExpr) -> bool {
         | Operator::IsNotDistinctFrom
         | Operator::StringConcat => true,
         Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch | Operator::RegexNotIMatch => {
-            matches!(*binary.right, Expr::Literal(..))
+            is_pattern(&binary.right)
         }
         _ => false,
     }

@@ -1,6 +1,6 @@
 //! What each principal took today, against the limits of its obligations.
 //!
-//! A request is charged before it is executed, its rows and entities before they leave. Only
+//! A request is charged before it is executed, its rows and entities before they leave. Refusals are counted. Only
 //! requests on tables with a budget count. Days are those of UTC.
 //!
 //! Invariants: two requests at once cannot both take what is left once; what was charged is given
@@ -17,6 +17,8 @@ use super::ledger::{Ledger, LedgerError};
 use crate::governed::cover::{EntityKey, KEY_BYTES};
 
 const MAX_PRINCIPALS: usize = 100_000;
+/// Of a principal and a day. That an answer is refused, or fails, tells of rows that nobody pays for.
+pub const REFUSALS_MAX: u64 = 16;
 /// Entities of all principals that are told apart. Beyond these, nothing leaves that is counted.
 const MAX_KNOWN: usize = 1_000_000;
 pub const DAY_MS: i64 = 86_400_000;
@@ -56,6 +58,7 @@ impl std::fmt::Debug for Today {
 struct Spent {
     queries: u64,
     rows: u64,
+    refusals: u64,
     /// Entities that an audit log counts, and no ledger knows any more.
     lost: u64,
     /// Hashes of entities.
@@ -82,6 +85,11 @@ pub enum Exhausted {
          ask for fewer, or for those that you had today; the next day begins at 00:00 UTC"
     )]
     Entities(u64),
+    #[error(
+        "{REFUSALS_MAX} answers were refused today, or failed, that would have been charged in rows or different entities; \
+         the next day begins at 00:00 UTC"
+    )]
+    Refusals,
     #[error("the budgets of today cannot be kept: there are too many principals or entities")]
     Unknown,
     #[error("the budgets of today cannot be kept: tell the operator of this server")]
@@ -100,6 +108,9 @@ pub struct Charged {
     /// Those that the principal had not had that day.
     #[serde(skip_serializing_if = "is_zero")]
     pub entities: u64,
+    /// Answers that did not leave.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub refusals: u64,
 }
 
 /// The key of a line's `details` that holds it.
@@ -149,6 +160,7 @@ impl Budgets {
             let spent = today.spent.entry(principal).or_default();
             spent.queries = spent.queries.saturating_add(charged.queries);
             spent.rows = spent.rows.saturating_add(charged.rows);
+            spent.refusals = spent.refusals.saturating_add(charged.refusals);
             // Of a ledger that is gone nobody knows who they were: they count, and those who come again count anew.
             spent.lost = charged.entities.saturating_sub(spent.known.len() as u64);
         }
@@ -167,9 +179,24 @@ impl Budgets {
         if let Some(limit) = limits.rows_per_day.filter(|limit| spent.rows >= *limit) {
             return Err(Exhausted::Rows(limit));
         }
+        if spent.refusals >= REFUSALS_MAX && limits.is_of_answers() {
+            return Err(Exhausted::Refusals);
+        }
         // Entities that were seen today may be seen again.
         spent.queries = spent.queries.saturating_add(1);
         Ok(Charged { day, queries: 1, ..Charged::default() })
+    }
+
+    /// Notes that an answer was refused, or failed, which tells something of its rows.
+    pub fn refuse(&self, principal: &str, day: i64) -> Charged {
+        let mut today = self.today.lock();
+        today.turn_to(day);
+        let day = today.day;
+        // A principal that there is no place for has no answers either.
+        if let Some(spent) = today.of(principal) {
+            spent.refusals = spent.refusals.saturating_add(1);
+        }
+        Charged { day, refusals: 1, ..Charged::default() }
     }
 
     /// Charges what an answer holds, before it leaves: all of it, or nothing, and then it must not
@@ -286,7 +313,7 @@ mod tests {
         assert_eq!(settle(&budgets, 1, 1, &[1, 2, 4]).map(|charged| charged.entities), Ok(1));
         assert_eq!(settle(&budgets, 1, 1, &[1, 5]), Err(Exhausted::Entities(4)));
         assert_eq!(settle(&budgets, 1, 4, &[1]), Err(Exhausted::Rows(10)));
-        // What was refused is not charged.
+        // What was refused is not charged in them.
         assert_eq!(budgets.spent("alice", 1), (1, 7, 4));
         assert!(begin(1).is_ok() && begin(1).is_ok());
         assert_eq!(begin(1), Err(Exhausted::Queries(3)));
@@ -299,6 +326,34 @@ mod tests {
     }
 
     #[test]
+    fn refusals_of_a_day_have_an_end() {
+        let budgets = Budgets::default();
+        for _ in 0..REFUSALS_MAX {
+            assert!(budgets.begin("alice", 1, &of_answers()).is_ok());
+            assert_eq!(budgets.refuse("alice", 1).refusals, 1);
+        }
+        assert_eq!(budgets.begin("alice", 1, &of_answers()), Err(Exhausted::Refusals));
+        assert!(
+            budgets.begin("bob", 1, &of_answers()).is_ok()
+                && budgets.begin("alice", 2, &of_answers()).is_ok()
+        );
+        // Where queries alone are counted, an answer is not refused for what it has.
+        let of_queries = Limits { queries_per_day: Some(99), ..Limits::default() };
+        assert!(budgets.begin("alice", 1, &of_queries).is_ok());
+        // A restart forgets none.
+        let again = Budgets::default();
+        let charged = Charged { day: 1, refusals: REFUSALS_MAX, ..Charged::default() };
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::new(dir.path().join("entities"));
+        again.restore(1, HashMap::from([("alice".to_owned(), charged)]), ledger).unwrap();
+        assert_eq!(again.begin("alice", 1, &of_answers()), Err(Exhausted::Refusals));
+    }
+
+    fn of_answers() -> Limits {
+        Limits { queries_per_day: None, ..limits() }
+    }
+
+    #[test]
     fn a_restart_forgets_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = || Ledger::new(dir.path().join("entities"));
@@ -308,7 +363,7 @@ mod tests {
         settle(&budgets, 5, 3, &[1, 2]).unwrap();
         settle(&budgets, 5, 2, &[2, 3]).unwrap();
         drop(budgets);
-        let of_log = Charged { day: 5, queries: 2, rows: 5, entities: 3 };
+        let of_log = Charged { day: 5, queries: 2, rows: 5, entities: 3, refusals: 0 };
         let again = Budgets::default();
         again.restore(5, HashMap::from([("alice".to_owned(), of_log)]), ledger()).unwrap();
         assert_eq!(again.spent("alice", 5), (2, 5, 3));

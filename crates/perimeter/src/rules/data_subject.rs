@@ -74,12 +74,16 @@ impl Rulebook {
         prepared.columns.iter().map(|column| prepared.classes[column.class].labels.clone()).collect()
     }
 
-    /// What masks make of a value that name its subject still, where answers were written to topics.
-    pub fn pseudonyms(&self, value: &str) -> Vec<String> {
+    /// What masks make of a value that name its subject still, where answers were written to topics: those `written_to` have keys
+    /// of their own, and may have been read and written elsewhere.
+    pub fn pseudonyms(&self, value: &str, written_to: &[TableName]) -> Vec<String> {
         let values: ArrayRef = Arc::new(StringArray::from(vec![value]));
         let masks = self.obligations.list.iter().filter_map(|obligation| obligation.owed.mask.as_ref());
         let masks = masks.filter(|mask| matches!(mask, Mask::Hash(_) | Mask::Tokenise(_)));
-        let masked = masks.map(|mask| masks::apply(mask, &values));
+        let masked = masks.flat_map(|mask| {
+            let of_topics = written_to.iter().map(|table| mask.clone().with_key_of(table));
+            std::iter::once(mask.clone()).chain(of_topics).map(|mask| masks::apply(&mask, &values))
+        });
         let texts = masked.filter_map(|made| {
             let made = made.as_string_opt::<i32>()?;
             made.is_valid(0).then(|| made.value(0).to_owned())

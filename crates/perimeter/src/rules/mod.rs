@@ -181,6 +181,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Whether an answer may be refused for what is in it.
+    pub fn is_of_answers(&self) -> bool {
+        self.rows_per_day.is_some() || self.entities_per_day.is_some()
+    }
+
     /// The lower of each.
     #[must_use]
     pub fn strictest(self, other: Limits) -> Limits {

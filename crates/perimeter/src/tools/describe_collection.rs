@@ -12,6 +12,7 @@ use super::reads;
 use crate::answer::{mask_in_words, shape_in_words, type_name};
 use crate::config::is_identifier;
 use crate::engine::Described;
+use crate::governed::masks::masked_type;
 use crate::perimeter::{Perimeter, caller_of};
 use crate::rules::ColumnInfo;
 use crate::shape::{Shown, TableName, TableShape};
@@ -114,11 +115,15 @@ fn shown(shape: &TableShape, columns: &[ColumnInfo]) -> Table {
     let types = |name: &str| columns.iter().find(|column| column.name == name);
     let visible: Vec<_> = shape.columns.iter().filter(|column| column.shown != Shown::Hidden).collect();
     let described = visible.iter().map(|column| {
-        let of = types(&column.name).map_or_else(String::new, |column| type_name(&column.data_type));
-        let mask = match &column.shown {
-            Shown::Masked(mask) => Some(format!("masked {}", mask_in_words(mask))),
-            Shown::AsIs | Shown::Hidden => None,
+        let of_source = types(&column.name).map(|column| &column.data_type);
+        let (of, mask) = match &column.shown {
+            Shown::Masked(mask) => (
+                of_source.map(|of_source| type_name(&masked_type(mask, of_source))),
+                Some(format!("masked {}", mask_in_words(mask))),
+            ),
+            Shown::AsIs | Shown::Hidden => (of_source.map(type_name), None),
         };
+        let of = of.unwrap_or_default();
         (column.name.clone(), of, column.labels.clone(), mask)
     });
     let table = in_sql(&shape.table);

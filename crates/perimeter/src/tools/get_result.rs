@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::query::UNTRUSTED;
 use super::reads;
 use crate::answer::{AnswerColumn, TOKENS_DEFAULT, TOKENS_MAX, columns, page, shaped_by};
-use crate::catalog::still_holds;
+use crate::catalog::{NO_LONGER_GIVEN, still_holds};
 use crate::perimeter::{Perimeter, about, caller_of};
 use kafscale_agent::audit::Decision as Verdict;
 
@@ -58,15 +58,17 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     let caller = caller_of(call, args.purpose.as_deref())?;
     let decide = perimeter.decide("get_result");
     let unknown = || {
-        ToolError::invalid("unknown handle: it is not yours, or of another purpose, or too old; query again")
+        ToolError::invalid(
+            "unknown handle: it is not yours, or of another purpose or delegation, or too old; query again",
+        )
     };
     let handle = perimeter.engine.handles.find(&caller, &args.handle).ok_or_else(unknown)?;
     let mut details = about(&caller, decide.hash());
     details.insert("handle".to_owned(), json!(handle.name));
-    // Rules that became stricter since hold for what was kept, too.
-    if handle.rules_hash != decide.hash() && !still_holds(&caller, decide.as_ref(), &handle.used) {
+    // What is kept is given as anew: to this token, by this tool, at this hour.
+    if !still_holds(&caller, decide.as_ref(), &handle.used) {
         call.line.decide(Verdict::Deny, details).await?;
-        return Err(ToolError::invalid("the rules have changed since the result was made; query again"));
+        return Err(ToolError::invalid(NO_LONGER_GIVEN));
     }
     call.line.decide(Verdict::Allow, details).await?;
     let first = args.first_row.unwrap_or(0);

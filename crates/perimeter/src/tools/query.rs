@@ -64,7 +64,7 @@ struct Answer {
     rows: Option<Vec<Vec<Value>>>,
     /// Of the whole result.
     row_count: u64,
-    /// False: there are more rows than row_count; see cut_by.
+    /// False: there are, or may be, more rows than row_count; see cut_by.
     complete: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     cut_by: Option<&'static str>,
@@ -113,10 +113,16 @@ async fn released(
     planned: &Planned,
     limits: AnswerLimits,
 ) -> Result<(Rows, Filtered), ToolError> {
-    let mut rows = planned.run(limits).await.map_err(|error| told(&error))?;
+    let mut rows = planned.run(limits).await.map_err(|error| {
+        // Nobody pays for what an error tells of.
+        if planned.is_counted() && error.may_tell_of_rows() {
+            perimeter.refused(call, caller, planned);
+        }
+        told(&error)
+    })?;
     perimeter.settle(call, caller, planned, rows.rows).await?;
-    let (labels, patterns) = (planned.labels.clone(), planned.patterns());
-    let search = move || detect::filter(&mut rows, &labels, &patterns).map(|filtered| (rows, filtered));
+    let (lineages, patterns) = (planned.lineages.clone(), planned.patterns());
+    let search = move || detect::filter(&mut rows, &lineages, &patterns).map(|filtered| (rows, filtered));
     let searched = perimeter.engine.apart(search).await.map_err(|error| told(&error))?;
     searched.map_err(|refused| {
         call.line.add(JsonObject::from_iter([("refused_for".to_owned(), json!(refused.0))]));
@@ -153,8 +159,8 @@ async fn answer(perimeter: &Perimeter, call: &Call, args: Args) -> Result<Answer
     let row_count = rows.rows;
     let hash = planned.rules_hash().to_owned();
     let handle = delivered.is_none().then(|| {
-        let (labels, used) = (planned.labels.clone(), planned.used.clone());
-        perimeter.engine.handles.keep(&caller, rows, labels, used, hash.clone()).name.clone()
+        let used = planned.used.clone();
+        perimeter.engine.handles.keep(&caller, rows, &planned.lineages, used).name.clone()
     });
     let named = handle.iter().map(|handle| ("handle".to_owned(), json!(handle)));
     call.line.add(named.collect());

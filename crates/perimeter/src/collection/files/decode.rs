@@ -1,5 +1,6 @@
 //! The bytes of one file in, rows of the wanted columns out: CSV, JSON, text and Markdown.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -25,6 +26,8 @@ pub struct Layout {
     /// Of the files, then those of the names of directories.
     pub columns: Vec<SqlColumn>,
     pub of_files: usize,
+    /// See [`Found::renamed`].
+    pub renamed: BTreeMap<String, String>,
 }
 
 /// The columns of a line of text, and of a section of Markdown.
@@ -296,7 +299,14 @@ mod tests {
             columns => kafscale_core::sql_schema::parse(columns).unwrap(),
         };
         let of_files = columns.len();
-        Arc::new(Layout { format, delimiter: b',', header: true, columns, of_files })
+        Arc::new(Layout {
+            format,
+            delimiter: b',',
+            header: true,
+            columns,
+            of_files,
+            renamed: BTreeMap::new(),
+        })
     }
 
     fn decoded(layout: &Arc<Layout>, text: &str, step: usize) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! The columns of files that do not state them: by a bounded sample, so that what comes behind it may not fit.
 
+use std::collections::BTreeMap;
+
 use indexmap::{IndexMap, IndexSet};
 use kafscale_core::sql_schema::{SqlColumn, SqlType};
 use serde_json::value::RawValue;
@@ -114,6 +116,8 @@ fn is_number(text: &str) -> bool {
 pub struct Found {
     columns: IndexMap<String, Seen>,
     pub records: usize,
+    /// Columns that got another name since theirs was taken, and the name that they have in the file.
+    pub renamed: BTreeMap<String, String>,
 }
 
 impl Found {
@@ -124,7 +128,12 @@ impl Found {
             let base = if name.trim().is_empty() { format!("c{}", at + 1) } else { name.trim().to_owned() };
             let others = (2..).map(|count| format!("{base}_{count}"));
             let free = std::iter::once(base.clone()).chain(others).find(|name| !unique.contains(name));
-            unique.extend(free);
+            if let Some(free) = free {
+                if free != base {
+                    self.renamed.insert(free.clone(), base);
+                }
+                unique.insert(free);
+            }
         }
         for name in &unique {
             if self.columns.len() < MAX_COLUMNS {
@@ -201,6 +210,9 @@ mod tests {
         let names = found.name_header(["id", "", "id", "id_2", " a "].map(str::to_owned).into_iter());
         found.add_record(&names, b"1,,,x", b',');
         found.add_record(&names, b"1.5,,true,1", b',');
+        let renamed: Vec<_> =
+            found.renamed.iter().map(|(name, base)| (name.as_str(), base.as_str())).collect();
+        assert_eq!(renamed, [("id_2", "id"), ("id_2_2", "id_2")], "c2 has no name in the file");
         // Another file, in another order.
         let names = found.name_header(["a", "id"].map(str::to_owned).into_iter());
         found.add_record(&names, b"2024-01-01,2", b',');

@@ -34,6 +34,7 @@ use self::table::{Contents, FilesTable, TableFile, told};
 use super::rows::schema_of;
 use super::{Collection, CollectionError, Provenance, SourceTable};
 use crate::caller::Caller;
+use crate::rules::Holds;
 use crate::secret::{SecretError, SecretSlot, SecretSource};
 
 const MAX_FILES: usize = 10_000;
@@ -383,6 +384,7 @@ async fn layout(
 ) -> Result<Layout, FileError> {
     let is_tsv = sample.iter().any(|file| file.path.to_ascii_lowercase().ends_with(".tsv"));
     let delimiter = wanted.delimiter.unwrap_or(if is_tsv { b'\t' } else { b',' });
+    let mut renamed = BTreeMap::new();
     let of_files = match format {
         Format::Text | Format::Markdown => text_columns(format),
         _ => {
@@ -390,6 +392,7 @@ async fn layout(
             for file in sample {
                 look_at(root, file, format, (delimiter, wanted.header), &mut found).await?;
             }
+            renamed = std::mem::take(&mut found.renamed);
             found.columns()
         }
     };
@@ -397,7 +400,7 @@ async fn layout(
     let mut columns: Vec<SqlColumn> = of_files.into_iter().filter(|column| !in_path(column)).collect();
     let of_files = columns.len();
     columns.extend(directories.iter().cloned());
-    Ok(Layout { format, delimiter, header: wanted.header, columns, of_files })
+    Ok(Layout { format, delimiter, header: wanted.header, columns, of_files, renamed })
 }
 
 /// The first records of a file.
@@ -434,6 +437,21 @@ async fn look_at(
     Ok(())
 }
 
+fn renamed(table: &FilesTable) -> BTreeMap<String, String> {
+    match &table.contents {
+        Contents::Rows(layout) => layout.renamed.clone(),
+        Contents::Parquet(_) => BTreeMap::new(),
+    }
+}
+
+/// What rules say of a name is meant of each column that has it in the file.
+fn with_renamed(table: SourceTable, renamed: &BTreeMap<String, String>) -> SourceTable {
+    let of = |table: SourceTable, (name, in_file): (&String, &String)| {
+        table.holding(name, Holds::Columns(vec![in_file.clone()]))
+    };
+    renamed.iter().fold(table, of)
+}
+
 #[async_trait]
 impl Collection for Files {
     fn kind(&self) -> &'static str {
@@ -452,7 +470,8 @@ impl Collection for Files {
         let table = Arc::new(self.open(root, &name, &wanted).await.map_err(|e| self.told(e))?);
         let of = Arc::clone(&table);
         let provenance = move || provenance(&of, &place);
-        Ok(Some(SourceTable::new(name, table, Provenance(Arc::new(provenance)))))
+        let renamed = renamed(&table);
+        Ok(Some(with_renamed(SourceTable::new(name, table, Provenance(Arc::new(provenance))), &renamed)))
     }
 
     async fn parts(&self, name: &str) -> Result<Vec<(String, SourceTable)>, CollectionError> {
@@ -464,7 +483,8 @@ impl Collection for Files {
             let (table, place) = (Arc::new(whole.of_file(file)), place.clone());
             let of = Arc::clone(&table);
             let told = Provenance(Arc::new(move || provenance(&of, &place)));
-            (file.entry.path.clone(), SourceTable::new(name, table, told))
+            let renamed = renamed(&table);
+            (file.entry.path.clone(), with_renamed(SourceTable::new(name, table, told), &renamed))
         };
         Ok(whole.files.iter().map(part).collect())
     }

@@ -19,6 +19,7 @@ use super::root::{FileError, Root, Version};
 use super::{Files, FilesConfig};
 use crate::collection::conformance::{self, Subject, caller, open, rows};
 use crate::collection::{Collection, CollectionError};
+use crate::rules::Holds;
 
 fn files(dir: &Path, more: &str) -> Files {
     let config: FilesConfig = basic_toml::from_str(&format!("root = \"data\"\n{more}")).unwrap();
@@ -133,6 +134,19 @@ async fn row_groups_are_passed_over_by_their_statistics() {
     context.register_table("t", source.provider).unwrap();
     assert_eq!(rows(&context, "SELECT name FROM t WHERE id = 500").await.unwrap(), ["name 500"]);
     assert_eq!((source.provenance.0)()["rows_read"], 10);
+}
+
+/// A rule about `who` is about both.
+#[tokio::test]
+async fn a_second_column_of_a_name_holds_the_first() {
+    let dir = with_files(&[("a.csv", "id,who,text, who \n1,a,b,c\n"), ("b.csv", "who,who_2\na,b\n")]);
+    let collection = files(dir.path(), "");
+    let holds = async |table| {
+        let columns = open(&collection, table).await.columns.into_iter();
+        columns.filter(|column| column.holds != Holds::Nothing).map(|c| (c.name, c.holds)).collect::<Vec<_>>()
+    };
+    assert_eq!(holds("a").await, [("who_2".to_owned(), Holds::Columns(vec!["who".to_owned()]))]);
+    assert_eq!(holds("b").await, []);
 }
 
 #[tokio::test]

@@ -34,7 +34,8 @@ async fn those_of_whom_something_is_in_an_answer_are_counted() {
     for (sql, expected) in [
         (format!("SELECT name FROM {p} WHERE id < 5"), 5),
         (format!("SELECT name FROM {p} ORDER BY id LIMIT 7"), 7),
-        (format!("SELECT name FROM {p} ORDER BY weight DESC LIMIT 3 OFFSET 2"), 3),
+        // Those that are skipped too.
+        (format!("SELECT name FROM {p} ORDER BY weight DESC LIMIT 3 OFFSET 2"), 5),
         // The answer has 20 of them.
         (format!("SELECT name FROM {p} ORDER BY id"), 20),
         (format!("SELECT count(*) FROM {p} WHERE ward = 4"), 3),
@@ -95,6 +96,80 @@ async fn those_of_whom_something_is_in_an_answer_are_counted() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whichever of two answers comes, it must not tell of somebody who is not counted in either.
+#[tokio::test]
+async fn nobody_is_told_of_by_what_is_left_out() {
+    let clinic = Clinical::new(counted(vec![("id", Shown::AsIs)], 1_000));
+    let of = |at: &str| format!("clinic.patients WHERE id = 7 OR (id = 98 AND weight {at})");
+    for (sql, is_there, is_not) in [
+        ("SELECT id FROM @ ORDER BY id DESC LIMIT 1 OFFSET 1", 2, 1),
+        ("SELECT id FROM @ ORDER BY id DESC OFFSET 1", 2, 1),
+        ("SELECT 1 FROM (SELECT * FROM @) t HAVING count(*) < 2", 2, 1),
+        ("SELECT n FROM (SELECT count(*) AS n FROM @) q WHERE n = 2", 2, 1),
+        ("SELECT max(n) FROM (SELECT ward, count(*) AS n FROM @ GROUP BY ward ORDER BY n LIMIT 1) q", 2, 1),
+        ("SELECT ward FROM (SELECT * FROM @) t GROUP BY ward ORDER BY count(*), ward LIMIT 1", 2, 1),
+        ("SELECT v.x FROM (SELECT count(*) AS n FROM @) q JOIN (VALUES (1, 'a')) v(n, x) ON v.n = q.n", 2, 1),
+        (
+            "SELECT w.title FROM clinic.wards w LEFT JOIN (SELECT * FROM @) p ON p.ward = w.ward WHERE p.id IS NULL",
+            2,
+            1,
+        ),
+        (
+            "SELECT count(*) FROM (SELECT n, count(*) AS m FROM (SELECT ward, count(*) AS n FROM @ GROUP BY 1) a GROUP BY n) b WHERE n = 3",
+            2,
+            1,
+        ),
+    ] {
+        for (at, expected) in [("> 0", is_there), ("< 0", is_not)] {
+            let sql = sql.replace('@', &of(at));
+            assert_eq!(clinic.count(&sql).await, expected, "{sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_are_counted_keep_their_order() {
+    let clinic = Clinical::new(counted(Vec::new(), 1_000));
+    let plain = Clinical::new(Given::default());
+    for sql in [
+        "SELECT name FROM clinic.patients ORDER BY weight DESC LIMIT 9 OFFSET 3",
+        "SELECT name, id FROM clinic.patients ORDER BY id OFFSET 90",
+        "SELECT ward, count(*) FROM clinic.patients GROUP BY ward ORDER BY count(*) DESC, ward LIMIT 2",
+    ] {
+        assert_eq!(clinic.ask(sql).await, plain.ask(sql).await, "{sql}");
+    }
+}
+
+/// That there is one more row than are shown, or that one could not be computed, tells of its entity.
+#[tokio::test]
+async fn neither_a_limit_nor_an_error_tells_of_somebody_else() {
+    let clinic = Clinical::new(counted(Vec::new(), 1_000));
+    let planned = async |sql: &str| {
+        let caller = Caller { principal: "ada".to_owned(), ..Caller::default() };
+        clinic.engine.plan(caller, Arc::new(clinic.given.clone()), sql, 1).await.expect("a plan")
+    };
+    let mut cut = Vec::new();
+    for at in ["> 0", "< 0"] {
+        let sql =
+            format!("SELECT id FROM clinic.patients WHERE id = 7 OR (id = 98 AND weight {at}) ORDER BY id");
+        let planned = planned(&sql).await;
+        let rows = planned.run(AnswerLimits { rows: 1, bytes: 1 << 20 }).await.expect("rows");
+        cut.push((rows.rows, rows.cut_by, planned.entities().len()));
+    }
+    assert_eq!(cut, [(1, Some("rows"), 1); 2]);
+    let large = planned("SELECT id, repeat('x', 100000) FROM clinic.patients WHERE id < 30").await;
+    let rows = large.run(AnswerLimits { rows: 100, bytes: 1000 }).await.expect("rows");
+    assert_eq!((rows.cut_by, large.entities().len()), (Some("bytes"), 30));
+    let mut told = Vec::new();
+    for value in ["1 / (id - 98)", "CAST(name AS int)"] {
+        let planned = planned(&format!("SELECT {value} FROM clinic.patients WHERE id = 98")).await;
+        let error = planned.run(AnswerLimits { rows: 1, bytes: 1 << 20 }).await.expect_err("it fails");
+        assert!(planned.is_counted() && error.may_tell_of_rows(), "{error:?}");
+        told.push(error.to_string());
+    }
+    assert_eq!(told[0], told[1]);
 }
 
 #[tokio::test]
