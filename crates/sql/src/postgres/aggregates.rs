@@ -269,8 +269,8 @@ mod tests {
         session.register_table("rows", Arc::new(table)).unwrap();
         let ask = async |statement: &str| {
             let batches = session.sql(statement).await.unwrap().collect().await.unwrap();
-            let columns = batches[0].columns().iter();
-            columns.map(|column| column.as_string::<i32>().value(0).to_owned()).collect::<Vec<_>>()
+            let texts = batches[0].columns().iter().map(|column| super::super::scalar::utf8(column).unwrap());
+            texts.map(|texts| texts.value(0).to_owned()).collect::<Vec<_>>()
         };
         let list = |numbers: &mut dyn Iterator<Item = i64>| {
             format!("[{}]", numbers.map(|x| x.to_string()).collect::<Vec<_>>().join(", "))
