@@ -228,7 +228,8 @@ fn with_whole_numbers(session: SessionStateBuilder) -> SessionStateBuilder {
 
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
-    rules.insert(0, postgres::semantics::rule());
+    rules.splice(0..0, [postgres::semantics::rule(), postgres::multisets::rule()]);
+    rules.push(postgres::texts::rule());
     rules
 }
 
@@ -436,10 +437,7 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
     let mut statements = parsed.map_err(|error| not_understood(sql, error))?;
     match (statements.pop_front(), statements.is_empty()) {
         (Some(Statement::Statement(mut statement)), true) if matches!(*statement, AstStatement::Query(_)) => {
-            if !postgres::rewrite::rewrite(&mut statement) {
-                let why = "calls of coalesce are nested too deeply in other expressions";
-                return Err(SqlError::TooComplex(why.to_owned()));
-            }
+            postgres::rewrite::rewrite(&mut statement)?;
             if postgres::balanced::is_too_deep(&mut statement) {
                 let most = postgres::balanced::DEEPEST;
                 let why = format!(

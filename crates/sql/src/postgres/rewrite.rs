@@ -19,25 +19,26 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::empty::is_empty;
 use super::timezone::TIMEZONE;
 use super::{
-    balanced, casts, functions, introspection, keywords, names, nested, similar, single, subqueries, tables,
-    to_char,
+    balanced, casts, functions, introspection, keywords, names, nested, quantified, similar, single,
+    subqueries, tables, to_char, windows,
 };
 use crate::catalog::PUBLIC;
 use crate::dialect::PostgresDialect;
+use crate::error::SqlError;
 
 pub const CATALOG: &str = "pg_catalog";
 
-/// Changes a query in place. False: it is nested too deeply.
-#[must_use]
-pub fn rewrite(statement: &mut Statement) -> bool {
+/// Changes a query in place.
+pub fn rewrite(statement: &mut Statement) -> Result<(), SqlError> {
     if let Statement::Query(query) = statement
         && is_empty(query)
     {
         **query = without_rows(query);
-        return true;
+        return Ok(());
     }
     if !nested::flatten(statement) {
-        return false;
+        let why = "calls of coalesce are nested too deeply in other expressions";
+        return Err(SqlError::TooComplex(why.to_owned()));
     }
     if let Statement::Query(query) = statement
         && let Some(types) = introspection::types_for(query)
@@ -45,7 +46,9 @@ pub fn rewrite(statement: &mut Statement) -> bool {
         **query = types;
     }
     let mut before = Before::default();
-    let _ = statement.visit(&mut before);
+    if let ControlFlow::Break(refused) = statement.visit(&mut before) {
+        return Err(refused);
+    }
     let _ = statement.visit(&mut Words { named: before.named });
     if let Statement::Query(query) = statement
         && let SetExpr::Select(select) = &mut *query.body
@@ -53,19 +56,39 @@ pub fn rewrite(statement: &mut Statement) -> bool {
         small_numbers(select);
     }
     balanced::balance(statement);
-    true
+    Ok(())
 }
 
-/// What is done before anything else: the names of `WITH` are found, and FETCH FIRST becomes LIMIT.
+/// What is done before anything else: the names of `WITH` are found, FETCH FIRST becomes LIMIT, and
+/// comparisons with the rows of subqueries are written out.
 #[derive(Default)]
 struct Before {
     named: HashSet<String>,
 }
 
 impl VisitorMut for Before {
-    type Break = ();
+    type Break = SqlError;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match quantified::comparison(expr) {
+            Ok(Some(made)) => *expr = made,
+            Ok(None) => {}
+            Err(refused) => return ControlFlow::Break(refused),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        windows::write_out(select).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        if let (Some(order), SetExpr::Select(select)) = (&mut query.order_by, &mut *query.body)
+            && let Err(refused) =
+                windows::write_out(select).and_then(|()| windows::write_out_order(order, select))
+        {
+            return ControlFlow::Break(refused);
+        }
         let names = query.with.iter().flat_map(|with| &with.cte_tables);
         self.named.extend(names.map(|table| names::folded(&table.alias.name)));
         let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) else {
@@ -575,7 +598,7 @@ mod tests {
 
     fn rewritten(sql: &str) -> String {
         let mut statement = Parser::parse_sql(&PostgresDialect, sql).unwrap().remove(0);
-        assert!(rewrite(&mut statement));
+        rewrite(&mut statement).unwrap();
         statement.to_string()
     }
 

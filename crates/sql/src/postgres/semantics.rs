@@ -2,6 +2,7 @@
 //!
 //! - A cast to integers rounds, and does not cut.
 //! - Intervals are as long as they are, a month thirty days: the engine compares months, then days, then the rest.
+//! - A dot of a regular expression is for a newline, too ([`patterns`]).
 //! - Bytes are compared with what a text says (`'\x00ff'`), not with its letters.
 //!
 //! Long texts become views, which mean the same and are not copied for each row.
@@ -21,7 +22,7 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, Operator, S
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 
-use super::scalar;
+use super::{patterns, scalar, sides};
 
 const NANOSECONDS_OF_DAY: i128 = 24 * 3600 * 1_000_000_000;
 const DAYS_OF_MONTH: i128 = 30;
@@ -44,6 +45,8 @@ impl FunctionRewrite for Meanings {
         Ok(match expr {
             Expr::Cast(cast) => rounded(cast, schema),
             Expr::BinaryExpr(binary) if is_comparison(binary.op) => compared(binary, schema),
+            Expr::BinaryExpr(binary) if patterns::is_match(binary.op) => patterns::matched(binary, schema),
+            Expr::ScalarFunction(call) => patterns::called(call, schema),
             Expr::Between(mut between) => {
                 let is_span = is_interval(&between.expr, schema);
                 if is_span {
@@ -96,6 +99,10 @@ fn compared(binary: BinaryExpr, schema: &DFSchema) -> Transformed<Expr> {
 
 fn listed(list: InList, schema: &DFSchema) -> Transformed<Expr> {
     let InList { expr, list, negated } = list;
+    if matches!(expr.get_type(schema), Ok(DataType::Boolean)) {
+        let list = list.into_iter().map(sides::boolean).collect();
+        return Transformed::yes(Expr::InList(InList { expr, list, negated }));
+    }
     if !is_bytes(&expr, schema) {
         return Transformed::no(Expr::InList(InList { expr, list, negated }));
     }

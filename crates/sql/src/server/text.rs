@@ -32,7 +32,7 @@ pub fn of(array: &ArrayRef, row: usize) -> Option<String> {
 }
 
 /// The shortest text that gives the same number again; with an exponent from so many digits on.
-fn float(value: impl Into<f64> + Copy + std::fmt::Display + std::fmt::LowerExp, digits: i32) -> String {
+pub fn float(value: impl Into<f64> + Copy + std::fmt::Display + std::fmt::LowerExp, digits: i32) -> String {
     let wide: f64 = value.into();
     if wide.is_nan() {
         return "NaN".to_owned();
