@@ -33,6 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
+use crate::guarded;
 use crate::metered;
 use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
@@ -221,7 +222,11 @@ pub fn own_session(limits: &QueryLimitArgs) -> Result<SessionState, Failure> {
 fn with_whole_numbers(session: SessionStateBuilder) -> SessionStateBuilder {
     let mut rules = analyzer_rules();
     rules.push(postgres::checked::rule());
-    let mut session = session.with_analyzer_rules(planning::analyzing(rules));
+    let mut finishing = optimizer_rules();
+    finishing.push(guarded::rule());
+    let mut session = session
+        .with_analyzer_rules(planning::analyzing(rules))
+        .with_physical_optimizer_rules(planning::finishing(finishing));
     session.aggregate_functions().get_or_insert_default().push(Arc::new(postgres::sum::function()));
     session
 }

@@ -14,6 +14,7 @@ pub mod engine;
 pub mod error;
 pub mod follow;
 pub mod growth;
+mod guarded;
 pub mod local;
 pub mod metered;
 mod once;

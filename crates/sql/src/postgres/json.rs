@@ -148,6 +148,8 @@ impl Get {
 /// A step of a path, for all rows or by row.
 enum Step {
     Names(StringArray),
+    /// Names or places.
+    Either(StringArray),
     Places(arrow::array::Int64Array),
     /// Names and places, as they fit.
     Paths(StringArray),
@@ -167,6 +169,7 @@ impl Step {
     fn get<'a>(&self, json: &'a str, row: usize) -> Option<&'a str> {
         match self {
             Step::Names(names) => names.is_valid(row).then(|| field(json, names.value(row)))?,
+            Step::Either(steps) => steps.is_valid(row).then(|| step_in(json, steps.value(row)))?,
             Step::Places(places) => places.is_valid(row).then(|| item(json, places.value(row)))?,
             Step::Paths(paths) => {
                 let path = paths.is_valid(row).then(|| paths.value(row))?;
@@ -242,6 +245,12 @@ impl ScalarUDFImpl for Get {
             DataType::List(_) if self.by_path => Ok(Step::Lists(array.as_list().clone())),
             _ if self.by_path => Ok(Step::Paths(scalar::utf8(&array)?)),
             _ => Step::of(&array),
+        };
+        // Several steps are a path, in which a place may be a text.
+        let is_path = arrays.len() > 1;
+        let step = |array: ArrayRef| match step(array)? {
+            Step::Names(names) if is_path => Ok(Step::Either(names)),
+            step => Ok(step),
         };
         let steps = arrays.map(step).collect::<Result<Vec<Step>>>()?;
         let value = |row: usize| {

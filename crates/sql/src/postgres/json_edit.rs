@@ -39,14 +39,19 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     [Edit::Concat, Edit::Minus, Edit::MinusPath].map(|edit| Arc::new(function(edit))).into()
 }
 
-/// Whether an expression is of type json.
+/// Whether an expression is of type json. One that was cast to text still says so of itself.
 pub fn is_json(expr: &Expr, schema: &DFSchema) -> bool {
-    expr.to_field(schema).is_ok_and(|(_, field)| JsonText::is_json(&field))
+    let is_cast = matches!(expr, Expr::Cast(_) | Expr::TryCast(_));
+    !is_cast && expr.to_field(schema).is_ok_and(|(_, field)| JsonText::is_json(&field))
 }
 
-/// A text in a statement, which is whatever stands beside it.
+/// A text of the statement that is an object or an array, or NULL: beside JSON it is JSON. Other texts stay texts.
 pub fn is_unknown(expr: &Expr) -> bool {
-    matches!(expr, Expr::Literal(value, _) if value.data_type().is_string() || value.is_null())
+    let Expr::Literal(value, _) = expr else { return false };
+    let is_json = |text: &str| {
+        text.trim_start().starts_with(['{', '[']) && serde_json::from_str::<&RawValue>(text).is_ok()
+    };
+    value.is_null() || value.try_as_str().flatten().is_some_and(is_json)
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -317,6 +322,17 @@ fn without_path(json: &str, path: &[String]) -> std::result::Result<String, SqlE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_a_statement_beside_json_are_json_where_they_can_be() {
+        use datafusion::logical_expr::{cast as cast_expr, col, lit};
+        let field = json_field("j").as_ref().clone();
+        let schema = DFSchema::try_from(arrow::datatypes::Schema::new(vec![field])).unwrap();
+        assert!(is_json(&col("j"), &schema));
+        assert!(!is_json(&cast_expr(col("j"), DataType::Utf8), &schema));
+        let known = ["{\"a\":1}", "[1]", " and more", "{x", "1"].map(|text| is_unknown(&lit(text)));
+        assert_eq!(known, [true, true, false, false, false]);
+    }
 
     #[test]
     fn json_is_put_together_as_jsonb_is() {

@@ -3,7 +3,7 @@
 
 pub mod aggregates;
 pub mod balanced;
-mod casts;
+pub mod casts;
 pub mod checked;
 mod empty;
 pub mod errors;
@@ -14,6 +14,7 @@ pub mod json;
 mod json_build;
 pub mod json_edit;
 mod keywords;
+mod lists;
 mod literals;
 pub mod multisets;
 pub mod names;
@@ -36,4 +37,5 @@ pub mod texts;
 mod timezone;
 mod to_char;
 pub mod types;
+mod using;
 mod windows;

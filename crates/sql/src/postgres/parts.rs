@@ -7,8 +7,8 @@ use std::sync::Arc;
 use arrow::array::{Array as _, ArrayRef, AsArray as _, Float64Array};
 use arrow::compute::{cast, date_part};
 use arrow::datatypes::{
-    DataType, DurationMicrosecondType, Field, FieldRef, Int32Type, IntervalMonthDayNanoType, IntervalUnit,
-    Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
+    DataType, DurationMicrosecondType, Field, FieldRef, Int32Type, IntervalMonthDayNano,
+    IntervalMonthDayNanoType, IntervalUnit, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType,
 };
 use datafusion::common::{ScalarValue, exec_err};
 use datafusion::error::Result;
@@ -37,6 +37,9 @@ enum Part {
     Julian,
     /// What clocks are ahead of UTC, which is nothing here.
     Zone,
+    Hour,
+    Minute,
+    Epoch,
 }
 
 impl Part {
@@ -48,6 +51,9 @@ impl Part {
             "century" | "centuries" | "cent" | "c" => Part::Century,
             "millennium" | "millennia" | "millenium" | "mil" | "mils" => Part::Millennium,
             "julian" | "jd" => Part::Julian,
+            "hour" | "hours" | "hr" | "hrs" | "h" => Part::Hour,
+            "minute" | "minutes" | "min" | "mins" => Part::Minute,
+            "epoch" => Part::Epoch,
             "timezone" | "timezone_hour" | "timezone_minute" => Part::Zone,
             _ => return None,
         })
@@ -58,7 +64,17 @@ impl Part {
         match self {
             Part::Second => Some(6),
             Part::Millisecond => Some(3),
-            Part::Decade | Part::Century | Part::Millennium | Part::Julian | Part::Zone => None,
+            _ => None,
+        }
+    }
+
+    /// Whether the engine's own gives another value of a type.
+    fn is_for(self, kind: &DataType) -> bool {
+        match self {
+            // A difference of moments is days and a rest, and a year has 365.25 days.
+            Part::Hour | Part::Minute => matches!(kind, DataType::Duration(_)),
+            Part::Epoch => matches!(kind, DataType::Interval(_)),
+            _ => true,
         }
     }
 }
@@ -108,7 +124,9 @@ impl ScalarUDFImpl for DatePart {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
-        match part_of(args.scalar_arguments.first().copied().flatten()) {
+        let kind = args.arg_fields.get(1).map(|field| field.data_type());
+        let part = part_of(args.scalar_arguments.first().copied().flatten());
+        match part.filter(|part| kind.is_some_and(|kind| part.is_for(kind))) {
             Some(_) => {
                 let nullable = args.arg_fields.get(1).is_none_or(|field| field.is_nullable());
                 Ok(Arc::new(Field::new(NAME, DataType::Float64, nullable)))
@@ -122,9 +140,11 @@ impl ScalarUDFImpl for DatePart {
             Some(ColumnarValue::Scalar(name)) => part_of(Some(name)),
             _ => None,
         };
-        let (Some(part), Some(of)) = (part, args.args.get(1)) else {
-            return self.inner.inner().invoke_with_args(args);
+        let own = match (part, args.args.get(1)) {
+            (Some(part), Some(of)) if part.is_for(&of.data_type()) => Some((part, of)),
+            _ => None,
         };
+        let Some((part, of)) = own else { return self.inner.inner().invoke_with_args(args) };
         match of {
             ColumnarValue::Array(of) => Ok(ColumnarValue::Array(Arc::new(parts(part, of)?))),
             ColumnarValue::Scalar(of) => {
@@ -171,6 +191,23 @@ fn parts(part: Part, of: &ArrayRef) -> Result<Float64Array> {
             }
             _ => exec_err!("unit \"julian\" not supported for this type"),
         },
+        Part::Hour | Part::Minute => {
+            let micros = cast(of, &DataType::Duration(TimeUnit::Microsecond))?;
+            let (unit, most) = if part == Part::Hour { (60, 24) } else { (1, 60) };
+            let value = |micros: i64| (micros / MICROS_OF_MINUTE / unit % most) as f64;
+            let micros = micros.as_primitive::<DurationMicrosecondType>();
+            Ok(micros.iter().map(|micros| micros.map(value)).collect())
+        }
+        Part::Epoch => {
+            let spans = cast(of, &DataType::Interval(IntervalUnit::MonthDayNano))?;
+            let value = |span: IntervalMonthDayNano| {
+                let (years, months) = (f64::from(span.months / 12), f64::from(span.months % 12));
+                let days = years * 365.25 + months * 30.0 + f64::from(span.days);
+                days * 86_400.0 + (span.nanoseconds / 1_000) as f64 / 1e6
+            };
+            let spans = spans.as_primitive::<IntervalMonthDayNanoType>();
+            Ok(spans.iter().map(|span| span.map(value)).collect())
+        }
         Part::Zone => match of.data_type() {
             DataType::Timestamp(_, Some(_)) => {
                 Ok((0..of.len()).map(|row| of.is_valid(row).then_some(0.0)).collect())
@@ -215,13 +252,11 @@ fn micros_of_minute(of: &ArrayRef) -> Result<arrow::array::Int64Array> {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use arrow::array::{
         Date32Array, DurationMillisecondArray, IntervalMonthDayNanoArray, Time64NanosecondArray,
         TimestampMicrosecondArray, TimestampMillisecondArray,
     };
-    use arrow::datatypes::IntervalMonthDayNano;
-
-    use super::*;
 
     #[test]
     fn parts_have_their_fractions() {
@@ -233,7 +268,10 @@ mod tests {
         let time: ArrayRef = Arc::new(Time64NanosecondArray::from(vec![3_661_250_000_000]));
         let span = IntervalMonthDayNano::new(2_412, 3, -61_500_000_000);
         let span: ArrayRef = Arc::new(IntervalMonthDayNanoArray::from(vec![span]));
-        let difference: ArrayRef = Arc::new(DurationMillisecondArray::from(vec![121_500]));
+        // 28 days and 03:02:01.5
+        let difference: ArrayRef = Arc::new(DurationMillisecondArray::from(vec![2_430_121_500]));
+        let year: ArrayRef =
+            Arc::new(IntervalMonthDayNanoArray::from(vec![IntervalMonthDayNano::new(12, 0, 0)]));
         let day: ArrayRef = Arc::new(Date32Array::from(vec![19_875]));
         for (name, of, expected) in [
             ("second", &moment, 1.448_363),
@@ -250,12 +288,16 @@ mod tests {
             ("century", &span, 2.0),
             ("julian", &day, 2_460_463.0),
             ("timezone", &moment, 0.0),
+            ("epoch", &year, 31_557_600.0),
+            ("hour", &difference, 3.0),
+            ("minute", &difference, 2.0),
         ] {
             let found = parts(Part::of(name).unwrap(), of).unwrap();
             assert!((found.value(0) - expected).abs() < 1e-9, "{name}: {}", found.value(0));
         }
         assert!(parts(Part::Second, &before).unwrap().is_null(1));
         assert!(parts(Part::Julian, &span).is_err() && parts(Part::Zone, &day).is_err());
-        assert_eq!((Part::of("epoch"), Part::of("microseconds"), Part::of("hour")), (None, None, None));
+        assert_eq!((Part::of("microseconds"), Part::of("day")), (None, None));
+        assert!(!Part::Hour.is_for(moment.data_type()) && !Part::Epoch.is_for(moment.data_type()));
     }
 }

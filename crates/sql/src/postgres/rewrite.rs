@@ -20,7 +20,7 @@ use super::empty::is_empty;
 use super::timezone::TIMEZONE;
 use super::{
     balanced, casts, functions, introspection, keywords, names, nested, quantified, similar, single,
-    subqueries, tables, to_char, windows,
+    subqueries, tables, to_char, using, windows,
 };
 use crate::catalog::PUBLIC;
 use crate::dialect::PostgresDialect;
@@ -79,15 +79,18 @@ impl VisitorMut for Before {
     }
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
-        windows::write_out(select).map_or_else(ControlFlow::Break, ControlFlow::Continue)
+        let made = windows::write_out(select).and_then(|()| using::write_out(select, None));
+        made.map_or_else(ControlFlow::Break, ControlFlow::Continue)
     }
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
-        if let (Some(order), SetExpr::Select(select)) = (&mut query.order_by, &mut *query.body)
-            && let Err(refused) =
-                windows::write_out(select).and_then(|()| windows::write_out_order(order, select))
-        {
-            return ControlFlow::Break(refused);
+        if let (Some(order), SetExpr::Select(select)) = (&mut query.order_by, &mut *query.body) {
+            let made = windows::write_out(select)
+                .and_then(|()| windows::write_out_order(order, select))
+                .and_then(|()| using::write_out(select, Some(order)));
+            if let Err(refused) = made {
+                return ControlFlow::Break(refused);
+            }
         }
         let names = query.with.iter().flat_map(|with| &with.cte_tables);
         self.named.extend(names.map(|table| names::folded(&table.alias.name)));
@@ -402,8 +405,9 @@ fn by_name(expr: &mut Expr) {
 }
 
 /// Functions that the engine has by another name.
-const SYNONYMS: [(&str, &str); 13] = [
+const SYNONYMS: [(&str, &str); 14] = [
     ("array_remove", "array_remove_all"),
+    ("array_replace", "array_replace_all"),
     ("ceiling", "ceil"),
     ("clock_timestamp", "now"),
     ("gen_random_uuid", "uuid"),
@@ -528,7 +532,7 @@ pub fn call(name: &str, argument: Expr) -> Expr {
     call_of(name, vec![argument])
 }
 
-fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
+pub fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
     let mut function = function_named(name);
     if let FunctionArguments::List(list) = &mut function.args {
         let arguments = arguments.into_iter().map(FunctionArgExpr::Expr).map(FunctionArg::Unnamed);
@@ -627,6 +631,10 @@ mod tests {
             (
                 "SELECT a FROM t ORDER BY a OFFSET 2 ROWS FETCH FIRST 3 ROWS ONLY",
                 "SELECT a FROM t ORDER BY a LIMIT 3 OFFSET 2 ROWS",
+            ),
+            (
+                "SELECT array_replace(a, 1, 2) FROM t",
+                "SELECT array_replace_all(a, 1, 2) AS \"array_replace\" FROM t",
             ),
             ("SELECT current_schema", "SELECT current_schema() AS \"current_schema\""),
             ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE true"),

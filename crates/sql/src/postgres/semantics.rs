@@ -9,20 +9,20 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray as _, Decimal128Array};
+use arrow::array::{ArrayRef, AsArray as _, Decimal128Array, Float64Array};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, IntervalMonthDayNanoType, IntervalUnit};
+use arrow::datatypes::{DataType, Float64Type, IntervalMonthDayNanoType, IntervalUnit};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::Transformed;
 use datafusion::common::{DFSchema, Result, ScalarValue};
 use datafusion::functions::math::expr_fn::round;
-use datafusion::logical_expr::expr::{Cast, InList};
+use datafusion::logical_expr::expr::{Cast, InList, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::FunctionRewrite;
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable as _, Operator, ScalarUDF};
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 
-use super::{patterns, scalar, sides};
+use super::{lists, patterns, scalar, sides};
 
 const NANOSECONDS_OF_DAY: i128 = 24 * 3600 * 1_000_000_000;
 const DAYS_OF_MONTH: i128 = 30;
@@ -46,6 +46,12 @@ impl FunctionRewrite for Meanings {
             Expr::Cast(cast) => rounded(cast, schema),
             Expr::BinaryExpr(binary) if is_comparison(binary.op) => compared(binary, schema),
             Expr::BinaryExpr(binary) if patterns::is_match(binary.op) => patterns::matched(binary, schema),
+            Expr::BinaryExpr(binary) if matches!(binary.op, Operator::And | Operator::Or) => {
+                lists::apart(binary)?
+            }
+            Expr::ScalarFunction(call) if is_round(&call, schema) => {
+                Transformed::yes(half_even().call(call.args))
+            }
             Expr::ScalarFunction(call) => patterns::called(call, schema),
             Expr::Between(mut between) => {
                 let is_span = is_interval(&between.expr, schema);
@@ -74,8 +80,25 @@ fn rounded(cast: Cast, schema: &DFSchema) -> Transformed<Expr> {
     if !cast.field.data_type().is_integer() || !cast.expr.get_type(schema).is_ok_and(is_fraction) {
         return Transformed::no(Expr::Cast(cast));
     }
-    let expr = Box::new(round(vec![*cast.expr]));
-    Transformed::yes(Expr::Cast(Cast { expr, ..cast }))
+    let is_decimal = cast.expr.get_type(schema).is_ok_and(|kind| kind.is_decimal());
+    let rounded = if is_decimal { round(vec![*cast.expr]) } else { half_even().call(vec![*cast.expr]) };
+    Transformed::yes(Expr::Cast(Cast { expr: Box::new(rounded), ..cast }))
+}
+
+/// `round(double)`
+fn is_round(call: &ScalarFunction, schema: &DFSchema) -> bool {
+    let is_double = |arg: &Expr| matches!(arg.get_type(schema), Ok(DataType::Float64));
+    call.name() == "round" && matches!(&call.args[..], [arg] if is_double(arg))
+}
+
+/// To the nearest whole number, and of two to the even one, as doubles are rounded. Numerics are rounded away from 0.
+pub fn half_even() -> ScalarUDF {
+    scalar::row_wise("kafscale_round", 1, DataType::Float64, |args, _| {
+        let doubles = cast(&args[0], &DataType::Float64)?;
+        let rounded = doubles.as_primitive::<Float64Type>().iter();
+        let rounded: Float64Array = rounded.map(|value| value.map(f64::round_ties_even)).collect();
+        Ok(Arc::new(rounded) as ArrayRef)
+    })
 }
 
 fn compared(binary: BinaryExpr, schema: &DFSchema) -> Transformed<Expr> {
@@ -151,4 +174,30 @@ pub fn interval_span() -> ScalarUDF {
         let spans: Decimal128Array = each.collect();
         Ok(Arc::new(spans.with_precision_and_scale(38, 0)?) as ArrayRef)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::common::tree_node::TreeNode as _;
+    use datafusion::logical_expr::{cast as cast_expr, col};
+
+    use super::*;
+
+    #[test]
+    fn doubles_are_rounded_to_even_and_numerics_away_from_0() {
+        let kinds = [("d", DataType::Float64), ("n", DataType::Decimal128(10, 2))];
+        let fields = kinds.map(|(name, kind)| Field::new(name, kind, true));
+        let schema = DFSchema::try_from(Schema::new(fields.to_vec())).unwrap();
+        let options = ConfigOptions::default();
+        for (expr, expected) in [
+            (cast_expr(col("d"), DataType::Int32), "CAST(kafscale_round(d) AS Int32)"),
+            (cast_expr(col("n"), DataType::Int32), "CAST(round(n) AS Int32)"),
+            (round(vec![col("d")]), "kafscale_round(d)"),
+            (round(vec![col("n")]), "round(n)"),
+        ] {
+            let made = expr.transform_up(|expr| Meanings.rewrite(expr, &schema, &options)).unwrap().data;
+            assert_eq!(made.to_string(), expected);
+        }
+    }
 }

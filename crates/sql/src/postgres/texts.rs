@@ -20,6 +20,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable as _, ScalarUDF, cast as cast
 use datafusion::optimizer::AnalyzerRule;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 
+use super::casts;
 use super::scalar::{row_wise, utf8};
 use crate::growth;
 use crate::server::text;
@@ -81,6 +82,10 @@ fn meant(expr: Expr, target: &DataType, schema: &DFSchema) -> Meant {
         DataType::Timestamp(_, Some(_)) => MOMENT,
         DataType::Timestamp(_, None) => LOCAL,
         DataType::Date32 | DataType::Date64 => DAY,
+        // By its digits: what a double is beyond those would be among the numeric's.
+        kind_of if kind_of.is_decimal() && kind.is_floating() => {
+            return Meant::Cast(decimal_text().call(vec![expr]), true);
+        }
         _ => return Meant::Cast(expr, false),
     };
     if !kind.is_string() {
@@ -119,7 +124,37 @@ fn is_item(kind: &DataType) -> bool {
 }
 
 pub fn all() -> Vec<Arc<ScalarUDF>> {
-    [as_text(), reader(MOMENT), reader(LOCAL), reader(DAY)].map(Arc::new).into()
+    [as_text(), decimal_text(), reader(MOMENT), reader(LOCAL), reader(DAY)].map(Arc::new).into()
+}
+
+/// Doubles with the fifteen digits that PostgreSQL makes a numeric of, and six of a real.
+fn decimal_text() -> ScalarUDF {
+    row_wise("kafscale_decimal_text", 1, DataType::Utf8, |args, _| {
+        let digits = if *args[0].data_type() == DataType::Float64 { 15 } else { 6 };
+        let doubles = cast(&args[0], &DataType::Float64)?;
+        let doubles = doubles.as_primitive::<Float64Type>().iter();
+        Ok(Arc::new(doubles.map(|value| value.map(|value| decimal(value, digits))).collect::<StringArray>()))
+    })
+}
+
+/// Without an exponent.
+fn decimal(value: f64, digits: usize) -> String {
+    if !value.is_finite() {
+        return value.to_string();
+    }
+    let scientific = format!("{value:.*e}", digits - 1);
+    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let (sign, mantissa) = mantissa.strip_prefix('-').map_or(("", mantissa), |rest| ("-", rest));
+    let mantissa = mantissa.replace('.', "");
+    let significant = mantissa.trim_end_matches('0');
+    let exponent: i32 = exponent.parse().unwrap_or_default();
+    match usize::try_from(exponent) {
+        Ok(before) if significant.len() > before + 1 => {
+            format!("{sign}{}.{}", &significant[..=before], &significant[before + 1..])
+        }
+        Ok(before) => format!("{sign}{significant:0<width$}", width = before + 1),
+        Err(_) => format!("{sign}0.{}{significant}", "0".repeat(exponent.unsigned_abs() as usize - 1)),
+    }
 }
 
 /// The function that writes.
@@ -333,6 +368,10 @@ pub fn value_of(text: &str, target: &DataType) -> Option<ScalarValue> {
         DataType::Timestamp(_, Some(_)) => MOMENT,
         DataType::Timestamp(_, None) => LOCAL,
         DataType::Date32 => DAY,
+        DataType::Interval(_) => {
+            let text = ScalarValue::Utf8(Some(casts::interval(text)));
+            return text.cast_to(target).ok().filter(|value| !value.is_null());
+        }
         _ => return None,
     };
     ScalarValue::Utf8(Some(iso(text, read)?)).cast_to(target).ok().filter(|value| !value.is_null())
@@ -380,6 +419,9 @@ mod tests {
         let moment = |text| value_of(text, &DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())));
         assert_eq!(moment("2024-06-01 10:00+02"), moment("2024-06-01T08:00:00Z"));
         assert!(moment("2024-06-01 10:00+02").is_some() && moment("tomorrow").is_none());
+        let span = value_of("3 days, 0:00:05.000007", &DataType::Interval(IntervalUnit::MonthDayNano));
+        let expected = IntervalMonthDayNano::new(0, 3, 5_000_007_000);
+        assert_eq!(span, Some(ScalarValue::IntervalMonthDayNano(Some(expected))));
     }
 
     #[test]
@@ -408,6 +450,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn doubles_become_numerics_by_their_digits() {
+        for (value, digits, expected) in [
+            (746_942.68, 15, "746942.68"),
+            (1e20, 15, "100000000000000000000"),
+            (-0.000_12, 15, "-0.00012"),
+            (0.0, 15, "0"),
+            (f64::from(0.1_f32), 6, "0.1"),
+            (0.1 + 0.2, 15, "0.3"),
+            (1234.0, 15, "1234"),
+        ] {
+            assert_eq!(decimal(value, digits), expected);
+        }
+    }
+
     #[tokio::test]
     async fn casts_that_a_statement_has_are_those_of_postgresql() {
         let mut state = SessionStateBuilder::new().with_default_features().build();
@@ -426,6 +483,7 @@ mod tests {
             ("CAST(a IN ('2024-06-01 10:00') AS varchar)", "true"),
             ("CAST(a BETWEEN '2024-06-01 9:00' AND '2024-06-01 11:00' AS varchar)", "true"),
             ("CAST(make_array(1, 2) AS varchar)", "{1,2}"),
+            ("CAST(CAST(746942.68 AS decimal(38, 10)) AS varchar)", "746942.6800000000"),
         ] {
             let sql = format!(
                 "SELECT {sql} AS x FROM (SELECT timestamp '2024-06-01 10:00' AS a, '2024-06-01 8:30' AS t) AS r"
