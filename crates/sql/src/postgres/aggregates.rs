@@ -1,6 +1,7 @@
 //! Aggregates of PostgreSQL that the engine does not have, or has by another name.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{Array as _, ArrayRef, AsArray as _, ListArray, StructArray, new_empty_array};
@@ -109,7 +110,8 @@ impl AggregateUDFImpl for Json {
         let key_fields = args.order_bys.iter().map(key).collect::<Result<Fields>>()?;
         let options = args.order_bys.iter().map(|sort| sort.options).collect();
         let (items, keys) = (Vec::new(), Vec::new());
-        Ok(Box::new(Items { kind: self.kind, is_json, items, keys, key_fields, options, bytes: 0 }))
+        let seen = args.is_distinct.then(HashSet::new);
+        Ok(Box::new(Items { kind: self.kind, is_json, items, seen, keys, key_fields, options, bytes: 0 }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs) -> Result<Vec<FieldRef>> {
@@ -137,6 +139,8 @@ struct Items {
     kind: Kind,
     is_json: Vec<bool>,
     items: Vec<String>,
+    /// Of DISTINCT: those that are there.
+    seen: Option<HashSet<String>>,
     /// What each item is sorted by. Without ORDER BY there are none.
     keys: Vec<Vec<ScalarValue>>,
     key_fields: Fields,
@@ -146,6 +150,12 @@ struct Items {
 
 impl Items {
     fn push(&mut self, item: String, keys: &[ArrayRef], row: usize) -> Result<()> {
+        if let Some(seen) = &mut self.seen {
+            if !seen.insert(item.clone()) {
+                return Ok(());
+            }
+            self.bytes += item.len();
+        }
         self.bytes += item.len() + 2;
         if !keys.is_empty() {
             let mut key = get_row_at_idx(keys, row)?;
@@ -288,6 +298,11 @@ mod tests {
         keys.sort();
         let answer = ask("SELECT json_agg(x ORDER BY t NULLS FIRST, x) AS a FROM rows").await;
         assert_eq!(answer, [list(&mut keys.iter().map(|key| key.2))]);
+        let answer = ask(
+            "SELECT json_agg(DISTINCT x % 3 ORDER BY x % 3 DESC) AS a, json_agg(x ORDER BY x) FILTER (WHERE x < 3) AS b FROM rows",
+        )
+        .await;
+        assert_eq!(answer, ["[2, 1, 0]", "[0, 1, 2]"]);
         let answer = ask("SELECT json_object_agg(x, x ORDER BY x DESC) AS a FROM rows WHERE x > 16").await;
         assert_eq!(answer, [r#"{ "19" : 19, "18" : 18, "17" : 17 }"#]);
         let answer = ask("SELECT json_agg(s ORDER BY s) AS a FROM \

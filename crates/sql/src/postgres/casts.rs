@@ -274,7 +274,7 @@ fn clock(word: &str) -> Option<String> {
         true => Some(whole),
         false if !is_number(fraction) => None,
         // A fraction of a second is whole microseconds.
-        false => Some(format!("{whole} {sign}{} microseconds", format!("{fraction:0<6.6}"))),
+        false => Some(format!("{whole} {sign}{fraction:0<6.6} microseconds")),
     }
 }
 

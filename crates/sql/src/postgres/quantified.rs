@@ -7,11 +7,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, GroupByExpr, Query, SelectItem, SetExpr, TableFactor, Value, visit_expressions_mut,
+    BinaryOperator, Expr, Function, FunctionArguments, GroupByExpr, Query, SelectItem, SetExpr, TableFactor,
+    Value, visit_expressions_mut,
 };
 
 use super::empty::is_empty;
-use super::rewrite::{call, select_of};
+use super::rewrite::{call, only_name_of, select_of};
 use super::single;
 use super::subqueries::{INNER_MAX, subqueries};
 use crate::error::SqlError;
@@ -51,6 +52,12 @@ fn subquery(of: &Expr) -> Option<&Query> {
     match of {
         Expr::Subquery(query) => Some(query),
         Expr::Nested(inner) => subquery(inner),
+        // ARRAY(SELECT …), whose items are the rows.
+        Expr::Function(Function { name, args: FunctionArguments::Subquery(query), .. })
+            if only_name_of(name).is_some_and(|name| name == "array") =>
+        {
+            Some(query)
+        }
         _ => None,
     }
 }
@@ -195,6 +202,7 @@ mod tests {
         for (condition, expected) in [
             ("a = ANY (SELECT b FROM u)", "a IN (SELECT b FROM u)"),
             ("a = SOME (SELECT b FROM u)", "a IN (SELECT b FROM u)"),
+            ("a = ANY (ARRAY(SELECT b FROM u))", "a IN (SELECT b FROM u)"),
             ("a <> ALL (SELECT b FROM u)", "a NOT IN (SELECT b FROM u)"),
             ("a > ALL (SELECT conname FROM pg_constraint)", "true"),
             ("a > ANY (SELECT conname FROM pg_constraint)", "false"),

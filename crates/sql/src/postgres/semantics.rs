@@ -80,14 +80,23 @@ fn rounded(cast: Cast, schema: &DFSchema) -> Transformed<Expr> {
     if !cast.field.data_type().is_integer() || !cast.expr.get_type(schema).is_ok_and(is_fraction) {
         return Transformed::no(Expr::Cast(cast));
     }
-    let is_decimal = cast.expr.get_type(schema).is_ok_and(|kind| kind.is_decimal());
-    let rounded = if is_decimal { round(vec![*cast.expr]) } else { half_even().call(vec![*cast.expr]) };
+    let is_numeric =
+        cast.expr.get_type(schema).is_ok_and(|kind| kind.is_decimal()) || is_constant(&cast.expr);
+    let rounded = if is_numeric { round(vec![*cast.expr]) } else { half_even().call(vec![*cast.expr]) };
     Transformed::yes(Expr::Cast(Cast { expr: Box::new(rounded), ..cast }))
+}
+
+/// A fraction in the text, which is a numeric in PostgreSQL.
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Negative(inner) => is_constant(inner),
+        expr => matches!(expr, Expr::Literal(..)),
+    }
 }
 
 /// `round(double)`
 fn is_round(call: &ScalarFunction, schema: &DFSchema) -> bool {
-    let is_double = |arg: &Expr| matches!(arg.get_type(schema), Ok(DataType::Float64));
+    let is_double = |arg: &Expr| matches!(arg.get_type(schema), Ok(DataType::Float64)) && !is_constant(arg);
     call.name() == "round" && matches!(&call.args[..], [arg] if is_double(arg))
 }
 
@@ -180,7 +189,7 @@ pub fn interval_span() -> ScalarUDF {
 mod tests {
     use arrow::datatypes::{Field, Schema};
     use datafusion::common::tree_node::TreeNode as _;
-    use datafusion::logical_expr::{cast as cast_expr, col};
+    use datafusion::logical_expr::{cast as cast_expr, col, lit};
 
     use super::*;
 
@@ -195,6 +204,9 @@ mod tests {
             (cast_expr(col("n"), DataType::Int32), "CAST(round(n) AS Int32)"),
             (round(vec![col("d")]), "kafscale_round(d)"),
             (round(vec![col("n")]), "round(n)"),
+            // In a text, it is a numeric.
+            (round(vec![lit(2.5)]), "round(Float64(2.5))"),
+            (cast_expr(lit(2.5), DataType::Int32), "CAST(round(Float64(2.5)) AS Int32)"),
         ] {
             let made = expr.transform_up(|expr| Meanings.rewrite(expr, &schema, &options)).unwrap().data;
             assert_eq!(made.to_string(), expected);

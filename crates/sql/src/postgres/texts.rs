@@ -177,6 +177,19 @@ fn read(texts: &ArrayRef, name: &'static str) -> Result<ArrayRef> {
     Ok(Arc::new(made.collect::<StringArray>()))
 }
 
+/// The text of one value.
+pub fn of(value: &ArrayRef) -> Option<String> {
+    let text = written(value).ok()?;
+    text.is_valid(0).then(|| text.value(0).to_owned())
+}
+
+/// What lies between two moments: days, and the rest.
+fn difference(micros: i64) -> String {
+    const DAY: i64 = 86_400_000_000;
+    let days = i32::try_from(micros / DAY).unwrap_or(i32::MAX);
+    interval(IntervalMonthDayNano::new(0, days, micros % DAY * 1_000))
+}
+
 /// A text as PostgreSQL writes it, of each value.
 fn written(values: &ArrayRef) -> Result<StringArray> {
     let each = |of: &dyn Fn(usize) -> Result<String>| {
@@ -207,10 +220,7 @@ fn written(values: &ArrayRef) -> Result<StringArray> {
         DataType::Duration(_) => {
             let spans = cast(values, &DataType::Duration(TimeUnit::Microsecond))?;
             let spans = spans.as_primitive::<DurationMicrosecondType>();
-            each(&|row| {
-                let nanos = i128::from(spans.value(row)) * 1_000;
-                Ok(interval(IntervalMonthDayNano::new(0, 0, i64::try_from(nanos).unwrap_or(i64::MAX))))
-            })
+            each(&|row| Ok(difference(spans.value(row))))
         }
         DataType::Interval(_) => {
             let spans = cast(values, &DataType::Interval(IntervalUnit::MonthDayNano))?;
