@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Who holds a block: a place in [`PLACES`], below the generation of the place. 0 is nobody.
 pub type Owner = u64;
@@ -32,6 +33,14 @@ static ALL: AtomicI64 = AtomicI64::new(0);
 static MOST: AtomicI64 = AtomicI64::new(0);
 /// So much that is free again is worth the milliseconds that giving it back takes.
 const FREED_BYTES: i64 = 64 << 20;
+/// Owners that are gone, whose tasks hold more than [`LEFT_BYTES`]: they are counted until they have ended.
+static LEAVING: Mutex<Vec<(Owner, Instant)>> = Mutex::new(Vec::new());
+/// What an owner may leave behind without being waited for. Small blocks that others free are counted for good.
+const LEFT_BYTES: i64 = 8 << 20;
+/// A task that is told to end has ended by then, and what is left was freed by others.
+const LEAVING_TIME: Duration = Duration::from_secs(3);
+/// Whoever holds less than this part of the limit goes on while others are waited for.
+const SPARED_PART: i64 = 8;
 /// What they may hold together.
 static LIMIT: AtomicI64 = AtomicI64::new(i64::MAX);
 /// Free places below [`FRESH`], the last to be given first.
@@ -148,8 +157,13 @@ pub fn turn_to(owner: Owner) -> Owner {
     })
 }
 
-/// A new owner, or nobody where there are too many.
-pub fn open() -> Owner {
+/// A new owner, or nobody where there are too many; and whether much was freed since this was last so.
+pub fn open() -> (Owner, bool) {
+    let is_freed = sweep();
+    (opened(), is_freed)
+}
+
+fn opened() -> Owner {
     let reused = FREE.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let index = match reused {
         Some(index) => index,
@@ -168,8 +182,36 @@ pub fn open() -> Owner {
     u64::from(generation) << 32 | u64::from(index)
 }
 
-/// What an owner holds still is nobody's from now on. Gives whether much was freed since this was last so.
+/// The owner is gone. What its tasks hold is counted until they have ended, which they are told to. Gives whether much was
+/// freed since this was last so.
 pub fn close(owner: Owner) -> bool {
+    let Some(place) = place(owner) else { return false };
+    let held = place.held.load(Ordering::Relaxed);
+    if held <= LEFT_BYTES {
+        return end(owner);
+    }
+    place.condemned.store(held, Ordering::Relaxed);
+    LEAVING.lock().unwrap_or_else(PoisonError::into_inner).push((owner, Instant::now()));
+    false
+}
+
+/// Ends owners whose tasks have ended, as far as can be told.
+fn sweep() -> bool {
+    let mut leaving = LEAVING.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut is_freed = false;
+    leaving.retain(|(owner, since)| {
+        let holds = place(*owner).is_some_and(|place| place.held.load(Ordering::Relaxed) > LEFT_BYTES);
+        let stays = holds && since.elapsed() < LEAVING_TIME;
+        if !stays {
+            is_freed |= end(*owner);
+        }
+        stays
+    });
+    is_freed
+}
+
+/// What an owner holds still is nobody's from now on.
+fn end(owner: Owner) -> bool {
     let Some(place) = place(owner) else { return false };
     place.generation.fetch_add(1, Ordering::Relaxed);
     let held = place.held.swap(0, Ordering::Relaxed);
@@ -256,11 +298,12 @@ fn weigh(own: &Place, wanted: i64) -> Result<(), TooMuch> {
     if ALL.load(Ordering::Relaxed) <= limit {
         return Ok(());
     }
+    sweep();
     let last = (FRESH.load(Ordering::Relaxed) as usize).min(PLACES_MAX);
     let mut heaviest: Option<(i64, &Place)> = None;
     let mut all = 0_i64;
     for place in &PLACES[1..last] {
-        // Those that are told to end give back what they hold soon.
+        // Those that are told to end give back what they hold soon, unless they take too long.
         if place.condemned.load(Ordering::Relaxed) != 0 {
             continue;
         }
@@ -270,8 +313,11 @@ fn weigh(own: &Place, wanted: i64) -> Result<(), TooMuch> {
             heaviest = Some((held, place));
         }
     }
+    let is_far = ALL.load(Ordering::Relaxed) > limit.saturating_add(limit / 2);
     match heaviest {
-        _ if all <= limit => Ok(()),
+        _ if all <= limit && !is_far => Ok(()),
+        // Whoever holds little did not bring it about, and would not end it.
+        Some((most, _)) if all <= limit && most < limit / SPARED_PART => Ok(()),
         Some((most, place)) if !std::ptr::eq(place, own) => {
             place.condemned.store(most.max(1), Ordering::Relaxed);
             Ok(())

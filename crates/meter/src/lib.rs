@@ -21,7 +21,11 @@ pub struct Meter(count::Owner);
 
 impl Default for Meter {
     fn default() -> Meter {
-        Meter(count::open())
+        let (owner, is_freed) = count::open();
+        if is_freed {
+            allocator::give_back();
+        }
+        Meter(owner)
     }
 }
 
@@ -199,6 +203,36 @@ mod tests {
         assert_eq!(check(), Ok(()), "a call that was refused ends the statement");
         drop(block);
         drop(entered);
+        limit(u64::MAX);
+    }
+
+    #[test]
+    fn what_tasks_hold_of_a_statement_that_is_gone_is_counted_until_they_end() {
+        let _turn = TURN.lock();
+        limit(20 * MIB as u64);
+        let gone = Meter::default();
+        let entered = gone.enter();
+        let block = vec![0_u8; 25 * MIB];
+        drop(entered);
+        drop(gone);
+        let next = Meter::default();
+        let entered = next.enter();
+        let small = vec![0_u8; 2 * MIB];
+        assert_eq!(check(), Ok(()), "what goes soon ends nobody");
+        let other = vec![0_u8; 6 * MIB];
+        assert!(check().is_err(), "all together hold half as much again");
+        let bystander = Meter::default();
+        {
+            let _entered = bystander.enter();
+            let _little = vec![0_u8; MIB];
+            assert_eq!(check(), Ok(()), "whoever holds little is ended");
+        }
+        drop((block, small, other, entered, next));
+        let next = Meter::default();
+        let _entered = next.enter();
+        let block = vec![0_u8; 19 * MIB];
+        assert_eq!(check(), Ok(()));
+        drop(block);
         limit(u64::MAX);
     }
 

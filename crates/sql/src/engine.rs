@@ -33,7 +33,7 @@ use crate::dialect::PostgresDialect;
 use crate::error::SqlError;
 use crate::follow::{self, Following};
 use crate::growth;
-use crate::guarded::guarded;
+use crate::guarded;
 use crate::metered;
 use crate::once::left_sides_once;
 use crate::planning::{self, StopOnDrop};
@@ -222,14 +222,19 @@ pub fn own_session(limits: &QueryLimitArgs) -> Result<SessionState, Failure> {
 fn with_whole_numbers(session: SessionStateBuilder) -> SessionStateBuilder {
     let mut rules = analyzer_rules();
     rules.push(postgres::checked::rule());
-    let mut session = session.with_analyzer_rules(planning::analyzing(rules));
+    let mut finishing = optimizer_rules();
+    finishing.push(guarded::rule());
+    let mut session = session
+        .with_analyzer_rules(planning::analyzing(rules))
+        .with_physical_optimizer_rules(planning::finishing(finishing));
     session.aggregate_functions().get_or_insert_default().push(Arc::new(postgres::sum::function()));
     session
 }
 
 fn analyzer_rules() -> Vec<Arc<dyn AnalyzerRule + Send + Sync>> {
     let mut rules = Analyzer::new().rules;
-    rules.insert(0, postgres::semantics::rule());
+    rules.splice(0..0, [postgres::semantics::rule(), postgres::multisets::rule()]);
+    rules.push(postgres::texts::rule());
     rules
 }
 
@@ -386,7 +391,7 @@ impl Planning {
 
     /// The plan as it is executed.
     pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, SqlError> {
-        let mut plan = guarded(made(&self.state, plan, &self.query).await?)?;
+        let mut plan = made(&self.state, plan, &self.query).await?;
         if let Some(workers) = &self.workers {
             plan = workers.spread(plan, &self.state, &self.query).await?;
         }
@@ -437,10 +442,7 @@ pub fn parse(sql: &str) -> Result<Statement, SqlError> {
     let mut statements = parsed.map_err(|error| not_understood(sql, error))?;
     match (statements.pop_front(), statements.is_empty()) {
         (Some(Statement::Statement(mut statement)), true) if matches!(*statement, AstStatement::Query(_)) => {
-            if !postgres::rewrite::rewrite(&mut statement) {
-                let why = "calls of coalesce are nested too deeply in other expressions";
-                return Err(SqlError::TooComplex(why.to_owned()));
-            }
+            postgres::rewrite::rewrite(&mut statement)?;
             if postgres::balanced::is_too_deep(&mut statement) {
                 let most = postgres::balanced::DEEPEST;
                 let why = format!(

@@ -24,7 +24,8 @@ use datafusion::logical_expr::{
 
 use crate::error::SqlError;
 use crate::metered;
-use crate::postgres::scalar;
+use crate::postgres::json_edit::{self, Edit};
+use crate::postgres::{scalar, texts};
 
 /// Of the values of one call, which is for the rows of one batch.
 const CALL_BYTES_MAX: f64 = (256 << 20) as f64;
@@ -45,7 +46,7 @@ struct Argument {
 type Size = fn(&[Argument]) -> f64;
 
 /// By name: how large values become, at most.
-const GROWING: [(&str, Size); 32] = [
+const GROWING: [(&str, Size); 34] = [
     ("repeat", |a| bytes(a, 0) * number(a, 1)),
     ("lpad", |a| 4.0 * number(a, 1)),
     ("rpad", |a| 4.0 * number(a, 1)),
@@ -74,6 +75,10 @@ const GROWING: [(&str, Size); 32] = [
     ("json_build_array", |a| 6.0 * sum(a)),
     ("json_build_object", |a| 6.0 * sum(a)),
     ("to_json", |a| 6.0 * sum(a)),
+    // Each sign may have a space behind it.
+    (json_edit::CONCAT, |a| 2.0 * sum(a)),
+    // Quotes and their escapes.
+    (texts::TEXT, written),
     ("range", |a| numbers(a) * 8.0),
     ("generate_series", |a| numbers(a) * 8.0),
     ("concat", sum),
@@ -94,6 +99,11 @@ fn number(arguments: &[Argument], place: usize) -> f64 {
 
 fn sum(arguments: &[Argument]) -> f64 {
     arguments.iter().map(|argument| argument.bytes).sum()
+}
+
+/// A number or a time has up to 40 letters, and of a list each letter may be escaped.
+fn written(arguments: &[Argument]) -> f64 {
+    40.0 + 3.0 * sum(arguments)
 }
 
 /// Each element may be the one that is replaced.
@@ -177,6 +187,16 @@ fn joined(texts: &[ArrayRef], rows: usize) -> Result<ArrayRef> {
         joined.try_append_value(&text)?;
     }
     Ok(Arc::new(joined.finish()))
+}
+
+/// `||` of JSON.
+pub fn json_concat() -> ScalarUDF {
+    of_size(Arc::new(json_edit::function(Edit::Concat)), |a| 2.0 * sum(a))
+}
+
+/// A value as PostgreSQL writes it.
+pub fn as_text() -> ScalarUDF {
+    of_size(Arc::new(texts::as_text()), written)
 }
 
 /// `||` of two arrays.

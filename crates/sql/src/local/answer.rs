@@ -5,9 +5,10 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray as _, RecordBatch, RecordBatchOptions, StringArray};
+use arrow::compute::cast;
 use arrow::csv::WriterBuilder as CsvBuilder;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::writer::{
     JsonArray, JsonFormat, LineDelimited, Writer as JsonWriter, WriterBuilder as JsonBuilder,
@@ -140,9 +141,51 @@ fn write_table(
     batches: &[&RecordBatch],
     out: &mut impl Write,
 ) -> Result<(), AnswerError> {
-    let batches: Vec<RecordBatch> = batches.iter().map(|batch| (*batch).clone()).collect();
-    writeln!(out, "{}", pretty_format_batches_with_schema(Arc::clone(schema), &batches)?)?;
+    let batches: Vec<RecordBatch> = batches.iter().map(|batch| shown(batch)).collect::<Result<_, _>>()?;
+    let table = pretty_format_batches_with_schema(Arc::clone(schema), &batches)?.to_string();
+    // Those in lists and names, which are not looked at before.
+    writeln!(out, "{}", without_controls(&table))?;
     Ok(out.flush()?)
+}
+
+/// The same with signs for what a terminal would obey: whoever writes records is not to move its cursor.
+fn shown(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let column = |column: &ArrayRef| {
+        if !column.data_type().is_string() {
+            return Ok(Arc::clone(column));
+        }
+        let texts = cast(column, &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>();
+        if !texts.iter().flatten().any(|text| text.contains(is_obeyed)) {
+            return Ok(Arc::clone(column));
+        }
+        let shown: StringArray = texts.iter().map(|text| text.map(without_controls)).collect();
+        cast(&shown, column.data_type())
+    };
+    let columns = batch.columns().iter().map(column).collect::<Result<Vec<_>, ArrowError>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
+}
+
+fn is_obeyed(c: char) -> bool {
+    c.is_control() && c != '\n'
+}
+
+/// As psql writes them: `\x1B`.
+fn without_controls(text: &str) -> String {
+    let mut made = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\r' => made.push_str("\\r"),
+            '\t' => made.push_str("\\t"),
+            c if is_obeyed(c) && u32::from(c) < 0x80 => {
+                made.extend(format!("\\x{:02X}", u32::from(c)).chars())
+            }
+            c if is_obeyed(c) => made.extend(format!("\\u{:04X}", u32::from(c)).chars()),
+            c => made.push(c),
+        }
+    }
+    made
 }
 
 async fn write_arrow(running: Running, out: impl Write, at_once: bool) -> Result<usize, AnswerError> {
@@ -183,4 +226,23 @@ fn parquet_properties() -> WriterProperties {
         .set_created_by(concat!("KafScale ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_bytes(Some(GROUP_BYTES))
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringViewArray;
+
+    use super::*;
+
+    #[test]
+    fn a_table_has_no_signs_that_a_terminal_obeys() {
+        let texts: ArrayRef =
+            Arc::new(StringViewArray::from(vec![Some("a\u{1b}[31mb\tc"), Some("x\ny"), None]));
+        let batch = RecordBatch::try_from_iter([("n\u{9b}", texts)]).unwrap();
+        let mut out = Vec::new();
+        write_table(&batch.schema(), &[&batch], &mut out).unwrap();
+        let table = String::from_utf8(out).unwrap();
+        assert!(table.contains("a\\x1B[31mb\\tc") && table.contains("n\\u009B"), "{table}");
+        assert!(!table.contains(is_obeyed), "{table}");
+    }
 }

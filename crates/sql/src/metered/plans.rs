@@ -13,9 +13,12 @@ use datafusion::error::Result;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, AggregatePhysicalExpressions};
 use datafusion::physical_expr::expressions::{CaseExpr, Column, Literal};
 use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
 use datafusion::physical_plan::projection::ProjectionExec;
 use futures_util::{Stream, StreamExt as _};
 
@@ -31,9 +34,14 @@ pub fn metered(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     let inputs = plan.children().into_iter().map(|input| metered(Arc::clone(input)));
     let inputs = inputs.collect::<Result<Vec<_>>>()?;
     let step = if inputs.is_empty() { plan } else { plan.replace_children(inputs, KEPT)? };
-    let step = match step.downcast_ref::<ProjectionExec>() {
-        Some(projection) => between_columns(projection)?,
-        None => copies::with_room(step)?,
+    let step = if let Some(projection) = step.downcast_ref::<ProjectionExec>() {
+        between_columns(projection)?
+    } else if let Some(aggregate) = step.downcast_ref::<AggregateExec>() {
+        of_arguments(aggregate)?
+    } else if let Some(filter) = step.downcast_ref::<FilterExec>() {
+        of_predicate(filter)?.unwrap_or(step)
+    } else {
+        copies::with_room(step)?
     };
     Ok(ThroughExec::of(NAME, &step, looked_at))
 }
@@ -91,11 +99,41 @@ fn between_columns(projection: &ProjectionExec) -> Result<Arc<dyn ExecutionPlan>
     let input = Arc::clone(projection.input());
     let schema = input.schema();
     let with_check = |column: &ProjectionExpr| {
-        let expr = of_cases(Arc::clone(&column.expr), &schema)?;
+        let expr = of_cases(Arc::clone(&column.expr), &schema)?.data;
         Ok(ProjectionExpr { expr: looking(expr), alias: column.alias.clone() })
     };
     let columns = projection.expr().iter().map(with_check).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(ProjectionExec::try_new(columns, input)?))
+}
+
+/// Aggregates take each argument as a column, also one that is the same for all rows.
+fn of_arguments(aggregate: &AggregateExec) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = aggregate.input_schema();
+    let of_function = |function: &Arc<AggregateFunctionExpr>| {
+        let AggregatePhysicalExpressions { args, order_by_exprs } = function.all_expressions();
+        let argument = |expr: Arc<dyn PhysicalExpr>| {
+            let expr = of_cases(expr, &schema)?.data;
+            Ok(if is_short(&expr) { expr } else { looking(expr) })
+        };
+        let arguments = args.into_iter().map(argument).collect::<Result<_>>()?;
+        let looked_at = function.with_new_expressions(arguments, order_by_exprs);
+        Ok(looked_at.map_or_else(|| Arc::clone(function), Arc::new))
+    };
+    let functions = aggregate.aggr_expr().iter().map(of_function).collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(aggregate.with_new_aggr_exprs(functions)))
+}
+
+fn of_predicate(filter: &FilterExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let predicate = of_cases(Arc::clone(filter.predicate()), &filter.input().schema())?;
+    if !predicate.transformed {
+        return Ok(None);
+    }
+    let filter = FilterExecBuilder::from(filter).with_predicate(predicate.data).build()?;
+    Ok(Some(Arc::new(filter)))
+}
+
+fn is_short(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    expr.downcast_ref::<Literal>().is_some_and(|value| value.value().size() < 1024)
 }
 
 fn looking(expr: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
@@ -106,15 +144,14 @@ fn looking(expr: Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
 }
 
 /// CASE copies a value that is the same for all rows into each of them.
-fn of_cases(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
+fn of_cases(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Transformed<Arc<dyn PhysicalExpr>>> {
     let of_step = |expr: Arc<dyn PhysicalExpr>| {
         if expr.downcast_ref::<CaseExpr>().is_none() {
             return Ok(Transformed::no(expr));
         }
         let mut is_new = false;
         let mut branch = |child: &Arc<dyn PhysicalExpr>| {
-            let is_short = child.downcast_ref::<Literal>().is_some_and(|value| value.value().size() < 1024);
-            if is_short || !is_copied(&child.data_type(schema)?) {
+            if is_short(child) || !is_copied(&child.data_type(schema)?) {
                 return Ok(Arc::clone(child));
             }
             is_new = true;
@@ -126,7 +163,7 @@ fn of_cases(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn Phys
         }
         Ok(Transformed::yes(expr.with_new_children(children)?))
     };
-    Ok(expr.transform_up(of_step)?.data)
+    expr.transform_up(of_step)
 }
 
 /// Of what a value is copied with its row. Views are not.
@@ -202,7 +239,36 @@ impl PhysicalExpr for Looking {
 
 #[cfg(test)]
 mod tests {
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::SessionContext;
+    use kafscale_meter::Meter;
+
     use super::*;
+    use crate::error::SqlError;
+    use crate::metered::{limit, working};
+
+    /// A list of four million numbers for each of thousands of rows, wherever the expression stands.
+    #[tokio::test]
+    async fn a_value_that_is_copied_into_each_row_is_refused_before() {
+        limit(64 << 30);
+        let list = "CASE WHEN value % 2 = 0 THEN range(0, 4000000) ELSE range(0, 3999999) END";
+        let rows = "FROM generate_series(1, 20000)";
+        for statement in [
+            format!("SELECT cardinality({list}) {rows}"),
+            format!("SELECT sum(cardinality({list})) {rows}"),
+            format!("SELECT count(CASE WHEN value > 0 THEN range(0, 4000000) END) {rows}"),
+            format!("SELECT value % 3, max(cardinality({list})) {rows} GROUP BY 1"),
+            format!("SELECT value {rows} WHERE cardinality({list}) > value"),
+        ] {
+            let session = SessionContext::new();
+            let plan = session.sql(&statement).await.unwrap().create_physical_plan().await.unwrap();
+            let plan = metered(plan).unwrap();
+            let meter = Meter::default();
+            let answer = working(meter.current(), collect(plan, session.task_ctx())).await;
+            let error = SqlError::from(answer.map(|_| ()).unwrap_err());
+            assert_eq!(error.code(), "53200", "{statement}: {error}");
+        }
+    }
 
     #[test]
     fn steps_that_look_are_not_shown() {

@@ -135,6 +135,11 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     functions.extend(super::scalar::all());
     functions.extend(super::json_build::all());
     functions.push(Arc::new(super::semantics::interval_span()));
+    functions.push(Arc::new(super::parts::function()));
+    functions.push(Arc::new(super::semantics::half_even()));
+    functions.extend(super::texts::all());
+    functions.push(Arc::new(super::lists::same()));
+    functions.extend([super::sides::times(), super::sides::over()].map(Arc::new));
     functions.push(Arc::new(ScalarUDF::from(AtTimeZone::new())));
     functions.extend(super::session::all());
     functions.extend(super::regclass::all());

@@ -19,7 +19,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::json_build::json_field;
-use super::scalar;
+use super::json_edit::{self, Edit};
+use super::sides::{self, Sides};
+use super::{parts, scalar};
+use crate::error::SqlError;
 use crate::topic::json::Fields;
 use crate::topic::values::text_of;
 use crate::{growth, planning};
@@ -28,6 +31,7 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
     [Wanted::Json, Wanted::Text]
         .into_iter()
         .flat_map(|wanted| [false, true].map(|by_path| Arc::new(ScalarUDF::from(Get::new(wanted, by_path)))))
+        .chain(json_edit::all())
         .collect()
 }
 
@@ -38,6 +42,10 @@ pub struct Operators;
 impl ExprPlanner for Operators {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
         planning::check()?;
+        let expr = match sides::of(expr, schema) {
+            Sides::Operator(expr) => expr,
+            Sides::Whole(expr) => return Ok(PlannerResult::Planned(expr)),
+        };
         let get = |wanted, by_path| ScalarUDF::from(Get::new(wanted, by_path));
         // Lists have operators of the same names.
         let is_text =
@@ -55,6 +63,17 @@ impl ExprPlanner for Operators {
                 return Ok(PlannerResult::Planned(call));
             }
             BinaryOperator::Question if is_text(&expr.left) => scalar::has(),
+            BinaryOperator::QuestionPipe if is_text(&expr.left) => scalar::has_any(),
+            BinaryOperator::QuestionAnd if is_text(&expr.left) => scalar::has_all(),
+            BinaryOperator::HashMinus if is_text(&expr.left) => json_edit::function(Edit::MinusPath),
+            BinaryOperator::Minus if json_edit::is_json(&expr.left, schema) => {
+                json_edit::function(Edit::Minus)
+            }
+            BinaryOperator::StringConcat if is_of_json(&expr, schema) => growth::json_concat(),
+            BinaryOperator::AtQuestion | BinaryOperator::AtAt => {
+                let why = format!("the operator {} is not supported: there are no JSON paths", expr.op);
+                return Err(SqlError::Unsupported(why).into());
+            }
             // The engine's own have no bound for what values become.
             BinaryOperator::StringConcat => {
                 let of =
@@ -81,9 +100,20 @@ impl ExprPlanner for Operators {
         Ok(PlannerResult::Planned(function.call(vec![expr.left, expr.right])))
     }
 
+    fn plan_extract(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        Ok(PlannerResult::Planned(parts::extract(args)))
+    }
+
     fn plan_array_literal(&self, elements: Vec<Expr>, _: &DFSchema) -> Result<PlannerResult<Vec<Expr>>> {
         Ok(PlannerResult::Planned(growth::make_array().call(elements)))
     }
+}
+
+/// `||` puts JSON together where both sides are JSON, or one is and the other a text of the statement.
+fn is_of_json(concat: &RawBinaryExpr, schema: &DFSchema) -> bool {
+    let is_json = |expr: &Expr| json_edit::is_json(expr, schema);
+    let fits = |expr: &Expr| is_json(expr) || json_edit::is_unknown(expr);
+    (is_json(&concat.left) && fits(&concat.right)) || (is_json(&concat.right) && fits(&concat.left))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -118,6 +148,8 @@ impl Get {
 /// A step of a path, for all rows or by row.
 enum Step {
     Names(StringArray),
+    /// Names or places.
+    Either(StringArray),
     Places(arrow::array::Int64Array),
     /// Names and places, as they fit.
     Paths(StringArray),
@@ -137,6 +169,7 @@ impl Step {
     fn get<'a>(&self, json: &'a str, row: usize) -> Option<&'a str> {
         match self {
             Step::Names(names) => names.is_valid(row).then(|| field(json, names.value(row)))?,
+            Step::Either(steps) => steps.is_valid(row).then(|| step_in(json, steps.value(row)))?,
             Step::Places(places) => places.is_valid(row).then(|| item(json, places.value(row)))?,
             Step::Paths(paths) => {
                 let path = paths.is_valid(row).then(|| paths.value(row))?;
@@ -212,6 +245,12 @@ impl ScalarUDFImpl for Get {
             DataType::List(_) if self.by_path => Ok(Step::Lists(array.as_list().clone())),
             _ if self.by_path => Ok(Step::Paths(scalar::utf8(&array)?)),
             _ => Step::of(&array),
+        };
+        // Several steps are a path, in which a place may be a text.
+        let is_path = arrays.len() > 1;
+        let step = |array: ArrayRef| match step(array)? {
+            Step::Names(names) if is_path => Ok(Step::Either(names)),
+            step => Ok(step),
         };
         let steps = arrays.map(step).collect::<Result<Vec<Step>>>()?;
         let value = |row: usize| {

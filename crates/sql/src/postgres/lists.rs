@@ -1,201 +1,150 @@
-//! Lists of values for the same expression: `a IN (1, 2) AND a IN (3, 4)`.
-//!
-//! The engine makes one list of two, and FALSE where nothing is left. That is right for rows that are chosen, and wrong
-//! where NULL tells from false, as under NOT: where `a` is NULL, or a list has a NULL, both are unknown. So all but the first
-//! are asked of `coalesce(a, NULL)`, which is the same value and another expression.
+//! Two lists for one value, `x IN (1, 2) AND x IN (3)`: the engine makes one of them, and forgets that where the value or an item is
+//! NULL, the answer is too. So it is kept from seeing that the value is the same.
 
-use std::collections::HashMap;
-use std::ops::ControlFlow;
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::logical_expr::{
+    BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
+    Signature, Volatility,
+};
 
-use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, Statement, UnaryOperator, VisitMut, VisitorMut};
+use arrow::datatypes::{DataType, FieldRef};
 
-use super::rewrite::expression;
-
-/// Keeps lists apart that the engine must not put together.
-pub fn keep_apart(statement: &mut Statement) {
-    let _ = statement.visit(&mut Lists::default());
-}
-
-#[derive(Default)]
-struct Lists {
-    /// Whether the expressions around the one that is visited only join conditions.
-    joins: Vec<bool>,
-}
-
-impl VisitorMut for Lists {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        let is_within = self.joins.last().copied().unwrap_or(false);
-        let joins = matches!(expr, Expr::Nested(_) | Expr::UnaryOp { op: UnaryOperator::Not, .. })
-            || operator(expr).is_some();
-        self.joins.push(joins);
-        if joins && !is_within {
-            of_all(expr);
-        }
-        ControlFlow::Continue(())
+/// `AND` and `OR` whose sides are lists for one value.
+pub fn apart(mut binary: BinaryExpr) -> Result<Transformed<Expr>> {
+    let value = match (valued(&binary.left), valued(&binary.right)) {
+        (Some(one), Some(other)) if one == other => one.clone(),
+        _ => return Ok(Transformed::no(Expr::BinaryExpr(binary))),
+    };
+    let sides = [&*binary.left, &*binary.right];
+    // One list of both is right: of what either has, or neither.
+    let united = match binary.op {
+        Operator::Or => sides.iter().all(|side| !is_negated(side)),
+        _ => sides.iter().all(|side| is_negated(side)),
+    };
+    // And single values are no lists.
+    if united || sides.iter().all(|side| is_single(side)) {
+        return Ok(Transformed::no(Expr::BinaryExpr(binary)));
     }
-
-    fn post_visit_expr(&mut self, _: &mut Expr) -> ControlFlow<()> {
-        self.joins.pop();
-        ControlFlow::Continue(())
-    }
+    let hidden = |expr: Expr| match expr == value {
+        true => Ok(Transformed::new(
+            same().call(vec![expr]),
+            true,
+            datafusion::common::tree_node::TreeNodeRecursion::Jump,
+        )),
+        false => Ok(Transformed::no(expr)),
+    };
+    *binary.right = binary.right.transform_down(hidden)?.data;
+    Ok(Transformed::yes(Expr::BinaryExpr(binary)))
 }
 
-/// AND or OR.
-fn operator(expr: &Expr) -> Option<BinaryOperator> {
+fn is_negated(expr: &Expr) -> bool {
+    matches!(expr, Expr::InList(list) if list.negated)
+}
+
+fn is_single(expr: &Expr) -> bool {
+    matches!(expr, Expr::BinaryExpr(binary) if binary.op == Operator::Eq)
+}
+
+/// The value that there is a list for. Equalities joined by `OR` are one, too.
+fn valued(expr: &Expr) -> Option<&Expr> {
     match expr {
-        Expr::BinaryOp { op: op @ (BinaryOperator::And | BinaryOperator::Or), .. } => Some(op.clone()),
+        Expr::InList(list) => Some(&list.expr),
+        Expr::BinaryExpr(binary) => match binary.op {
+            Operator::Eq if matches!(*binary.right, Expr::Literal(..)) => Some(&binary.left),
+            Operator::Eq if matches!(*binary.left, Expr::Literal(..)) => Some(&binary.right),
+            Operator::Or => {
+                let (one, other) = (valued(&binary.left)?, valued(&binary.right)?);
+                (one == other).then_some(one)
+            }
+            _ => None,
+        },
         _ => None,
     }
 }
 
-/// An expression without parentheses and NOT, and whether it is negated.
-fn plain(mut expr: &mut Expr) -> (&mut Expr, bool) {
-    let mut negated = false;
-    loop {
-        expr = match expr {
-            Expr::Nested(inner) => inner,
-            Expr::UnaryOp { op: UnaryOperator::Not, expr: inner } => {
-                negated = !negated;
-                inner
-            }
-            other => return (other, negated),
-        };
-    }
+/// Gives what it is given.
+pub fn same() -> ScalarUDF {
+    ScalarUDF::from(Same { signature: Signature::any(1, Volatility::Immutable) })
 }
 
-fn of_all(expr: &mut Expr) {
-    let mut chains = vec![plain(expr).0];
-    while let Some(chain) = chains.pop() {
-        let Some(op) = operator(chain) else { continue };
-        let mut members = Vec::new();
-        let mut rest = vec![chain];
-        while let Some(part) = rest.pop() {
-            if !matches!(part, Expr::Nested(_)) && operator(part).as_ref() != Some(&op) {
-                members.push(part);
-                continue;
-            }
-            match part {
-                Expr::Nested(inner) => rest.push(inner),
-                Expr::BinaryOp { left, right, .. } => rest.extend([&mut **right, left]),
-                _ => {}
-            }
-        }
-        of_chain(&op, &mut members);
-        chains.extend(
-            members.into_iter().map(|member| plain(member).0).filter(|member| operator(member).is_some()),
-        );
-    }
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Same {
+    signature: Signature,
 }
 
-fn of_chain(op: &BinaryOperator, members: &mut [&mut Expr]) {
-    // By what is looked for: the members, and whether they say that it is not in their lists.
-    let mut found: HashMap<String, Vec<(usize, bool)>> = HashMap::new();
-    for (at, member) in members.iter_mut().enumerate() {
-        let (member, negated) = plain(member);
-        if let Some((of, not_in)) = list_of(member) {
-            found.entry(of).or_default().push((at, not_in != negated));
-        }
+impl ScalarUDFImpl for Same {
+    fn name(&self) -> &'static str {
+        "kafscale_same"
     }
-    for lists in found.into_values().filter(|lists| lists.len() > 1) {
-        // One list of all values is right then.
-        let united = match op {
-            BinaryOperator::Or => lists.iter().all(|(_, negated)| !negated),
-            _ => lists.iter().all(|(_, negated)| *negated),
-        };
-        if !united {
-            lists.into_iter().skip(1).for_each(|(at, _)| ask_of_another(plain(members[at]).0));
-        }
-    }
-}
 
-/// What is looked for, and whether the list must not have it. Equalities joined by OR are a list.
-fn list_of(expr: &Expr) -> Option<(String, bool)> {
-    match expr {
-        Expr::InList { expr, negated, .. } => Some((expr.to_string(), *negated)),
-        Expr::BinaryOp { op: BinaryOperator::Or, .. } => {
-            let mut of = None;
-            let mut rest = vec![expr];
-            while let Some(part) = rest.pop() {
-                let looked_for = match part {
-                    Expr::Nested(inner) => {
-                        rest.push(inner);
-                        continue;
-                    }
-                    Expr::BinaryOp { left, op: BinaryOperator::Or, right } => {
-                        rest.extend([&**left, right]);
-                        continue;
-                    }
-                    Expr::BinaryOp { left, op: BinaryOperator::Eq, .. } => left.to_string(),
-                    Expr::InList { expr, negated: false, .. } => expr.to_string(),
-                    _ => return None,
-                };
-                if of.get_or_insert_with(|| looked_for.clone()) != &looked_for {
-                    return None;
-                }
-            }
-            of.map(|of| (of, false))
-        }
-        _ => None,
+    fn signature(&self) -> &Signature {
+        &self.signature
     }
-}
 
-fn ask_of_another(expr: &mut Expr) {
-    let mut rest = vec![expr];
-    while let Some(part) = rest.pop() {
-        match part {
-            Expr::Nested(inner) => rest.push(inner),
-            Expr::BinaryOp { left, op: BinaryOperator::Or, right } => rest.extend([&mut **left, right]),
-            Expr::BinaryOp { left: looked_for, op: BinaryOperator::Eq, .. }
-            | Expr::InList { expr: looked_for, .. } => {
-                **looked_for = expression(&format!("coalesce({looked_for}, NULL)"));
-            }
-            _ => {}
-        }
+    fn return_type(&self, types: &[DataType]) -> Result<DataType> {
+        Ok(types[0].clone())
+    }
+
+    fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
+        Ok(args.arg_fields[0].clone())
+    }
+
+    fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        Ok(args.args.swap_remove(0))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
-    use datafusion::sql::sqlparser::parser::Parser;
+    use datafusion::logical_expr::{col, lit};
 
     use super::*;
 
-    fn kept_apart(condition: &str) -> String {
-        let sql = format!("SELECT 1 FROM t WHERE {condition}");
-        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, &sql).unwrap().remove(0);
-        keep_apart(&mut statement);
-        statement.to_string().replace("SELECT 1 FROM t WHERE ", "")
+    #[test]
+    fn lists_for_one_value_are_kept_apart() {
+        let list = |of: &[i64]| col("x").in_list(of.iter().map(|item| lit(*item)).collect(), false);
+        let either = col("x").eq(lit(3_i64)).or(col("x").eq(lit(4_i64)));
+        let hidden = "kafscale_same(x)";
+        for (expr, expected) in [
+            (
+                list(&[1, 2]).and(list(&[3])),
+                format!("x IN ([Int64(1), Int64(2)]) AND {hidden} IN ([Int64(3)])"),
+            ),
+            (
+                list(&[1]).and(either),
+                format!("x IN ([Int64(1)]) AND ({hidden} = Int64(3) OR {hidden} = Int64(4))"),
+            ),
+            (
+                list(&[1]).or(col("y").in_list(vec![lit(1_i64)], true)),
+                "x IN ([Int64(1)]) OR y NOT IN ([Int64(1)])".to_owned(),
+            ),
+            (col("x").eq(lit(1_i64)).or(col("x").eq(lit(2_i64))), "x = Int64(1) OR x = Int64(2)".to_owned()),
+            (list(&[1]).or(list(&[2])), "x IN ([Int64(1)]) OR x IN ([Int64(2)])".to_owned()),
+        ] {
+            let Expr::BinaryExpr(binary) = expr else { panic!("it is an operator") };
+            assert_eq!(apart(binary).unwrap().data.to_string(), expected);
+        }
     }
 
-    #[test]
-    fn lists_that_would_be_intersected_are_of_different_expressions() {
-        for (condition, apart) in [
-            ("NOT (a IN (1, 2) AND a IN (3))", "NOT (a IN (1, 2) AND coalesce(a, NULL) IN (3))"),
-            (
-                "(a IN (1) AND b > 1 AND a NOT IN (2)) IS NULL",
-                "(a IN (1) AND b > 1 AND coalesce(a, NULL) NOT IN (2)) IS NULL",
-            ),
-            ("a NOT IN (1) OR a NOT IN (2)", "a NOT IN (1) OR coalesce(a, NULL) NOT IN (2)"),
-            ("a IN (1) OR NOT a IN (2)", "a IN (1) OR NOT coalesce(a, NULL) IN (2)"),
-            (
-                "(a = 1 OR a = 2) AND (a = 3 OR a = 4)",
-                "(a = 1 OR a = 2) AND (coalesce(a, NULL) = 3 OR coalesce(a, NULL) = 4)",
-            ),
-            ("b OR (a IN (1) AND (c AND a IN (2)))", "b OR (a IN (1) AND (c AND coalesce(a, NULL) IN (2)))"),
+    #[tokio::test]
+    async fn an_unknown_value_is_in_no_two_lists() {
+        use datafusion::execution::session_state::SessionStateBuilder;
+        let mut state = SessionStateBuilder::new().with_default_features().build();
+        let mut rules = state.analyzer().rules.clone();
+        rules.insert(0, super::super::semantics::rule());
+        state = SessionStateBuilder::new_from_existing(state).with_analyzer_rules(rules).build();
+        let context = datafusion::prelude::SessionContext::new_with_state(state);
+        for (condition, expected) in [
+            ("NOT (x IN (1, 2) AND x IN (3, 4))", 3),
+            ("(x IN (1, 2) AND x IN (3, 4)) IS NULL", 1),
+            ("NOT (x IN (1, NULL) AND x IN (8, 9))", 3),
+            ("NOT ((x = 1 OR x = 2) AND (x = 3 OR x = 4))", 3),
+            ("x IN (1, 2) AND x NOT IN (2, 3)", 1),
+            ("(cast(x AS varchar) ~ '.*') IS NULL", 1),
         ] {
-            assert_eq!(kept_apart(condition), apart);
-        }
-        for condition in [
-            "a IN (1) OR a IN (2) OR a = 3",
-            "a NOT IN (1) AND a NOT IN (2)",
-            "a IN (1) AND b IN (2)",
-            "a = 1 AND a = 2",
-            "_partition = 1 OR _partition = 2",
-        ] {
-            assert_eq!(kept_apart(condition), condition);
+            let sql = format!("SELECT x FROM (VALUES (1), (2), (3), (NULL)) AS t (x) WHERE {condition}");
+            assert_eq!(context.sql(&sql).await.unwrap().count().await.unwrap(), expected, "{condition}");
         }
     }
 }

@@ -19,25 +19,26 @@ use datafusion::sql::sqlparser::parser::Parser;
 use super::empty::is_empty;
 use super::timezone::TIMEZONE;
 use super::{
-    balanced, casts, functions, introspection, keywords, lists, names, nested, similar, single, subqueries,
-    tables, to_char,
+    balanced, casts, functions, introspection, keywords, names, nested, quantified, similar, single,
+    subqueries, tables, to_char, using, windows,
 };
 use crate::catalog::PUBLIC;
 use crate::dialect::PostgresDialect;
+use crate::error::SqlError;
 
 pub const CATALOG: &str = "pg_catalog";
 
-/// Changes a query in place. False: it is nested too deeply.
-#[must_use]
-pub fn rewrite(statement: &mut Statement) -> bool {
+/// Changes a query in place.
+pub fn rewrite(statement: &mut Statement) -> Result<(), SqlError> {
     if let Statement::Query(query) = statement
         && is_empty(query)
     {
         **query = without_rows(query);
-        return true;
+        return Ok(());
     }
     if !nested::flatten(statement) {
-        return false;
+        let why = "calls of coalesce are nested too deeply in other expressions";
+        return Err(SqlError::TooComplex(why.to_owned()));
     }
     if let Statement::Query(query) = statement
         && let Some(types) = introspection::types_for(query)
@@ -45,28 +46,52 @@ pub fn rewrite(statement: &mut Statement) -> bool {
         **query = types;
     }
     let mut before = Before::default();
-    let _ = statement.visit(&mut before);
+    if let ControlFlow::Break(refused) = statement.visit(&mut before) {
+        return Err(refused);
+    }
     let _ = statement.visit(&mut Words { named: before.named });
     if let Statement::Query(query) = statement
         && let SetExpr::Select(select) = &mut *query.body
     {
         small_numbers(select);
     }
-    lists::keep_apart(statement);
     balanced::balance(statement);
-    true
+    Ok(())
 }
 
-/// What is done before anything else: the names of `WITH` are found, and FETCH FIRST becomes LIMIT.
+/// What is done before anything else: the names of `WITH` are found, FETCH FIRST becomes LIMIT, and
+/// comparisons with the rows of subqueries are written out.
 #[derive(Default)]
 struct Before {
     named: HashSet<String>,
 }
 
 impl VisitorMut for Before {
-    type Break = ();
+    type Break = SqlError;
 
-    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<SqlError> {
+        match quantified::comparison(expr) {
+            Ok(Some(made)) => *expr = made,
+            Ok(None) => {}
+            Err(refused) => return ControlFlow::Break(refused),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<SqlError> {
+        let made = windows::write_out(select).and_then(|()| using::write_out(select, None));
+        made.map_or_else(ControlFlow::Break, ControlFlow::Continue)
+    }
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<SqlError> {
+        if let (Some(order), SetExpr::Select(select)) = (&mut query.order_by, &mut *query.body) {
+            let made = windows::write_out(select)
+                .and_then(|()| windows::write_out_order(order, select))
+                .and_then(|()| using::write_out(select, Some(order)));
+            if let Err(refused) = made {
+                return ControlFlow::Break(refused);
+            }
+        }
         let names = query.with.iter().flat_map(|with| &with.cte_tables);
         self.named.extend(names.map(|table| names::folded(&table.alias.name)));
         let Some(fetch) = query.fetch.take_if(|fetch| !fetch.with_ties && !fetch.percent) else {
@@ -393,8 +418,9 @@ fn by_name(expr: &mut Expr) {
 }
 
 /// Functions that the engine has by another name.
-const SYNONYMS: [(&str, &str); 13] = [
+const SYNONYMS: [(&str, &str); 14] = [
     ("array_remove", "array_remove_all"),
+    ("array_replace", "array_replace_all"),
     ("ceiling", "ceil"),
     ("clock_timestamp", "now"),
     ("gen_random_uuid", "uuid"),
@@ -519,7 +545,7 @@ pub fn call(name: &str, argument: Expr) -> Expr {
     call_of(name, vec![argument])
 }
 
-fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
+pub fn call_of(name: &str, arguments: Vec<Expr>) -> Expr {
     let mut function = function_named(name);
     if let FunctionArguments::List(list) = &mut function.args {
         let arguments = arguments.into_iter().map(FunctionArgExpr::Expr).map(FunctionArg::Unnamed);
@@ -589,7 +615,7 @@ mod tests {
 
     fn rewritten(sql: &str) -> String {
         let mut statement = Parser::parse_sql(&PostgresDialect, sql).unwrap().remove(0);
-        assert!(rewrite(&mut statement));
+        rewrite(&mut statement).unwrap();
         statement.to_string()
     }
 
@@ -625,6 +651,10 @@ mod tests {
             (
                 "SELECT a FROM t ORDER BY a OFFSET 2 ROWS FETCH FIRST 3 ROWS ONLY",
                 "SELECT a FROM t ORDER BY a LIMIT 3 OFFSET 2 ROWS",
+            ),
+            (
+                "SELECT array_replace(a, 1, 2) FROM t",
+                "SELECT array_replace_all(a, 1, 2) AS \"array_replace\" FROM t",
             ),
             ("SELECT current_schema", "SELECT current_schema() AS \"current_schema\""),
             ("SELECT a FROM t WHERE NOT EXISTS (SELECT 1 FROM pg_depend)", "SELECT a FROM t WHERE true"),

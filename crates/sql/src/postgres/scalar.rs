@@ -18,7 +18,7 @@ use datafusion::logical_expr::{
 };
 
 use super::functions::quoted;
-use super::{json, to_char, types};
+use super::{json, json_edit, to_char, types};
 use crate::error::SqlError;
 
 /// Gives the values of all rows.
@@ -87,7 +87,12 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
         ("kafscale_json_keys", Some(1), texts(), |args, _| each_list(&args[0], json::keys)),
     ];
     let function = |(name, count, returns, work)| ScalarUDF::from(RowWise::new(name, count, returns, work));
-    functions.into_iter().map(function).chain([contains(), has()]).map(Arc::new).collect()
+    functions
+        .into_iter()
+        .map(function)
+        .chain([contains(), has(), has_any(), has_all()])
+        .map(Arc::new)
+        .collect()
 }
 
 fn uuid(text: &str) -> Result<String> {
@@ -117,6 +122,41 @@ pub fn contains() -> ScalarUDF {
 pub fn has() -> ScalarUDF {
     let work: Work = |args, rows| json_test(args, rows, json::has);
     ScalarUDF::from(RowWise::new("kafscale_json_has", Some(2), DataType::Boolean, work))
+}
+
+/// `?|` of JSON.
+pub fn has_any() -> ScalarUDF {
+    let work: Work = |args, rows| names_test(args, rows, |has| has.contains(&true));
+    ScalarUDF::from(RowWise::new("kafscale_json_has_any", Some(2), DataType::Boolean, work))
+}
+
+/// `?&` of JSON.
+pub fn has_all() -> ScalarUDF {
+    let work: Work = |args, rows| names_test(args, rows, |has| !has.contains(&false));
+    ScalarUDF::from(RowWise::new("kafscale_json_has_all", Some(2), DataType::Boolean, work))
+}
+
+fn names_test(args: &[ArrayRef], rows: usize, test: fn(&[bool]) -> bool) -> Result<ArrayRef> {
+    let json = utf8(&args[0])?;
+    let names = match args[1].data_type() {
+        DataType::List(_) => None,
+        _ => Some(utf8(&args[1])?),
+    };
+    let value = |row: usize| -> Result<Option<bool>> {
+        if json.is_null(row) || args[1].is_null(row) {
+            return Ok(None);
+        }
+        let names = match &names {
+            Some(texts) => json_edit::steps(texts.value(row)).unwrap_or_default(),
+            None => {
+                let names = utf8(&args[1].as_list::<i32>().value(row))?;
+                names.iter().flatten().map(str::to_owned).collect()
+            }
+        };
+        let found: Option<Vec<bool>> = names.iter().map(|name| json::has(json.value(row), name)).collect();
+        Ok(found.map(|found| test(&found)))
+    };
+    Ok(Arc::new((0..rows).map(value).collect::<Result<BooleanArray>>()?))
 }
 
 fn json_test(args: &[ArrayRef], rows: usize, test: fn(&str, &str) -> Option<bool>) -> Result<ArrayRef> {

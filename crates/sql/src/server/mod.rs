@@ -23,7 +23,7 @@ pub mod session;
 mod startup;
 mod statements;
 mod stop;
-mod text;
+pub mod text;
 mod tls;
 mod transactions;
 mod users;

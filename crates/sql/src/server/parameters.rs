@@ -11,6 +11,7 @@ use pgwire::error::{ErrorInfo, PgWireError, PgWireResult};
 use super::arrays;
 use super::statements::pg_error;
 use crate::error::SqlError;
+use crate::postgres::texts;
 
 /// Microseconds from 1970 to 2000, which is where PostgreSQL begins to count.
 const EPOCH_US: i64 = 946_684_800_000_000;
@@ -133,7 +134,9 @@ pub fn text(bytes: &[u8], target: &DataType) -> Option<ScalarValue> {
             let day = text.trim().split([' ', 'T']).next().unwrap_or_default();
             ScalarValue::Utf8(Some(day.to_owned())).cast_to(target).ok().filter(|v| !v.is_null())
         }
-        other => ScalarValue::Utf8(Some(text.trim().to_owned())).cast_to(other).ok().filter(|v| !v.is_null()),
+        other => texts::value_of(text, other).or_else(|| {
+            ScalarValue::Utf8(Some(text.trim().to_owned())).cast_to(other).ok().filter(|v| !v.is_null())
+        }),
     }
 }
 

@@ -5,6 +5,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, TimeUnit, TimestampMicrosecondType};
 use chrono::DateTime;
 
+use crate::postgres::texts;
+
 /// The text of a value that is not NULL, if it is one of those.
 pub fn of(array: &ArrayRef, row: usize) -> Option<String> {
     match array.data_type() {
@@ -27,12 +29,15 @@ pub fn of(array: &ArrayRef, row: usize) -> Option<String> {
                 Some(_) => None,
             }
         }
+        DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) | DataType::Duration(_) => {
+            texts::of(&array.slice(row, 1))
+        }
         _ => None,
     }
 }
 
 /// The shortest text that gives the same number again; with an exponent from so many digits on.
-fn float(value: impl Into<f64> + Copy + std::fmt::Display + std::fmt::LowerExp, digits: i32) -> String {
+pub fn float(value: impl Into<f64> + Copy + std::fmt::Display + std::fmt::LowerExp, digits: i32) -> String {
     let wide: f64 = value.into();
     if wide.is_nan() {
         return "NaN".to_owned();
@@ -55,7 +60,7 @@ fn float(value: impl Into<f64> + Copy + std::fmt::Display + std::fmt::LowerExp, 
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::TimestampMillisecondArray;
+    use arrow::array::{DurationMillisecondArray, TimestampMillisecondArray};
 
     use super::*;
 
@@ -83,6 +88,8 @@ mod tests {
         );
         let zoned: ArrayRef = Arc::new(times.with_timezone("UTC"));
         assert_eq!(of(&zoned, 0).unwrap(), "2023-11-14 22:13:21+00");
+        let span: ArrayRef = Arc::new(DurationMillisecondArray::from(vec![2_462_400_500]));
+        assert_eq!(of(&span, 0).unwrap(), "28 days 12:00:00.5");
         let midnight: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![0]));
         assert_eq!(of(&midnight, 0).unwrap(), "1970-01-01 00:00:00");
     }

@@ -22,14 +22,20 @@ impl Tokens {
             )));
         }
         // Escapes stay as they are written, since the text is put together again.
-        let tokenized = Tokenizer::new(&PostgreSqlDialect {}, text).with_unescape(false).tokenize();
-        let all = tokenized.map_err(|e| SqlError::Syntax(e.to_string()))?;
+        let all = tokenized(text)?;
         // E'…' is the exception: what it stands for is written without escapes.
         let plain = |token| match token {
             Token::EscapedStringLiteral(text) => Token::SingleQuotedString(text.replace('\'', "''")),
             other => other,
         };
-        Ok(Tokens { all: all.into_iter().map(plain).collect() })
+        let mut tokens = Vec::with_capacity(all.len());
+        for token in all {
+            match apart(&token) {
+                Some(parts) => tokens.extend(tokenized(&parts)?),
+                None => tokens.push(plain(token)),
+            }
+        }
+        Ok(Tokens { all: tokens })
     }
 
     /// At semicolons; without statements that say nothing.
@@ -99,6 +105,48 @@ impl Tokens {
     }
 }
 
+fn tokenized(text: &str) -> Result<Vec<Token>, SqlError> {
+    let tokenized = Tokenizer::new(&PostgreSqlDialect {}, text).with_unescape(false).tokenize();
+    tokenized.map_err(|e| SqlError::Syntax(e.to_string()))
+}
+
+/// An operator and the signs behind it (`n >-1`), with spaces between. By PostgreSQL's rule (lexical structure, operators)
+/// one of several characters ends in a sign only where it has others than those of standard SQL.
+fn apart(token: &Token) -> Option<String> {
+    let Token::CustomBinaryOperator(operator) = token else { return None };
+    let is_of_postgresql = operator.contains(['~', '!', '@', '#', '%', '^', '&', '|', '`', '?']);
+    let plain = operator.trim_end_matches(['+', '-']);
+    // The first character is an operator, whichever it is.
+    let first = operator.chars().next()?.len_utf8();
+    let plain = if plain.is_empty() { &operator[..first] } else { plain };
+    let signs = &operator[plain.len()..];
+    if is_of_postgresql || signs.is_empty() || signs.contains("--") {
+        return None;
+    }
+    Some(signs.chars().fold(plain.to_owned(), |text, sign| format!("{text} {sign}")))
+}
+
 fn is_significant(token: &Token) -> bool {
     !matches!(token, Token::Whitespace(_) | Token::EOF)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_behind_operators_are_signs() {
+        for (text, expected) in [
+            ("n>-10", "n> -10"),
+            ("n>=-1 AND n<>-1", "n>= -1 AND n<> -1"),
+            ("a->-1, a->>-1", "a-> -1, a->> -1"),
+            ("3-+1, 3+-1", "3- +1, 3+-1"),
+            // Those of PostgreSQL may end in a sign, and comments are none.
+            ("a #- b, a ?-b", "a #- b, a ?-b"),
+            ("a -- >-1", "a -- >-1"),
+            ("'>-1'", "'>-1'"),
+        ] {
+            assert_eq!(Tokens::of(text).unwrap().text(), expected, "{text}");
+        }
+    }
 }
