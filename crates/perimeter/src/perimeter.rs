@@ -19,7 +19,7 @@ use crate::deliver::envelope::{Envelope, Made};
 use crate::deliver::{DeliverError, Delivered, Records, deliver};
 use crate::engine::{Engine, Planned, QueryError, Rows};
 use crate::labelled::ColumnLabels;
-use crate::rules::budgets::CHARGED;
+use crate::rules::budgets::{CHARGED, Exhausted};
 use crate::rules::record::KEY;
 use crate::rules::{Action, checked_purpose};
 use crate::rules_live::LiveRules;
@@ -207,7 +207,10 @@ impl Perimeter {
             Err(exhausted) => {
                 details.insert("why".to_owned(), json!(exhausted.to_string()));
                 call.line.add(details);
-                self.refused(call, caller, planned);
+                // What cannot be kept tells of no row.
+                if matches!(exhausted, Exhausted::Rows(_) | Exhausted::Entities(_)) {
+                    self.refused(call, caller, planned);
+                }
                 Err(ToolError::Denied(exhausted.to_string()))
             }
         }

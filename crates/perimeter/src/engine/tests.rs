@@ -651,6 +651,7 @@ async fn rows_do_not_tell_of_themselves_in_one_answer() {
         "SELECT count(*) FROM v WHERE diagnosis = 'plague' AND id = 1193 + @ AND diagnosis ~ '('",
         "SELECT count(*) FROM v WHERE diagnosis = 'plague' AND id = 1193 + @ AND diagnosis ~ '((a{1,99}){1,99}){1,99}'",
         "SELECT 1 FROM v WHERE diagnosis = 'plague' AND id = 1193 + @ GROUP BY 1 HAVING approx_distinct(cost) > 0",
+        "SELECT count(*) FROM v WHERE diagnosis = 'plague' AND id = 1193 + @ AND (CASE WHEN month > 0 THEN INTERVAL '1 day' END) BETWEEN 0 AND 1",
     ];
     for oracle in oracles {
         let mut answers = Vec::new();

@@ -120,10 +120,7 @@ impl Relation {
 
 /// Whether a value depends on one of these columns.
 fn tells(expression: &Expr, telling: &[Column]) -> bool {
-    let of_outer = |subquery: &Subquery| {
-        let outer = subquery.outer_ref_columns.iter();
-        outer.into_iter().any(|outer| tells(outer, telling))
-    };
+    let of_outer = |subquery: &Subquery| subquery.outer_ref_columns.iter().any(|outer| tells(outer, telling));
     let told = expression.exists(|part| {
         Ok(match part {
             Expr::Column(column) | Expr::OuterReferenceColumn(_, column) => telling.contains(column),

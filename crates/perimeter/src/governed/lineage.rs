@@ -209,8 +209,8 @@ fn each_value(expression: &Expr, of: &mut impl FnMut(&Expr) -> Result<()>) -> Re
         | Expr::InList(_)
         | Expr::Exists(_) => Ok(()),
         Expr::Case(case) => {
-            let values = case.when_then_expr.iter().map(|(_, then)| then).chain(&case.else_expr);
-            values.into_iter().try_for_each(|value| each_value(value, of))
+            let mut values = case.when_then_expr.iter().map(|(_, then)| then).chain(&case.else_expr);
+            values.try_for_each(|value| each_value(value, of))
         }
         Expr::AggregateFunction(function) => {
             function.params.args.iter().try_for_each(|arg| each_value(arg, of))

@@ -8,8 +8,9 @@ use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use arrow::array::AsArray as _;
-use arrow::array::{Array as _, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{
+    Array as _, ArrayRef, AsArray as _, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array,
+};
 use arrow::compute::kernels::length::length;
 use arrow::compute::{cast, concat, nullif};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
@@ -120,10 +121,15 @@ impl ScalarUDFImpl for OrNull {
             let array = arg.into_array(rows)?;
             Ok(if array.data_type() == field.data_type() { array } else { cast(&array, field.data_type())? })
         });
-        let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.arguments), columns, &options)?;
-        let values = self.values(&batch)?;
+        let arguments = Arc::clone(&self.arguments);
+        let batch = columns.collect::<Result<Vec<ArrayRef>>>();
+        let batch =
+            batch.and_then(|columns| Ok(RecordBatch::try_new_with_options(arguments, columns, &options)?));
+        let values = match batch {
+            Ok(batch) => self.values(&batch)?,
+            Err(_) => new_null_array(&self.gives, rows),
+        };
         if is_one {
             Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&values, 0)?))
         } else {

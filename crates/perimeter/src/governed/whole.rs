@@ -80,6 +80,8 @@ const WITH_LITERALS: [&str; 10] = [
     "substring",
     "trunc",
 ];
+/// What functions begin with that the engine puts in where types differ.
+const OF_ENGINE: &str = "kafscale_";
 /// Of a pattern of LIKE, in characters.
 const LIKE_CHARS_MAX: usize = 1_000;
 /// Of a regular expression once it is compiled: how long it takes on a text should not be felt.
@@ -308,7 +310,9 @@ fn can_fail(part: &Expr, schema: &DFSchema) -> Result<Fails> {
         Expr::Between(between) => {
             let of = between.expr.get_type(schema)?;
             let ends = [between.low.get_type(schema)?, between.high.get_type(schema)?];
-            if ends.iter().all(|end| are_compared(&of, end)) { Fails::Never } else { Fails::AsEngine }
+            // Numbers beside a span are cast where there is a row only.
+            let is_fine = !is_span(&of) && ends.iter().all(|end| are_compared(&of, end));
+            if is_fine { Fails::Never } else { Fails::AsEngine }
         }
         Expr::InList(list) if list.expr.get_type(schema)?.is_nested() => Fails::AsEngine,
         Expr::Case(case) => match &case.expr {
@@ -319,15 +323,22 @@ fn can_fail(part: &Expr, schema: &DFSchema) -> Result<Fails> {
             "date_part" if !has_parts(function, schema)? => Fails::AsEngine,
             name if REPLACED.contains(&name) || name == NAME => Fails::Never,
             name if GROWING.contains(&name) => Fails::Sometimes { is_growing: true },
-            name => sometimes(FUNCTIONS.contains(&name) || WITH_LITERALS.contains(&name)),
+            name => {
+                let is_of_engine = name.starts_with(OF_ENGINE);
+                sometimes(is_of_engine || FUNCTIONS.contains(&name) || WITH_LITERALS.contains(&name))
+            }
         },
         _ => Fails::Never,
     })
 }
 
+/// A span of time.
+fn is_span(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Interval(_) | DataType::Duration(_))
+}
+
 /// Whether values of two types are compared without a failure.
 fn are_compared(left: &DataType, right: &DataType) -> bool {
-    let is_span = |of: &DataType| matches!(of, DataType::Interval(_) | DataType::Duration(_));
     let is_null = left.is_null() || right.is_null();
     !left.is_nested() && !right.is_nested() && (is_null || is_span(left) == is_span(right))
 }
