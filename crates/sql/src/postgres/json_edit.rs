@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use super::json_build::{JsonText, json_field};
 use super::scalar::utf8;
 use crate::error::SqlError;
+use crate::growth;
 
 /// Which of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,8 +42,11 @@ pub fn all() -> Vec<Arc<ScalarUDF>> {
 
 /// Whether an expression is of type json. One that was cast to text still says so of itself.
 pub fn is_json(expr: &Expr, schema: &DFSchema) -> bool {
-    let is_cast = matches!(expr, Expr::Cast(_) | Expr::TryCast(_));
-    !is_cast && expr.to_field(schema).is_ok_and(|(_, field)| JsonText::is_json(&field))
+    // Neither is an operator, nor a chain of texts, of which the type would be asked for each part.
+    let is_other = matches!(expr, Expr::Cast(_) | Expr::TryCast(_) | Expr::BinaryExpr(_));
+    !is_other
+        && !growth::is_text_chain(expr)
+        && expr.to_field(schema).is_ok_and(|(_, field)| JsonText::is_json(&field))
 }
 
 /// A text of the statement that is an object or an array, or NULL: beside JSON it is JSON. Other texts stay texts.

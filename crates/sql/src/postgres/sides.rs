@@ -12,7 +12,7 @@ use arrow::datatypes::{
 use datafusion::common::DFSchema;
 use datafusion::error::Result;
 use datafusion::logical_expr::planner::RawBinaryExpr;
-use datafusion::logical_expr::{Expr, ExprSchemable as _, ScalarUDF, cast as cast_expr, lit};
+use datafusion::logical_expr::{Expr, ExprSchemable as _, Operator, ScalarUDF, cast as cast_expr, lit};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
 use std::sync::Arc;
 
@@ -30,33 +30,50 @@ pub fn of(mut expr: RawBinaryExpr, schema: &DFSchema) -> Sides {
     if !matches!(expr.op, Plus | Minus | Multiply | Divide | Eq | NotEq | Lt | LtEq | Gt | GtEq) {
         return Sides::Operator(expr);
     }
-    // What has no type that is known is nothing that is looked for below.
+    // What has no type that is known is nothing that is looked for below. A type is asked for only where it is needed: that
+    // of the left side of a long sum is worked out from all of it.
     let kind = |expr: &Expr| expr.get_type(schema).unwrap_or(DataType::Null);
-    let (left, right) = (kind(&expr.left), kind(&expr.right));
-    let is_number = |kind: &DataType| kind.is_numeric();
-    match (&expr.op, &left, &right) {
-        (Plus | Minus, DataType::Date32 | DataType::Date64, right) if is_span(right) => {
-            expr.left = moment(expr.left);
+    match &expr.op {
+        Plus | Minus => {
+            let right = kind(&expr.right);
+            if is_span(&right) && is_date(&kind(&expr.left)) {
+                expr.left = moment(expr.left);
+            } else if expr.op == Plus && is_date(&right) && is_span(&kind(&expr.left)) {
+                expr.right = moment(expr.right);
+            }
         }
-        (Plus, left, DataType::Date32 | DataType::Date64) if is_span(left) => expr.right = moment(expr.right),
-        (Multiply, left, right) if is_span(left) && is_number(right) => {
-            return Sides::Whole(times().call(vec![expr.left, expr.right]));
+        Multiply | Divide => {
+            let right = kind(&expr.right);
+            let is_scaled = right.is_numeric() && may_be_span(&expr.left) && is_span(&kind(&expr.left));
+            if is_scaled {
+                let function = if expr.op == Multiply { times() } else { over() };
+                return Sides::Whole(function.call(vec![expr.left, expr.right]));
+            }
+            if expr.op == Multiply && is_span(&right) && kind(&expr.left).is_numeric() {
+                return Sides::Whole(times().call(vec![expr.right, expr.left]));
+            }
         }
-        (Multiply, left, right) if is_number(left) && is_span(right) => {
-            return Sides::Whole(times().call(vec![expr.right, expr.left]));
+        _ if is_text(&expr.right) && kind(&expr.left) == DataType::Boolean => {
+            expr.right = boolean(expr.right)
         }
-        (Divide, left, right) if is_span(left) && is_number(right) => {
-            return Sides::Whole(over().call(vec![expr.left, expr.right]));
-        }
-        (Eq | NotEq | Lt | LtEq | Gt | GtEq, DataType::Boolean, right) if right.is_string() => {
-            expr.right = boolean(expr.right);
-        }
-        (Eq | NotEq | Lt | LtEq | Gt | GtEq, left, DataType::Boolean) if left.is_string() => {
-            expr.left = boolean(expr.left);
-        }
+        _ if is_text(&expr.left) && kind(&expr.right) == DataType::Boolean => expr.left = boolean(expr.left),
         _ => {}
     }
     Sides::Operator(expr)
+}
+
+/// No product is an interval but by a call of [`times`].
+fn may_be_span(expr: &Expr) -> bool {
+    use Operator::{Divide, Modulo, Multiply};
+    !matches!(expr, Expr::BinaryExpr(binary) if matches!(binary.op, Divide | Modulo | Multiply))
+}
+
+fn is_text(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(value, _) if value.data_type().is_string())
+}
+
+fn is_date(kind: &DataType) -> bool {
+    matches!(kind, DataType::Date32 | DataType::Date64)
 }
 
 fn is_span(kind: &DataType) -> bool {
