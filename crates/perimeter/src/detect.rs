@@ -271,7 +271,9 @@ mod tests {
             let text = part.repeat(1_000_000 / part.len());
             let begun = std::time::Instant::now();
             check(&text);
-            assert!(begun.elapsed().as_secs() < 20, "{part}: {:?}", begun.elapsed());
+            // Something of a square would take hours.
+            let limit = if cfg!(debug_assertions) { 120 } else { 20 };
+            assert!(begun.elapsed().as_secs() < limit, "{part}: {:?}", begun.elapsed());
         }
     }
 }
