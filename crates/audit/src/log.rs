@@ -9,10 +9,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use kafscale_core::shell::quoted;
-use kafscale_meta::files::open_regular;
+use kafscale_meta::files::{self, open_regular};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -330,16 +329,14 @@ pub(crate) fn begin_link(path: &Path, line: &str) -> std::io::Result<()> {
     File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Two writers would break the chain. One that is just closing is waited for.
+/// Two writers would break the chain.
 fn lock(file: &File) -> std::io::Result<()> {
-    for _ in 0..20 {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
-            Err(TryLockError::Error(error)) => return Err(error),
+    files::lock_soon(file).map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            std::io::Error::new(ErrorKind::ResourceBusy, "another process writes to it")
         }
-    }
-    Err(std::io::Error::new(ErrorKind::ResourceBusy, "another process writes to it"))
+        TryLockError::Error(error) => error,
+    })
 }
 
 /// Whether the last whole line of a log has a lower number than its head says, or `expected`. Where there is no log, none is short.

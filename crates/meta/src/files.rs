@@ -3,7 +3,7 @@
 //! Invariant: nothing waits for a file for ever. What is no regular file (a pipe, a terminal) is refused instead of waited for, and
 //! [`Apart`] gives up on a disk that does not answer.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Read as _, Result};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -36,6 +36,18 @@ pub fn open_to_lock(path: &Path) -> Result<File> {
         }
         opened => opened,
     }
+}
+
+/// Locks a file for one user alone. Who is just closing it is waited for, and so is a child that another thread starts: it holds all
+/// files that are open until it has become its own program.
+pub fn lock_soon(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..20 {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(25)),
+            locked_or_failed => return locked_or_failed,
+        }
+    }
+    file.try_lock()
 }
 
 /// Reads a regular file of at most `max_bytes`.

@@ -146,7 +146,7 @@ fn lock(dir: &Path, meta: &Path) -> Result<File> {
 }
 
 fn try_lock(file: &File, dir: &Path, path: &Path) -> Result<()> {
-    match file.try_lock() {
+    match files::lock_soon(file) {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(in_use(dir)),
         Err(TryLockError::Error(e)) => Err(io_error(path, "cannot lock", &e)),

@@ -216,7 +216,7 @@ pub fn claim_to_look(dir: &Path) -> Result<Option<File>, OpenError> {
 }
 
 fn take(lock: &File, dir: &Path) -> Result<(), OpenError> {
-    match lock.try_lock() {
+    match files::lock_soon(lock) {
         Ok(()) => Ok(()),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse { path: dir.to_owned() }),
         Err(std::fs::TryLockError::Error(e)) => Err(io_at(&dir.join("LOCK"))(e)),
