@@ -283,7 +283,7 @@ fn check(step: &PhysicalPlanNode) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
-    use datafusion::execution::session_state::SessionState;
+    use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
     use datafusion::physical_plan::displayable;
     use datafusion_proto::protobuf::{
         AvroScanExecNode, CsvScanExecNode, CsvSinkExecNode, JsonScanExecNode, JsonSinkExecNode,
@@ -334,6 +334,18 @@ mod tests {
         let plan = state.statement_to_plan(engine::parse(sql).unwrap()).await.unwrap();
         let plan = checked::with_types(plan).unwrap();
         state.create_physical_plan(&plan).await.unwrap()
+    }
+
+    /// A worker makes its session of another, and finds functions in it by their names.
+    #[test]
+    fn a_name_is_of_one_function_in_sessions_that_are_made_of_others() {
+        let state = engine::own_session(&Line::parse_from(["test"]).limits).unwrap();
+        for _ in 0..10 {
+            let made = SessionStateBuilder::new_from_existing(state.clone()).build();
+            for name in ["to_char", "date_part"] {
+                assert!(made.scalar_functions()[name] == state.scalar_functions()[name], "{name}");
+            }
+        }
     }
 
     #[tokio::test]
