@@ -2,7 +2,6 @@
 //!
 //! All of it runs on threads of its own ([`crate::threads`]); what is handed out are rows ([`crate::running`]).
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
-use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::{Analyzer, AnalyzerRule, Optimizer};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -198,7 +197,6 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
     functions.extend(postgres::json::all());
     functions.extend(growth::bounded(functions));
     functions.push(Arc::new(growth::text_concat()));
-    last_of_each_name(functions);
     let functions = builder.aggregate_functions().get_or_insert_default();
     functions.extend(postgres::aggregates::all());
     *functions = metered::aggregates(functions);
@@ -213,15 +211,6 @@ pub fn session(limits: &QueryLimitArgs) -> Result<SessionStateBuilder, Failure> 
         .with_file_formats(Vec::new())
         .with_physical_optimizer_rules(planning::finishing(optimizer_rules()))
         .with_table_factories(Default::default()))
-}
-
-/// Without those of the engine that others replace. By their other names they would stay, and take the place of the others again
-/// where a session is made of this one, whose functions come in no order.
-fn last_of_each_name(functions: &mut Vec<Arc<ScalarUDF>>) {
-    let mut names = HashSet::new();
-    let all = std::mem::take(functions).into_iter().rev();
-    functions.extend(all.filter(|function| names.insert(function.name().to_owned())));
-    functions.reverse();
 }
 
 /// The session of statements here, which workers have, too.

@@ -39,7 +39,8 @@ fn part_is_leakproof(part: &Expr) -> bool {
     }
 }
 
-fn is_comparison(operator: Operator) -> bool {
+/// AND and OR, too.
+pub(super) fn is_comparison(operator: Operator) -> bool {
     matches!(
         operator,
         Operator::Eq

@@ -12,6 +12,7 @@ use datafusion::common::{Column, DFSchema, DFSchemaRef};
 use datafusion::error::Result;
 use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan, Operator, TableScan};
 
+use super::leakproof::is_comparison;
 use super::table::of_source;
 
 pub type Labels = BTreeSet<String>;
@@ -223,21 +224,9 @@ fn each_value(expression: &Expr, of: &mut impl FnMut(&Expr) -> Result<()>) -> Re
 }
 
 fn is_condition(operator: Operator) -> bool {
-    matches!(
+    let is_match = matches!(
         operator,
-        Operator::Eq
-            | Operator::NotEq
-            | Operator::Lt
-            | Operator::LtEq
-            | Operator::Gt
-            | Operator::GtEq
-            | Operator::And
-            | Operator::Or
-            | Operator::IsDistinctFrom
-            | Operator::IsNotDistinctFrom
-            | Operator::RegexMatch
-            | Operator::RegexIMatch
-            | Operator::RegexNotMatch
-            | Operator::RegexNotIMatch
-    )
+        Operator::RegexMatch | Operator::RegexIMatch | Operator::RegexNotMatch | Operator::RegexNotIMatch
+    );
+    is_match || is_comparison(operator)
 }

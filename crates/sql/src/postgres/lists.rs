@@ -2,7 +2,7 @@
 //! NULL, the answer is too. So it is kept from seeing that the value is the same.
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TreeNode as _};
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::logical_expr::{
     BinaryExpr, ColumnarValue, Expr, Operator, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl,
     Signature, Volatility,
@@ -27,11 +27,7 @@ pub fn apart(mut binary: BinaryExpr) -> Result<Transformed<Expr>> {
         return Ok(Transformed::no(Expr::BinaryExpr(binary)));
     }
     let hidden = |expr: Expr| match expr == value {
-        true => Ok(Transformed::new(
-            same().call(vec![expr]),
-            true,
-            datafusion::common::tree_node::TreeNodeRecursion::Jump,
-        )),
+        true => Ok(Transformed::new(same().call(vec![expr]), true, TreeNodeRecursion::Jump)),
         false => Ok(Transformed::no(expr)),
     };
     *binary.right = binary.right.transform_down(hidden)?.data;

@@ -31,6 +31,7 @@ use url::Url;
 use super::channel::{OfQuery, Peers, Resolver, reachable, shown};
 use super::codec;
 use super::exec::SpreadExec;
+use super::task::session_of;
 use super::topics::divided;
 use crate::charged::charged;
 use crate::error::SqlError;
@@ -104,15 +105,17 @@ impl Workers {
             })
             .with_distributed_scale_up_leaf_node_handler(scaled_up)
             .with_distributed_metrics_collection(false)?;
-        let state = SessionStateBuilder::new_from_existing(state.clone())
+        let distributing = SessionStateBuilder::new_from_existing(state.clone())
             .with_config(config)
             .with_query_planner(Arc::new(Made(Arc::clone(&plan))))
             .with_distributed_planner()
             .build();
-        let spread = state.query_planner().create_physical_plan(&LogicalPlan::default(), &state).await?;
+        let nothing = LogicalPlan::default();
+        let spread = distributing.query_planner().create_physical_plan(&nothing, &distributing).await?;
         if !spread.is::<DistributedExec>() {
             return Ok(plan);
         }
+        let state = session_of(state, distributing.config().clone());
         if let Err(why) = check(&spread, &state) {
             tracing::debug!(%why, "a plan stays on this machine");
             return Ok(plan);

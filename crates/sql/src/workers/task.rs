@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::session_state::SessionState;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties as _};
+use datafusion::prelude::SessionConfig;
 use datafusion_distributed::{BroadcastExec, DistributedExt as _, DistributedTaskContext};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -74,13 +75,21 @@ impl Workshop {
             .clone()
             .with_distributed_channel_resolver(Resolver(Arc::clone(&self.peers)))
             .with_extension(Arc::new(DistributedTaskContext { task_index, task_count }));
-        let state = SessionStateBuilder::new_from_existing(self.base.clone()).with_config(config).build();
+        let state = session_of(&self.base, config);
         let plan = codec::decode(plan, topics, &state.task_ctx())?;
         let plan = charged(stoppable(plan, &query)?)?;
         let Prepared { plan, context } = sorting::prepared(plan, &state)?;
         let context = metered::with_small_batches(&plan, context)?;
         Ok(Task { plan, context, query, headed: Mutex::default(), ended: CancellationToken::new() })
     }
+}
+
+/// The same session with other settings. One that is built of it would have its functions in no order, and of two that have a name
+/// in common, as `to_char` and `length` with the engine's own, it would be either that is found by it.
+pub(super) fn session_of(base: &SessionState, config: SessionConfig) -> SessionState {
+    let mut state = base.clone();
+    *state.config_mut() = config;
+    state
 }
 
 impl Task {
